@@ -1,0 +1,1 @@
+"""Process 1: requests, schedule, launching, services; never weights, never numba."""

@@ -1,0 +1,1 @@
+"""What is said between the parties: services, shared memory, messages, errors."""

@@ -1,0 +1,74 @@
+"""Coordinator -> workers and back: one Step out, one StepResult back; all traffic inside a host on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one token is drawn from a row of logits.
+
+    Order: penalties, temperature, top-k, top-p, min-p, then one draw seeded by (seed, position).
+    temperature 0 takes the largest logit (the lowest id among equals) and ignores the filters.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    repetition_penalty: float = 1.0  # 1: off; divides positive and multiplies negative logits of tokens seen
+    frequency_penalty: float = 0.0  # subtracted times the number of occurrences among generated tokens
+    presence_penalty: float = 0.0  # subtracted once for tokens that occur among generated tokens
+    seed: int = 0  # 64 bits
+
+    @property
+    def penalises(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
+
+NO_TOKENS: NDArray[np.int32] = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive positions of one sequence to run in a step: a piece of a prompt, or one generated token."""
+
+    first_position: int
+    token_ids: NDArray[np.int32]  # [n]
+    kv_blocks: NDArray[np.int32]  # block ids that hold positions 0 .. first_position + n - 1, in order
+    sampling: Sampling | None = None  # None: no token is drawn after this chunk (a prompt is not at its end)
+    seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)  # distinct ids in prompt and output,
+    seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)  # times each was generated (0: prompt only)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass over a batch of chunks; `number` rises by one each step."""
+
+    number: int
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step drew: one entry per chunk with sampling, in the step's order."""
+
+    number: int
+    token_ids: NDArray[np.int32]  # [R]
+    logprobs: NDArray[np.float32]  # [R] natural log, of the unmodified distribution (softmax of the raw logits)
+    seconds: float  # from the first worker's start to the last draw
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What the workers' memory is laid out for; a Step never exceeds it."""
+
+    step_tokens: int  # token positions in one step, all chunks together
+    sequences: int  # chunks in one step
+    context_tokens: int  # positions of one sequence
+    kv_blocks: int  # blocks of the pool, ids 0 .. kv_blocks - 1
+    block_positions: int  # positions in one block

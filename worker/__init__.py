@@ -1,0 +1,1 @@
+"""Process 2..N: one shard of the weights and its KV cache."""
