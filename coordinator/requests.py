@@ -1,0 +1,202 @@
+"""What a client asks of the engine, the events that answer it, and the check of one against the model's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from numoe.protos.errors import InvalidRequest, NumoeError
+from numoe.protos.messages import Sampling
+
+STOP_STRINGS = 16
+STOP_STRING_BYTES = 256
+STOP_TOKENS = 64
+TEMPERATURE_RANGE = (0.01, 100.0)  # below 0.01 a float32 logit divided by it may overflow; 0 asks for the largest logit
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to continue.
+
+    Stop strings, stop tokens and end tokens end a request only from its `min_tokens`-th token on; drawn earlier they
+    are tokens like any other. With `include_stop` the text ends with the stop string (or stop token's text) that
+    ended it, otherwise just before it.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None  # tokens to draw at most; None: as many as the context holds
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False  # go on past the model's own end tokens
+    include_stop: bool = False
+    deadline: float | None = None  # time.monotonic(); None: none
+
+
+class FinishReason(StrEnum):
+    """Why a request ended well."""
+
+    STOP = "stop"  # an end token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens, or the end of the context
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a finished request; completion_tokens counts every token drawn, the one that ended it included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a finished request's time went; the three add up to submit .. last token."""
+
+    queue_milliseconds: float  # submitted .. first chunk of the prompt sent to the workers
+    prefill_milliseconds: float  # .. first token drawn
+    decode_milliseconds: float  # .. last token drawn
+    prefill_tokens_per_second: float  # prompt tokens per second of prefill
+    decode_tokens_per_second: float  # tokens after the first per second of decode; 0 with one token
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Always the first event."""
+
+    queue_position: int  # requests waiting ahead of this one
+    estimated_wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """So many of the prompt's tokens have been run."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Tokens drawn since the last Delta, and the text that is certain by now.
+
+    The text may lag behind the tokens: an incomplete UTF-8 character and what could become a stop string are held
+    back. A slow consumer gets fewer, longer Deltas.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # one per token: natural log of its probability before penalties and temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal: the request ended as asked."""
+
+    reason: FinishReason
+    stop_match: str | int | None  # the stop string, or the stop or end token's id; None when reason is LENGTH
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: RequestCancelled, DeadlineExceeded, WorkerLost, Unavailable."""
+
+    error: NumoeError
+
+
+Event = Accepted | PromptProgress | Delta | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What this model and these workers can serve."""
+
+    vocabulary: int  # token ids are 0 .. vocabulary - 1
+    context_tokens: int  # prompt and drawn tokens of one request; at most what the pool of KV blocks can hold
+
+
+def token_budget(request: GenerationRequest, limits: RequestLimits) -> int:
+    """How many tokens a valid request may draw."""
+    return limits.context_tokens - len(request.prompt) if request.max_tokens is None else request.max_tokens
+
+
+def check_request(request: GenerationRequest, limits: RequestLimits) -> None:
+    """Raises InvalidRequest naming the first field at fault."""
+    for field_name, message in _faults(request, limits):
+        raise InvalidRequest(field_name, message)
+
+
+def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    yield from _length_faults(request, limits)
+    yield from _token_faults(request, limits)
+    yield from _stop_faults(request)
+    yield from _sampling_faults(request.sampling)
+
+
+def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    prompt, context = len(request.prompt), limits.context_tokens
+    if prompt == 0:
+        yield "prompt", "is empty; at least 1 token is needed"
+    if prompt >= context:
+        yield "prompt", f"has {prompt} tokens; the context of {context} leaves room for at most {context - 1}"
+    if request.max_tokens is not None:
+        if request.max_tokens < 1:
+            yield "max_tokens", f"is {request.max_tokens}; expected at least 1"
+        if prompt + request.max_tokens > context:
+            yield (
+                "max_tokens",
+                f"is {request.max_tokens}; with a prompt of {prompt} tokens the context of {context} leaves room for "
+                f"{context - prompt}: ask for fewer, or leave it out",
+            )
+    budget = token_budget(request, limits)
+    if not 0 <= request.min_tokens <= budget:
+        yield "min_tokens", f"is {request.min_tokens}; expected 0 to {budget}, the most that may be drawn"
+
+
+def _token_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    last = limits.vocabulary - 1
+    if min(request.prompt) < 0 or max(request.prompt) > last:
+        index, token_id = next((i, t) for i, t in enumerate(request.prompt) if not 0 <= t <= last)
+        yield f"prompt[{index}]", f"is token id {token_id}; this model's ids are 0 to {last}"
+    if len(request.stop_token_ids) > STOP_TOKENS:
+        yield "stop_token_ids", f"has {len(request.stop_token_ids)} ids; at most {STOP_TOKENS} are allowed"
+    for token_id in sorted(request.stop_token_ids):
+        if not 0 <= token_id <= last:
+            yield "stop_token_ids", f"has token id {token_id}; this model's ids are 0 to {last}"
+
+
+def _stop_faults(request: GenerationRequest) -> Iterator[tuple[str, str]]:
+    if len(request.stop) > STOP_STRINGS:
+        yield "stop", f"has {len(request.stop)} strings; at most {STOP_STRINGS} are allowed"
+    for index, text in enumerate(request.stop):
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if not 1 <= size <= STOP_STRING_BYTES:
+            yield f"stop[{index}]", f"has {size} bytes of UTF-8; expected 1 to {STOP_STRING_BYTES}"
+
+
+def _sampling_faults(sampling: Sampling) -> Iterator[tuple[str, str]]:
+    lowest, highest = TEMPERATURE_RANGE
+    # Written as "not (within)", so that NaN is a fault everywhere.
+    if not (sampling.temperature == 0.0 or lowest <= sampling.temperature <= highest):
+        yield (
+            "sampling.temperature",
+            f"is {sampling.temperature}; expected 0 (always the likeliest token) or {lowest} to {highest:g}",
+        )
+    if not 0 <= sampling.top_k < 2**31:
+        yield "sampling.top_k", f"is {sampling.top_k}; expected 0 (off) or a positive 32-bit number"
+    if not 0.0 < sampling.top_p <= 1.0:
+        yield "sampling.top_p", f"is {sampling.top_p}; expected more than 0 and at most 1 (off)"
+    if not 0.0 <= sampling.min_p <= 1.0:
+        yield "sampling.min_p", f"is {sampling.min_p}; expected 0 (off) to 1"
+    if not 0.01 <= sampling.repetition_penalty <= 100.0:
+        yield "sampling.repetition_penalty", f"is {sampling.repetition_penalty}; expected 0.01 to 100 (1: off)"
+    for name in ("frequency_penalty", "presence_penalty"):
+        value = getattr(sampling, name)
+        if not -2.0 <= value <= 2.0:
+            yield f"sampling.{name}", f"is {value}; expected -2 to 2 (0: off)"
+    if not 0 <= sampling.seed < 2**64:
+        yield "sampling.seed", f"is {sampling.seed}; expected an unsigned 64-bit number"
