@@ -1,0 +1,140 @@
+"""The plan as a file that a person can read, edit and diff: TOML, one table per worker.
+
+model = "Qwen3-30B-A3B"
+split = "tensor"
+notes = []
+
+[[shard]]
+worker = 0
+node = 0
+cpus = [0, 1, 2, 3]
+heads = [0, 16]             # half-open: 0 to 15
+kv_heads = [0, 2]
+width_rows = [0, 1024]
+expert_rows = [0, 384]
+vocabulary = [0, 75968]
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from numoe.model.plan import MOST_THREADS, MOST_WORKERS, PANEL_ROWS, Range, Shard, ShardPlan, kv_heads_of
+from numoe.model.spec import ModelSpec
+from numoe.protos.errors import PlanError
+
+HEADER = "# Who owns what. Ranges are half-open [start, stop); row ranges are whole panels of 16 rows.\n"
+RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
+
+
+def to_toml(plan: ShardPlan) -> str:
+    """Write `plan` so that from_toml reads back an equal one."""
+    notes = "".join(f"\n    {_quote(note)}," for note in plan.notes)
+    lines = [
+        HEADER,
+        f"model = {_quote(plan.model)}",
+        f"split = {_quote(plan.split)}",
+        f"notes = [{notes}{notes and chr(10)}]",
+    ]
+    for shard in plan.shards:
+        lines += ["", "[[shard]]", f"worker = {shard.worker}", f"node = {shard.node}", f"cpus = {list(shard.cpus)}"]
+        ranges = {name: getattr(shard, name) for name in RANGES}
+        lines += [f"{name} = [{owned.start}, {owned.stop}]" for name, owned in ranges.items()]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str, spec: ModelSpec) -> ShardPlan:
+    """Read a plan for `spec`; raises PlanError unless it is well-formed and covers each head and row exactly once."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"the plan is no valid TOML: {error}") from error
+    _expect_keys(document, {"model", "split", "shard", "notes"}, "the plan")
+    if document["split"] != "tensor":
+        raise PlanError(f"split: found {document['split']!r}, expected 'tensor', the only one this version knows")
+    if not isinstance(document["model"], str) or not _is_list(document["notes"], str):
+        raise PlanError("the plan: expected a string for model and an array of strings for notes")
+    if not _is_list(document["shard"], dict):
+        raise PlanError("the plan: found no [[shard]] tables, expected one per worker")
+    shards = tuple(_read_shard(table, number) for number, table in enumerate(document["shard"]))
+    plan = ShardPlan(document["model"], "tensor", shards, tuple(document["notes"]))
+    check_plan(plan, spec)
+    return plan
+
+
+def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
+    """Raise PlanError unless `plan` splits exactly this model: every head and row owned once, in whole panels."""
+    if plan.model != spec.name:
+        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
+    if not 1 <= len(plan.shards) <= MOST_WORKERS:
+        raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
+    _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)
+    _check_cover("width_rows", [shard.width_rows for shard in plan.shards], spec.width, PANEL_ROWS)
+    _check_cover("expert_rows", [shard.expert_rows for shard in plan.shards], spec.expert_width, PANEL_ROWS)
+    _check_cover("vocabulary", [shard.vocabulary for shard in plan.shards], spec.vocabulary, PANEL_ROWS)
+    for shard in plan.shards:
+        needed = kv_heads_of(spec, shard.heads)
+        if shard.heads.size and shard.kv_heads != needed:
+            found = f"[{shard.kv_heads.start}, {shard.kv_heads.stop}]"
+            expected = f"[{needed.start}, {needed.stop}]"
+            raise PlanError(f"shard {shard.worker}: kv_heads: found {found}, expected {expected}, what its heads need")
+        if not shard.heads.size and shard.kv_heads.size:
+            raise PlanError(f"shard {shard.worker}: kv_heads: expected an empty range as it has no heads")
+
+
+def _check_cover(name: str, ranges: Sequence[Range], size: int, unit: int) -> None:
+    covered = 0
+    for owned in sorted((owned for owned in ranges if owned.size), key=lambda owned: owned.start):
+        if owned.start != covered:
+            fault = "have no owner" if owned.start > covered else "have two owners"
+            low, high = min(owned.start, covered), max(owned.start, covered)
+            raise PlanError(f"{name}: {low} to {high - 1} {fault}, expected exactly one each")
+        if owned.start % unit or (owned.stop % unit and owned.stop != size):
+            raise PlanError(f"{name}: [{owned.start}, {owned.stop}] cuts a panel, expected multiples of {unit}")
+        covered = owned.stop
+    if covered != size:
+        raise PlanError(f"{name}: the ranges end at {covered}, expected {size}, the size of the model")
+
+
+def _read_shard(table: dict[str, Any], number: int) -> Shard:
+    where = f"shard {number}"
+    _expect_keys(table, {field.name for field in fields(Shard)}, where)
+    cpus, node = table["cpus"], table["node"]
+    if table["worker"] != number:
+        raise PlanError(f"{where}: found worker = {table['worker']!r}, expected {number}: shards stand in order")
+    if not _is_list(cpus, int) or not 1 <= len(cpus) <= MOST_THREADS or min(cpus) < 0:
+        raise PlanError(f"{where}: cpus: found {cpus!r}, expected 1 to {MOST_THREADS} CPU numbers, one per thread")
+    if not _is_whole(node):
+        raise PlanError(f"{where}: node: found {node!r}, expected the number of a NUMA node")
+    ranges = {name: _read_range(table[name], f"{where}: {name}") for name in RANGES}
+    return Shard(worker=number, node=node, cpus=tuple(cpus), **ranges)
+
+
+def _read_range(value: Any, where: str) -> Range:
+    if not _is_list(value, int) or len(value) != 2 or not 0 <= value[0] <= value[1]:
+        raise PlanError(f"{where}: found {value!r}, expected [start, stop] with 0 <= start <= stop")
+    return Range(value[0], value[1])
+
+
+def _expect_keys(table: dict[str, Any], expected: set[str], where: str) -> None:
+    for key in sorted(expected - table.keys()):
+        raise PlanError(f"{where}: {key} is missing")
+    for key in sorted(table.keys() - expected):
+        raise PlanError(f"{where}: found {key}, expected only {', '.join(sorted(expected))}")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _quote(text: str) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's but for DEL, which TOML forbids bare."""
+    return json.dumps(text).replace("\x7f", "\\u007f")
