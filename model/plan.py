@@ -1,7 +1,7 @@
 """Who owns what: plan(spec, topology, options) splits a model's heads and rows over workers, one per NUMA node.
 
-Guarantees: every query head, width row, expert row and vocabulary row has exactly one owner; no worker owns more than one
-unit (a head, or a panel of 16 rows) more than another; the same arguments give the same plan.
+Guarantees: every query head, width row, expert row and vocabulary row has exactly one owner; no worker owns more
+than one unit (a head, or a panel of 16 rows) more than another; the same arguments give the same plan.
 Not guaranteed: that every worker owns something (8 workers of a model with 4 heads), or that a key-value head has
 one owner: workers whose query heads need the same one each compute and keep it.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from numoe.model.spec import ModelSpec
@@ -89,10 +90,10 @@ def plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None
 
 
 def split_evenly(size: int, unit: int, parts: int) -> tuple[Range, ...]:
-    """Split range(size) into `parts` consecutive ranges of whole units, sizes within one unit; the last unit may be short."""
+    """Split range(size) into `parts` consecutive ranges of whole units, as even as units allow."""
     units = -(-size // unit)
     cuts = [min(size, units * part // parts * unit) for part in range(parts + 1)]
-    return tuple(Range(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False))
+    return tuple(Range(start, stop) for start, stop in pairwise(cuts))
 
 
 def kv_heads_of(spec: ModelSpec, heads: Range) -> Range:
@@ -124,15 +125,13 @@ def _check_counts(workers: int, threads: int | None) -> None:
 
 
 def _find_homes(topology: Topology, options: PlanOptions) -> tuple[tuple[_Home, ...], tuple[str, ...]]:
-    """The nodes with both CPUs and memory; failing that, nodes with CPUs, their memory on the nearest node that has some."""
+    """The nodes with both CPUs and memory; failing that, those with CPUs, their memory on the nearest node with some."""
     nodes = _chosen_nodes(topology, options.nodes)
     homes = tuple(_Home(node.id, node.cores) for node in nodes if node.cores and node.memory_bytes)
     if not homes:
         homes = tuple(_Home(_nearest_memory(topology, node), node.cores) for node in nodes if node.cores)
         if not homes:
-            raise PlanError(
-                "nodes: found none with a usable CPU, expected at least one; widen the CPU affinity or cpuset"
-            )
+            raise PlanError("nodes: found none with a usable CPU, expected one or more; widen the affinity or cpuset")
         return homes, ("no usable node has both CPUs and memory: workers use the memory of the nearest node",)
     notes = [f"node {node.id} has CPUs but no usable memory: left out" for node in nodes if not node.memory_bytes]
     notes += [f"node {node.id} has memory but no usable CPUs: left out" for node in nodes if not node.cores]
@@ -157,7 +156,7 @@ def _nearest_memory(topology: Topology, node: Node) -> int:
 
 
 def _settle(homes: Sequence[_Home], workers: int) -> list[_Home]:
-    """A home for each worker: the first homes where there are enough, else the workers of a home share its cores out."""
+    """A home for each worker: the first homes where there are enough, else homes' cores are shared out."""
     if workers <= len(homes):
         return list(homes[:workers])
     owner = [worker * len(homes) // workers for worker in range(workers)]

@@ -33,13 +33,8 @@ RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
 
 def to_toml(plan: ShardPlan) -> str:
     """Write `plan` so that from_toml reads back an equal one."""
-    notes = "".join(f"\n    {_quote(note)}," for note in plan.notes)
-    lines = [
-        HEADER,
-        f"model = {_quote(plan.model)}",
-        f"split = {_quote(plan.split)}",
-        f"notes = [{notes}{notes and chr(10)}]",
-    ]
+    notes = "".join(f"\n    {_quote(note)}," for note in plan.notes) + ("\n" if plan.notes else "")
+    lines = [HEADER, f"model = {_quote(plan.model)}", f"split = {_quote(plan.split)}", f"notes = [{notes}]"]
     for shard in plan.shards:
         lines += ["", "[[shard]]", f"worker = {shard.worker}", f"node = {shard.node}", f"cpus = {list(shard.cpus)}"]
         ranges = {name: getattr(shard, name) for name in RANGES}
@@ -137,4 +132,4 @@ def _is_whole(value: Any) -> bool:
 
 def _quote(text: str) -> str:
     """A TOML basic string; JSON's escapes are a subset of TOML's but for DEL, which TOML forbids bare."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

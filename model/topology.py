@@ -1,8 +1,8 @@
-"""What the machine has: NUMA nodes with their cores and memory, packages, caches and distances, as far as we may use them.
+"""What the machine has: NUMA nodes with their cores and memory, packages, caches, distances, as far as we may use them.
 
 Read from /sys and /proc below a root folder, so that a copy of another machine's tree can stand in for this one.
 CPUs and nodes that the process may not use (CPU affinity, cgroup cpuset: the two `_allowed_list` lines of
-/proc/self/status) are left out of `cpus`, `cores` and the byte counts, and named in `forbidden_cpus` and `forbidden_nodes`.
+/proc/self/status) are left out of `cores` and the byte counts, and named in `forbidden_cpus` and `forbidden_nodes`.
 """
 
 from __future__ import annotations
