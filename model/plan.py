@@ -125,7 +125,7 @@ def _check_counts(workers: int, threads: int | None) -> None:
 
 
 def _find_homes(topology: Topology, options: PlanOptions) -> tuple[tuple[_Home, ...], tuple[str, ...]]:
-    """The nodes with both CPUs and memory; failing that, those with CPUs, their memory on the nearest node with some."""
+    """The nodes with both CPUs and memory; failing that, those with CPUs and the nearest memory."""
     nodes = _chosen_nodes(topology, options.nodes)
     homes = tuple(_Home(node.id, node.cores) for node in nodes if node.cores and node.memory_bytes)
     if not homes:
