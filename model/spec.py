@@ -48,6 +48,8 @@ class TensorType(IntEnum):
     TQ1_0 = 34
     TQ2_0 = 35
     MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
 
 
 RUNNABLE_TYPES = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0})
