@@ -1,0 +1,144 @@
+"""What `numoe topology` and `numoe plan` show: the machine and the plan as rich renderables."""
+
+from __future__ import annotations
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from numoe.model.plan import Range, Shard, ShardPlan
+from numoe.model.plan_size import ShardBytes, node_bytes, shard_bytes
+from numoe.model.spec import ModelSpec
+from numoe.model.topology import Cache, Node, Topology, format_id_list
+
+NODE_COLUMNS = 44  # outer width of a drawn node: two stand side by side on a terminal of 100 columns
+
+
+def describe_topology(topology: Topology) -> RenderableType:
+    """Draw packages, their nodes and the nodes' cores; then distances and what the kernel does with pages."""
+    parts: list[RenderableType] = []
+    for package in topology.packages:
+        nodes = [node for node in topology.nodes if node.package == package]
+        drawn = Columns([_draw_node(node, topology.caches) for node in nodes])
+        parts.append(Panel(drawn, title=f"package {package}", title_align="left"))
+    bare = [node for node in topology.nodes if node.package is None]
+    if bare:
+        parts.append(Columns([_draw_node(node, topology.caches) for node in bare]))
+    if len(topology.nodes) > 1:
+        parts.append(_distance_table(topology))
+    parts += [Text(line) for line in _remarks(topology)]
+    return Group(*parts)
+
+
+def describe_plan(
+    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int = 2
+) -> RenderableType:
+    """Tabulate each worker's place, share and bytes, then each node's memory against what the plan needs."""
+    sizes = [shard_bytes(spec, shard, context_tokens, kv_value_bytes) for shard in plan.shards]
+    title = f"{printable(plan.model)}: {plan.split} split over {_count(len(plan.shards), 'worker')}"
+    table = Table(title=Text(title), title_justify="left")
+    for heading in ("worker", "node", "CPUs", "threads", "heads", "kv heads", "width", "expert", "vocabulary"):
+        table.add_column(heading, justify="right")
+    for heading in ("weights", "KV cache", "read/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for shard, size in zip(plan.shards, sizes, strict=True):
+        table.add_row(*_shard_cells(shard, size))
+    read = sum(size.read_per_token for size in sizes)
+    total = (
+        f"One generated token reads {human_bytes(read)} of weights; the KV cache holds {context_tokens:,} positions."
+    )
+    fit = _fit_table(plan, spec, topology, context_tokens, kv_value_bytes)
+    return Group(table, fit, Text(total), *(Text(f"Note: {printable(note)}") for note in plan.notes))
+
+
+def printable(text: str) -> str:
+    """`text` from a file for a terminal: escape sequences in a model's name must not reach it."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def human_bytes(count: int) -> str:
+    """A byte count in the largest binary unit that leaves at least one, to three digits: "1.46 GiB"."""
+    value, unit = float(count), 0
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    while value >= 999.5 and unit < len(units) - 1:  # 999.5 would round to four digits
+        value, unit = value / 1024, unit + 1
+    decimals = 0 if unit == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{decimals}f} {units[unit]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _draw_node(node: Node, caches: tuple[Cache, ...]) -> Panel:
+    lines = ["no usable memory"]
+    if node.memory_bytes:
+        lines = [f"{human_bytes(node.memory_bytes)}, {human_bytes(node.available_bytes)} available"]
+    lines += [f"{pages} free pages of {human_bytes(size)}" for size, pages in node.huge_pages_free if pages]
+    if node.cores:
+        threads = "" if len(node.cores) == len(node.cpus) else f", {_count(len(node.cpus), 'CPU')}"
+        lines.append(_count(len(node.cores), "core") + threads)
+        lines.append(" ".join(f"[{format_id_list(core)}]" for core in node.cores))
+    else:
+        lines.append("no usable CPUs")
+    for size, domains in _last_level(node, caches):
+        lines.append(f"last-level cache {human_bytes(size)}" + (f" x {domains}" if domains > 1 else ""))
+    return Panel(Text("\n".join(lines)), title=f"node {node.id}", title_align="left", width=NODE_COLUMNS)
+
+
+def _last_level(node: Node, caches: tuple[Cache, ...]) -> list[tuple[int, int]]:
+    """(bytes, how many) of the outermost caches that the node's CPUs share."""
+    own = [cache for cache in caches if set(cache.cpus) & set(node.cpus)]
+    outermost = [cache for cache in own if cache.level == max(cache.level for cache in own)]
+    return [(size, sum(cache.bytes == size for cache in outermost)) for size in {cache.bytes for cache in outermost}]
+
+
+def _distance_table(topology: Topology) -> Table:
+    table = Table(title="distances", title_justify="left")
+    table.add_column("from \\ to", justify="right")
+    for node in topology.nodes:
+        table.add_column(str(node.id), justify="right")
+    for node in topology.nodes:
+        table.add_row(str(node.id), *(str(distance) for distance in node.distances))
+    return table
+
+
+def _remarks(topology: Topology) -> list[str]:
+    lines = [f"Transparent huge pages: {topology.transparent_huge_pages}."]
+    balancing = "on: the kernel may move pages away from where they were put" if topology.numa_balancing else "off"
+    lines.append(f"Automatic NUMA balancing: {balancing}.")
+    if topology.forbidden_cpus:
+        cpus = format_id_list(topology.forbidden_cpus)
+        lines.append(f"CPUs {cpus} exist but this process may not use them (affinity or cpuset).")
+    if topology.forbidden_nodes:
+        nodes = format_id_list(topology.forbidden_nodes)
+        lines.append(f"Memory of node {nodes} exists but this process may not use it (cpuset).")
+    return lines
+
+
+def _shard_cells(shard: Shard, size: ShardBytes) -> list[str]:
+    ranges = (shard.heads, shard.kv_heads, shard.width_rows, shard.expert_rows, shard.vocabulary)
+    place = [str(shard.worker), str(shard.node), format_id_list(shard.cpus), str(len(shard.cpus))]
+    amounts = (size.weights, size.kv_cache, size.read_per_token)
+    return place + [_span(owned) for owned in ranges] + [human_bytes(amount) for amount in amounts]
+
+
+def _span(owned: Range) -> str:
+    """First and last owned index, as people count; a dash for nothing."""
+    return f"{owned.start}-{owned.stop - 1}" if owned.size else "-"
+
+
+def _fit_table(
+    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int
+) -> RenderableType:
+    available = {node.id: node.available_bytes for node in topology.nodes}
+    table = Table(title="memory", title_justify="left")
+    for heading in ("node", "needed", "available", "fits"):
+        table.add_column(heading, justify="right")
+    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_value_bytes).items():
+        room = available.get(node_id, 0)
+        fits = "yes" if needed <= room else f"no, {human_bytes(needed - room)} short"
+        table.add_row(str(node_id), human_bytes(needed), human_bytes(room), fits)
+    return table
