@@ -1,0 +1,89 @@
+"""Which sequences run which positions in the next step: a pure decision.
+
+Decodes go first, one position each: a sequence that streams is never held up by prompts. What is left of the step's
+tokens goes to prompts, first come first served, each at most one chunk. Then the queue's head is admitted while a
+slot, tokens of this step and unreserved KV blocks for all it may ever need are there; a head that does not fit waits,
+and nobody overtakes it.
+
+*Guarantees*, by property tests: no limit of the step is exceeded; first come first served; every admitted sequence
+with work left makes progress within `sequences` steps at most, a decode in every step; nobody in the queue starves.
+*Rejected*: letting small requests overtake a head that waits for blocks: better use of the pool, no bound on its wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numoe.protos.messages import StepLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An admitted sequence that has tokens to run."""
+
+    pending: int  # known tokens not run yet: 1 for a decode, more in a prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A sequence in the queue."""
+
+    prompt: int  # tokens
+    blocks: int  # KV blocks for everything it may ever hold
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the decision depends on."""
+
+    running: Sequence[Running]  # in order of admission
+    waiting: Sequence[Waiting]  # in order of arrival; its first `slots` entries are enough
+    unreserved_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A sequence's share of the step: its next `tokens` pending tokens."""
+
+    sequence: int  # index into running, then on into the admitted head of waiting
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The decision: how many of the queue's head are admitted, and the step's pieces, decodes first."""
+
+    admitted: int
+    pieces: tuple[Piece, ...]
+
+
+def slots(limits: StepLimits) -> int:
+    """Sequences that may be admitted at once: never more than can all decode in one step."""
+    return min(limits.sequences, limits.step_tokens)
+
+
+def schedule(state: State, limits: StepLimits, prefill_chunk: int) -> Schedule:
+    """Decides the next step; without anything to run the answer has no pieces."""
+    decodes = [Piece(index, 1) for index, running in enumerate(state.running) if running.pending == 1]
+    tokens = limits.step_tokens - len(decodes)
+    prompts: list[Piece] = []
+    for index, running in enumerate(state.running):
+        if tokens == 0:
+            break
+        if running.pending > 1:
+            piece = Piece(index, min(running.pending, prefill_chunk, tokens))
+            prompts.append(piece)
+            tokens -= piece.tokens
+    admitted = 0
+    blocks = state.unreserved_blocks
+    for waiting in state.waiting:
+        index = len(state.running) + admitted
+        if tokens == 0 or index >= slots(limits) or waiting.blocks > blocks:
+            break
+        piece = Piece(index, min(waiting.prompt, prefill_chunk, tokens))
+        prompts.append(piece)
+        tokens -= piece.tokens
+        blocks -= waiting.blocks
+        admitted += 1
+    return Schedule(admitted, tuple(decodes + prompts))
