@@ -1,0 +1,100 @@
+# numoe: six verbs, each complete in itself. `make run` and `make test` need only python3, venv and make.
+#
+#   make setup   .venv with the locked versions, numoe itself, the generated protobuf code
+#   make run     serve the embedded demo model;  MODEL=file.gguf  ARGS="--workers 2"  change that
+#   make test    all tests;  ARGS="tests/model -k plan"  chooses
+#   make check   format, lint, types, protos, architecture
+#   make bench   the measurements of bench/, one after the other
+#   make protos  generate the protobuf code anew where a .proto changed
+#   make lock    resolve requirements.lock anew from pyproject.toml;  ARGS=--upgrade  takes newer versions
+#   make clean   remove all that the others made, .venv included
+
+PYTHON ?= python3
+MODEL ?=
+ARGS ?=
+# BUF=required makes a missing npm an error rather than a note; continuous integration sets it.
+BUF ?= optional
+
+BIN := .venv/bin
+# The machine's own uv, else one of this version inside .venv.
+UV_VERSION := 0.13.9
+UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
+# By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
+TORCH := torch==2.13.0
+
+PROTOS := $(wildcard protos/numoe/v1/*.proto)
+GENERATED := $(PROTOS:.proto=_pb2.py)
+
+.PHONY: help setup run test check bench protos lock clean buf
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: .venv/installed protos
+
+run: setup
+	$(BIN)/numoe serve $(MODEL) $(ARGS)
+
+test: setup .venv/torch-installed
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_lock.py
+
+bench: setup
+	set -e; for script in bench/*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+protos: $(GENERATED)
+
+lock: .venv/uv
+	$(UV) pip compile pyproject.toml -o requirements.lock --python-version 3.11 --universal --generate-hashes \
+		--extra demo --extra build --extra test --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --quiet $(ARGS)
+
+clean:
+	rm -rf .venv node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f protos/numoe/v1/*_pb2*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "found $$($(PYTHON) --version), expected Python 3.11 or newer: name one with make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/uv: .venv/created
+	@[ "$(UV)" != "$(BIN)/uv" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $@
+
+.venv/installed: .venv/uv requirements.lock pyproject.toml
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --require-hashes -r requirements.lock
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/torch-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	touch $@
+
+protos/numoe/v1/%_pb2.py: protos/numoe/v1/%.proto .venv/installed
+	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=protos --grpc_python_out=protos --mypy_out=quiet:protos --mypy_grpc_out=quiet:protos $<
+
+ifneq ($(shell sh -c 'command -v npm'),)
+buf: node_modules/.package-lock.json
+	node_modules/.bin/buf lint
+else ifeq ($(BUF),required)
+buf:
+	@echo "npm is missing: it installs buf, which lints the protos (on Debian: apt-get install npm)" >&2; exit 2
+else
+buf:
+	@echo "npm is missing: the protos are not linted (on Debian: apt-get install npm)" >&2
+endif
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund
+	touch $@

@@ -1,0 +1,162 @@
+"""The project's rules that a machine can check: who imports whom, how long files are, what no file says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+LONGEST_FILE = 400  # lines; past that a file is about two things
+
+# Which folders a folder's modules may import from, itself included. numoe.v1 is generated from protos/numoe/v1.
+LAYERS = {
+    "coordinator": {"coordinator", "model", "protos", "v1"},
+    "worker": {"worker", "model", "protos", "v1", "kernels"},
+    "model": {"model", "protos"},
+    "kernels": {"kernels"},
+    "protos": {"protos", "v1"},
+}
+# The one module that may look across: it names the class that it starts in another process.
+EXCEPTIONS = {("coordinator/launcher.py", "numoe.worker.actor")}
+
+# Libraries that only some files may import: patterns of those files.
+SERVICE_FILES = (
+    "coordinator/service*.py",
+    "coordinator/server.py",
+    "coordinator/calls.py",  # what every call passes through
+    "coordinator/status.py",  # the one place where errors become gRPC statuses
+    "coordinator/client*.py",
+    "coordinator/cli.py",
+)
+FENCES = {
+    "ray": ("coordinator/launcher.py", "worker/actor.py"),
+    "numba": ("kernels/*.py",),
+    "llvmlite": ("kernels/*.py",),
+    "grpc": SERVICE_FILES,
+    "grpc_health": SERVICE_FILES,
+    "grpc_reflection": SERVICE_FILES,
+    "grpc_status": SERVICE_FILES,
+}
+
+PYTHON_FOLDERS = (*LAYERS, "tests", "bench", "deploy")
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".proto", ".txt", ".sh", ".html", ".js"}
+TEXT_NAMES = {"Makefile", "README", "run", ".gitignore", ".npmrc", "Dockerfile"}
+HIDDEN_FOLDERS = {".ci", ".namespace"}  # of those that begin with a dot, the project's own
+FOREIGN_FOLDERS = {"node_modules", "build", "dist", "__pycache__"}
+
+# Spelled in pieces, so that this file itself stays clean.
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
+FORBIDDEN = re.compile(
+    r"pypi\." + r"org|python" + r"hosted|npmjs" + r"\.|deb\.debian" + r"\.|debian\." + r"org|crates" + r"\.io"
+    r"|(?<![\w./-])/wo" + r"rk\b|\.\./shar" + r"ed\b|(?<![\w./-])/opt/py" + r"pi\b"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One parsed Python file of the project."""
+
+    path: str  # from the root of the project, with slashes
+    text: str
+    tree: ast.Module
+
+    @property
+    def folder(self) -> str:
+        return self.path.split("/")[0]
+
+    def imports(self) -> Iterator[tuple[int, str]]:
+        """Line and full name of everything imported, wherever in the file; a relative import begins with a dot."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                source = "." * node.level + (node.module or "")
+                yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+
+
+def find_violations(root: Path) -> list[str]:
+    """Every breach of a rule below `root`, each as "file:line: what is wrong"."""
+    found = [f"{path}:{line}: {fault}" for path, line, fault in _text_faults(root)]
+    for module in _modules(root):
+        for rule in RULES:
+            found += [f"{module.path}:{line}: {fault}" for line, fault in rule(module)]
+    return sorted(found)
+
+
+def _modules(root: Path) -> Iterator[Module]:
+    for folder in PYTHON_FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            if not fnmatch(name, "*_pb2*.py") and not FOREIGN_FOLDERS & set(path.relative_to(root).parts):
+                text = path.read_text()
+                yield Module(name, text, ast.parse(text))
+
+
+def _text_faults(root: Path) -> Iterator[tuple[str, int, str]]:
+    for path in _text_files(root):
+        name = path.relative_to(root).as_posix()
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if match := FORBIDDEN.search(line):
+                yield name, number, f"says {match[0]!r}: no registry's host and no path of one machine belongs here"
+            if match := UNFINISHED.search(line):
+                yield name, number, f"says {match[0]}: finish it or file an issue"
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    """The project's text files, links not followed: what .namespace links to is met in its own place."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name in FOREIGN_FOLDERS:
+            continue
+        if path.is_dir():
+            if not path.name.startswith(".") or path.name in HIDDEN_FOLDERS:
+                yield from _text_files(path)
+        elif (path.suffix in TEXT_SUFFIXES or path.name in TEXT_NAMES) and not fnmatch(path.name, "*_pb2*"):
+            yield path
+
+
+def _layers(module: Module) -> Iterator[tuple[int, str]]:
+    allowed = LAYERS.get(module.folder)
+    for line, name in module.imports():
+        parts = name.split(".")
+        if name.startswith("."):
+            yield line, f"imports {name}: say the full name, numoe.{module.folder}..."
+        elif allowed is None:  # tests and benches look at everything
+            continue
+        elif parts[0] in LAYERS or parts[0] in ("tests", "bench"):
+            yield line, f"imports {name}: the product knows its parts as numoe.*, and no tests"
+        elif parts[0] == "numoe" and len(parts) > 1 and parts[1] not in allowed and not _excepted(module, name):
+            yield line, f"imports {name}: {module.folder} may import only {', '.join(sorted(allowed))}"
+
+
+def _excepted(module: Module, name: str) -> bool:
+    return any(module.path == path and f"{name}.".startswith(f"{target}.") for path, target in EXCEPTIONS)
+
+
+def _fences(module: Module) -> Iterator[tuple[int, str]]:
+    for line, name in module.imports():
+        patterns = FENCES.get(name.split(".")[0])
+        if patterns and module.folder in LAYERS and not any(fnmatch(module.path, pattern) for pattern in patterns):
+            yield line, f"imports {name}: only {', '.join(patterns)} may"
+
+
+def _length(module: Module) -> Iterator[tuple[int, str]]:
+    lines = module.text.count("\n")
+    if lines > LONGEST_FILE:
+        yield lines, f"has {lines} lines, expected at most {LONGEST_FILE}: divide it by what it is about"
+
+
+def _docstring(module: Module) -> Iterator[tuple[int, str]]:
+    if not ast.get_docstring(module.tree):
+        yield 1, "has no docstring: open with one sentence on what the module is for"
+
+
+def _prints(module: Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            yield node.lineno, "prints: use rich's console in the command line, structlog elsewhere"
+
+
+RULES: tuple[Callable[[Module], Iterator[tuple[int, str]]], ...] = (_layers, _fences, _length, _docstring, _prints)

@@ -1,0 +1,55 @@
+"""The lock pins all that pyproject.toml asks for, by hash, and nothing of what it is meant to keep out."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKED_EXTRAS = ("demo", "build", "test")
+
+
+def pins() -> list[tuple[Requirement, int]]:
+    """Each pin of the lock with its number of hashes."""
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    lines = [line.split(" --hash=") for line in text.splitlines() if not line.startswith("#")]
+    return [(Requirement(line[0].strip()), len(line) - 1) for line in lines]
+
+
+def wanted() -> list[Requirement]:
+    texts = list(PROJECT["dependencies"])
+    for extra in LOCKED_EXTRAS:
+        texts += PROJECT["optional-dependencies"][extra]
+    return [Requirement(text) for text in texts]
+
+
+@pytest.mark.parametrize("requirement", wanted(), ids=lambda requirement: requirement.name)
+def test_the_lock_satisfies_pyproject(requirement: Requirement) -> None:
+    name = canonicalize_name(requirement.name)
+    found = [pin for pin, _ in pins() if canonicalize_name(pin.name) == name]
+    assert found, f"{name} is not locked: make lock"
+    for pin in found:
+        version = str(pin.specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{name} is locked at {version}: make lock"
+
+
+def test_every_pin_is_exact_and_has_hashes() -> None:
+    assert len(pins()) > len(wanted())
+    assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) and hashes for pin, hashes in pins())
+
+
+def test_the_lock_keeps_out_other_engines() -> None:
+    names = {canonicalize_name(pin.name) for pin, _ in pins()}
+    assert not names & {"torch", "llama-cpp-python", "llm"}
+
+
+def test_make_installs_the_torch_that_pyproject_names() -> None:
+    [oracle] = PROJECT["optional-dependencies"]["oracle"]
+    assert f"TORCH := {oracle}\n" in (ROOT / "Makefile").read_text()
