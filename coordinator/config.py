@@ -45,6 +45,9 @@ class WorkerSettings:
     threads_per_worker: int | None = None
     """Computing threads of each worker. Default: one per physical core it owns."""
 
+    nodes: tuple[int, ...] | None = None
+    """NUMA nodes to use, in the workers' order. Default: all that have both CPUs and memory."""
+
     plan_file: Path | None = None
     """A plan written by `numoe plan`, to obey instead of making one."""
 
@@ -95,6 +98,21 @@ class ServeSettings:
     listen: Annotated[ListenSettings, Parameter(name="*")] = field(default_factory=ListenSettings)
     workers: Annotated[WorkerSettings, Parameter(name="*")] = field(default_factory=WorkerSettings)
     engine: Annotated[EngineSettings, Parameter(name="*")] = field(default_factory=EngineSettings)
+
+
+KV_VALUE_BYTES = {"f16": 2, "f32": 4}
+DEFAULT_CONTEXT_TOKENS = 8192  # more is asked for seldom, and keys and values of 40,960 positions take gigabytes
+DEFAULT_FULL_CONTEXTS = 4  # most requests fill a fraction of theirs, so many more than four run at once
+
+
+def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
+    """Longest prompt and answer together that will be served."""
+    return min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, model_context_tokens)
+
+
+def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
+    """Positions that keys and values are kept for."""
+    return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
 
 
 _POSITIVE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from numoe.coordinator.engine import StepExecutor
 from numoe.model.plan import Shard
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]
@@ -17,7 +18,6 @@ class WorkerPlacement:
     shard: Shard
     state: WorkerState
     pid: int | None = None  # None: not started yet, or lost
-    threads: int = 0
     weight_bytes: int | None = None  # None: not loaded yet
     kv_bytes: int | None = None  # None: not set aside yet
 
@@ -30,7 +30,15 @@ class Placement:
     workers: tuple[WorkerPlacement, ...]
 
 
-class PlacementSource(Protocol):
-    """What the launcher offers beside being a StepExecutor."""
+class Workers(StepExecutor, Protocol):
+    """What the launcher starts: the executor of the engine's steps, which also knows where everything lies."""
 
-    def placement(self) -> Placement: ...
+    def placement(self) -> Placement:
+        """As of now; may be called from any thread, while loading and restarting too."""
+
+
+class LoadProgress(Protocol):
+    """Told by the launcher, often, from any thread; what it raises ends the loading, and with it every worker."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """`phase` for people, e.g. "loading"; done of total bytes, or steps; total 0 where nobody knows."""

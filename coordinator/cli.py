@@ -1,0 +1,306 @@
+"""The command `numoe`: serve a model, talk to a served one, look at machine, plan and demo model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from cyclopts import App, Parameter
+from cyclopts.argument import ArgumentCollection
+from cyclopts.config import Env, Toml
+
+from numoe.coordinator.config import DEFAULT_ADDRESS, KV_VALUE_BYTES, ServeSettings, kv_tokens
+from numoe.protos.errors import NumoeError, SetupError
+
+if TYPE_CHECKING:  # grpc takes 0.2 s to import, Ray and numpy more: each command imports what it needs itself
+    from numoe.coordinator.client import Client
+    from numoe.coordinator.placement import LoadProgress
+    from numoe.v1.generation_pb2 import Sampling, Stopping
+
+FAILED_EXIT_CODE, SETUP_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
+
+
+def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Lets the file named with --config, or in NUMOE_CONFIG, set what neither flag nor environment has set."""
+    for argument in arguments:
+        if argument.name == "--config":
+            for token in argument.tokens:
+                _check_readable(Path(token.value))
+                Toml(token.value, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _check_readable(path: Path) -> None:
+    if not path.is_file():
+        raise SetupError(f"the configuration file {path} does not exist")
+
+
+app = App(
+    name="numoe",
+    help="Serves Mixture-of-Experts language models from GGUF files on CPUs.",
+    version=lambda: version("numoe"),
+    result_action="return_value",
+    default_parameter=Parameter(negative=""),  # no --no-insecure: what is off by default stays off by not naming it
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """Which service to ask, and how."""
+
+    address: Annotated[str, Parameter(env_var="NUMOE_ADDRESS")] = DEFAULT_ADDRESS
+    """Where the service listens."""
+    timeout_seconds: float | None = None
+    """Give up after this long. Default: never."""
+    max_tokens: int | None = None
+    """Most tokens to generate. Default: what fits the context."""
+    stop: tuple[str, ...] = ()
+    """A text that ends the answer; may be given several times."""
+    temperature: float | None = None
+    """0 always takes the likeliest token; higher is more varied. Default: 0."""
+    top_k: int | None = None
+    """Draw among this many likeliest tokens; 0 is all. Default: all."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens that have this probability together. Default: all."""
+    min_p: float | None = None
+    """Draw among tokens at least this times as likely as the likeliest. Default: all."""
+    repetition_penalty: float | None = None
+    """Above 1: makes tokens less likely that occurred in prompt or answer. Default: none."""
+    seed: int | None = None
+    """The same seed gives the same answer. Default: another one each time."""
+
+
+CALL_OPTIONS = CallOptions()
+SERVE_SETTINGS = ServeSettings()
+
+
+@app.command(config=[Env("NUMOE_", command=False), _config_file])
+def serve(
+    model: Path | None = None, /, *, settings: ServeSettings = SERVE_SETTINGS, config: Path | None = None
+) -> None:
+    """Serve a model until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, the first one if it is split. Default: the demo model, made on first use.
+    settings
+        All other settings.
+    config
+        A TOML file with any of these settings, e.g. step_tokens = 512.
+    """
+    import asyncio
+
+    from numoe.coordinator.config import check_settings
+    from numoe.coordinator.console import LoadingView, show_ready
+    from numoe.coordinator.logs import configure_logging
+    from numoe.coordinator.served import load_model
+    from numoe.coordinator.server import Ready
+    from numoe.coordinator.server import serve as serve_until_signal
+
+    check_settings(settings)
+    configure_logging()
+    with LoadingView() as view:
+        path = model or _cached_demo_model(view)
+
+        def announce(ready: Ready) -> None:
+            view.close()
+            show_ready(ready)
+
+        asyncio.run(serve_until_signal(settings, lambda report: load_model(path, settings, report), view, announce))
+
+
+@app.command
+def generate(text: str, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
+    """Continue a text; the answer streams to standard output.
+
+    Parameters
+    ----------
+    text
+        The text to continue; - reads it from standard input.
+    options
+        Which service, and how to draw.
+    parse_special
+        Let control tokens written in the text, such as <|im_end|>, become those tokens.
+    """
+    from numoe.coordinator.console import stream_answer
+    from numoe.v1.generation_pb2 import GenerateRequest
+
+    request = GenerateRequest(
+        text=_text_or_stdin(text),
+        parse_special=parse_special,
+        sampling=_sampling(options),
+        stopping=_stopping(options),
+    )
+    with _client(options) as client:
+        stream_answer(client.generate(request))
+
+
+@app.command
+def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, system: str | None = None) -> None:
+    """Talk to the model; with TEXT one answer, without it a conversation.
+
+    Parameters
+    ----------
+    text
+        What to say; - reads it from standard input.
+    options
+        Which service, and how to draw.
+    system
+        Instructions for the whole conversation. Default: what the model's template has.
+    """
+    from numoe.coordinator.console import read_turns, stream_answer
+    from numoe.v1.generation_pb2 import ChatMessage, ChatRequest
+
+    messages = [ChatMessage(role="system", content=system)] if system else []
+    with _client(options) as client:
+        for said in read_turns() if text is None else [_text_or_stdin(text)]:
+            messages.append(ChatMessage(role="user", content=said))
+            request = ChatRequest(messages=messages, sampling=_sampling(options), stopping=_stopping(options))
+            # Ctrl-C ends an answer, and what there is of it stays in the conversation.
+            answer = stream_answer(client.chat(request), keep_interrupted=text is None)
+            messages.append(ChatMessage(role="assistant", content=answer))
+
+
+@app.command
+def plan(
+    model: Path, /, *, settings: ServeSettings = SERVE_SETTINGS, output: Path | None = None, config: Path | None = None
+) -> None:
+    """Show which worker would own which part of a model, and whether it fits.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, the first one if it is split.
+    settings
+        As for serve.
+    output
+        Write the plan here too, to be read, edited and given to `numoe serve --plan-file`.
+    config
+        As for serve.
+    """
+    from numoe.coordinator.console import out
+    from numoe.coordinator.describe import describe_plan
+    from numoe.coordinator.served import read_spec, wanted_plan
+    from numoe.model.plan_file import to_toml
+    from numoe.model.topology import read_topology
+
+    spec, topology = read_spec(model), read_topology()
+    shards = wanted_plan(spec, topology, settings.workers)
+    positions = kv_tokens(settings.engine, spec.context_length)
+    out().print(describe_plan(shards, spec, topology, positions, KV_VALUE_BYTES[settings.engine.kv_type]))
+    if output is not None:
+        _write_text(output, to_toml(shards))
+
+
+@app.command
+def topology() -> None:
+    """Show the machine as the planner sees it: packages, NUMA nodes, cores, memory."""
+    from numoe.coordinator.console import out
+    from numoe.coordinator.describe import describe_topology
+    from numoe.model.topology import read_topology
+
+    out().print(describe_topology(read_topology()))
+
+
+@app.command(name="demo-model")
+def demo_model(path: Path | None = None, /) -> None:
+    """Write the model that `numoe serve` serves by default: a small chat model, recast as a Mixture of Experts.
+
+    Parameters
+    ----------
+    path
+        Where to. Default: the cache, where serve looks for it.
+    """
+    from numoe.coordinator.console import LoadingView, out
+
+    with LoadingView() as view:
+        written = _cached_demo_model(view) if path is None else _write_demo_model(path, view)
+    out().print(str(written))
+
+
+def main() -> None:
+    """The console script."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines repeat, unreadably, what becomes one of ours
+    try:
+        app()
+    except SetupError as error:
+        _end(str(error), SETUP_EXIT_CODE)
+    except NumoeError as error:
+        _end(str(error), FAILED_EXIT_CODE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    from numoe.coordinator.console import show_error
+
+    show_error(message)
+    sys.exit(code)
+
+
+@contextmanager
+def _client(options: CallOptions) -> Iterator[Client]:
+    from numoe.coordinator.client import CallError, Client
+
+    try:
+        with Client(options.address, options.timeout_seconds) as client:
+            yield client
+    except CallError as error:
+        _end(str(error), FAILED_EXIT_CODE)
+
+
+def _sampling(options: CallOptions) -> Sampling:
+    from numoe.v1.generation_pb2 import Sampling
+
+    return Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+
+
+def _stopping(options: CallOptions) -> Stopping:
+    from numoe.v1.generation_pb2 import Stopping
+
+    return Stopping(max_tokens=options.max_tokens, stop=options.stop)
+
+
+def _cached_demo_model(progress: LoadProgress) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(cache) / "numoe" / "demo.gguf"
+    return path if path.exists() else _write_demo_model(path, progress)
+
+
+def _write_demo_model(path: Path, progress: LoadProgress) -> Path:
+    from numoe.model.demo import write_demo_model
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{path.parent} cannot be made: {error.strerror}") from error
+    write_demo_model(path, lambda done, total: progress("making the demo model", done, total))
+    return path
+
+
+def _text_or_stdin(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error

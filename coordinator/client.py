@@ -1,0 +1,83 @@
+"""A client of the service, as the command line uses it: messages out, messages back, one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from numoe.v1 import generation_pb2, generation_pb2_grpc
+
+Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
+
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web does not know this machine's loopback
+    ("grpc.max_receive_message_length", 64 << 20),
+]
+
+
+class CallError(Exception):
+    """A call that did not end well, as one line for people."""
+
+
+class Client:
+    """One connection; use it in `with`. Every method raises CallError."""
+
+    def __init__(self, address: str, timeout_seconds: float | None) -> None:
+        self._address = address
+        self._timeout_seconds = timeout_seconds
+        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def generate(self, request: generation_pb2.GenerateRequest) -> Generator[Answer]:
+        """The stream of answers; closing the iterator cancels the call."""
+        return self._stream(self._stub.Generate(request, timeout=self._timeout_seconds))
+
+    def chat(self, request: generation_pb2.ChatRequest) -> Generator[Answer]:
+        """The stream of answers; closing the iterator cancels the call."""
+        return self._stream(self._stub.Chat(request, timeout=self._timeout_seconds))
+
+    def _stream(self, call: Any) -> Generator[Answer]:
+        try:
+            with self._failures():
+                yield from call
+        finally:
+            call.cancel()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise CallError(self._explain(error)) from error
+
+    def _explain(self, error: grpc.RpcError) -> str:
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE and _retry_seconds(error) is None:
+            return f"nothing answers at {self._address}: start `numoe serve`, or name another address with --address"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"the time is up: {details}"
+        return f"{details} ({code.name})"
+
+
+def _retry_seconds(error: grpc.RpcError) -> float | None:
+    """When the service asks to be tried again; None where it does not, or no service of ours answered."""
+    status = rpc_status.from_call(error)
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds() / 1000)
+    return None

@@ -1,0 +1,30 @@
+"""How the coordinator logs: structlog to stderr, for people on a terminal, JSON lines otherwise.
+
+Prompts and answers are never logged. Tracebacks come without the values of local variables, which may hold them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+import structlog
+
+
+def configure_logging(stream: TextIO | None = None) -> None:
+    """Called once, when a server starts; before that structlog's own defaults hold."""
+    stream = stream or sys.stderr
+    render: list[structlog.typing.Processor]
+    if stream.isatty():
+        render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *render,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(stream),
+    )

@@ -1,0 +1,110 @@
+"""What is served, put together: the file's model, tokenizer and template, the workers that hold it, the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.coordinator.engine import Engine
+from numoe.coordinator.placement import LoadProgress, Workers
+from numoe.coordinator.requests import RequestLimits
+from numoe.model.architectures import model_spec
+from numoe.model.chat_template import ChatTemplate
+from numoe.model.gguf import open_gguf
+from numoe.model.plan import PlanOptions, ShardPlan, plan
+from numoe.model.plan_file import from_toml
+from numoe.model.plan_size import check_placement
+from numoe.model.spec import ModelSpec
+from numoe.model.tokenizer import Tokenizer
+from numoe.model.topology import Topology, read_topology
+from numoe.protos.errors import SetupError, UnsupportedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model whose workers are ready, and the engine that feeds them."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    template: ChatTemplate | None  # None: the file has none that works
+    workers: Workers
+    engine: Engine
+
+    @property
+    def limits(self) -> RequestLimits:
+        return self.engine.limits
+
+
+_log = structlog.get_logger()
+
+Loader = Callable[[LoadProgress], ServedModel]
+
+
+def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
+    """Read the file, start the workers and load them; minutes for large models. Raises SetupError or ServiceError."""
+    # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
+    spec, tokenizer, template = read_model(path)
+    shards = shard_plan(spec, settings)
+    from numoe.coordinator.launcher import start_workers
+
+    workers = start_workers(model_path=path, spec=spec, plan=shards, settings=settings, progress=progress)
+    timeout = settings.workers.step_timeout_seconds
+    engine = Engine(workers, tokenizer, settings.engine, step_timeout_seconds=timeout)
+    return ServedModel(spec, tokenizer, template, workers, engine)
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The model's sizes; no weight is read."""
+    return model_spec(open_gguf(path))
+
+
+def read_model(path: Path) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
+    """What the file's metadata say, checked; no weight is read."""
+    file = open_gguf(path)
+    spec = model_spec(file)
+    tokenizer = Tokenizer.from_metadata(file.metadata)
+    return spec, tokenizer, _template(file.metadata, tokenizer)
+
+
+def _template(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The file's template; a broken one only costs the service its Chat."""
+    source = metadata.get("tokenizer.chat_template")
+    if not isinstance(source, str) or not source:
+        return None
+    try:
+        bos, eos = (_token_text(metadata, tokenizer, name) for name in ("bos", "eos"))
+        return ChatTemplate(source, bos_token=bos, eos_token=eos)
+    except UnsupportedModel as error:
+        _log.warning("no_chat", reason=str(error))
+        return None
+
+
+def _token_text(metadata: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> str:
+    token_id = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    return "" if token_id is None else tokenizer.token_bytes(int(token_id), control=True).decode(errors="replace")
+
+
+def shard_plan(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
+    """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
+    topology = read_topology()
+    shards = wanted_plan(spec, topology, settings.workers)
+    positions = kv_tokens(settings.engine, spec.context_length)
+    check_placement(shards, spec, topology, positions, KV_VALUE_BYTES[settings.engine.kv_type])
+    return shards
+
+
+def wanted_plan(spec: ModelSpec, topology: Topology, chosen: WorkerSettings) -> ShardPlan:
+    """The operator's plan where there is one, else a new one for this machine; not checked against its memory."""
+    if chosen.plan_file is None:
+        options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
+        return plan(spec, topology, options)
+    try:
+        text = chosen.plan_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
+    return from_toml(text, spec)
