@@ -317,7 +317,10 @@ class Engine:
             self._prompt_tokens += min(tokens, max(0, sequence.prompt - sequence.run))
             sequence.ran(tokens)
             if sequence.pending == 0:
-                sequence.take(*next(drawn), now)
+                token_id, logprob = next(drawn)
+                if not 0 <= token_id < self.limits.vocabulary:
+                    raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
+                sequence.take(token_id, logprob, now)
             self._undelivered.append(sequence)
         self._generated_tokens += draws
 

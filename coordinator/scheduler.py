@@ -5,8 +5,8 @@ tokens goes to prompts, first come first served, each at most one chunk. Then th
 slot, tokens of this step and unreserved KV blocks for all it may ever need are there; a head that does not fit waits,
 and nobody overtakes it.
 
-*Guarantees*, by property tests: no limit of the step is exceeded; first come first served; every admitted sequence
-with work left makes progress within `sequences` steps at most, a decode in every step; nobody in the queue starves.
+*Guarantees*, by property tests: no limit of the step is exceeded; first come first served; in every step all decodes
+run and the oldest unfinished prompt progresses; nobody in the queue starves.
 *Rejected*: letting small requests overtake a head that waits for blocks: better use of the pool, no bound on its wait.
 """
 

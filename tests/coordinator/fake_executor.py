@@ -1,0 +1,140 @@
+"""Workers in one object: tokens drawn from a hash of all a sequence has seen, read back from a real block table.
+
+Each position's hash is kept in the cell its block table names, so a block that is shared, lost or reused too early
+changes the tokens; `expected_tokens` says what they must be. Every step is checked against the executor's limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from numoe.protos.errors import WorkerLost
+from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
+
+MASK = 2**64 - 1
+LIMITS = StepLimits(step_tokens=32, sequences=8, context_tokens=256, kv_blocks=64, block_positions=16)
+
+
+def absorb(digest: int, token_id: int) -> int:
+    """The hash after one more token."""
+    digest = ((digest ^ token_id) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) & MASK
+    return digest ^ (digest >> 29)
+
+
+def draw(digest: int, sampling: Sampling, position: int, alphabet: Sequence[int]) -> tuple[int, float]:
+    """The token at `position` after a prefix with this hash, and its log-probability."""
+    if sampling.temperature > 0:
+        digest = absorb(absorb(digest, sampling.seed), position)
+    return alphabet[digest % len(alphabet)], -float(digest % 1024) / 64  # exact in float32
+
+
+def expected_tokens(
+    prompt: Sequence[int], count: int, alphabet: Sequence[int], sampling: Sampling | None = None
+) -> list[tuple[int, float]]:
+    """The first `count` tokens with their log-probabilities, without blocks, chunks or batches."""
+    digest = 0
+    for token_id in prompt:
+        digest = absorb(digest, token_id)
+    drawn: list[tuple[int, float]] = []
+    for position in range(len(prompt), len(prompt) + count):
+        drawn.append(draw(digest, sampling or Sampling(), position, alphabet))
+        digest = absorb(digest, drawn[-1][0])
+    return drawn
+
+
+class FakeExecutor:
+    """Implements StepExecutor; `before_collect` runs in the engine's thread while a step is in flight."""
+
+    def __init__(
+        self,
+        alphabet: Sequence[int],
+        limits: StepLimits = LIMITS,
+        before_collect: Callable[[Step], None] = lambda step: None,
+        before_restart: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.alphabet = alphabet
+        self.before_collect = before_collect
+        self.before_restart = before_restart
+        self.steps: list[Step] = []
+        self.restarts = 0
+        self.closed = 0
+        self._limits = limits
+        self._cells: dict[tuple[int, int], int] = {}  # (block, offset) -> hash of the sequence up to there
+        self._in_flight: tuple[Step, StepResult] | None = None
+
+    @property
+    def limits(self) -> StepLimits:
+        return self._limits
+
+    def submit(self, step: Step) -> None:
+        assert self._in_flight is None, "the last step was not collected"
+        check_step(step, self._limits, self.steps)
+        self.steps.append(step)
+        drawn = [self._run(chunk) for chunk in step.chunks]
+        tokens = [pair for pair in drawn if pair is not None]
+        result = StepResult(
+            step.number,
+            np.array([token_id for token_id, _ in tokens], np.int32),
+            np.array([logprob for _, logprob in tokens], np.float32),
+            seconds=0.001,
+        )
+        self._in_flight = (step, result)
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        assert self._in_flight is not None, "nothing was submitted"
+        (step, result), self._in_flight = self._in_flight, None
+        self.before_collect(step)
+        return result
+
+    def restart(self) -> None:
+        self.before_restart()
+        self._cells.clear()
+        self.restarts += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def positions_run(self) -> int:
+        return sum(len(chunk.token_ids) for step in self.steps for chunk in step.chunks)
+
+    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
+        size = self._limits.block_positions
+        position = chunk.first_position
+        blocks = chunk.kv_blocks.tolist()
+        digest = 0 if position == 0 else self._cells[blocks[(position - 1) // size], (position - 1) % size]
+        for position, token_id in enumerate(chunk.token_ids.tolist(), chunk.first_position):
+            digest = absorb(digest, token_id)
+            self._cells[blocks[position // size], position % size] = digest
+        return None if chunk.sampling is None else draw(digest, chunk.sampling, position + 1, self.alphabet)
+
+
+def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:
+    """A legal step: within the limits, numbered in order, no block in two tables, tables just as long as needed."""
+    assert step.number == len(before)
+    assert 0 < len(step.chunks) <= limits.sequences
+    assert sum(len(chunk.token_ids) for chunk in step.chunks) <= limits.step_tokens
+    owned: list[int] = []
+    for chunk in step.chunks:
+        end = chunk.first_position + len(chunk.token_ids)
+        assert 0 <= chunk.first_position < end <= limits.context_tokens
+        assert len(chunk.kv_blocks) == -(-end // limits.block_positions)
+        assert chunk.token_ids.dtype == chunk.kv_blocks.dtype == np.int32
+        owned += chunk.kv_blocks.tolist()
+        seen = chunk.seen_tokens.tolist()
+        assert len(seen) == len(set(seen)) == len(chunk.seen_counts)
+        assert bool(seen) == (chunk.sampling is not None and chunk.sampling.penalises)
+    assert all(left < right for left, right in pairwise(sorted(owned))), "a block is in two tables"
+    assert not owned or 0 <= min(owned) <= max(owned) < limits.kv_blocks
+
+
+def lose_worker_at(number: int) -> Callable[[Step], None]:
+    """A `before_collect` that loses a worker in the step with this number."""
+
+    def lose(step: Step) -> None:
+        if step.number == number:
+            raise WorkerLost(f"worker 1 (pid 4242) died in step {number}")
+
+    return lose
