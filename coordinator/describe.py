@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from numoe.model.plan import Range, Shard, ShardPlan
+from numoe.model.plan import Range, ShardPlan
 from numoe.model.plan_size import ShardBytes, node_bytes, shard_bytes
 from numoe.model.spec import ModelSpec
 from numoe.model.topology import Cache, Node, Topology, format_id_list
@@ -37,20 +39,16 @@ def describe_plan(
 ) -> RenderableType:
     """Tabulate each worker's place, share and bytes, then each node's memory against what the plan needs."""
     sizes = [shard_bytes(spec, shard, context_tokens, kv_value_bytes) for shard in plan.shards]
-    title = f"{printable(plan.model)}: {plan.split} split over {_count(len(plan.shards), 'worker')}"
-    table = Table(title=Text(title), title_justify="left")
-    for heading in ("worker", "node", "CPUs", "threads", "heads", "kv heads", "width", "expert", "vocabulary"):
-        table.add_column(heading, justify="right")
-    for heading in ("weights", "KV cache", "read/token"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for shard, size in zip(plan.shards, sizes, strict=True):
-        table.add_row(*_shard_cells(shard, size))
     read = sum(size.read_per_token for size in sizes)
-    total = (
-        f"One generated token reads {human_bytes(read)} of weights; the KV cache holds {context_tokens:,} positions."
+    return Group(
+        Text(f"{printable(plan.model)}: {plan.split} split over {_count(len(plan.shards), 'worker')}"),
+        _place_table(plan, sizes),
+        _rows_table(plan),
+        _fit_table(plan, spec, topology, context_tokens, kv_value_bytes),
+        Text(f"One generated token reads {human_bytes(read)} of weights."),
+        Text(f"The KV cache holds {context_tokens:,} positions."),
+        *(Text(f"Note: {printable(note)}") for note in plan.notes),
     )
-    fit = _fit_table(plan, spec, topology, context_tokens, kv_value_bytes)
-    return Group(table, fit, Text(total), *(Text(f"Note: {printable(note)}") for note in plan.notes))
 
 
 def printable(text: str) -> str:
@@ -96,10 +94,7 @@ def _last_level(node: Node, caches: tuple[Cache, ...]) -> list[tuple[int, int]]:
 
 
 def _distance_table(topology: Topology) -> Table:
-    table = Table(title="distances", title_justify="left")
-    table.add_column("from \\ to", justify="right")
-    for node in topology.nodes:
-        table.add_column(str(node.id), justify="right")
+    table = _table("distances", "from \\ to", *(str(node.id) for node in topology.nodes))
     for node in topology.nodes:
         table.add_row(str(node.id), *(str(distance) for distance in node.distances))
     return table
@@ -118,11 +113,27 @@ def _remarks(topology: Topology) -> list[str]:
     return lines
 
 
-def _shard_cells(shard: Shard, size: ShardBytes) -> list[str]:
-    ranges = (shard.heads, shard.kv_heads, shard.width_rows, shard.expert_rows, shard.vocabulary)
-    place = [str(shard.worker), str(shard.node), format_id_list(shard.cpus), str(len(shard.cpus))]
-    amounts = (size.weights, size.kv_cache, size.read_per_token)
-    return place + [_span(owned) for owned in ranges] + [human_bytes(amount) for amount in amounts]
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _place_table(plan: ShardPlan, sizes: Sequence[ShardBytes]) -> Table:
+    table = _table("where", "worker", "node", "CPUs", "threads", "weights", "KV cache", "read/token")
+    for shard, size in zip(plan.shards, sizes, strict=True):
+        place = (str(shard.worker), str(shard.node), format_id_list(shard.cpus), str(len(shard.cpus)))
+        table.add_row(*place, *(human_bytes(count) for count in (size.weights, size.kv_cache, size.read_per_token)))
+    return table
+
+
+def _rows_table(plan: ShardPlan) -> Table:
+    table = _table("what", "worker", "heads", "kv heads", "width", "expert", "vocabulary")
+    for shard in plan.shards:
+        ranges = (shard.heads, shard.kv_heads, shard.width_rows, shard.expert_rows, shard.vocabulary)
+        table.add_row(str(shard.worker), *(_span(owned) for owned in ranges))
+    return table
 
 
 def _span(owned: Range) -> str:
@@ -134,9 +145,7 @@ def _fit_table(
     plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int
 ) -> RenderableType:
     available = {node.id: node.available_bytes for node in topology.nodes}
-    table = Table(title="memory", title_justify="left")
-    for heading in ("node", "needed", "available", "fits"):
-        table.add_column(heading, justify="right")
+    table = _table("memory", "node", "needed", "available", "fits")
     for node_id, needed in node_bytes(plan, spec, context_tokens, kv_value_bytes).items():
         room = available.get(node_id, 0)
         fits = "yes" if needed <= room else f"no, {human_bytes(needed - room)} short"

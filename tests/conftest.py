@@ -1,0 +1,26 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+RECORDED = Path(__file__).parent / "model/fixtures/topologies.tar.xz"
+
+
+@pytest.fixture(scope="session")
+def recorded_machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders one-node, two-sockets, four-nodes, memory-less, cpu-less: /sys and /proc as Linux 6.1 showed them.
+
+    two-sockets has 2 nodes of 4 cores with 2 hardware threads each; the others have one thread per core.
+    """
+    root = tmp_path_factory.mktemp("recorded_machines")
+    with tarfile.open(RECORDED) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                (root / member.name).parent.mkdir(parents=True, exist_ok=True)
+                (root / member.name).write_bytes(content.read())
+    return root

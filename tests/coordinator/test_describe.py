@@ -1,0 +1,90 @@
+"""What `numoe topology` and `numoe plan` put on the screen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from numoe.coordinator.describe import describe_plan, describe_topology, human_bytes
+from numoe.model.plan import PlanOptions, plan
+from numoe.model.topology import Topology, read_topology
+from tests.tiny_model import TinyShape, tiny_spec
+
+
+def shown(renderable: RenderableType, width: int = 140) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+@pytest.fixture
+def two_sockets(recorded_machines: Path) -> Topology:
+    return read_topology(recorded_machines / "two-sockets")
+
+
+def test_the_machine_is_drawn_package_by_package(two_sockets: Topology) -> None:
+    text = shown(describe_topology(two_sockets), width=100)
+    for part in ("package 0", "package 1", "node 0", "node 1", "4 cores, 8 CPUs", "[8-9] [10-11] [12-13] [14-15]"):
+        assert part in text
+    assert "last-level cache 16.0 MiB" in text
+    assert "21" in text.split("distances")[1]
+
+
+@pytest.mark.parametrize(("name", "part"), [("memory-less", "no usable memory"), ("cpu-less", "no usable CPUs")])
+def test_a_node_that_lacks_something_says_so(recorded_machines: Path, name: str, part: str) -> None:
+    text = shown(describe_topology(read_topology(recorded_machines / name)))
+    assert "node 2" in text
+    assert part in text
+
+
+def test_one_node_needs_no_distances(recorded_machines: Path) -> None:
+    assert "distances" not in shown(describe_topology(read_topology(recorded_machines / "one-node")))
+
+
+def test_what_may_not_be_used_is_named(two_sockets: Topology) -> None:
+    text = shown(describe_topology(replace(two_sockets, forbidden_cpus=(4, 5, 6), forbidden_nodes=(1,))))
+    assert "CPUs 4-6 exist but this process may not use them" in text
+    assert "Memory of node 1 exists but this process may not use it" in text
+
+
+def test_the_plan_shows_each_workers_share_and_whether_it_fits(two_sockets: Topology) -> None:
+    spec = tiny_spec(TinyShape())
+    made = plan(spec, two_sockets, PlanOptions(workers=3))
+    text = shown(describe_plan(made, spec, two_sockets, context_tokens=4096))
+    for part in ("tiny qwen3moe: tensor split over 3 workers", "0-1", "5-7", "224-330", "4,096 positions", "yes"):
+        assert part in text
+    assert "Note: fewer NUMA nodes (2) than workers (3)" in text
+
+
+def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> None:
+    spec = tiny_spec(TinyShape())
+    small = replace(two_sockets, nodes=tuple(replace(node, available_bytes=1024) for node in two_sockets.nodes))
+    text = shown(describe_plan(plan(spec, small), spec, small, context_tokens=8))
+    assert "no, 3.00 KiB short" in text  # 2 layers x 2 kv heads x 32 values x 2 (K, V) x 2 bytes x 8 positions
+
+
+def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None:
+    spec = replace(tiny_spec(TinyShape()), name="\x1b[2J[red]evil[/red]\n")
+    text = shown(describe_plan(plan(spec, two_sockets), spec, two_sockets, context_tokens=8))
+    assert "\x1b" not in text
+    assert "[red]evil[/red]" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "0.98 KiB"),
+        (1023 * 1024, "1.00 MiB"),
+        (1536, "1.50 KiB"),
+        (10 << 20, "10.0 MiB"),
+        (250 << 30, "250 GiB"),
+    ],
+)
+def test_bytes_are_said_in_three_digits(count: int, text: str) -> None:
+    assert human_bytes(count) == text

@@ -1,0 +1,149 @@
+"""Bytes per worker: exact sums over its rows, checked against known models, and held against a node's memory."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from math import prod
+
+import pytest
+
+from numoe.model.plan import PlanOptions, plan
+from numoe.model.plan_size import check_placement, node_bytes, shard_bytes
+from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo, TensorType
+from numoe.model.topology import Node, Topology
+from numoe.protos.errors import PlanError
+from tests.tiny_model import TinyShape, tiny_spec
+
+QWEN3_30B = TinyShape(
+    layers=48,
+    width=2048,
+    query_heads=32,
+    kv_heads=4,
+    head_size=128,
+    experts=128,
+    active_experts=8,
+    expert_width=768,
+    vocabulary=151936,
+    type=TensorType.Q8_0,
+)
+VALUE_BYTES = {TensorType.F32: (4, 1), TensorType.F16: (2, 1), TensorType.Q8_0: (34, 32)}  # bytes per so many values
+
+
+def sized(info: TensorInfo) -> TensorInfo:
+    block_bytes, block = VALUE_BYTES[info.type]
+    return replace(info, bytes=prod(info.shape) // block * block_bytes)
+
+
+def tensors_of(layer: LayerTensors, *names: str) -> dict[str, TensorInfo]:
+    """The layer's tensors of these names, or all, by name; without those that it does not have."""
+    tensors = {name: getattr(layer, name) for name in names or [field.name for field in fields(LayerTensors)]}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def sized_spec(shape: TinyShape) -> ModelSpec:
+    """The shape's description with each tensor's true bytes."""
+    spec = tiny_spec(shape)
+    layers = [
+        replace(layer, **{name: sized(tensor) for name, tensor in tensors_of(layer).items()})
+        for layer in spec.layer_tensors
+    ]
+    return replace(
+        spec,
+        token_embedding=sized(spec.token_embedding),
+        output_norm=sized(spec.output_norm),
+        output=sized(spec.output),
+        layer_tensors=tuple(layers),
+    )
+
+
+def machine(nodes: int, available: int = 1 << 40) -> Topology:
+    distances = (10,) * nodes
+    return Topology(
+        tuple(Node(i, ((i,),), available, available, available, distances, package=i) for i in range(nodes))
+    )
+
+
+def file_bytes(spec: ModelSpec) -> int:
+    layers = sum(tensor.bytes for layer in spec.layer_tensors for tensor in tensors_of(layer).values())
+    output = 0 if spec.tied_output else spec.output.bytes
+    return layers + spec.token_embedding.bytes + spec.output_norm.bytes + output
+
+
+def shared_bytes(spec: ModelSpec) -> int:
+    """Norms and routers, which every worker holds."""
+    names = ("attn_norm", "attn_q_norm", "attn_k_norm", "ffn_norm", "router")
+    layers = sum(tensor.bytes for layer in spec.layer_tensors for tensor in tensors_of(layer, *names).values())
+    return layers + spec.output_norm.bytes
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_one_worker_holds_the_whole_file(tied: bool) -> None:
+    spec = sized_spec(TinyShape(tied=tied))
+    [shard] = plan(spec, machine(1)).shards
+    assert shard_bytes(spec, shard).weights == file_bytes(spec)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_hold_the_file_between_them(workers: int) -> None:
+    spec = sized_spec(TinyShape(types=(("attn_q", TensorType.Q8_0), ("ffn_down_exps", TensorType.F16))))
+    shards = plan(spec, machine(4), PlanOptions(workers=workers)).shards  # no kv head is shared
+    held = sum(shard_bytes(spec, shard).weights for shard in shards)
+    assert held == file_bytes(spec) + (workers - 1) * shared_bytes(spec)
+
+
+def test_a_shared_key_value_head_counts_for_each_worker_that_keeps_it() -> None:
+    spec = sized_spec(TinyShape(query_heads=8, kv_heads=1))
+    shards = plan(spec, machine(2)).shards
+    layer = spec.layer_tensors[0]
+    twice = spec.layers * (layer.attn_k.bytes + layer.attn_v.bytes)
+    assert sum(shard_bytes(spec, shard).weights for shard in shards) == file_bytes(spec) + shared_bytes(spec) + twice
+
+
+def test_a_bias_is_held_with_its_rows() -> None:
+    spec = sized_spec(TinyShape())
+    bias = TensorInfo("bias", TensorType.F32, (8 * 32,), spec.output.path, 0, 8 * 32 * 4)
+    layers = tuple(replace(layer, attn_q_bias=bias) for layer in spec.layer_tensors)
+    shards = plan(spec, machine(2)).shards
+    more = [shard_bytes(replace(spec, layer_tensors=layers), shard).weights for shard in shards]
+    assert [new - shard_bytes(spec, shard).weights for new, shard in zip(more, shards, strict=True)] == [1024, 1024]
+
+
+def test_a_token_of_qwen3_30b_reads_3_22_gigabytes() -> None:
+    spec = sized_spec(QWEN3_30B)
+    [shard] = plan(spec, machine(1)).shards
+    router_and_norms = 51e6  # the published figure counts the quantised matrices only
+    assert shard_bytes(spec, shard).read_per_token - router_and_norms == pytest.approx(3.22e9, rel=0.003)
+
+
+def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
+    spec = sized_spec(QWEN3_30B)
+    shards = plan(spec, machine(2)).shards
+    assert sum(shard_bytes(spec, shard, context_tokens=1).kv_cache for shard in shards) == 98_304
+    assert shard_bytes(spec, shards[0], context_tokens=100, kv_value_bytes=4).kv_cache == 98_304 * 100
+
+
+def test_workers_of_one_node_add_up() -> None:
+    spec = sized_spec(TinyShape())
+    made = plan(spec, machine(1), PlanOptions(workers=2))
+    sizes = [shard_bytes(spec, shard, context_tokens=10) for shard in made.shards]
+    assert node_bytes(made, spec, context_tokens=10) == {0: sum(size.weights + size.kv_cache for size in sizes)}
+
+
+def test_a_plan_that_fits_to_the_byte_is_accepted_and_one_byte_less_refused() -> None:
+    spec = sized_spec(TinyShape())
+    made = plan(spec, machine(1))
+    needed = node_bytes(made, spec, context_tokens=64)[0]
+    check_placement(made, spec, machine(1, needed), context_tokens=64)
+    with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights and KV cache"):
+        check_placement(made, spec, machine(1, needed - 1), context_tokens=64)
+
+
+def test_a_plan_of_another_machine_is_refused() -> None:
+    spec = sized_spec(TinyShape())
+    made = plan(spec, machine(2))
+    with pytest.raises(PlanError, match="worker 1: node 1 has no memory that we may use here, expected one of 0"):
+        check_placement(made, spec, machine(1), context_tokens=64)
+    one = machine(1)
+    moved = replace(made, shards=tuple(replace(shard, node=0) for shard in made.shards))
+    with pytest.raises(PlanError, match="worker 1: CPU 1 is not usable here, expected some of 0"):
+        check_placement(moved, spec, one, context_tokens=64)
