@@ -1,0 +1,110 @@
+"""Activation vectors: gathering them from the workers' parts, RMS normalisation, and writing them as group columns.
+
+Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to even. A vector is
+rounded once and read by every matrix and every worker, so its rounding does not depend on who reads it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numoe.kernels.jit import kernel
+from numoe.kernels.simd import (
+    absolute,
+    add,
+    copy_32,
+    fma,
+    load_f32,
+    load_f32x16,
+    max_lanes,
+    maximum,
+    mul,
+    round_even,
+    splat,
+    store_f32,
+    store_f32x16,
+    store_i8x16,
+    store_i32,
+    sum_lanes,
+)
+
+_TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
+
+
+@kernel
+def copy_floats(out: int, x: int, count: int) -> None:
+    """Copy `count` float32 (a multiple of 16) from address x to address out."""
+    for value in range(0, count, 16):
+        store_f32x16(out + 4 * value, load_f32x16(x + 4 * value))
+
+
+@kernel
+def rms_norm(
+    x: int,  # [D] float32, overwritten
+    weight: int,  # [D] float32
+    width: int,  # D, a multiple of 32
+    epsilon: float,
+) -> None:
+    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); four partial sums of squares per lane."""
+    zero = splat(np.float32(0.0))
+    even, odd = zero, zero
+    for value in range(0, width, 32):
+        a, b = load_f32x16(x + 4 * value), load_f32x16(x + 4 * value + 64)
+        even, odd = fma(a, a, even), fma(b, b, odd)
+    mean = sum_lanes(add(even, odd)) / np.float32(width)
+    scale = splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)))
+    for value in range(0, width, 16):
+        place = x + 4 * value
+        store_f32x16(place, mul(mul(load_f32x16(place), scale), load_f32x16(weight + 4 * value)))
+
+
+@kernel
+def write_integer_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
+    """Round the float32 vector at x and write it as one column of the integer group of `columns` columns."""
+    for block in range(blocks):
+        place = group + block * columns * 40
+        a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
+        largest = max_lanes(maximum(absolute(a), absolute(b)))
+        scale = largest / np.float32(127.0)
+        inverse = np.float32(0.0)
+        if largest > _TINY:
+            inverse = np.float32(127.0) / largest
+        qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
+        store_i8x16(place + 32 * column, qa)
+        store_i8x16(place + 32 * column + 16, qb)
+        store_f32(place + 32 * columns + 4 * column, scale)
+        store_i32(place + 36 * columns + 4 * column, np.int32(-128) * np.int32(sum_lanes(add(qa, qb))))
+
+
+@kernel
+def write_float_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
+    """Write the float32 vector at x as one column of the float group of `columns` columns."""
+    for block in range(blocks):
+        place = group + (block * columns + column) * 128
+        store_f32x16(place, load_f32x16(x + 128 * block))
+        store_f32x16(place + 64, load_f32x16(x + 128 * block + 64))
+
+
+@kernel
+def copy_integer_column(
+    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int
+) -> None:
+    """Copy one column from an integer group to another."""
+    for block in range(blocks):
+        place = group + block * columns * 40
+        origin = source + block * source_columns * 40
+        copy_32(place + 32 * column, origin + 32 * source_column)
+        for field in range(32, 40, 4):
+            store_f32(place + field * columns + 4 * column, load_f32(origin + field * source_columns + 4 * source_column))
+
+
+@kernel
+def copy_float_column(
+    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int
+) -> None:
+    """Copy one column from a float group to another."""
+    for block in range(blocks):
+        place = group + (block * columns + column) * 128
+        origin = source + (block * source_columns + source_column) * 128
+        store_f32x16(place, load_f32x16(origin))
+        store_f32x16(place + 64, load_f32x16(origin + 64))

@@ -1,0 +1,68 @@
+"""The only Numba flags, the instruction set, and where compiled code is kept.
+
+Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU, instruction set): Numba
+looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several processes that
+write one cache at once can crash, so one process compiles everything (kernels/warm.py) before workers start.
+
+No fast-math anywhere: the bits of a result must not depend on what the optimiser finds to reorder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from llvmlite import binding
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INSTRUCTION_SETS = ("avx512vnni", "portable")
+
+
+def detect_instruction_set() -> str:
+    """The best variant this CPU runs, or what NUMOE_ISA names.
+
+    Raises:
+        ValueError: NUMOE_ISA names an unknown variant, or one this CPU cannot run.
+    """
+    features = binding.get_host_cpu_features()
+    has_vnni = all(features.get(name, False) for name in ("avx512f", "avx512bw", "avx512vl", "avx512vnni"))
+    best = "avx512vnni" if has_vnni else "portable"
+    wanted = os.environ.get("NUMOE_ISA", best)
+    if wanted not in INSTRUCTION_SETS:
+        raise ValueError(f"NUMOE_ISA={wanted!r} is unknown; this version has {', '.join(INSTRUCTION_SETS)}")
+    if wanted == "avx512vnni" and not has_vnni:
+        raise ValueError(f"NUMOE_ISA={wanted!r} needs AVX-512 VNNI, which this CPU lacks; unset it or use portable")
+    return wanted
+
+
+INSTRUCTION_SET = detect_instruction_set()
+
+
+def cache_folder() -> Path:
+    """Where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update(f"{numba.__version__} {binding.get_host_cpu_name()} {INSTRUCTION_SET}".encode())
+    digest.update(str(Path(__file__).parent).encode())
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "numoe" / "kernels" / digest.hexdigest()[:16]
+
+
+numba.config.CACHE_DIR = str(cache_folder())
+
+
+def kernel(function: F) -> F:
+    """Compile at first call, without the GIL, cached on disk."""
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+def address_of(signature: Any, function: Callable[..., None]) -> int:
+    """Compile `function` on its own and return its address, for calls through a table (3.5 ns each)."""
+    return int(numba.cfunc(signature, nopython=True, cache=True, error_model="numpy")(function).address)

@@ -1,0 +1,172 @@
+"""What the compiled step is given: the model's matrices, the sizes of a shard, its memory, and the step's inputs.
+
+Addresses are bytes in this process. The letters of shapes are those of model/spec.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+# A matrix in panels; for experts, E of them one after the other.
+MATRIX = np.dtype(
+    [
+        ("address", np.uintp),
+        ("rows", np.int64),  # of this shard
+        ("panels", np.int64),  # ceil(rows / 16)
+        ("blocks", np.int64),  # values of a row / 32
+        ("panel_bytes", np.int64),
+        ("expert_bytes", np.int64),  # panels * panel_bytes
+        ("tile", np.int64),  # row of the tile table
+        ("integer", np.int64),  # 1: reads integer groups, 0: float groups
+    ],
+    align=True,
+)
+
+# One layer. The vectors are float32 addresses, 0 where the architecture has none.
+LAYER = np.dtype(
+    [
+        ("q", MATRIX),
+        ("k", MATRIX),
+        ("v", MATRIX),
+        ("output", MATRIX),
+        ("router", MATRIX),
+        ("gate", MATRIX),
+        ("up", MATRIX),
+        ("down", MATRIX),
+        ("attention_norm", np.uintp),  # [D]
+        ("feed_forward_norm", np.uintp),  # [D]
+        ("q_norm", np.uintp),  # [K]
+        ("k_norm", np.uintp),  # [K]
+        ("q_bias", np.uintp),  # [h*K]
+        ("k_bias", np.uintp),  # [g*K]
+        ("v_bias", np.uintp),  # [g*K]
+    ],
+    align=True,
+)
+
+# The part of the arena that one worker writes and all read; its own slices of each row.
+PART = np.dtype(
+    [
+        ("embedding", np.uintp),  # [T, D] whole rows of the tokens whose vocabulary row this worker owns
+        ("hidden", np.uintp),  # [T, d] the residual stream
+        ("attention", np.uintp),  # [T, h*K]
+        ("intermediate", np.uintp),  # [columns, f] silu(gate) * up of each token and expert
+        ("logits", np.uintp),  # [R, v]
+        ("first_vocabulary", np.int64),
+        ("width", np.int64),  # d
+        ("attention_width", np.int64),  # h*K
+        ("expert_width", np.int64),  # f
+        ("vocabulary", np.int64),  # v
+    ],
+    align=True,
+)
+
+# A run of columns that share tiles. `column` counts where results go, `x_column` where the activations lie.
+GROUP = np.dtype([("column", np.int32), ("x_column", np.int32), ("width", np.int32), ("count", np.int32)])
+# The groups that one expert works on (a dense matrix is expert 0).
+SEGMENT = np.dtype([("expert", np.int32), ("first_group", np.int32), ("groups", np.int32)])
+
+
+class Sizes(NamedTuple):
+    """Whole numbers of the model and the shard; real numbers follow in `Constants`."""
+
+    layers: int
+    width: int  # D
+    query_heads: int  # H
+    kv_heads: int  # G
+    head_size: int  # K
+    rotated: int  # values of a head that rotate
+    neox: int  # 1: pairs (i, i + rotated/2), 0: pairs (2i, 2i + 1)
+    experts: int  # E
+    active_experts: int  # A
+    expert_width: int  # F
+    vocabulary: int  # V
+    routed: int  # 1: a router chooses; 0: one expert of weight 1
+    worker: int
+    workers: int
+    own_query_heads: int  # h
+    first_query_head: int
+    own_kv_heads: int  # g
+    first_kv_head: int
+    own_vocabulary: int  # v
+    first_vocabulary: int
+    embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
+    embedding_row_bytes: int
+    kv_half: int  # 1: float16 KV cache, 0: float32
+    kv_blocks: int
+
+
+class Constants(NamedTuple):
+    """Real numbers of the model."""
+
+    epsilon: Floats  # [1]
+    rope: Floats  # [positions, rotated] cosines then sines
+
+
+class Weights(NamedTuple):
+    """The shard's weights."""
+
+    layers: NDArray[np.void]  # [L] LAYER
+    head: NDArray[np.void]  # [1] MATRIX, the vocabulary rows of the output
+    output_norm: Floats  # [D]
+    embedding: NDArray[np.uint8]  # [v * row bytes] rows as in the file
+    tiles: NDArray[np.uintp]  # [formats, widths]
+
+
+class Grouping(NamedTuple):
+    """How columns share tiles. Padding columns belong to no token and to no group."""
+
+    groups: NDArray[np.void]  # GROUP
+    segments: NDArray[np.void]  # [E] SEGMENT
+    column_group: Ints  # [columns] group of each column, -1 for padding
+    source: Ints  # [columns] token of each column
+    used: Ints  # [2] segments, columns including padding
+
+
+class Memory(NamedTuple):
+    """The shard's working memory. Columns: the step's tokens, or their expert columns, rounded up to whole groups."""
+
+    kv: int  # address of [L, blocks, g] KV blocks
+    kv_block_bytes: int  # of one KV head
+    parts: NDArray[np.void]  # [workers] PART
+    x_integer: NDArray[np.uint8]  # integer groups of all tokens, of the longest row
+    x_float: NDArray[np.uint8]  # float groups of all tokens, of the longest row
+    packed_integer: NDArray[np.uint8]  # integer groups of the expert columns
+    packed_float: NDArray[np.uint8]
+    qkv: Floats  # [columns, (h + 2g) * K]
+    router_logits: Floats  # [columns, E rounded up to 16]
+    down: Floats  # [expert columns, d]
+    rows: Floats  # [threads, longest row] a thread's own row
+    scratch: Floats  # [threads, ...] a thread's own, see attention.py
+    chosen: Ints  # [T, A] experts by falling probability
+    shares: Floats  # [T, A] their weights, sum 1
+    columns: Ints  # [T, A] the expert column of each
+    counts: Ints  # [E] scratch of grouping
+    dense: Grouping
+    expert: Grouping
+    identity: Ints  # 0, 1, 2, ...
+    counters: NDArray[np.void]  # [1] in the arena: steps, tokens, bytes_read, step_ns
+    expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
+    candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
+    candidate_ids: Ints  # [threads, V rounded up to 16]
+
+
+class StepInput(NamedTuple):
+    """The step slot of the arena (protos/arena.py draws it)."""
+
+    header: Ints  # [3] tokens, sequences, samples
+    token_ids: Ints  # [T]
+    positions: Ints  # [T]
+    token_sequence: Ints  # [T] row of kv_tables
+    kv_tables: Ints  # [S, blocks of the longest context]
+    samples: NDArray[np.void]  # [R] SAMPLE
+    seen_tokens: Ints  # ids that penalties apply to, of all samples one after the other
+    seen_counts: Ints
+    drawn_tokens: Ints  # [R], written
+    drawn_logprobs: Floats  # [R], written

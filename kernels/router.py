@@ -1,0 +1,146 @@
+"""The router of a Mixture of Experts: softmax over all experts, the A most probable, renormalised; and grouping tokens by expert.
+
+Guarantees: a token's experts and weights depend on its own logits only. Equal probabilities go to the lower expert.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.functions import exp_vector
+from numoe.kernels.jit import kernel
+from numoe.kernels.records import Grouping
+from numoe.kernels.simd import (
+    add,
+    load_f32x16,
+    max_lanes,
+    maximum,
+    splat,
+    store_f32x16,
+    sub,
+    sum_lanes,
+)
+from numoe.kernels.tiles import WIDTHS
+
+_LEAST_SUM = np.float32(6.103515625e-5)  # as llama.cpp: the smallest normal half float
+
+
+@kernel
+def choose_experts(
+    chosen: NDArray[np.int32],  # [A], written: experts by falling probability
+    shares: NDArray[np.float32],  # [A], written: their probabilities divided by their sum
+    logits: NDArray[np.float32],  # [E rounded up to 16], overwritten
+    experts: int,  # E
+) -> None:
+    """The A experts of one token."""
+    for pad in range(experts, logits.shape[0]):
+        logits[pad] = -np.inf
+    address = logits.ctypes.data
+    highest = splat(np.float32(-np.inf))
+    for expert in range(0, experts, 16):
+        highest = maximum(highest, load_f32x16(address + 4 * expert))
+    largest = splat(max_lanes(highest))
+    total = splat(np.float32(0.0))
+    for expert in range(0, experts, 16):
+        weight = exp_vector(sub(load_f32x16(address + 4 * expert), largest))
+        total = add(total, weight)
+        store_f32x16(address + 4 * expert, weight)
+    scale = np.float32(1.0) / sum_lanes(total)
+    chosen_sum = np.float32(0.0)
+    for rank in range(chosen.shape[0]):
+        best = 0
+        for expert in range(1, experts):
+            if logits[expert] > logits[best]:
+                best = expert
+        chosen[rank] = best
+        shares[rank] = logits[best] * scale
+        chosen_sum += shares[rank]
+        logits[best] = -1.0
+    for rank in range(chosen.shape[0]):
+        shares[rank] = shares[rank] / max(chosen_sum, _LEAST_SUM)
+
+
+@kernel
+def width_for(count: int) -> int:
+    """The index in WIDTHS of the narrowest tile that holds `count` columns, at most the widest."""
+    for index in range(len(WIDTHS) - 1):
+        if count <= WIDTHS[index]:
+            return index
+    return len(WIDTHS) - 1
+
+
+@kernel
+def add_groups(grouping: Grouping, group: int, column: int, count: int) -> int:
+    """Share `count` columns that start at `column` out to groups from index `group` on; returns the next free index."""
+    widest = WIDTHS[len(WIDTHS) - 1]
+    while count > 0:
+        part = min(count, widest)
+        width = width_for(part)
+        grouping.groups[group].column = column
+        grouping.groups[group].x_column = column
+        grouping.groups[group].width = width
+        grouping.groups[group].count = part
+        for index in range(WIDTHS[width]):
+            grouping.column_group[column + index] = group if index < part else -1
+        column += WIDTHS[width]
+        count -= part
+        group += 1
+    return group
+
+
+@kernel
+def columns_end(grouping: Grouping, groups: int) -> int:
+    """The first column after the last of `groups` groups."""
+    last = grouping.groups[groups - 1]
+    return last.column + WIDTHS[last.width]
+
+
+@kernel
+def group_all(grouping: Grouping, count: int) -> None:
+    """One segment, expert 0, of columns 0 .. count - 1."""
+    groups = add_groups(grouping, 0, 0, count)
+    grouping.segments[0].expert = 0
+    grouping.segments[0].first_group = 0
+    grouping.segments[0].groups = groups
+    grouping.used[0] = 1
+    grouping.used[1] = columns_end(grouping, groups)
+
+
+@kernel
+def group_by_expert(
+    grouping: Grouping,  # written
+    columns: NDArray[np.int32],  # [T, A], written: the expert column of each choice
+    counts: NDArray[np.int32],  # [E] scratch
+    chosen: NDArray[np.int32],  # [T, A]
+    hits: NDArray[np.int64],  # [E], added to: choices of each expert
+    tokens: int,
+) -> None:
+    """Sort the choices by expert, tokens in order; one segment per active expert."""
+    counts[:] = 0
+    for token in range(tokens):
+        for rank in range(chosen.shape[1]):
+            counts[chosen[token, rank]] += 1
+    segment, group, column = 0, 0, 0
+    for expert in range(counts.shape[0]):
+        count = counts[expert]
+        counts[expert] = column
+        if count == 0:
+            continue
+        hits[expert] += count
+        following = add_groups(grouping, group, column, count)
+        grouping.segments[segment].expert = expert
+        grouping.segments[segment].first_group = group
+        grouping.segments[segment].groups = following - group
+        group, segment, column = following, segment + 1, columns_end(grouping, following)
+    grouping.used[0] = segment
+    grouping.used[1] = column
+    for token in range(tokens):
+        for rank in range(chosen.shape[1]):
+            expert = chosen[token, rank]
+            columns[token, rank] = counts[expert]
+            grouping.source[counts[expert]] = token
+            counts[expert] += 1
+    if tokens == 1:  # every expert reads the one token's own column, nothing needs packing
+        for index in range(group):
+            grouping.groups[index].x_column = 0

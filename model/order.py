@@ -1,0 +1,44 @@
+"""What the launcher tells a worker to become, and the arena that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numoe.model.plan import Shard, ShardPlan
+from numoe.model.spec import ModelSpec
+from numoe.protos.arena import ArenaLayout, ArenaShape, PartShape, arena_layout
+from numoe.protos.messages import StepLimits
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """One worker's task; the same for all workers of a group but for `worker`."""
+
+    worker: int
+    spec: ModelSpec
+    plan: ShardPlan
+    limits: StepLimits
+    kv_half: bool  # float16 KV cache, else float32
+    coordinator: int  # process id; its memfd is the arena, and a worker ends with it
+    arena: int  # file descriptor of the memfd in the coordinator
+    spins: int  # looks at a word before a waiting thread sleeps
+    step_timeout_seconds: float
+
+    @property
+    def shard(self) -> Shard:
+        return self.plan.shards[self.worker]
+
+
+def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayout:
+    """The arena of a model split by `plan`."""
+    parts = tuple(
+        PartShape(
+            width=shard.width_rows.size,
+            attention_width=shard.heads.size * spec.head_size,
+            expert_width=shard.expert_rows.size,
+            vocabulary=shard.vocabulary.size,
+        )
+        for shard in plan.shards
+    )
+    shape = ArenaShape(limits, spec.layers, spec.width, spec.experts, spec.active_experts, parts)
+    return arena_layout(shape)

@@ -1,0 +1,193 @@
+"""The arena: one block of shared memory per host, seen by the coordinator and all workers. This file is its whole layout.
+
+    +--------------------------------------------------------------------------------------------+ 0
+    | control    abort | step | step_sleepers | done | team words          one cache line each     |
+    +--------------------------------------------------------------------------------------------+ page
+    | step slot  header | token_ids | positions | token_sequence | kv_tables | samples | seen_*    |  coordinator writes
+    | results    drawn_tokens | drawn_logprobs                                                     |  workers write
+    +--------------------------------------------------------------------------------------------+ page
+    | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
+    |            logits                                                                            |  all read
+    +--------------------------------------------------------------------------------------------+ page
+    | worker 1   ...                                              placed on worker 1's NUMA node   |
+    +--------------------------------------------------------------------------------------------+
+
+States of the step slot, and who may move it on:
+
+    idle      done == step      only the coordinator touches the slot
+    running   done == step - 1  workers read the slot and write the results; nobody else touches either
+
+Order of writes: the coordinator fills the slot, then adds one to `step`, then wakes its sleepers. Workers gather after the last
+draw, then worker 0 adds one to `done` and wakes the coordinator. Both numbers are int32 and wrap. `abort` goes from
+0 to 1 once, by anybody who finds the group broken or wants it to end, and every wait then ends; a group is never reused.
+
+`state` of a worker: 0 starting, 1 loading, 2 ready, 3 failed. The block is a memfd: nothing of it outlives its processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.protos.messages import StepLimits
+
+PAGE = 4096
+LINE = 64
+
+# Control words: byte offsets. Each is an int32 on a cache line of its own; the team words are drawn in kernels/sync.py.
+ABORT, STEP, STEP_SLEEPERS, DONE, TEAM_WORDS = 0, 64, 128, 192, 256
+
+STARTING, LOADING, READY, FAILED = range(4)
+
+# How one token is drawn; the fields are those of messages.Sampling.
+SAMPLE = np.dtype(
+    [
+        ("token", np.int32),  # index in the step of the token whose logits are used
+        ("top_k", np.int32),
+        ("first_seen", np.int32),  # the range of seen_tokens that penalties apply to
+        ("seen", np.int32),
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+        ("min_p", np.float32),
+        ("repetition_penalty", np.float32),
+        ("frequency_penalty", np.float32),
+        ("presence_penalty", np.float32),
+        ("position", np.int64),  # of the token to be drawn
+        ("seed", np.uint64),
+    ],
+    align=True,
+)
+
+# What a worker counts; only it writes them, anybody may read them at any time.
+COUNTERS = np.dtype(
+    [
+        ("steps", np.int64),
+        ("tokens", np.int64),
+        ("bytes_read", np.int64),  # of weights
+        ("step_ns", np.int64),  # time inside steps
+        ("loaded_bytes", np.int64),  # of weights, while loading
+        ("total_bytes", np.int64),  # of weights to load
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PartShape:
+    """The slices of one worker."""
+
+    width: int  # d
+    attention_width: int  # h*K
+    expert_width: int  # f
+    vocabulary: int  # v
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaShape:
+    """All that the layout depends on."""
+
+    limits: StepLimits
+    layers: int
+    width: int  # D
+    experts: int  # E
+    active_experts: int  # A
+    parts: tuple[PartShape, ...]
+
+
+def dense_columns(tokens: int) -> int:
+    """Columns of `tokens` tokens in groups of 1, 2, 4 or 8: at most 3 are padding."""
+    return tokens + 3
+
+
+def expert_columns(tokens: int, active: int, experts: int) -> int:
+    """Columns when each token goes to `active` experts: at most 3 of padding for each expert."""
+    return tokens * active + 3 * min(experts, tokens * active)
+
+
+def whole_panels(rows: int) -> int:
+    """`rows` rounded up to whole panels of 16."""
+    return (rows + 15) // 16 * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One array of the arena."""
+
+    offset: int  # bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaLayout:
+    """Where each array lies. Names of a worker's arrays are prefixed, e.g. "worker1.hidden"."""
+
+    fields: dict[str, Field]
+    parts: tuple[tuple[int, int], ...]  # first and last byte + 1 of each worker's part, whole pages
+    bytes: int
+
+    def view(self, memory: NDArray[np.uint8], name: str) -> NDArray[Any]:
+        """The array `name` of the arena mapped as `memory`."""
+        field = self.fields[name]
+        return memory[field.offset : field.offset + field.bytes].view(field.dtype).reshape(field.shape)
+
+
+def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
+    limits = shape.limits
+    tables = -(-limits.context_tokens // limits.block_positions)
+    seen = limits.sequences * limits.context_tokens
+    return [
+        ("header", np.int32, (3,)),  # tokens, sequences, samples
+        ("token_ids", np.int32, (limits.step_tokens,)),
+        ("positions", np.int32, (limits.step_tokens,)),
+        ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
+        ("kv_tables", np.int32, (limits.sequences, tables)),
+        ("samples", SAMPLE, (limits.sequences,)),
+        ("seen_tokens", np.int32, (seen,)),
+        ("seen_counts", np.int32, (seen,)),
+        ("drawn_tokens", np.int32, (limits.sequences,)),
+        ("drawn_logprobs", np.float32, (limits.sequences,)),
+    ]
+
+
+def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tuple[int, ...]]]:
+    limits = shape.limits
+    tokens = dense_columns(limits.step_tokens)
+    columns = expert_columns(limits.step_tokens, shape.active_experts, shape.experts)
+    return [
+        ("state", np.int32, (1,)),
+        ("counters", COUNTERS, (1,)),
+        ("expert_hits", np.int64, (shape.layers, shape.experts)),
+        ("embedding", np.float32, (limits.step_tokens, shape.width)),
+        ("hidden", np.float32, (tokens, part.width)),
+        ("attention", np.float32, (tokens, part.attention_width)),
+        ("intermediate", np.float32, (columns, part.expert_width)),
+        ("logits", np.float32, (dense_columns(limits.sequences), whole_panels(part.vocabulary))),
+    ]
+
+
+def arena_layout(shape: ArenaShape) -> ArenaLayout:
+    """Lay the arena out: every array on its own cache lines, every part on its own pages."""
+    fields: dict[str, Field] = {}
+    offset = PAGE
+
+    def place(prefix: str, arrays: list[tuple[str, Any, tuple[int, ...]]]) -> None:
+        nonlocal offset
+        for name, dtype, extent in arrays:
+            fields[prefix + name] = field = Field(offset, np.dtype(dtype), extent)
+            offset = -(-(offset + field.bytes) // LINE) * LINE
+        offset = -(-offset // PAGE) * PAGE
+
+    place("", _step_slot(shape))
+    parts = []
+    for worker, part in enumerate(shape.parts):
+        start = offset
+        place(f"worker{worker}.", _worker_part(shape, part))
+        parts.append((start, offset))
+    return ArenaLayout(fields, tuple(parts), offset)

@@ -1,0 +1,53 @@
+"""Binds a process to its NUMA node before Python maps anything: set affinity and memory policy, then exec the real program.
+
+    python -m numoe.worker.binding NODE CPUS PROGRAM [ARGUMENT ...]        e.g.  1 20-39 /usr/bin/python3
+
+Both survive exec, so every thread and every page of the program is bound from its first instruction. Binding inside the
+program instead leaves the threads and pages that its libraries made before on whatever node they fell. What was
+reached is left in the environment as NUMOE_BINDING: "cpus+memory", or "cpus" where the kernel refuses memory policies
+(containers without CAP_SYS_NICE); pages then follow first touch, which the affinity puts on the right node.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_SET_MEMPOLICY = 238  # x86-64
+_MPOL_BIND = 2
+_MASK_WORDS = 16  # 1024 nodes
+
+
+def parse_cpus(text: str) -> set[int]:
+    """"0-3,8" as {0, 1, 2, 3, 8}."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def bind_memory(node: int) -> bool:
+    """Let this process allocate on `node` only; False where the kernel refuses."""
+    mask = (ctypes.c_uint64 * _MASK_WORDS)()
+    mask[node // 64] = 1 << (node % 64)
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.syscall(_SET_MEMPOLICY, _MPOL_BIND, ctypes.byref(mask), _MASK_WORDS * 64 + 1)) == 0
+
+
+def main() -> None:
+    """Bind, then become the program."""
+    if len(sys.argv) < 4:
+        sys.exit("usage: python -m numoe.worker.binding NODE CPUS PROGRAM [ARGUMENT ...]")
+    node, cpus = int(sys.argv[1]), parse_cpus(sys.argv[2])
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        sys.exit(f"cannot run on CPUs {sys.argv[2]}: {error.strerror}; allowed are {sorted(os.sched_getaffinity(0))}")
+    os.environ["NUMOE_BINDING"] = "cpus+memory" if bind_memory(node) else "cpus"
+    os.execvp(sys.argv[3], sys.argv[3:])
+
+
+if __name__ == "__main__":
+    main()

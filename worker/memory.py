@@ -1,0 +1,24 @@
+"""Memory of a worker: node-local, on huge pages where the kernel gives them."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+HUGE_PAGE = 2 << 20
+
+
+def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
+    """Anonymous memory that asks for transparent huge pages; the process's policy puts it on its node at first touch."""
+    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(mapping, np.uint8)
+    skip = -whole.ctypes.data % HUGE_PAGE
+    return whole[skip : skip + size]
+
+
+def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]
+    """The shared block behind a memfd."""
+    return np.frombuffer(mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED), np.uint8)

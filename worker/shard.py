@@ -1,0 +1,175 @@
+"""The memory of one shard beside its weights: KV cache, buffers, and the records that the compiled step is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.attention import BLOCK as KV_BLOCK
+from numoe.kernels.attention import kv_block_bytes, scratch_floats
+from numoe.kernels.formats import BY_GGML_TYPE
+from numoe.kernels.records import (
+    GROUP,
+    PART,
+    SEGMENT,
+    Constants,
+    Grouping,
+    Memory,
+    Sizes,
+    StepInput,
+    Weights,
+)
+from numoe.kernels.rope import rope_table
+from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, tile_table
+from numoe.model.order import WorkerOrder
+from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
+from numoe.worker.loader import LoadedWeights, row_bytes
+from numoe.worker.memory import allocate
+
+Views = NDArray[np.uint8]
+
+
+def kv_bytes(order: WorkerOrder) -> int:
+    """Bytes of the shard's KV cache."""
+    spec = order.spec
+    head = kv_block_bytes(spec.head_size, order.kv_half)
+    return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
+
+
+def sizes_of(order: WorkerOrder) -> Sizes:
+    """The whole numbers of the compiled step."""
+    spec, shard = order.spec, order.shard
+    return Sizes(
+        layers=spec.layers,
+        width=spec.width,
+        query_heads=spec.query_heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        rotated=spec.rope.dimensions,
+        neox=int(spec.rope.style == "neox"),
+        experts=spec.experts,
+        active_experts=spec.active_experts,
+        expert_width=spec.expert_width,
+        vocabulary=spec.vocabulary,
+        routed=int(spec.routed),
+        worker=order.worker,
+        workers=len(order.plan.shards),
+        own_query_heads=shard.heads.size,
+        first_query_head=shard.heads.start,
+        own_kv_heads=shard.kv_heads.size,
+        first_kv_head=shard.kv_heads.start,
+        own_vocabulary=shard.vocabulary.size,
+        first_vocabulary=shard.vocabulary.start,
+        embedding_tile=BY_GGML_TYPE[spec.token_embedding.type].number,
+        embedding_row_bytes=row_bytes(spec.token_embedding),
+        kv_half=int(order.kv_half),
+        kv_blocks=order.limits.kv_blocks,
+    )
+
+
+def constants_of(order: WorkerOrder) -> Constants:
+    """The real numbers of the compiled step."""
+    rope = order.spec.rope
+    angles = rope_table(
+        order.limits.context_tokens,
+        rope.dimensions,
+        rope.base,
+        rope.scaling,
+        rope.factor,
+        rope.original_context,
+        rope.attention_factor,
+        rope.extrapolation_factor,
+        rope.beta_fast,
+        rope.beta_slow,
+    )
+    return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
+
+
+def weights_of(loaded: LoadedWeights) -> Weights:
+    """The weights of the compiled step; compiles the tiles or takes them from the cache."""
+    return Weights(loaded.layers, loaded.head, loaded.output_norm, loaded.embedding, tile_table())
+
+
+def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
+    """The step slot of the arena."""
+    return StepInput(*(layout.view(arena, name) for name in StepInput._fields))
+
+
+def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
+    parts = np.zeros(len(order.plan.shards), PART)
+    for worker, shard in enumerate(order.plan.shards):
+        part = parts[worker]
+        for name in ("embedding", "hidden", "attention", "intermediate", "logits"):
+            part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
+        part["first_vocabulary"] = shard.vocabulary.start
+        part["width"] = shard.width_rows.size
+        part["attention_width"] = shard.heads.size * order.spec.head_size
+        part["expert_width"] = shard.expert_rows.size
+        part["vocabulary"] = shard.vocabulary.size
+    return parts
+
+
+def _grouping(columns: int, experts: int) -> Grouping:
+    return Grouping(
+        groups=np.zeros(columns, GROUP),
+        segments=np.zeros(experts, SEGMENT),
+        column_group=np.full(columns, -1, np.int32),
+        source=np.zeros(columns, np.int32),
+        used=np.zeros(2, np.int32),
+    )
+
+
+def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
+    """The working memory of the compiled step."""
+    spec, limits, shard = order.spec, order.limits, order.shard
+    threads = len(shard.cpus)
+    tokens = max(limits.step_tokens, limits.sequences)
+    dense = dense_columns(tokens)
+    experts = expert_columns(tokens, spec.active_experts, spec.experts)
+    longest = max(spec.width, spec.query_heads * spec.head_size, spec.expert_width)
+    own = f"worker{order.worker}."
+
+    def groups(columns: int, values: int, unit: int) -> NDArray[np.uint8]:
+        return allocate(columns * (values // 32) * unit)
+
+    def floats(*shape: int) -> NDArray[np.float32]:
+        return allocate(max(1, int(np.prod(shape))) * 4).view(np.float32)[: int(np.prod(shape))].reshape(shape)
+
+    def ints(*shape: int) -> NDArray[np.int32]:
+        return np.zeros(shape, np.int32)
+
+    packed = max(spec.width, spec.expert_width)
+    heads = shard.heads.size + 2 * shard.kv_heads.size
+    vocabulary = whole_panels(spec.vocabulary)
+    return Memory(
+        kv=kv.ctypes.data,
+        kv_block_bytes=kv_block_bytes(spec.head_size, order.kv_half),
+        parts=_parts(order, layout, arena),
+        x_integer=groups(dense, longest, INTEGER_BYTES),
+        x_float=groups(dense, longest, FLOAT_BYTES),
+        packed_integer=groups(experts, packed, INTEGER_BYTES),
+        packed_float=groups(experts, packed, FLOAT_BYTES),
+        qkv=floats(dense, heads * spec.head_size),
+        router_logits=floats(dense, whole_panels(spec.experts)),
+        down=floats(experts, shard.width_rows.size),
+        rows=floats(threads, longest),
+        scratch=floats(threads, max(scratch_floats(spec.head_size), 2 * 8 * 16)),
+        chosen=ints(tokens, spec.active_experts),
+        shares=floats(tokens, spec.active_experts),
+        columns=ints(tokens, spec.active_experts),
+        counts=ints(spec.experts),
+        dense=_grouping(dense, 1),
+        expert=_grouping(experts, spec.experts),
+        identity=np.arange(experts, dtype=np.int32),
+        counters=layout.view(arena, own + "counters"),
+        expert_hits=layout.view(arena, own + "expert_hits"),
+        candidates=floats(threads, vocabulary),
+        candidate_ids=ints(threads, vocabulary),
+    )
+
+
+def check_kv_block(limits: Any) -> None:
+    """The coordinator's block size must be the kernels'."""
+    assert limits.block_positions == KV_BLOCK, (limits.block_positions, KV_BLOCK)
