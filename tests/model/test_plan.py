@@ -82,7 +82,8 @@ def test_a_tiny_model_leaves_workers_without_heads() -> None:
     spec = tiny_spec(TinyShape(query_heads=4, kv_heads=2, width=32))
     made = plan(spec, machine(8), PlanOptions(workers=8))
     assert [shard.heads.size for shard in made.shards] == [0, 1] * 4
-    assert kv_heads_of(spec, Range(0, 0)).size == 0
+    assert [shard.kv_heads.size for shard in made.shards] == [0, 1] * 4
+    assert kv_heads_of(spec, Range(1, 1)).size == 0
     assert sum(shard.width_rows.size for shard in made.shards) == 32
 
 
@@ -121,6 +122,11 @@ def test_more_threads_than_cores_take_the_siblings_and_then_turns() -> None:
     made = place(machine(2), PlanOptions(threads_per_worker=3))
     assert made.shards[0].cpus == (0, 1, 0)
     assert any("take turns" in note for note in made.notes)
+
+
+def test_a_core_with_one_usable_sibling_does_not_hide_the_others() -> None:
+    node = Node(0, ((0, 1), (2,)), GIBIBYTE, GIBIBYTE, GIBIBYTE, (10,), package=0)
+    assert place(Topology((node,)), PlanOptions(threads_per_worker=3)).shards[0].cpus == (0, 2, 1)
 
 
 def test_workers_of_one_node_share_its_cores_out() -> None:

@@ -41,6 +41,14 @@ def test_memory_is_counted_in_bytes(recorded_machines: Path) -> None:
     assert node.free_bytes < node.available_bytes < node.memory_bytes
 
 
+def test_what_the_page_cache_holds_counts_as_available(two_sockets: Path) -> None:
+    fields = {"MemTotal": 100, "MemFree": 10, "FilePages": 30, "Shmem": 7, "SReclaimable": 5, "AnonPages": 40}
+    lines = "".join(f"Node 1 {name}: {count:>10} kB\n" for name, count in fields.items())
+    write(two_sockets / "sys/devices/system/node/node1/meminfo", lines + "Node 1 HugePages_Total:     0\n")
+    node = read_topology(two_sockets).node(1)
+    assert (node.memory_bytes, node.free_bytes, node.available_bytes) == (102_400, 10_240, (10 + 30 - 7 + 5) * 1024)
+
+
 def test_distances_are_those_of_the_firmware(recorded_machines: Path) -> None:
     topology = read_topology(recorded_machines / "four-nodes")
     assert [node.id for node in topology.nodes] == [0, 1, 2, 3]
