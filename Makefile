@@ -25,7 +25,7 @@ TORCH := torch==2.13.0
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
-.PHONY: help setup run test check bench protos lock clean buf
+.PHONY: help setup run test check lint format types buf architecture bench protos lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,10 +40,19 @@ run: setup
 test: setup .venv/torch-installed
 	$(BIN)/python -m pytest $(ARGS)
 
-check: setup buf
+# Each part is a verb of its own, so that `make -k check` shows all that is wrong at once.
+check: lint format types buf architecture
+
+lint: setup
 	$(BIN)/ruff check .
+
+format: setup
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
+
+architecture: setup
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_lock.py
 
 bench: setup
