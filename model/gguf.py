@@ -36,7 +36,7 @@ class GgufFile:
 
 def open_gguf(path: str | Path) -> GgufFile:
     """Opens the model whose first or only file is `path`; raises ModelFileError."""
-    path = Path(path)
+    path = Path(path).absolute()  # tensors are read by workers, in folders of their own
     name = PART_NAME.fullmatch(path.name)
     if name and int(name["number"]) != 1:
         first = path.with_name(_part_name(name["stem"], 1, name["count"]))

