@@ -56,7 +56,7 @@ architecture: setup
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_lock.py
 
 bench: setup
-	set -e; for script in bench/*.py; do $(BIN)/python "$$script" $(ARGS); done
+	set -e; for script in $(sort $(wildcard bench/*.py)); do $(BIN)/python "$$script" $(ARGS); done
 
 protos: $(GENERATED)
 
