@@ -10,7 +10,7 @@ import pytest
 
 from numoe.coordinator.requests import Accepted, Delta, FinishReason, GenerationRequest, PromptProgress, Usage
 from numoe.protos.errors import InvalidRequest
-from numoe.protos.messages import Sampling
+from numoe.protos.messages import Sampling, Step
 from tests.coordinator.fake_executor import LIMITS, FakeExecutor, expected_tokens
 from tests.coordinator.serving import Gate, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER, text_of
@@ -73,15 +73,23 @@ async def test_events_come_in_order_with_rising_progress() -> None:
     assert {event.total for event in got.events if isinstance(event, PromptProgress)} == {20}
 
 
-async def test_the_text_of_a_step_is_delivered_while_the_next_one_computes() -> None:
-    gate = Gate(number=1)
-    async with serving(FakeExecutor(LETTERS, before_collect=gate)) as engine:
+async def test_a_step_is_sent_first_and_the_text_of_the_last_one_delivered_while_it_computes() -> None:
+    sending, computing = Gate(number=1), Gate(number=1)
+
+    class HoldsSubmit(FakeExecutor):
+        def submit(self, step: Step) -> None:
+            sending(step)
+            super().submit(step)
+
+    async with serving(HoldsSubmit(LETTERS, before_collect=computing)) as engine:
         generation = engine.submit(request(PROMPT, 3))
-        seen = [await anext(generation) for _ in range(3)]
-        assert [type(event) for event in seen] == [Accepted, PromptProgress, Delta]
-        await gate.reached.wait()
+        await sending.reached.wait()
+        assert [generation.mailbox.take(), generation.mailbox.take()] == [Accepted(0, 0.0), None]
+        sending.open()
+        assert [type(await anext(generation)) for _ in range(2)] == [PromptProgress, Delta]
+        await computing.reached.wait()
         assert engine.status().generated_tokens == 1
-        gate.open()
+        computing.open()
         assert len((await answer(generation)).tokens) == 2
 
 
@@ -142,16 +150,15 @@ async def test_an_end_token_ends_the_request_unless_it_is_ignored() -> None:
 
 
 async def test_nothing_but_the_length_ends_a_request_before_min_tokens() -> None:
-    stop_id = LETTER_TOKENS[0]
-    later = LETTER_TOKENS.index(stop_id, 20) + 1
-    string_end = LETTER_TEXT.index(LETTER_TEXT[0], 20) + 1
+    stop_id = LETTER_TOKENS[20]
+    assert stop_id in LETTER_TOKENS[:20]
     async with serving(FakeExecutor(LETTERS)) as engine:
         by_token = request(PROMPT, 60, stop_token_ids=frozenset({stop_id}), min_tokens=21)
-        by_string = request(PROMPT, 60, stop=(LETTER_TEXT[0],), min_tokens=21)
-        for asked, count in ((by_token, later), (by_string, string_end)):
+        by_string = request(PROMPT, 60, stop=(LETTER_TEXT[20],), min_tokens=21)
+        for asked in (by_token, by_string):
             got = await answer(engine.submit(asked))
-            assert got.finished.usage.completion_tokens == count
-            assert got.text == LETTER_TEXT[: count - 1]
+            assert got.finished.usage.completion_tokens == 21
+            assert got.text == LETTER_TEXT[:20]
 
 
 async def test_without_max_tokens_a_request_runs_to_the_end_of_the_context() -> None:
@@ -189,6 +196,16 @@ async def test_the_context_is_no_longer_than_the_pool_of_blocks() -> None:
             engine.submit(request(PROMPT, 30))
         got = await answer(engine.submit(request(PROMPT, None)))
     assert got.finished.usage.completion_tokens == 29
+
+
+async def test_a_request_holds_blocks_for_all_tokens_but_the_last() -> None:
+    start = Gate(number=0)
+    executor = FakeExecutor(ALL_IDS, replace(LIMITS, kv_blocks=2), start)
+    async with serving(executor) as engine:  # 17 tokens, of which 16 are run: one block each
+        generations = [engine.submit(request(PROMPT, 14)) for _ in range(2)]
+        start.open()
+        await asyncio.gather(*[answer(generation) for generation in generations])
+    assert max(len(step.chunks) for step in executor.steps) == 2
 
 
 async def test_a_consumer_that_never_reads_holds_up_nobody() -> None:
