@@ -62,7 +62,7 @@ def _streaming(method: str, behaviour: Any) -> Any:
 
 @asynccontextmanager
 async def _watched(method: str, context: Context) -> AsyncIterator[None]:
-    started = time.monotonic()
+    started, peer = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
     code = "CANCELLED"  # what is left if neither the body's end nor an error ended the call
     try:
         yield
@@ -73,4 +73,4 @@ async def _watched(method: str, context: Context) -> AsyncIterator[None]:
         await context.abort_with_status(grpc_status(status))
     finally:
         seconds = round(time.monotonic() - started, 3)
-        _log.info("call", method=method.removeprefix(PACKAGE), code=code, seconds=seconds, peer=context.peer())
+        _log.info("call", method=method.removeprefix(PACKAGE), code=code, seconds=seconds, peer=peer)

@@ -117,13 +117,13 @@ def serve(
 
 
 @app.command
-def generate(text: str, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
+def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
     """Continue a text; the answer streams to standard output.
 
     Parameters
     ----------
     text
-        The text to continue; - reads it from standard input.
+        The text to continue. Default: what standard input holds.
     options
         Which service, and how to draw.
     parse_special
@@ -133,7 +133,7 @@ def generate(text: str, /, *, options: CallOptions = CALL_OPTIONS, parse_special
     from numoe.v1.generation_pb2 import GenerateRequest
 
     request = GenerateRequest(
-        text=_text_or_stdin(text),
+        text=sys.stdin.read() if text is None else text,
         parse_special=parse_special,
         sampling=_sampling(options),
         stopping=_stopping(options),
@@ -149,7 +149,7 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     Parameters
     ----------
     text
-        What to say; - reads it from standard input.
+        What to say. Default: a conversation, each line of standard input a turn; /exit or Ctrl-D ends it.
     options
         Which service, and how to draw.
     system
@@ -160,7 +160,7 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
 
     messages = [ChatMessage(role="system", content=system)] if system else []
     with _client(options) as client:
-        for said in read_turns() if text is None else [_text_or_stdin(text)]:
+        for said in read_turns() if text is None else [text]:
             messages.append(ChatMessage(role="user", content=said))
             request = ChatRequest(messages=messages, sampling=_sampling(options), stopping=_stopping(options))
             # Ctrl-C ends an answer, and what there is of it stays in the conversation.
@@ -229,7 +229,7 @@ def main() -> None:
     """The console script."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines repeat, unreadably, what becomes one of ours
     try:
-        app()
+        app(sys.argv[1:])
     except SetupError as error:
         _end(str(error), SETUP_EXIT_CODE)
     except NumoeError as error:
@@ -293,10 +293,6 @@ def _write_demo_model(path: Path, progress: LoadProgress) -> Path:
         raise SetupError(f"{path.parent} cannot be made: {error.strerror}") from error
     write_demo_model(path, lambda done, total: progress("making the demo model", done, total))
     return path
-
-
-def _text_or_stdin(text: str) -> str:
-    return sys.stdin.read() if text == "-" else text
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -94,7 +94,7 @@ def stream_answer(answers: Generator[Answer], *, keep_interrupted: bool = False)
                     case "delta":
                         bar.close()
                         text.append(answer.delta.text)
-                        console.out(_harmless(answer.delta.text, console), end="")
+                        console.out(harmless(answer.delta.text, console), end="")
                         console.file.flush()
                     case "finished":
                         _end_answer(console, remarks, answer.finished)
@@ -122,7 +122,7 @@ def _end_answer(console: Console, remarks: Console, finished: Finished) -> None:
         remarks.print(_summary(finished), style="dim")
 
 
-def _harmless(text: str, console: Console) -> str:
+def harmless(text: str, console: Console) -> str:
     """For a terminal: without the control characters that could move its cursor or change its title."""
     if not console.is_terminal:
         return text

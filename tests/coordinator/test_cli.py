@@ -1,0 +1,214 @@
+"""The command line as a person or a script meets it: real processes, output, exit codes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import IO
+
+import pytest
+import structlog
+from rich.console import Console
+
+from numoe.coordinator.cli import main
+from numoe.coordinator.console import harmless
+from numoe.model.plan_file import from_toml
+from numoe.protos.messages import Sampling
+from tests.coordinator.fake_executor import LIMITS, expected_tokens
+from tests.coordinator.grpc_serving import SHAPE, tiny_read
+from tests.coordinator.tiny_tokenizer import LETTERS, text_of
+from tests.tiny_model import write_tiny_model
+
+NUMOE = str(Path(sys.executable).with_name("numoe"))
+FAKE_SERVE = (sys.executable, "-m", "tests.coordinator.fake_serve", "serve")
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
+READY = re.compile(
+    r'READY grpc=(?P<address>127\.0\.0\.1:\d+) model="tiny qwen3moe" workers=2 threads=2 seconds=\d+\.\d'
+)
+
+
+def numoe(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
+    command = [NUMOE, *arguments]
+    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+
+
+def start(model: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+    """A serving process, and the address in its READY line."""
+    command = [
+        *FAKE_SERVE,
+        str(model),
+        "--address",
+        "127.0.0.1:0",
+        "--workers",
+        "2",
+        "--threads-per-worker",
+        "1",
+        *flags,
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ready = READY.fullmatch(lines(process.stdout).readline().rstrip("\n"))
+    assert ready, lines(process.stderr).read()
+    return process, ready["address"]
+
+
+def lines(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def answer_to(prompt: list[int], tokens: int, sampling: Sampling | None = None) -> str:
+    return text_of([token_id for token_id, _ in expected_tokens(prompt, tokens, LETTERS, sampling)])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny_model(path, SHAPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(model: Path) -> Iterator[str]:
+    process, address = start(model)
+    with process:
+        yield address
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, log
+
+
+@pytest.fixture
+def unconfigured_logging() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_generate_continues_a_text_on_standard_output(address: str) -> None:
+    expected = answer_to(tiny_read()[1].encode("Hello the"), 12)
+    for arguments, said in ((["Hello the"], ""), ([], "Hello the")):
+        done = numoe("generate", *arguments, "--address", address, "--max-tokens", "12", said=said)
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected + "\n", "")
+
+
+def test_the_address_can_come_from_the_environment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMOE_ADDRESS", address)
+    assert numoe("generate", "Hello", "--max-tokens", "1").returncode == 0
+
+
+def test_flags_say_how_tokens_are_drawn(address: str) -> None:
+    done = numoe("generate", "Hello", "--address", address, "--max-tokens", "20", "--temperature", "1", "--seed", "5")
+    assert done.stdout == answer_to(tiny_read()[1].encode("Hello"), 20, Sampling(temperature=1.0, seed=5)) + "\n"
+
+
+def test_chat_answers_one_message_or_keeps_a_conversation(address: str) -> None:
+    tokenizer = tiny_read()[1]
+    first = "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    answer = answer_to(tokenizer.encode(first), 5)
+    second = f"{first}{answer}<|im_end|>\n<|im_start|>user\nthe<|im_end|>\n<|im_start|>assistant\n"
+    flags = ("--system", "Be brief", "--address", address, "--max-tokens", "5")
+    once = numoe("chat", "Hello", *flags)
+    assert (once.returncode, once.stdout) == (0, answer + "\n")
+    talk = numoe("chat", *flags, said="Hello\n\nthe\n/exit\n")
+    assert talk.returncode == 0
+    assert talk.stdout.replace("> ", "").split() == [answer, answer_to(tokenizer.encode(second), 5)]
+
+
+def test_a_refused_request_is_one_line_and_exit_code_1(address: str) -> None:
+    done = numoe("generate", "Hello", "--address", address, "--top-p", "7")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"error: sampling\.top_p: is 7\.0; .*\(INVALID_ARGUMENT\)\n", done.stderr)
+
+
+def test_a_deadline_is_one_line_and_exit_code_1(address: str) -> None:
+    done = numoe("generate", "Hello", "--address", address, "--timeout-seconds", "0.000001")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the time is up")
+    assert done.stderr.count("\n") == 1
+
+
+def test_nobody_listening_is_one_line_and_exit_code_1() -> None:
+    done = numoe("chat", "Hello", "--address", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: nothing answers at 127.0.0.1:1: start `numoe serve`, or name another address with --address\n"
+    )
+
+
+def test_a_wrong_set_up_is_one_line_and_exit_code_2(
+    address: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    unconfigured_logging: None,
+) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    for arguments, expected in (
+        (["serve", str(tmp_path / "none.gguf")], "none.gguf"),
+        (["serve", str(tmp_path / "broken.gguf"), "--address", "127.0.0.1:0"], "broken.gguf"),
+        (["serve", str(model), "--address", address], f"{address} is taken"),
+        (["serve", str(model), "--address", "0.0.0.0:0"], "--insecure"),
+        (["serve", str(model), "--address", "127.0.0.1:0", "--workers", "9"], "workers: found 9"),
+        (["serve", str(model), "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
+        (["serve", str(model), "--address", "127.0.0.1:0", "--plan-file", str(tmp_path / "none")], "cannot be read"),
+        (["plan", str(model), "--output", str(tmp_path / "none" / "plan.toml")], "cannot be written"),
+        (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["numoe", *arguments])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        assert raised.value.code == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("error: ")
+        assert expected in shown
+        assert shown.count("\n") == 1
+
+
+def test_plan_shows_and_writes_what_serve_can_obey(model: Path, tmp_path: Path) -> None:
+    done = numoe(
+        "plan", str(model), "--workers", "3", "--threads-per-worker", "1", "--output", str(tmp_path / "p.toml")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 workers" in done.stdout
+    assert len(from_toml((tmp_path / "p.toml").read_text(), tiny_read()[0]).shards) == 3
+
+
+def test_topology_shows_a_node() -> None:
+    done = numoe("topology")
+    assert done.returncode == 0, done.stderr
+    assert "node 0" in done.stdout
+
+
+def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:
+    process, address = start(model)
+    with process:
+        process.terminate()
+        out, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, out) == (0, ""), log
+    assert '"event": "draining"' in log
+    assert "Traceback" not in log
+    assert numoe("generate", "Hello", "--address", address).returncode == 1
+
+
+def test_client_commands_start_without_the_heavy_libraries() -> None:
+    script = "import sys, numoe.coordinator.cli; print(sorted({'ray', 'numba', 'grpc', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_answer_cannot_steer_the_terminal() -> None:
+    text = "a\x1b[2Jb\x07\tc\n\x9bd 🙂"
+    assert harmless(text, Console(file=StringIO(), force_terminal=True)) == "a[2Jb\tc\nd 🙂"
+    assert harmless(text, Console(file=StringIO())) == text
+
+
+def test_the_context_limits_an_answer_without_max_tokens(address: str) -> None:
+    done = numoe("generate", "Hello", "--address", address)
+    assert done.returncode == 0
+    assert len(tiny_read()[1].encode(done.stdout.rstrip("\n"))) <= LIMITS.context_tokens
