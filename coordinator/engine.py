@@ -59,7 +59,7 @@ class StepExecutor(Protocol):
         """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails."""
 
     def close(self) -> None:
-        """Ends the workers. May be called from another thread when `collect` does not return."""
+        """Ends the workers; harmless when repeated. Called from another thread if `collect` or `restart` hangs."""
 
 
 class EngineState(StrEnum):
@@ -209,7 +209,10 @@ class Engine:
             )
 
     def _wait_seconds(self, ahead: int, now: float) -> float:
-        """Estimated wait of a request behind `ahead` waiting ones: departures needed, times the mean between two."""
+        """Estimated wait behind `ahead` waiting requests: departures until a slot is free, times the mean between two.
+
+        KV blocks are left out: a request that waits for them alone is told 0.
+        """
         departures = len(self._running) + ahead + 1 - self._slots
         if departures <= 0:
             return 0.0
