@@ -75,6 +75,8 @@ class ChatTemplate:
 
     def _run(self, body: bytes) -> tuple[Kind, str]:
         with self._lock:
+            if self._process is not None and self._process.ended:  # not by what we asked of it: say, for want of memory
+                self._stop()
             if self._process is None:
                 self._process = _Process()
                 kind, text = self._ask(_encode({"source": self._source}))
@@ -113,6 +115,10 @@ class _Process:
         except OSError as error:
             raise Unavailable(f"the process that renders chat templates cannot be started: {error}") from error
         self.stop = weakref.finalize(self, _end, self._child)
+
+    @property
+    def ended(self) -> bool:
+        return self._child.poll() is not None
 
     def ask(self, body: bytes) -> bytes | None:
         """The child's reply, or None if it ended."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NoReturn
 
+import numpy as np
+
 from numoe.model.pretokenizers import Pretokenizer, find_pretokenizer
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
@@ -168,7 +170,7 @@ def _add_bos(metadata: Mapping[str, Any], default: bool, bos_id: int | None) -> 
     value = metadata.get(PREFIX + "add_bos_token")
     if value is None:
         return default and bos_id is not None
-    if value not in (True, False):
+    if not isinstance(value, bool | np.bool_):
         _fail("tokenizer-value-type", f"{PREFIX}add_bos_token is {value!r:.40}, expected true or false; {DAMAGED}")
     if value and bos_id is None:
         _fail("token-id-missing", f"{PREFIX}add_bos_token is true, but there is no {PREFIX}bos_token_id; {DAMAGED}")
