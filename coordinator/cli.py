@@ -6,22 +6,21 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
-from numoe.coordinator.config import DEFAULT_ADDRESS, KV_VALUE_BYTES, ServeSettings, kv_tokens
+from numoe.coordinator.cli_options import CallOptions, ShapeOptions
+from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, kv_tokens
 from numoe.protos.errors import NumoeError, SetupError
 
 if TYPE_CHECKING:  # grpc takes 0.2 s to import, Ray and numpy more: each command imports what it needs itself
     from numoe.coordinator.client import Client
     from numoe.coordinator.placement import LoadProgress
-    from numoe.v1.generation_pb2 import Sampling, Stopping
 
 FAILED_EXIT_CODE, SETUP_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
 
@@ -49,34 +48,8 @@ app = App(
 )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """Which service to ask, and how."""
-
-    address: Annotated[str, Parameter(env_var="NUMOE_ADDRESS")] = DEFAULT_ADDRESS
-    """Where the service listens."""
-    timeout_seconds: float | None = None
-    """Give up after this long. Default: never."""
-    max_tokens: int | None = None
-    """Most tokens to generate. Default: what fits the context."""
-    stop: tuple[str, ...] = ()
-    """A text that ends the answer; may be given several times."""
-    temperature: float | None = None
-    """0 always takes the likeliest token; higher is more varied. Default: 0."""
-    top_k: int | None = None
-    """Draw among this many likeliest tokens; 0 is all. Default: all."""
-    top_p: float | None = None
-    """Draw among the likeliest tokens that have this probability together. Default: all."""
-    min_p: float | None = None
-    """Draw among tokens at least this times as likely as the likeliest. Default: all."""
-    repetition_penalty: float | None = None
-    """Above 1: makes tokens less likely that occurred in prompt or answer. Default: none."""
-    seed: int | None = None
-    """The same seed gives the same answer. Default: another one each time."""
-
-
 CALL_OPTIONS = CallOptions()
+SHAPE_OPTIONS = ShapeOptions()
 SERVE_SETTINGS = ServeSettings()
 
 
@@ -135,8 +108,8 @@ def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS,
     request = GenerateRequest(
         text=sys.stdin.read() if text is None else text,
         parse_special=parse_special,
-        sampling=_sampling(options),
-        stopping=_stopping(options),
+        sampling=options.sampling(),
+        stopping=options.stopping(),
     )
     with _client(options) as client:
         stream_answer(client.generate(request))
@@ -162,7 +135,7 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     with _client(options) as client:
         for said in read_turns() if text is None else [text]:
             messages.append(ChatMessage(role="user", content=said))
-            request = ChatRequest(messages=messages, sampling=_sampling(options), stopping=_stopping(options))
+            request = ChatRequest(messages=messages, sampling=options.sampling(), stopping=options.stopping())
             # Ctrl-C ends an answer, and what there is of it stays in the conversation.
             answer = stream_answer(client.chat(request), keep_interrupted=text is None)
             messages.append(ChatMessage(role="assistant", content=answer))
@@ -210,18 +183,27 @@ def topology() -> None:
 
 
 @app.command(name="demo-model")
-def demo_model(path: Path | None = None, /) -> None:
-    """Write the model that `numoe serve` serves by default: a small chat model, recast as a Mixture of Experts.
+def demo_model(path: Path | None = None, /, *, shape: ShapeOptions = SHAPE_OPTIONS) -> None:
+    """Write the model that `numoe serve` serves by default, or with --shape one of any size with random weights.
 
     Parameters
     ----------
     path
-        Where to. Default: the cache, where serve looks for it.
+        Where to. Default: the cache, where serve looks for it; needed with --shape.
+    shape
+        Of a model with random weights.
     """
     from numoe.coordinator.console import LoadingView, out
 
+    if shape.shape is None and shape != SHAPE_OPTIONS:
+        raise SetupError("sizes are given without --shape: the default demo model has its own")
     with LoadingView() as view:
-        written = _cached_demo_model(view) if path is None else _write_demo_model(path, view)
+        if shape.shape is not None:
+            if path is None:
+                raise SetupError("--shape needs a PATH to write to")
+            written = _write_synthetic_model(path, shape, view)
+        else:
+            written = _cached_demo_model(view) if path is None else _write_demo_model(path, view)
     out().print(str(written))
 
 
@@ -259,25 +241,6 @@ def _client(options: CallOptions) -> Iterator[Client]:
         _end(str(error), FAILED_EXIT_CODE)
 
 
-def _sampling(options: CallOptions) -> Sampling:
-    from numoe.v1.generation_pb2 import Sampling
-
-    return Sampling(
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
-
-
-def _stopping(options: CallOptions) -> Stopping:
-    from numoe.v1.generation_pb2 import Stopping
-
-    return Stopping(max_tokens=options.max_tokens, stop=options.stop)
-
-
 def _cached_demo_model(progress: LoadProgress) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(cache) / "numoe" / "demo.gguf"
@@ -287,12 +250,26 @@ def _cached_demo_model(progress: LoadProgress) -> Path:
 def _write_demo_model(path: Path, progress: LoadProgress) -> Path:
     from numoe.model.demo import write_demo_model
 
+    _make_folder_of(path)
+    write_demo_model(path, lambda done, total: progress("making the demo model", done, total))
+    return path
+
+
+def _write_synthetic_model(path: Path, options: ShapeOptions, progress: LoadProgress) -> Path:
+    from numoe.model.synthetic import write_synthetic_model
+
+    _make_folder_of(path)
+    shape = options.synthetic()
+    assert shape is not None
+    write_synthetic_model(path, shape, options.weights_seed, lambda done, total: progress("writing", done, total))
+    return path
+
+
+def _make_folder_of(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(f"{path.parent} cannot be made: {error.strerror}") from error
-    write_demo_model(path, lambda done, total: progress("making the demo model", done, total))
-    return path
 
 
 def _write_text(path: Path, text: str) -> None:

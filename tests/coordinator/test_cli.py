@@ -17,7 +17,9 @@ from rich.console import Console
 
 from numoe.coordinator.cli import main
 from numoe.coordinator.console import harmless
+from numoe.coordinator.served import read_spec
 from numoe.model.plan_file import from_toml
+from numoe.model.spec import TensorType
 from numoe.protos.messages import Sampling
 from tests.coordinator.fake_executor import LIMITS, expected_tokens
 from tests.coordinator.grpc_serving import SHAPE, tiny_read
@@ -159,6 +161,8 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         (["serve", str(model), "--address", "127.0.0.1:0", "--plan-file", str(tmp_path / "none")], "cannot be read"),
         (["plan", str(model), "--output", str(tmp_path / "none" / "plan.toml")], "cannot be written"),
         (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
+        (["demo-model", "--shape", "llama"], "needs a PATH"),
+        (["demo-model", str(tmp_path / "m.gguf"), "--layers", "2"], "without --shape"),
     ):
         monkeypatch.setattr(sys, "argv", ["numoe", *arguments])
         with pytest.raises(SystemExit) as raised:
@@ -177,6 +181,18 @@ def test_plan_shows_and_writes_what_serve_can_obey(model: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "3 workers" in done.stdout
     assert len(from_toml((tmp_path / "p.toml").read_text(), tiny_read()[0]).shards) == 3
+
+
+def test_demo_model_writes_a_model_of_any_shape(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "m.gguf"
+    experts = ("--experts", "4", "--active-experts", "2", "--expert-width", "32")
+    sizes = ("--layers", "1", "--width", "64", "--vocabulary", "600", "--type", "bf16")
+    done = numoe("demo-model", str(path), "--shape", "qwen3-30b-a3b", *experts, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{path}\n"
+    spec = read_spec(path)
+    assert (spec.layers, spec.width, spec.experts, spec.query_heads) == (1, 64, 4, 32)
+    assert spec.output.type is TensorType.BF16
 
 
 def test_topology_shows_a_node() -> None:
