@@ -95,7 +95,9 @@ def copy_integer_column(
         origin = source + block * source_columns * 40
         copy_32(place + 32 * column, origin + 32 * source_column)
         for field in range(32, 40, 4):
-            store_f32(place + field * columns + 4 * column, load_f32(origin + field * source_columns + 4 * source_column))
+            store_f32(
+                place + field * columns + 4 * column, load_f32(origin + field * source_columns + 4 * source_column)
+            )
 
 
 @kernel

@@ -29,9 +29,9 @@ from numoe.kernels.simd import (
     mul,
     splat,
     store_f16,
+    store_f16x16,
     store_f32,
     store_f32x16,
-    store_f16x16,
     sub,
     sum_lanes,
     where_less,
@@ -191,9 +191,7 @@ def attend(
         for index in range(first, min(first + PIECE_BLOCKS, blocks)):
             keys = kv + table[index] * block_stride
             valid = min(position - index * BLOCK + 1, BLOCK)
-            _attend_block(
-                tile, columns, used, group, keys, valid, value_bytes, piece_out, piece_state, rest, size
-            )
+            _attend_block(tile, columns, used, group, keys, valid, value_bytes, piece_out, piece_state, rest, size)
         for column in range(used):
             largest = max(state[2 * column], piece_state[2 * column])
             old, new = exp(state[2 * column] - largest), exp(piece_state[2 * column] - largest)

@@ -96,7 +96,9 @@ class Format:
     block_bytes: int  # of 32 values in the file
     panel_block_bytes: int  # of 16 x 32 values in a panel
     integer: bool  # whether its tile reads integer groups
-    pack: Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]  # (panels [P, blocks, panel_block_bytes], rows [R, bytes])
+    pack: Callable[
+        [NDArray[np.uint8], NDArray[np.uint8]], None
+    ]  # (panels [P, blocks, panel_block_bytes], rows [R, bytes])
 
 
 FORMATS = (
@@ -106,4 +108,3 @@ FORMATS = (
     Format("Q8_0", 8, Q8_0_TILE, 34, Q8_0_PANEL_BLOCK, True, pack_q8_0),
 )
 BY_GGML_TYPE = {format_.ggml_type: format_ for format_ in FORMATS}
-

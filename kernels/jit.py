@@ -66,3 +66,8 @@ def kernel(function: F) -> F:
 def address_of(signature: Any, function: Callable[..., None]) -> int:
     """Compile `function` on its own and return its address, for calls through a table (3.5 ns each)."""
     return int(numba.cfunc(signature, nopython=True, cache=True, error_model="numpy")(function).address)
+
+
+def compile_for(function: Callable[..., Any], *arguments: Any) -> None:
+    """Compile a kernel for arguments of these types without running it."""
+    function.compile(tuple(numba.typeof(argument) for argument in arguments))  # type: ignore[attr-defined]

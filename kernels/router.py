@@ -117,7 +117,8 @@ def group_by_expert(
     tokens: int,
 ) -> None:
     """Sort the choices by expert, tokens in order; one segment per active expert."""
-    counts[:] = 0
+    for expert in range(counts.shape[0]):
+        counts[expert] = 0
     for token in range(tokens):
         for rank in range(chosen.shape[1]):
             counts[chosen[token, rank]] += 1

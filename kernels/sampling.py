@@ -15,6 +15,7 @@ from numoe.kernels.functions import exp_vector
 from numoe.kernels.jit import kernel
 from numoe.kernels.simd import add, div, load_f32x16, max_lanes, maximum, splat, store_f32x16, sub, sum_lanes
 
+
 @kernel
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice)."""
@@ -123,9 +124,7 @@ def _draw_filtered(
             total += weights[vocabulary - 1 - rank]
         most, mass, wanted = kept, 0.0, sample.top_p * total if sample.top_p < 1.0 else np.inf
         kept = 0
-        while kept < most and (
-            kept == 0 or (weights[vocabulary - 1 - kept] >= sample.min_p and mass < wanted)
-        ):
+        while kept < most and (kept == 0 or (weights[vocabulary - 1 - kept] >= sample.min_p and mass < wanted)):
             mass += weights[vocabulary - 1 - kept]
             kept += 1
     else:

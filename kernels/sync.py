@@ -41,11 +41,11 @@ _syscall = types.ExternalFunction(
 _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.uintp))
 
 
-class StepAborted(Exception):  # noqa: N818 - not an error of the step: somebody told it to stop
+class StepAborted(Exception):
     """The abort word was set while a thread waited."""
 
 
-class StepTimedOut(Exception):  # noqa: N818
+class StepTimedOut(Exception):
     """A wait inside a step passed its deadline: another worker is stuck."""
 
 
@@ -186,9 +186,7 @@ def arrive(team: Team) -> bool:
     seen = atomic_load(team.words + GENERATION)
     if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
         return True
-    wait_while(
-        team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns
-    )
+    wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns)
     return False
 
 

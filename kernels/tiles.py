@@ -25,11 +25,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from numoe.kernels.jit import address_of
-from numoe.kernels.simd import (
-    load_bf16x16,
-    load_f16x16,
-    load_f32x16,
-    load_u8x64,
+from numoe.kernels.simd import load_bf16x16, load_f16x16, load_f32x16, load_u8x64
+from numoe.kernels.tile_operations import (
     tile_add,
     tile_add_scaled,
     tile_dot4,
@@ -120,5 +117,3 @@ def run_tile(typing_context: Any, address: Any, panel: Any, blocks: Any, group: 
 
     arguments = (types.uintp, types.uintp, types.intp, types.uintp, types.uintp, types.intp)
     return types.void(*arguments), code
-
-

@@ -42,7 +42,9 @@ class Chunk:
     kv_blocks: NDArray[np.int32]  # block ids that hold positions 0 .. first_position + n - 1, in order
     sampling: Sampling | None = None  # None: no token is drawn after this chunk (a prompt is not at its end)
     seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)  # distinct ids in prompt and output,
-    seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)  # times each was generated (0: prompt only)
+    seen_counts: NDArray[np.int32] = field(
+        default_factory=lambda: NO_TOKENS
+    )  # times each was generated (0: prompt only)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _MASK_WORDS = 16  # 1024 nodes
 
 
 def parse_cpus(text: str) -> set[int]:
-    """"0-3,8" as {0, 1, 2, 3, 8}."""
+    """ "0-3,8" as {0, 1, 2, 3, 8}."""
     cpus: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")

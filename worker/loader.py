@@ -103,7 +103,12 @@ class _Arranger:
         experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
         panels, blocks = -(-rows.size // ROWS), tensor.shape[-1] // BLOCK
         target = self.take(matrix_bytes(tensor, rows.size))
-        record["address"], record["rows"], record["panels"], record["blocks"] = target.ctypes.data, rows.size, panels, blocks
+        record["address"], record["rows"], record["panels"], record["blocks"] = (
+            target.ctypes.data,
+            rows.size,
+            panels,
+            blocks,
+        )
         record["panel_bytes"] = blocks * format_.panel_block_bytes
         record["expert_bytes"] = panels * blocks * format_.panel_block_bytes
         record["tile"], record["integer"] = format_.number, format_.integer

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.attention import BLOCK as KV_BLOCK
 from numoe.kernels.attention import kv_block_bytes, scratch_floats
 from numoe.kernels.formats import BY_GGML_TYPE
 from numoe.kernels.records import (
@@ -168,8 +165,3 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         candidates=floats(threads, vocabulary),
         candidate_ids=ints(threads, vocabulary),
     )
-
-
-def check_kv_block(limits: Any) -> None:
-    """The coordinator's block size must be the kernels'."""
-    assert limits.block_positions == KV_BLOCK, (limits.block_positions, KV_BLOCK)

@@ -1,0 +1,288 @@
+"""The parent of all workers: starts one Ray actor per shard, bound to its node, loads them, watches them, ends them.
+
+Ray starts, places and ends processes; steps go through the arena. A worker's death shows on its pidfd at once, so a step
+in flight ends within WATCH_SECONDS of it. A group that lost a worker is never mended: `restart` ends the rest and starts
+a new group with a new arena.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Workers hold most of the machine's memory on purpose; Ray's monitor would kill them for it.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+
+import ray
+import structlog
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from numoe.coordinator.config import ServeSettings, context_tokens, kv_tokens
+from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement, WorkerState
+from numoe.coordinator.step_channel import StepChannel
+from numoe.model.order import WorkerOrder, layout_of
+from numoe.model.plan import ShardPlan
+from numoe.model.spec import ModelSpec
+from numoe.model.topology import format_id_list
+from numoe.protos.arena import LOADING, READY
+from numoe.protos.errors import ServiceError, SetupError, WorkerLost
+from numoe.protos.messages import Step, StepLimits, StepResult
+
+BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
+WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
+POLL_SECONDS = 0.1  # how often progress is told while loading
+SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
+SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
+OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
+
+_log = structlog.get_logger()
+
+
+def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
+    """What the workers' memory is laid out for."""
+    engine = settings.engine
+    return StepLimits(
+        step_tokens=engine.step_tokens,
+        sequences=min(engine.sequences, engine.step_tokens),
+        context_tokens=context_tokens(engine, spec.context_length),
+        kv_blocks=-(-kv_tokens(engine, spec.context_length) // BLOCK_POSITIONS),
+        block_positions=BLOCK_POSITIONS,
+    )
+
+
+def start_workers(
+    *, model_path: Path, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress
+) -> RayWorkers:
+    """Start Ray, compile what is not in the cache yet, and load a worker per shard.
+
+    Raises:
+        SetupError: a worker cannot become what the plan says; the message tells why.
+        ServiceError: the workers did not start in time.
+    """
+    del model_path  # the spec's tensors name their files
+    owns_ray = not ray.is_initialized()
+    warming = subprocess.Popen([sys.executable, "-m", "numoe.worker.warm"], stderr=subprocess.PIPE, text=True)
+    try:
+        progress("starting", 0, 0)
+        if owns_ray:
+            _start_ray(plan)
+        progress("compiling", 0, 0)
+        _await_warm(warming, settings.workers.start_timeout_seconds, progress)
+        workers = RayWorkers(spec, plan, settings, owns_ray)
+        try:
+            workers.start(progress)
+        except BaseException:
+            workers.close()
+            raise
+        return workers
+    except BaseException:
+        warming.kill()
+        if owns_ray:
+            ray.shutdown()
+        raise
+
+
+def _start_ray(plan: ShardPlan) -> None:
+    """One Ray node for this host, with one unit of "numaN" per worker of NUMA node N."""
+    resources: dict[str, float] = {}
+    for shard in plan.shards:
+        resources[f"numa{shard.node}"] = resources.get(f"numa{shard.node}", 0.0) + 1.0
+    ray.init(
+        address="local",
+        num_cpus=len(plan.shards),
+        resources=resources,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+
+
+def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadProgress) -> None:
+    end = time.monotonic() + seconds
+    while warming.poll() is None:
+        if time.monotonic() > end:
+            raise ServiceError(f"compiling the kernels took more than {seconds:.0f} s; is the machine overloaded?")
+        progress("compiling", 0, 0)
+        time.sleep(POLL_SECONDS)
+    if warming.returncode != 0:
+        errors = (warming.stderr.read() if warming.stderr else "").strip().splitlines()
+        raise SetupError(f"compiling the kernels failed: {errors[-1] if errors else 'no message'}")
+
+
+def _crowded(plan: ShardPlan) -> bool:
+    """Whether two computing threads share a CPU."""
+    cpus = [cpu for shard in plan.shards for cpu in shard.cpus]
+    return len(set(cpus)) < len(cpus)
+
+
+class RayWorkers:
+    """Implements Workers (placement.py): the executor of the engine's steps."""
+
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, owns_ray: bool) -> None:
+        self._spec, self._plan, self._settings, self._owns_ray = spec, plan, settings, owns_ray
+        self._limits = step_limits(spec, settings)
+        self._channel: StepChannel | None = None
+        self._group: Any = None
+        self._actors: list[Any] = []
+        self._pids: list[int] = []
+        self._watched: list[int] = []  # pidfds
+        self._reports: list[Any] = []
+
+    @property
+    def limits(self) -> StepLimits:
+        return self._limits
+
+    def start(self, progress: LoadProgress) -> None:
+        """Start and load a new group; nothing of an old one may be left."""
+        end = time.monotonic() + self._settings.workers.start_timeout_seconds
+        self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits))
+        self._start_actors(end)
+        loading = [
+            actor.load.remote(self._order(worker, self._channel.descriptor))
+            for worker, actor in enumerate(self._actors)
+        ]
+        pending = loading
+        while pending:
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+            counters = [self._channel.counters(worker) for worker in range(len(self._actors))]
+            done, total = (sum(int(c[name]) for c in counters) for name in ("loaded_bytes", "total_bytes"))
+            progress("loading", done, total)
+            if time.monotonic() > end:
+                raise ServiceError(f"loading took more than {self._settings.workers.start_timeout_seconds:.0f} s")
+        self._reports = self._loaded(loading)
+
+    def _start_actors(self, end: float) -> None:
+        from numoe.worker.actor import WorkerActor
+
+        shards = self._plan.shards
+        self._group = placement_group([{f"numa{shard.node}": 1.0} for shard in shards], strategy="STRICT_PACK")
+        for shard in shards:
+            wrapper = [
+                sys.executable,
+                "-m",
+                "numoe.worker.binding",
+                str(shard.node),
+                format_id_list(sorted(set(shard.cpus))),
+            ]
+            threads = str(len(shard.cpus))
+            options = WorkerActor.options(
+                num_cpus=0,
+                name=None,
+                max_concurrency=2,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, shard.worker),
+                runtime_env={
+                    "py_executable": " ".join([*wrapper, sys.executable]),
+                    "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads},
+                },
+            )
+            self._actors.append(options.remote())
+        try:
+            self._pids = ray.get(
+                [actor.pid.remote() for actor in self._actors], timeout=max(1.0, end - time.monotonic())
+            )
+        except ray.exceptions.RayError as error:
+            raise ServiceError(f"worker processes did not start: {error}") from error
+        self._watched = [os.pidfd_open(pid) for pid in self._pids]
+
+    def _order(self, worker: int, arena: int) -> WorkerOrder:
+        return WorkerOrder(
+            worker=worker,
+            spec=self._spec,
+            plan=self._plan,
+            limits=self._limits,
+            kv_half=self._settings.engine.kv_type == "f16",
+            coordinator=os.getpid(),
+            arena=arena,
+            spins=SPINS_CROWDED if _crowded(self._plan) else SPINS,
+            step_timeout_seconds=self._settings.workers.step_timeout_seconds,
+        )
+
+    def _loaded(self, loading: list[Any]) -> list[Any]:
+        reports = []
+        for worker, reference in enumerate(loading):
+            try:
+                report = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                raise WorkerLost(f"worker {worker} died while loading: {error}") from error
+            if isinstance(report, str):
+                raise SetupError(report)
+            reports.append(report)
+        return reports
+
+    def submit(self, step: Step) -> None:
+        self._check_alive()
+        assert self._channel is not None
+        self._channel.publish(step)
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        assert self._channel is not None
+        end = time.monotonic() + timeout_seconds
+        while True:
+            result = self._channel.wait(WATCH_SECONDS)
+            if result is not None:
+                return result
+            self._check_alive()
+            if time.monotonic() > end:
+                raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
+
+    def _check_alive(self) -> None:
+        dead, _, _ = select.select(self._watched, [], [], 0)
+        if dead or not self._watched:
+            lost = [str(worker) for worker, watched in enumerate(self._watched) if watched in dead]
+            raise WorkerLost(f"worker {', '.join(lost) or 'of this group'} died; its requests can be sent again")
+
+    def restart(self) -> None:
+        self._end_group()
+        self.start(lambda phase, done, total: None)
+        _log.info("workers_restarted", pids=self._pids)
+
+    def close(self) -> None:
+        self._end_group()
+        if self._owns_ray:
+            ray.shutdown()
+
+    def _end_group(self) -> None:
+        """End every worker and wait until it is gone."""
+        if self._channel is not None:
+            self._channel.abort()
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+        for watched in self._watched:
+            select.select([watched], [], [], 5.0)
+            os.close(watched)
+        if self._group is not None:
+            remove_placement_group(self._group)
+        if self._channel is not None:
+            self._channel.close()
+        self._channel, self._group = None, None
+        self._actors, self._pids, self._watched, self._reports = [], [], [], []
+
+    def placement(self) -> Placement:
+        channel, reports, pids = self._channel, self._reports, self._pids
+        placed = []
+        for shard in self._plan.shards:
+            number = shard.worker
+            state: WorkerState = "starting"
+            if channel is None:
+                state = "lost"
+            elif channel.state(number) in (LOADING, READY):
+                state = "ready" if channel.state(number) == READY else "loading"
+            report = reports[number] if number < len(reports) else None
+            placed.append(
+                WorkerPlacement(
+                    shard=shard,
+                    state=state,
+                    pid=pids[number] if number < len(pids) else None,
+                    weight_bytes=report.weight_bytes if report else None,
+                    kv_bytes=report.kv_bytes if report else None,
+                )
+            )
+        return Placement(split=self._plan.split, workers=tuple(placed))

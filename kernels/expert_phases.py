@@ -1,0 +1,177 @@
+"""The feed-forward half of a layer: the router, and own rows of every active expert."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numoe.kernels.activations import copy_float_column, copy_integer_column
+from numoe.kernels.functions import silu_vector
+from numoe.kernels.jit import kernel
+from numoe.kernels.projection import (
+    HIDDEN,
+    INTERMEDIATE,
+    claims_of,
+    multiply_claim,
+    panels_per_claim,
+    prepare,
+    run_panel,
+)
+from numoe.kernels.records import Constants, Grouping, Memory, Sizes, StepInput, Weights
+from numoe.kernels.router import choose_experts, group_by_expert
+from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
+from numoe.kernels.sync import Team, arrive, barrier, claim, gather, release
+from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
+
+ADD_CHUNK = 512  # values of the residual stream per claim
+
+
+@kernel
+def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
+    """Router logits, the experts of each token, and the tokens of each expert, packed into groups."""
+    layer = weights.layers[index]
+    tokens = step.header[0]
+    stride = 4 * memory.router_logits.shape[1]
+    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
+    out = memory.router_logits.ctypes.data
+    item = claim(team)
+    while item < claims_of(layer.router):
+        multiply_claim(weights.tiles, layer.router, item, memory.dense, x_integer, x_float, out, stride)
+        item = claim(team)
+    barrier(team)
+    token = claim(team)
+    while token < tokens:
+        choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
+        token = claim(team)
+    if arrive(team):
+        group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, memory.expert_hits[index], tokens)
+        expert_bytes = layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
+        memory.counters[0].bytes_read += memory.expert.used[0] * expert_bytes
+        release(team)
+    if tokens > 1:
+        _pack(team, memory, sizes.width // 32, layer)
+
+
+@kernel
+def _pack(team: Team, memory: Memory, blocks: int, layer: np.void) -> None:
+    """Copy each token's column into the groups of its experts."""
+    integer = layer.gate.integer | layer.up.integer
+    floating = (1 - layer.gate.integer) | (1 - layer.up.integer)
+    column = claim(team)
+    while column < memory.expert.used[1]:
+        number = memory.expert.column_group[column]
+        if number >= 0:
+            group = memory.expert.groups[number]
+            token = memory.expert.source[column]
+            origin = memory.dense.groups[memory.dense.column_group[token]]
+            columns, from_columns = WIDTHS[group.width], WIDTHS[origin.width]
+            first, from_first = group.column * blocks, origin.column * blocks
+            at, from_at = column - group.column, token - origin.column
+            if integer:
+                place = memory.packed_integer.ctypes.data + first * INTEGER_BYTES
+                source = memory.x_integer.ctypes.data + from_first * INTEGER_BYTES
+                copy_integer_column(place, columns, at, source, from_columns, from_at, blocks)
+            if floating:
+                place = memory.packed_float.ctypes.data + first * FLOAT_BYTES
+                source = memory.x_float.ctypes.data + from_first * FLOAT_BYTES
+                copy_float_column(place, columns, at, source, from_columns, from_at, blocks)
+        column = claim(team)
+    barrier(team)
+
+
+@kernel
+def _gate_and_up(
+    tiles: np.ndarray,  # type: ignore[type-arg]
+    layer: np.void,
+    grouping: Grouping,
+    item: int,
+    x_integer: int,
+    x_float: int,
+    out: int,  # [columns, f] float32, written
+    scratch: int,  # of the thread, 2 tiles
+) -> None:
+    """silu(gate x) * (up x) for one claim of an expert's rows."""
+    gate, up = layer.gate, layer.up
+    chunks = claims_of(gate)
+    segment = grouping.segments[item // chunks]
+    first = (item % chunks) * panels_per_claim(gate)
+    stride = 4 * gate.rows
+    x_gate, x_up = x_integer if gate.integer else x_float, x_integer if up.integer else x_float
+    second = scratch + 4 * 8 * 16
+    for panel in range(first, min(first + panels_per_claim(gate), gate.panels)):
+        for index in range(segment.first_group, segment.first_group + segment.groups):
+            group = grouping.groups[index]
+            run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64)
+            run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64)
+            for column in range(group.count):
+                activated = silu_vector(load_f32x16(scratch + 64 * column))
+                product = mul(activated, load_f32x16(second + 64 * column))
+                store_f32x16(out + stride * (group.column + column) + 64 * panel, product)
+
+
+@kernel
+def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int) -> None:
+    """hidden += sum over the experts, in the router's order, of share * output; ends with a gather."""
+    own = memory.parts[sizes.worker]
+    chunks = (own.width + ADD_CHUNK - 1) // ADD_CHUNK
+    down, row = memory.down.ctypes.data, 4 * own.width
+    item = claim(team)
+    while item < tokens * chunks:
+        token = item // chunks
+        first = (item % chunks) * ADD_CHUNK
+        for value in range(first, min(first + ADD_CHUNK, own.width), 16):
+            total = splat(np.float32(0.0))
+            for rank in range(sizes.active_experts):
+                output = load_f32x16(down + row * memory.columns[token, rank] + 4 * value)
+                total = fma(splat(memory.shares[token, rank]), output, total)
+            place = own.hidden + row * token + 4 * value
+            store_f32x16(place, add(load_f32x16(place), total))
+        item = claim(team)
+    gather(team)
+
+
+@kernel
+def _down(
+    team: Team, weights: Weights, memory: Memory, layer: np.void, x_integer: int, x_float: int, stride: int
+) -> None:
+    """Own rows of each expert's down projection, one row of memory.down per expert column."""
+    item = claim(team)
+    while item < memory.expert.used[0] * claims_of(layer.down):
+        multiply_claim(
+            weights.tiles, layer.down, item, memory.expert, x_integer, x_float, memory.down.ctypes.data, stride
+        )
+        item = claim(team)
+    barrier(team)
+
+
+@kernel
+def feed_forward(
+    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
+) -> None:
+    """Own rows of the experts of a layer."""
+    layer = weights.layers[index]
+    integer = layer.gate.integer | layer.up.integer
+    floating = (1 - layer.gate.integer) | (1 - layer.up.integer) | sizes.routed
+    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
+    prepare(
+        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, layer.feed_forward_norm,
+        constants.epsilon[0], integer, floating, x_integer, x_float,
+    )  # fmt: skip
+    if sizes.routed:
+        _route(team, sizes, weights, memory, step, index)
+        if step.header[0] > 1:
+            x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
+    own = memory.parts[sizes.worker]
+    scratch = memory.scratch[team.thread].ctypes.data
+    items = memory.expert.used[0] * claims_of(layer.gate)
+    item = claim(team)
+    while item < items:
+        _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
+        item = claim(team)
+    gather(team)
+    x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
+    prepare(
+        team, memory, INTERMEDIATE, memory.expert, memory.identity, sizes.expert_width,
+        np.uintp(0), constants.epsilon[0], layer.down.integer, 1 - layer.down.integer, x_integer, x_float,
+    )  # fmt: skip
+    _down(team, weights, memory, layer, x_integer, x_float, 4 * own.width)
+    _add_experts(team, sizes, memory, step.header[0])

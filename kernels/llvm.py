@@ -1,0 +1,82 @@
+"""The types of SIMD registers, and the pieces of LLVM IR that the operations on them are generated from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import models, register_model
+
+LANES = 16
+
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F16, F32 = ir.HalfType(), ir.FloatType()
+_ELEMENTS = {"u8": I8, "i32": I32, "f32": F32}
+V16F32, V16I32, V64U8 = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(I8, 64)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """The Numba type of one register."""
+
+    def __init__(self, element: str, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(f"Vector({element} x {lanes})")
+
+
+class Tile(types.Type):  # type: ignore[misc]
+    """The Numba type of `columns` registers of 16 lanes."""
+
+    def __init__(self, element: str, columns: int) -> None:
+        self.element, self.columns = element, columns
+        super().__init__(f"Tile({element} x {LANES}, {columns})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, ir.VectorType(_ELEMENTS[vector.element], vector.lanes))
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, tile: Tile) -> None:
+        vector = ir.VectorType(_ELEMENTS[tile.element], LANES)
+        super().__init__(manager, tile, ir.ArrayType(vector, tile.columns))
+
+
+u8x64 = Vector("u8", 64)
+i32x16 = Vector("i32", 16)
+f32x16 = Vector("f32", 16)
+
+
+def pointer(builder: Any, address: Any, element: Any) -> Any:
+    return builder.inttoptr(address, element.as_pointer())
+
+
+def offset(builder: Any, address: Any, count: int) -> Any:
+    return builder.add(address, ir.Constant(I64, count))
+
+
+def splat_value(builder: Any, scalar: Any, vector: Any) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def call_llvm(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    signature = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def load_splat(builder: Any, address: Any, vector: Any) -> Any:
+    return splat_value(builder, builder.load(pointer(builder, address, vector.element), align=4), vector)
+
+
+def fma_value(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return call_llvm(builder, "llvm.fma.v16f32", V16F32, a, b, c)
+
+
+def constant_vector(value: float) -> Any:
+    return ir.Constant(V16F32, [value] * LANES)

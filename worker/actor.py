@@ -1,0 +1,36 @@
+"""The Ray actor of a worker: Ray starts, places and ends it, and carries nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from numoe.model.order import WorkerOrder
+from numoe.protos.errors import NumoeError
+from numoe.worker.running_shard import RunningShard, ShardReport, end_with
+
+
+@ray.remote
+class WorkerActor:
+    """One worker process."""
+
+    def pid(self) -> int:
+        """The process to watch."""
+        return os.getpid()
+
+    def load(self, order: WorkerOrder) -> ShardReport | str:
+        """Become the ordered shard; a text where the operator must mend something."""
+        end_with(order.coordinator)
+        try:
+            self._shard = RunningShard(order)
+            return self._shard.load()
+        except (NumoeError, OSError) as error:
+            return str(error)
+        except MemoryError:
+            node = order.shard.node
+            return f"worker {order.worker} found no memory for its shard on NUMA node {node}; use more nodes or less KV"
+
+    def report(self) -> ShardReport:
+        """As of now."""
+        return self._shard.report()

@@ -1,0 +1,79 @@
+"""Compiles every kernel into the cache, by one process before the workers start: python -m numoe.worker.warm
+
+Workers that find the cache full load it in a second. Several processes that fill it at once can crash (Numba #4807).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from numoe.kernels.formats import FORMATS
+from numoe.kernels.jit import cache_folder, compile_for
+from numoe.kernels.records import LAYER, MATRIX
+from numoe.kernels.step import serve_steps
+from numoe.kernels.sync import Team, abort_all
+from numoe.model.order import WorkerOrder, layout_of
+from numoe.model.plan import Range, Shard, ShardPlan
+from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
+from numoe.protos.messages import StepLimits
+from numoe.worker.loader import LoadedWeights
+from numoe.worker.memory import allocate
+from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input, weights_of
+
+_STAMP = "complete"
+
+
+def smallest_order() -> WorkerOrder:
+    """A model of one layer and one head: the compiled code depends on types, not on sizes."""
+    tensor = TensorInfo("", TensorType.F32, (32, 32), Path(os.devnull), 0, 0)
+    layer = LayerTensors(*[tensor] * len(LayerTensors.__dataclass_fields__))
+    spec = ModelSpec(
+        architecture="", name="", layers=1, width=32, query_heads=1, kv_heads=1, head_size=32, context_length=64,
+        vocabulary=32, rms_epsilon=1e-6, rope=Rope("neox", 1e4, 32), experts=1, active_experts=1, expert_width=32,
+        token_embedding=tensor, output_norm=tensor, output=tensor, layer_tensors=(layer,),
+    )  # fmt: skip
+    one, rows = Range(0, 1), Range(0, 32)
+    plan = ShardPlan("", "tensor", (Shard(0, 0, (0,), one, one, rows, rows, rows),))
+    return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), False, 0, 0, 1, 1.0)
+
+
+def compile_all() -> None:
+    """Compile the tiles, the packing and the step."""
+    order = smallest_order()
+    layout = layout_of(order.spec, order.plan, order.limits)
+    arena = allocate(layout.bytes)
+    loaded = LoadedWeights(
+        np.zeros(1, LAYER), np.zeros(1, MATRIX), np.zeros(32, np.float32), np.zeros(1, np.uint8), np.zeros(1, np.uint8)
+    )
+    for format_ in FORMATS:
+        panels = np.zeros((1, 1, format_.panel_block_bytes), np.uint8)
+        format_.pack(panels, np.zeros((16, format_.block_bytes), np.uint8))
+    compile_for(
+        serve_steps,
+        Team(0, 0, 0, 1, 1, 0, 0, 0),
+        sizes_of(order),
+        constants_of(order),
+        weights_of(loaded),
+        memory_of(order, layout, arena, allocate(64)),
+        step_input(layout, arena),
+        0,
+        0,
+        0,
+        0,
+    )
+    compile_for(abort_all, 0, 0, 0)
+
+
+def main() -> None:
+    """Compile unless a stamp says that it was done."""
+    stamp = cache_folder() / _STAMP
+    if not stamp.exists():
+        compile_all()
+        stamp.touch()
+
+
+if __name__ == "__main__":
+    main()
