@@ -35,7 +35,7 @@ def err() -> Console:
 
 
 def show_error(message: str) -> None:
-    err().print(Text("error: ", style="bold red") + Text(" ".join(message.split())))
+    err().print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
 
 
 def show_ready(ready: Ready) -> None:
@@ -43,12 +43,12 @@ def show_ready(ready: Ready) -> None:
     name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
     facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
     console = out()
-    console.print(Text("READY", style="bold green") + Text(f" {facts} seconds={ready.seconds:.1f}"))
+    console.print(Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}"))
     console.file.flush()  # behind a pipe nobody would see it before the process ends
 
 
 class LoadingView(AbstractContextManager["LoadingView"]):
-    """Progress of loading: a bar on a terminal, otherwise one line for each phase. Any thread may report."""
+    """Progress of loading: a bar for the phase at hand on a terminal, otherwise one line each. Any thread may report."""
 
     def __init__(self) -> None:
         self._console = err()
@@ -59,6 +59,8 @@ class LoadingView(AbstractContextManager["LoadingView"]):
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase not in self._tasks:
+            for task in self._tasks.values():
+                self._progress.update(task, visible=False)
             self._tasks[phase] = self._progress.add_task(phase, amount="", total=None)
             if not self._shown:
                 self._console.print(f"{phase} ...")
@@ -133,8 +135,8 @@ def _summary(finished: Finished) -> str:
     usage, timings = finished.usage, finished.timings
     reason = " (the limit)" if not finished.HasField("stop") else ""
     return (
-        f"{usage.prompt_tokens} prompt tokens at {timings.prefill_tokens_per_second:.1f}/s, "
-        f"{usage.completion_tokens} tokens{reason} at {timings.decode_tokens_per_second:.1f}/s"
+        f"prompt {usage.prompt_tokens} tokens, {timings.prefill_tokens_per_second:.1f}/s; "
+        f"answer {usage.completion_tokens} tokens{reason}, {timings.decode_tokens_per_second:.1f}/s"
     )
 
 
