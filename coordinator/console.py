@@ -48,7 +48,7 @@ def show_ready(ready: Ready) -> None:
 
 
 class LoadingView(AbstractContextManager["LoadingView"]):
-    """Progress of loading: a bar for the phase at hand on a terminal, otherwise one line each. Any thread may report."""
+    """Progress of loading: on a terminal a bar for the phase at hand, else one line each. Any thread may report."""
 
     def __init__(self) -> None:
         self._console = err()

@@ -152,7 +152,7 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     for arguments, expected in (
-        (["serve", str(tmp_path / "none.gguf")], "none.gguf"),
+        (["serve", str(tmp_path / "none.gguf"), "--address", "127.0.0.1:0"], "none.gguf"),
         (["serve", str(tmp_path / "broken.gguf"), "--address", "127.0.0.1:0"], "broken.gguf"),
         (["serve", str(model), "--address", address], f"{address} is taken"),
         (["serve", str(model), "--address", "0.0.0.0:0"], "--insecure"),
