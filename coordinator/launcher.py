@@ -18,6 +18,10 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers hold most of the machine's memory on purpose; Ray's monitor would kill them for it.
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+# Ray runs its workers at nice 15: any other process of the machine would take the cores from a step.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray starts one idle Python process per CPU in advance; nobody would ever use them.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray
 import structlog
