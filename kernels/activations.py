@@ -1,7 +1,8 @@
 """Activation vectors: gathering them from the workers' parts, RMS normalisation, and writing them as group columns.
 
-Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to even. A vector is
-rounded once and read by every matrix and every worker, so its rounding does not depend on who reads it.
+Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
+even. A vector is rounded once and read by every matrix and every worker, so its rounding does not depend on who reads
+it.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def copy_floats(out: int, x: int, count: int) -> None:
 @kernel
 def rms_norm(
     x: int,  # [D] float32, overwritten
-    weight: int,  # [D] float32
+    weight: int | np.uintp,  # [D] float32
     width: int,  # D, a multiple of 32
     epsilon: float,
 ) -> None:
-    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); four partial sums of squares per lane."""
+    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); two sums of squares per lane."""
     zero = splat(np.float32(0.0))
     even, odd = zero, zero
     for value in range(0, width, 32):

@@ -7,8 +7,9 @@ A KV block holds BLOCK positions of one KV head, as panels that the tiles of til
 
 The columns of a tile are the query heads that share the KV head, at one position. PIECE_BLOCKS blocks make a piece,
 computed from nothing with a running maximum (Milakov & Gimelshein 2018; FlashAttention); pieces are merged in order.
-A position's result is so the same in prefill and decode, in any chunk and whoever computes the pieces. Blocks past a position
-are skipped and the rest of its last block is masked to -inf: exp gives exactly 0 there, and the cache only ever holds finite values.
+A position's result is so the same in prefill and decode, in any chunk and whoever computes the pieces. Blocks past a
+position are skipped and the rest of its last block is masked to -inf: exp gives exactly 0 there, and the cache only
+ever holds finite values.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def kv_block_bytes(head_size: int, half: bool) -> int:
 
 
 def scratch_floats(head_size: int) -> int:
-    """Floats of a thread's scratch: two states of 8 columns, queries, a piece's output, scores, probabilities, a block's."""
+    """Floats of a thread's scratch: two states; queries, a piece's and a block's output; scores and probabilities."""
     return 32 + 8 * (3 * head_size + 2 * BLOCK)
 
 
@@ -87,7 +88,7 @@ def _softmax_block(
     probabilities: int,  # address of the column in a float group of 2 blocks, written
     columns: int,
     state: NDArray[np.float32],  # [2] maximum and sum so far, updated
-) -> float:
+) -> np.float32:
     """exp(score - maximum) of one block; returns what the output so far must be multiplied by."""
     highest = splat(_MINUS_INFINITY)
     for part in range(BLOCK // 16):
@@ -110,7 +111,7 @@ def _softmax_block(
 
 
 @kernel
-def _merge(out: int, scale: float, other: int, other_scale: float, size: int) -> None:
+def _merge(out: int, scale: np.float32, other: int, other_scale: np.float32, size: int) -> None:
     """out = out * scale + other * other_scale, [K] float32 each."""
     for value in range(0, size, 16):
         place = out + 4 * value

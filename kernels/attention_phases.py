@@ -16,7 +16,7 @@ from numoe.kernels.projection import (
     panels_per_claim,
     prepare,
 )
-from numoe.kernels.records import Constants, Floats, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Floats, Memory, Record, Sizes, StepInput, Weights
 from numoe.kernels.rope import rotate
 from numoe.kernels.router import width_for
 from numoe.kernels.simd import load_f32x16, mul, splat, store_f32x16
@@ -25,7 +25,7 @@ from numoe.kernels.tiles import F16_TILE, F32_TILE, WIDTHS
 
 
 @kernel
-def _project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, layer: np.void) -> None:
+def _project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, layer: Record) -> None:
     """Rows of the queries, keys and values of own heads, side by side in memory.qkv."""
     q, k, v = layer.q, layer.k, layer.v
     q_items, k_items, v_items = claims_of(q), claims_of(k), claims_of(v)
@@ -51,7 +51,7 @@ def _place_head(
     constants: Constants,
     memory: Memory,
     step: StepInput,
-    layer: np.void,
+    layer: Record,
     index: int,
     token: int,
     item: int,
@@ -161,7 +161,7 @@ def attention(
 
 @kernel
 def attention_output(
-    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, layer: np.void
+    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, layer: Record
 ) -> None:
     """Own rows of the output projection, added to the own slice of the residual stream."""
     matrix = layer.output

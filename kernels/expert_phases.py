@@ -16,7 +16,7 @@ from numoe.kernels.projection import (
     prepare,
     run_panel,
 )
-from numoe.kernels.records import Constants, Grouping, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, Tiles, Weights
 from numoe.kernels.router import choose_experts, group_by_expert
 from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, arrive, barrier, claim, gather, release
@@ -52,7 +52,7 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
 
 
 @kernel
-def _pack(team: Team, memory: Memory, blocks: int, layer: np.void) -> None:
+def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
     """Copy each token's column into the groups of its experts."""
     integer = layer.gate.integer | layer.up.integer
     floating = (1 - layer.gate.integer) | (1 - layer.up.integer)
@@ -80,8 +80,8 @@ def _pack(team: Team, memory: Memory, blocks: int, layer: np.void) -> None:
 
 @kernel
 def _gate_and_up(
-    tiles: np.ndarray,  # type: ignore[type-arg]
-    layer: np.void,
+    tiles: Tiles,
+    layer: Record,
     grouping: Grouping,
     item: int,
     x_integer: int,
@@ -131,7 +131,7 @@ def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int) -> None:
 
 @kernel
 def _down(
-    team: Team, weights: Weights, memory: Memory, layer: np.void, x_integer: int, x_float: int, stride: int
+    team: Team, weights: Weights, memory: Memory, layer: Record, x_integer: int, x_float: int, stride: int
 ) -> None:
     """Own rows of each expert's down projection, one row of memory.down per expert column."""
     item = claim(team)

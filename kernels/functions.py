@@ -1,7 +1,7 @@
 """exp and silu on vectors, the same bits on every CPU.
 
-exp follows Cephes (Moshier): x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial of degree 6 in r, times 2**n. Its error is below
-2 units in the last place; exp(0) is exactly 1 and anything below -87 is exactly 0, which attention relies on.
+exp follows Cephes (Moshier): x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial of degree 6 in r, times 2**n. Its error is
+below 2 units in the last place; exp(0) is exactly 1 and anything below -87 is exactly 0, which attention relies on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def exp_vector(x: Any) -> Any:
 
 
 @kernel
-def exp(x: float) -> float:
+def exp(x: np.float32) -> np.float32:
     """e**x of one float32."""
     return first_lane(exp_vector(splat(np.float32(x))))
 

@@ -17,7 +17,7 @@ _ELEMENTS = {"u8": I8, "i32": I32, "f32": F32}
 V16F32, V16I32, V64U8 = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(I8, 64)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """The Numba type of one register."""
 
     def __init__(self, element: str, lanes: int) -> None:
@@ -25,7 +25,7 @@ class Vector(types.Type):  # type: ignore[misc]
         super().__init__(f"Vector({element} x {lanes})")
 
 
-class Tile(types.Type):  # type: ignore[misc]
+class Tile(types.Type):
     """The Numba type of `columns` registers of 16 lanes."""
 
     def __init__(self, element: str, columns: int) -> None:
@@ -34,13 +34,13 @@ class Tile(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, ir.VectorType(_ELEMENTS[vector.element], vector.lanes))
 
 
 @register_model(Tile)
-class _TileModel(models.PrimitiveModel):  # type: ignore[misc]
+class _TileModel(models.PrimitiveModel):
     def __init__(self, manager: Any, tile: Tile) -> None:
         vector = ir.VectorType(_ELEMENTS[tile.element], LANES)
         super().__init__(manager, tile, ir.ArrayType(vector, tile.columns))

@@ -1,4 +1,4 @@
-"""A matrix times the step's activations: gathering and writing the columns, sharing the panels out, running the tiles."""
+"""A matrix times the step's activations: gathering and writing columns, sharing the panels out, running the tiles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from numoe.kernels.activations import copy_floats, rms_norm, write_float_column, write_integer_column
 from numoe.kernels.jit import kernel
-from numoe.kernels.records import Grouping, Memory
+from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
 from numoe.kernels.simd import add, load_f32x16, store_f32x16
 from numoe.kernels.sync import Team, barrier, claim
 from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, WIDTHS, run_tile
@@ -17,7 +17,7 @@ GROUPS_AT_ONCE = 16  # groups that go over one panel before the next panel: 128 
 
 
 @kernel
-def gather_row(row: int, parts: np.void, kind: int, index: int) -> None:
+def gather_row(row: int, parts: Records, kind: int, index: int) -> None:
     """Assemble row `index` from the slices of all workers."""
     for worker in range(parts.shape[0]):
         part = parts[worker]
@@ -37,9 +37,9 @@ def prepare(
     memory: Memory,
     kind: int,
     grouping: Grouping,
-    source: np.ndarray,  # type: ignore[type-arg]  # [columns] row of each column
+    source: Ints,  # [columns] row of each column
     width: int,
-    norm: int,  # address of RMSNorm weights, 0: no norm
+    norm: int | np.uintp,  # address of RMSNorm weights, 0: no norm
     epsilon: float,
     integer: int,
     floating: int,
@@ -68,13 +68,13 @@ def prepare(
 
 
 @kernel
-def panels_per_claim(matrix: np.void) -> int:
+def panels_per_claim(matrix: Record) -> int:
     """Panels per claim."""
     return max(1, CLAIM_BYTES // matrix.panel_bytes)
 
 
 @kernel
-def claims_of(matrix: np.void) -> int:
+def claims_of(matrix: Record) -> int:
     """Claims that a matrix is shared out in."""
     chunk = panels_per_claim(matrix)
     return (matrix.panels + chunk - 1) // chunk
@@ -82,8 +82,8 @@ def claims_of(matrix: np.void) -> int:
 
 @kernel
 def run_panel(
-    tiles: np.ndarray,  # type: ignore[type-arg]
-    matrix: np.void,
+    tiles: Tiles,
+    matrix: Record,
     expert: int,
     panel: int,
     width: int,
@@ -105,8 +105,8 @@ def run_panel(
 
 @kernel
 def _multiply_panels(
-    tiles: np.ndarray,  # type: ignore[type-arg]
-    matrix: np.void,
+    tiles: Tiles,
+    matrix: Record,
     expert: int,
     first_panel: int,
     last_panel: int,
@@ -128,8 +128,8 @@ def _multiply_panels(
 
 @kernel
 def multiply_claim(
-    tiles: np.ndarray,  # type: ignore[type-arg]
-    matrix: np.void,
+    tiles: Tiles,
+    matrix: Record,
     item: int,
     grouping: Grouping,
     x_integer: int,

@@ -5,13 +5,17 @@ Addresses are bytes in this process. The letters of shapes are those of model/sp
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Records = NDArray[np.void]
+Tiles = NDArray[np.uintp]  # [formats, widths] addresses of the tile kernels
+# One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
+Record = Any
 
 # A matrix in panels; for experts, E of them one after the other.
 MATRIX = np.dtype(
@@ -112,18 +116,18 @@ class Constants(NamedTuple):
 class Weights(NamedTuple):
     """The shard's weights."""
 
-    layers: NDArray[np.void]  # [L] LAYER
-    head: NDArray[np.void]  # [1] MATRIX, the vocabulary rows of the output
+    layers: Records  # [L] LAYER
+    head: Records  # [1] MATRIX, the vocabulary rows of the output
     output_norm: Floats  # [D]
     embedding: NDArray[np.uint8]  # [v * row bytes] rows as in the file
-    tiles: NDArray[np.uintp]  # [formats, widths]
+    tiles: Tiles
 
 
 class Grouping(NamedTuple):
     """How columns share tiles. Padding columns belong to no token and to no group."""
 
-    groups: NDArray[np.void]  # GROUP
-    segments: NDArray[np.void]  # [E] SEGMENT
+    groups: Records  # GROUP
+    segments: Records  # [E] SEGMENT
     column_group: Ints  # [columns] group of each column, -1 for padding
     source: Ints  # [columns] token of each column
     used: Ints  # [2] segments, columns including padding
@@ -134,7 +138,7 @@ class Memory(NamedTuple):
 
     kv: int  # address of [L, blocks, g] KV blocks
     kv_block_bytes: int  # of one KV head
-    parts: NDArray[np.void]  # [workers] PART
+    parts: Records  # [workers] PART
     x_integer: NDArray[np.uint8]  # integer groups of all tokens, of the longest row
     x_float: NDArray[np.uint8]  # float groups of all tokens, of the longest row
     packed_integer: NDArray[np.uint8]  # integer groups of the expert columns
@@ -151,7 +155,7 @@ class Memory(NamedTuple):
     dense: Grouping
     expert: Grouping
     identity: Ints  # 0, 1, 2, ...
-    counters: NDArray[np.void]  # [1] in the arena: steps, tokens, bytes_read, step_ns
+    counters: Records  # [1] in the arena: steps, tokens, bytes_read, step_ns
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
     candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
     candidate_ids: Ints  # [threads, V rounded up to 16]
@@ -165,7 +169,7 @@ class StepInput(NamedTuple):
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables
     kv_tables: Ints  # [S, blocks of the longest context]
-    samples: NDArray[np.void]  # [R] SAMPLE
+    samples: Records  # [R] SAMPLE
     seen_tokens: Ints  # ids that penalties apply to, of all samples one after the other
     seen_counts: Ints
     drawn_tokens: Ints  # [R], written

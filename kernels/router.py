@@ -1,4 +1,4 @@
-"""The router of a Mixture of Experts: softmax over all experts, the A most probable, renormalised; and grouping tokens by expert.
+"""The router of a Mixture of Experts: softmax over all experts, the A most probable, renormalised; grouping by expert.
 
 Guarantees: a token's experts and weights depend on its own logits only. Equal probabilities go to the lower expert.
 """

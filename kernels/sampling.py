@@ -1,9 +1,10 @@
 """Drawing a token from a row of logits.
 
 Order: penalties, temperature, top-k, top-p, min-p, one draw. Temperature 0 takes the largest logit, the lowest id among
-equals. The draw depends only on the logits, the parameters and (seed, position): splitmix64 of the two gives 53 random bits.
-A sample is a record with the fields of Sampling in protos/messages.py, `position` of the token to be drawn, and the range
-`first_seen`, `seen` of the tokens that penalties apply to. Candidates are ordered by falling logit, then rising id; sums run in that order, or in id order when nothing is cut off.
+equals. The draw depends only on the logits, the parameters and (seed, position): splitmix64 of the two gives 53 random
+bits. A sample is a record with the fields of Sampling in protos/messages.py, `position` of the token to be drawn, and
+the range `first_seen`, `seen` of the tokens that penalties apply to. Candidates are ordered by falling logit, then
+rising id; sums run in that order, or in id order when nothing is cut off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.functions import exp_vector
 from numoe.kernels.jit import kernel
+from numoe.kernels.records import Record
 from numoe.kernels.simd import add, div, load_f32x16, max_lanes, maximum, splat, store_f32x16, sub, sum_lanes
 
 
@@ -46,7 +48,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
 @kernel
 def penalise(
     logits: NDArray[np.float32],  # [V], changed in place
-    sample: np.void,
+    sample: Record,
     seen_tokens: NDArray[np.int32],
     seen_counts: NDArray[np.int32],  # times generated; 0: only in the prompt
 ) -> None:
@@ -54,10 +56,7 @@ def penalise(
     for index in range(sample.first_seen, sample.first_seen + sample.seen):
         token, count = seen_tokens[index], seen_counts[index]
         value = logits[token]
-        if value > 0:
-            value = value / sample.repetition_penalty
-        else:
-            value = value * sample.repetition_penalty
+        value = value / sample.repetition_penalty if value > 0 else value * sample.repetition_penalty
         if count > 0:
             value = value - np.float32(count) * sample.frequency_penalty - sample.presence_penalty
         logits[token] = value
@@ -111,7 +110,7 @@ def _sort_best(
 def _draw_filtered(
     weights: NDArray[np.float32],  # [V] probabilities over the largest, reordered
     ids: NDArray[np.int32],  # [V], reordered
-    sample: np.void,
+    sample: Record,
     total: float,
     random: float,
 ) -> int:
@@ -145,7 +144,7 @@ def _draw_filtered(
 def draw(
     logits: NDArray[np.float32],  # [V rounded up to 16, -inf as padding], changed in place
     ids: NDArray[np.int32],  # [the same] scratch
-    sample: np.void,
+    sample: Record,
     vocabulary: int,  # V
 ) -> int:
     """One token id."""

@@ -1,7 +1,7 @@
 """SIMD registers as Numba values, and the few operations on them that the kernels are made of.
 
-A *vector* is 16 lanes: one row of a panel per lane. Lanes never mix except in the `sum_`/`max_` reductions, whose order is
-fixed. All floating-point steps are single IEEE operations or fused multiply-adds, written in the order they run, so
+A *vector* is 16 lanes: one row of a panel per lane. Lanes never mix except in the `sum_`/`max_` reductions, whose order
+is fixed. All floating-point steps are single IEEE operations or fused multiply-adds, written in the order they run, so
 every instruction set gives the same bits. All of it is generic LLVM IR, which LLVM lowers to what the CPU has.
 Addresses are plain integers (uintp), in bytes.
 """

@@ -53,7 +53,7 @@ def _begin(sizes: Sizes, memory: Memory, step: StepInput) -> None:
 
 @kernel
 def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """Rows of the embedding by the owner of the vocabulary row; then every worker takes its slice as residual stream."""
+    """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
     token = claim(team)

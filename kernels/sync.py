@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -136,7 +137,7 @@ def clock_ns() -> int:
 
 
 @kernel
-def futex_wait(word: int, seen: int) -> None:
+def futex_wait(word: int, seen: np.int32) -> None:
     """Sleep while the int32 at `word` is `seen`, until woken or for 0.1 s."""
     _syscall(_SYS_FUTEX, word, _FUTEX_WAIT, seen, _stack_pair(0, _NAP_NS), 0, 0)
 
@@ -148,7 +149,7 @@ def futex_wake(word: int) -> None:
 
 
 @kernel
-def wait_while(word: int, seen: int, sleepers: int, abort: int, spins: int, timeout_ns: int) -> None:
+def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, timeout_ns: int) -> None:
     """Return once the int32 at `word` is no longer `seen`; timeout_ns 0: no deadline."""
     for _ in range(spins):
         if atomic_load(word) != seen:

@@ -39,7 +39,7 @@ def _map_columns(builder: Any, tile: Tile, value: Any, each: Callable[[int, Any]
     return result
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def tile_zero(typing_context: Any, columns: Any) -> Any:
     """A float tile of zeros."""
     tile = Tile("f32", columns.literal_value)
@@ -50,7 +50,7 @@ def tile_zero(typing_context: Any, columns: Any) -> Any:
     return tile(columns), code
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def tile_load_i32(typing_context: Any, columns: Any, address: Any) -> Any:
     """An integer tile: each column starts at its own int32, 4 bytes apart."""
     tile = Tile("i32", columns.literal_value)
@@ -64,7 +64,7 @@ def tile_load_i32(typing_context: Any, columns: Any, address: Any) -> Any:
     return tile(columns, types.uintp), code
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def tile_fma(typing_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
     """tile[c] += weights * x[c], x[c] one float at address + c * stride."""
     if not isinstance(stride, types.IntegerLiteral):
@@ -82,7 +82,7 @@ def tile_fma(typing_context: Any, tile: Any, weights: Any, address: Any, stride:
     return tile(tile, f32x16, types.uintp, stride), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def tile_add(typing_context: Any, tile: Any, other: Any) -> Any:
     """tile + other"""
 
@@ -92,7 +92,7 @@ def tile_add(typing_context: Any, tile: Any, other: Any) -> Any:
     return tile(tile, other), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def tile_add_scaled(typing_context: Any, tile: Any, dots: Any, scale: Any, address: Any) -> Any:
     """tile[c] += (scale * x_scale[c]) * dots[c]; x_scale: floats 4 bytes apart, dots: whole numbers below 2**24."""
 
@@ -107,7 +107,7 @@ def tile_add_scaled(typing_context: Any, tile: Any, dots: Any, scale: Any, addre
     return tile(tile, dots, f32x16, types.uintp), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def tile_store(typing_context: Any, tile: Any, address: Any, stride: Any) -> Any:
     """Column c's 16 rows go to address + c * stride; stride in bytes, not a constant."""
 
@@ -139,9 +139,12 @@ def _dot4_portable(builder: Any, sums: Any, weights: Any, x: Any) -> Any:
 _DOT4 = {"avx512vnni": _dot4_vnni, "portable": _dot4_portable}[INSTRUCTION_SET]
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def tile_dot4(typing_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """tile[c] += the 4 products u8 * s8 of each lane, exact; weights: 16 rows x 4 bytes, x[c]: 4 bytes at address + c * stride."""
+    """tile[c] += the 4 products u8 * s8 of each lane, exact.
+
+    weights: 16 rows x 4 bytes; x[c]: 4 bytes at address + c * stride.
+    """
     if not isinstance(stride, types.IntegerLiteral):
         return None
     step = stride.literal_value

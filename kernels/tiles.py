@@ -100,7 +100,7 @@ F32_TILE, F16_TILE, BF16_TILE, Q8_0_TILE = range(4)
 
 
 def tile_table() -> NDArray[np.uintp]:  # [formats, widths]
-    """Compile every tile, or load it from the cache; entry [f, w] is the address of format f's tile of WIDTHS[w] columns."""
+    """Compile the tiles, or load them from the cache; [f, w] is the address of format f's tile of WIDTHS[w] columns."""
     table = [[address_of(_SIGNATURE, make(columns)) for columns in WIDTHS] for make in TILES]
     return np.array(table, np.uintp)
 

@@ -1,4 +1,4 @@
-"""The arena: one block of shared memory per host, seen by the coordinator and all workers. This file is its whole layout.
+"""The arena: one block of shared memory per host, seen by the coordinator and all workers; this is its whole layout.
 
     +--------------------------------------------------------------------------------------------+ 0
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
@@ -17,11 +17,13 @@ States of the step slot, and who may move it on:
     idle      done == step      only the coordinator touches the slot
     running   done == step - 1  workers read the slot and write the results; nobody else touches either
 
-Order of writes: the coordinator fills the slot, then adds one to `step`, then wakes its sleepers. Workers gather after the last
-draw, then worker 0 adds one to `done` and wakes the coordinator. Both numbers are int32 and wrap. `abort` goes from
-0 to 1 once, by anybody who finds the group broken or wants it to end, and every wait then ends; a group is never reused.
+Order of writes: the coordinator fills the slot, then adds one to `step`, then wakes its sleepers. Workers gather after
+the last draw, then worker 0 adds one to `done` and wakes the coordinator. Both numbers are int32 and wrap. `abort` goes
+from 0 to 1 once, by anybody who finds the group broken or wants it to end, and every wait then ends; a group is never
+reused.
 
-`state` of a worker: 0 starting, 1 loading, 2 ready, 3 failed. The block is a memfd: nothing of it outlives its processes.
+`state` of a worker: 0 starting, 1 loading, 2 ready, 3 failed. The block is a memfd: nothing of it outlives its
+processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Binds a process to its NUMA node before Python maps anything: set affinity and memory policy, then exec the real program.
+"""Binds a process to its NUMA node before Python maps anything: sets affinity and memory policy, then runs the program.
 
     python -m numoe.worker.binding NODE CPUS PROGRAM [ARGUMENT ...]        e.g.  1 20-39 /usr/bin/python3
 

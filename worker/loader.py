@@ -138,7 +138,7 @@ def _read(path: Path, descriptor: int, offset: int, out: NDArray[np.uint8]) -> N
     """Fill `out` from the file; raises ModelFileError where the file ends first."""
     done = 0
     while done < out.size:
-        got = os.preadv(descriptor, [memoryview(out)[done:]], offset + done)
+        got = os.preadv(descriptor, [out.data[done:]], offset + done)
         if got == 0:
             raise ModelFileError("truncated", f"{path} ended at byte {offset + done}; it shrank while it was read")
         done += got
@@ -189,7 +189,7 @@ def _layer_vectors(
 def load_weights(
     spec: ModelSpec, shard: Shard, threads: int, report: Callable[[int], None]
 ) -> tuple[LoadedWeights, list[NDArray[np.float32]]]:
-    """Read and pack a shard; `report` is told the bytes of each piece done. Returns the vectors too, to keep them alive.
+    """Read and pack a shard; `report` is told each piece's bytes when it is done. The vectors must be kept alive too.
 
     Raises:
         ModelFileError: the file is shorter than when it was opened.

@@ -11,7 +11,7 @@ HUGE_PAGE = 2 << 20
 
 
 def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
-    """Anonymous memory that asks for transparent huge pages; the process's policy puts it on its node at first touch."""
+    """Anonymous memory that asks for transparent huge pages; the process's policy puts it on a node at first touch."""
     mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapping, np.uint8)
