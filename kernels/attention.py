@@ -8,8 +8,9 @@ A KV block holds BLOCK positions of one KV head, as panels that the tiles of til
 The columns of a tile are the query heads that share the KV head, at one position. PIECE_BLOCKS blocks make a piece,
 computed from nothing with a running maximum (Milakov & Gimelshein 2018; FlashAttention); pieces are merged in order.
 A position's result is so the same in prefill and decode, in any chunk and whoever computes the pieces. Blocks past a
-position are skipped and the rest of its last block is masked to -inf: exp gives exactly 0 there, and the cache only
-ever holds finite values.
+position are skipped. In its last block the scores past it are masked to -inf, whose exp is exactly 0, and what the
+cache holds there is finite whatever was ever computed: it starts as zeros, and values are stored as finite numbers. So
+nothing that another sequence left there can show.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numoe.kernels.functions import exp, exp_vector
 from numoe.kernels.jit import kernel
 from numoe.kernels.simd import (
     add,
+    finite,
     fma,
     lane_numbers,
     load_f32x16,
@@ -78,7 +80,7 @@ def store_value(block: int, offset: int, value: int, size: int, half: int) -> No
         if half:
             store_f16x16(block + 2 * place, source)
         else:
-            store_f32x16(block + 4 * place, source)
+            store_f32x16(block + 4 * place, finite(source))
 
 
 @kernel

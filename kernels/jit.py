@@ -2,7 +2,7 @@
 
 Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU, instruction set): Numba
 looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several processes that
-write one cache at once can crash, so one process compiles everything (kernels/warm.py) before workers start.
+write one cache at once can crash, so one process compiles everything (worker/warm.py) before workers start.
 
 No fast-math anywhere: the bits of a result must not depend on what the optimiser finds to reorder.
 """
@@ -47,7 +47,8 @@ def cache_folder() -> Path:
     """Where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+        if source.name != "reference.py":  # never compiled
+            digest.update(source.read_bytes())
     digest.update(f"{numba.__version__} {binding.get_host_cpu_name()} {INSTRUCTION_SET}".encode())
     digest.update(str(Path(__file__).parent).encode())
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

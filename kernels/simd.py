@@ -35,6 +35,8 @@ from numoe.kernels.llvm import (
     u8x64,
 )
 
+MOST_F32 = 2.0**128 - 2.0**104  # the largest finite float
+
 Generator = Callable[[Any, Any], Any]
 
 
@@ -160,6 +162,13 @@ def copy_32(builder: Any, values: Any) -> Any:
 
 
 # Arithmetic on vectors.
+
+
+@_operation(f32x16, f32x16)
+def finite(builder: Any, values: Any) -> Any:
+    """x, with the largest finite float of its sign where it is infinite, and the lowest where it is NaN."""
+    low = call_llvm(builder, "llvm.maxnum.v16f32", V16F32, values[0], constant_vector(-MOST_F32))
+    return call_llvm(builder, "llvm.minnum.v16f32", V16F32, low, constant_vector(MOST_F32))
 
 
 @_operation(f32x16, types.float32)

@@ -132,7 +132,11 @@ def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> N
 
 @kernel
 def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """One forward pass, by one thread of a team."""
+    """One forward pass, by one thread of a team.
+
+    Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
+    """
+    samples = step.header[2]
     if arrive(team):
         _begin(sizes, memory, step)
         release(team)
@@ -141,7 +145,7 @@ def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, m
         attention(team, sizes, constants, weights, memory, step, index)
         attention_output(team, sizes, constants, weights, memory, weights.layers[index])
         feed_forward(team, sizes, constants, weights, memory, step, index)
-    if step.header[2] > 0:
+    if samples > 0:
         _logits(team, sizes, constants, weights, memory, step)
         _draw_tokens(team, sizes, memory, step)
 
@@ -179,11 +183,11 @@ def serve_steps(
     while True:
         wait_while(step_word, seen, step_sleepers, team.abort, idle_spins, 0)
         seen = atomic_load(step_word)
-        started = clock_ns()
+        started, tokens = clock_ns(), step.header[0]
         run_step(team, sizes, constants, weights, memory, step)
         if team.thread == 0:
             memory.counters[0].steps += 1
-            memory.counters[0].tokens += step.header[0]
+            memory.counters[0].tokens += tokens
             memory.counters[0].bytes_read += dense_bytes
             memory.counters[0].step_ns += clock_ns() - started
             if sizes.worker == 0:
