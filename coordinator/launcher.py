@@ -1,8 +1,8 @@
 """The parent of all workers: starts one Ray actor per shard, bound to its node, loads them, watches them, ends them.
 
-Ray starts, places and ends processes; steps go through the arena. A worker's death shows on its pidfd at once, so a step
-in flight ends within WATCH_SECONDS of it. A group that lost a worker is never mended: `restart` ends the rest and starts
-a new group with a new arena.
+Ray starts, places and ends processes; steps go through the arena. A worker's death shows on its pidfd at once, so a
+step in flight ends within WATCH_SECONDS of it. A group that lost a worker is never mended: `restart` ends the rest and
+starts a new group with a new arena.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray starts one idle Python process per CPU in advance; nobody would ever use them.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
+import numpy as np
 import ray
 import structlog
+from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -177,7 +179,7 @@ class RayWorkers:
                 format_id_list(sorted(set(shard.cpus))),
             ]
             threads = str(len(shard.cpus))
-            options = WorkerActor.options(
+            options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
                 num_cpus=0,
                 name=None,
                 max_concurrency=2,
@@ -236,6 +238,11 @@ class RayWorkers:
             self._check_alive()
             if time.monotonic() > end:
                 raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
+
+    def logits(self) -> NDArray[np.float32]:  # [R, V]
+        """What the step collected last drew from; for measuring, not for serving."""
+        assert self._channel is not None
+        return self._channel.logits()[:, : self._spec.vocabulary]
 
     def _check_alive(self) -> None:
         dead, _, _ = select.select(self._watched, [], [], 0)

@@ -8,6 +8,7 @@ import os
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.messages import Chunk, Step, StepResult
@@ -85,11 +86,11 @@ class StepChannel:
     def wait(self, seconds: float) -> StepResult | None:
         """What the step drew; None if it is not done within `seconds`."""
         end = time.monotonic() + seconds
-        while self._words[DONE // 4] != _wrap(self._published):
+        while (done := int(self._words[DONE // 4])) != _wrap(self._published):
             left = end - time.monotonic()
             if left <= 0:
                 return None
-            self._sleep_on(DONE, int(self._words[DONE // 4]), left)
+            self._sleep_on(DONE, done, left)
         samples = int(self._view["header"][2])
         return StepResult(
             number=self._step.number,
@@ -97,6 +98,12 @@ class StepChannel:
             logprobs=self._view["drawn_logprobs"][:samples].copy(),
             seconds=time.monotonic() - self._started,
         )
+
+    def logits(self) -> NDArray[np.float32]:  # [R, V]
+        """The logits that the last step drew from, put together from all workers; for measuring, not for serving."""
+        samples, workers = int(self._view["header"][2]), self._layout.parts
+        parts = [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in range(len(workers))]
+        return np.concatenate(parts, axis=1)
 
     def abort(self) -> None:
         """End every wait of the workers; the arena is of no use afterwards."""
