@@ -46,6 +46,7 @@ WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
 POLL_SECONDS = 0.1  # how often progress is told while loading
 SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
 SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
+KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
 OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
 
 _log = structlog.get_logger()
@@ -123,6 +124,11 @@ def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadPr
         raise SetupError(f"compiling the kernels failed: {errors[-1] if errors else 'no message'}")
 
 
+def _kernel_environment() -> dict[str, str]:
+    """What chooses the compiled kernels; a Ray node that was there before has an environment of its own."""
+    return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
+
+
 def _crowded(plan: ShardPlan) -> bool:
     """Whether two computing threads share a CPU."""
     cpus = [cpu for shard in plan.shards for cpu in shard.cpus]
@@ -186,7 +192,7 @@ class RayWorkers:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, shard.worker),
                 runtime_env={
                     "py_executable": " ".join([*wrapper, sys.executable]),
-                    "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads},
+                    "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **_kernel_environment()},
                 },
             )
             self._actors.append(options.remote())
