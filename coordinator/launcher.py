@@ -75,25 +75,25 @@ def start_workers(
     """
     del model_path  # the spec's tensors name their files
     owns_ray = not ray.is_initialized()
-    warming = subprocess.Popen([sys.executable, "-m", "numoe.worker.warm"], stderr=subprocess.PIPE, text=True)
-    try:
-        progress("starting", 0, 0)
-        if owns_ray:
-            _start_ray(plan)
-        progress("compiling", 0, 0)
-        _await_warm(warming, settings.workers.start_timeout_seconds, progress)
-        workers = RayWorkers(spec, plan, settings, owns_ray)
+    with subprocess.Popen([sys.executable, "-m", "numoe.worker.warm"], stderr=subprocess.PIPE, text=True) as warming:
         try:
-            workers.start(progress)
+            progress("starting", 0, 0)
+            if owns_ray:
+                _start_ray(plan)
+            progress("compiling", 0, 0)
+            _await_warm(warming, settings.workers.start_timeout_seconds, progress)
+            workers = RayWorkers(spec, plan, settings, owns_ray)
+            try:
+                workers.start(progress)
+            except BaseException:
+                workers.close()
+                raise
+            return workers
         except BaseException:
-            workers.close()
+            warming.kill()
+            if owns_ray:
+                ray.shutdown()
             raise
-        return workers
-    except BaseException:
-        warming.kill()
-        if owns_ray:
-            ray.shutdown()
-        raise
 
 
 def _start_ray(plan: ShardPlan) -> None:
@@ -120,7 +120,7 @@ def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadPr
         progress("compiling", 0, 0)
         time.sleep(POLL_SECONDS)
     if warming.returncode != 0:
-        errors = (warming.stderr.read() if warming.stderr else "").strip().splitlines()
+        errors = warming.communicate()[1].strip().splitlines()
         raise SetupError(f"compiling the kernels failed: {errors[-1] if errors else 'no message'}")
 
 
