@@ -1,0 +1,51 @@
+"""Groupings of columns, empty and checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numoe.kernels.records import GROUP, SEGMENT, Grouping
+from numoe.kernels.tiles import WIDTHS
+
+
+def empty_grouping(columns: int, experts: int) -> Grouping:
+    """Room for so many columns; every word is garbage."""
+    grouping = Grouping(
+        groups=np.zeros(columns, GROUP),
+        segments=np.zeros(experts, SEGMENT),
+        column_group=np.full(columns, 77, np.int32),
+        source=np.full(columns, 77, np.int32),
+        used=np.full(2, 77, np.int32),
+    )
+    for records in (grouping.groups, grouping.segments):
+        records.view(np.int32)[:] = 77
+    return grouping
+
+
+def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
+    """Hold a grouping to its promises; returns the columns of each expert.
+
+    Segments, groups and columns follow each other without gaps; groups are as wide as the widest tile but for an
+    expert's last, which is as narrow as its columns allow; a column knows its group, and padding has none.
+    """
+    segments, end = int(grouping.used[0]), int(grouping.used[1])
+    group, column, columns_of = 0, 0, {}
+    for segment in grouping.segments[:segments]:
+        assert segment["first_group"] == group
+        assert segment["groups"] > 0
+        own = columns_of[int(segment["expert"])] = []
+        for index in range(group, group + int(segment["groups"])):
+            number, record = index, grouping.groups[index]
+            width, count = WIDTHS[record["width"]], int(record["count"])
+            last = index == group + int(segment["groups"]) - 1
+            assert record["column"] == column
+            assert width == (min(w for w in WIDTHS if w >= count) if last else WIDTHS[-1])
+            assert 0 < count <= width
+            assert last or count == width
+            expected = [number] * count + [-1] * (width - count)
+            assert grouping.column_group[column : column + width].tolist() == expected
+            own.extend(range(column, column + count))
+            column += width
+        group += int(segment["groups"])
+    assert column == end
+    return columns_of
