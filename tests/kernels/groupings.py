@@ -29,7 +29,8 @@ def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
     expert's last, which is as narrow as its columns allow; a column knows its group, and padding has none.
     """
     segments, end = int(grouping.used[0]), int(grouping.used[1])
-    group, column, columns_of = 0, 0, {}
+    group, column = 0, 0
+    columns_of: dict[int, list[int]] = {}
     for segment in grouping.segments[:segments]:
         assert segment["first_group"] == group
         assert segment["groups"] > 0

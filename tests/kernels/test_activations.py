@@ -25,10 +25,10 @@ def test_rms_norm_equals_its_twin(width: int, size: float) -> None:
     1 to join two sums, 4 to fold 16 lanes; then the quotient and epsilon, a root (which halves what came before it),
     a reciprocal and two products.
     """
-    random, epsilon = np.random.default_rng(SEED), np.float32(1e-6)
+    random, epsilon = np.random.default_rng(SEED), float(np.float32(1e-6))
     x = random.standard_normal(width, np.float32) * np.float32(size)
     weight = random.standard_normal(width, np.float32)
-    expected = reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), float(epsilon))
+    expected = reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), epsilon)
     rms_norm(address(x), address(weight), width, epsilon)
     roundings = (width / 32 + 1 + 4 + 2) / 2 + 1 + 1 + 2
     assert_within(x, expected, gamma(roundings) * np.abs(expected))

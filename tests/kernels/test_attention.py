@@ -50,11 +50,12 @@ def error_bound(queries: Reals, keys: Reals, values: Reals) -> Reals:
     blocks = -(-len(keys) // BLOCK)
     rescaled = 2 * (blocks // PIECE_BLOCKS + 1) + 2
     of_weights = rescaled * of_one_exponential + gamma(BLOCK + 3 * blocks + 4)
-    return 2 * of_weights * reference.attend(queries, keys, np.abs(values))
+    bound: Reals = 2 * of_weights * reference.attend(queries, keys, np.abs(values))
+    return bound
 
 
 def as_stored(x: Singles, half: bool) -> Reals:
-    return (x.astype(np.float16) if half else x).astype(np.float64)
+    return x.astype(np.float16).astype(np.float64) if half else x.astype(np.float64)
 
 
 @half_or_not

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
@@ -40,7 +42,8 @@ def test_q8_0_panels_equal_their_twin(rows: int, blocks: int) -> None:
 @some_rows
 def test_panels_of_floats_equal_their_twin(rows: int) -> None:
     random = np.random.default_rng(SEED)
-    for pack, dtype in ((pack_16_bit, np.uint16), (pack_32_bit, np.uint32)):
+    packers: list[tuple[Any, Any]] = [(pack_16_bit, np.uint16), (pack_32_bit, np.uint32)]
+    for pack, dtype in packers:
         stored = random.integers(0, 2**16, (rows, 64)).astype(dtype)
         found, expected = (np.full((-(-rows // ROWS), 64, ROWS), fill, dtype) for fill in (1, 2))
         pack(found, stored)

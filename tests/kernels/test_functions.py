@@ -17,7 +17,7 @@ STRIDE = 499  # of all float32 in the range, every 499th: some millions
 def floats_between(least: float, most: float) -> NDArray[np.float32]:
     """Float32 of one sign, evenly many per power of two, a multiple of 16 of them."""
     first, last = sorted(int(np.float32(end).view(np.uint32)) for end in (least, most))
-    bits = np.append(np.arange(first, last, STRIDE, np.uint32), np.uint32(last))
+    bits = np.append(np.arange(first, last, STRIDE), last).astype(np.uint32)
     return np.resize(bits, -(-len(bits) // 16) * 16).view(np.float32)
 
 

@@ -25,7 +25,8 @@ SCALINGS: list[dict[str, Any]] = [
 def test_the_table_equals_its_twin(dimensions: int, base: float, options: dict[str, Any]) -> None:
     """Both compute in float64: they differ by a few roundings of the angle there, and by one to float32."""
     positions = 300
-    found, expected = (make(positions, dimensions, base, **options) for make in (rope_table, reference.rope_table))
+    found = rope_table(positions, dimensions, base, **options)
+    expected = reference.rope_table(positions, dimensions, base, **options)
     assert found.dtype == np.float32
     angle_error = 8 * 2.0**-52 * positions
     assert_within(found, expected, (UNIT + angle_error) * 1.5)

@@ -1,0 +1,170 @@
+"""A matrix times the step's columns: every panel once, every column gathered from all workers' slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from numoe.kernels import reference
+from numoe.kernels.formats import FORMATS, Format
+from numoe.kernels.projection import (
+    ATTENTION,
+    CLAIM_BYTES,
+    HIDDEN,
+    INTERMEDIATE,
+    add_vector,
+    claims_of,
+    gather_row,
+    multiply_claim,
+    panels_per_claim,
+    prepare,
+)
+from numoe.kernels.records import MATRIX, PART, Memory, Record
+from numoe.kernels.router import group_by_expert
+from numoe.kernels.tiles import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDTHS
+from numoe.model.order import layout_of
+from numoe.protos.arena import dense_columns, expert_columns
+from numoe.worker.memory import allocate
+from numoe.worker.shard import memory_of
+from numoe.worker.warm import smallest_order
+from tests.kernels.groupings import empty_grouping
+from tests.kernels.numeric import SEED, address, assert_within, gamma, packed, random_rows, tiles
+from tests.kernels.teams import TeamWords
+
+Singles = NDArray[np.float32]
+
+
+def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]) -> Record:
+    """The record of panels [experts, panels, blocks, bytes]."""
+    record = np.zeros(1, MATRIX)[0]
+    record["address"], record["rows"], record["blocks"] = address(panels), rows, blocks
+    record["panels"] = panels.shape[1]
+    record["panel_bytes"], record["expert_bytes"] = panels[0, 0].nbytes, panels[0].nbytes
+    record["tile"], record["integer"] = format_.number, format_.integer
+    return record
+
+
+@pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
+@pytest.mark.parametrize(("rows", "blocks"), [(16, 1), (200, 40)])
+def test_the_claims_of_experts_make_each_product_once(format_: Format, rows: int, blocks: int) -> None:
+    """Bounds as in test_tiles.py. Columns that are padding stay as they were."""
+    random, experts, tokens = np.random.default_rng(SEED), 5, 13
+    stored = [random_rows(format_, rows, blocks, random) for _ in range(experts)]
+    panels = np.stack([packed(format_, expert) for expert in stored])
+    matrix = matrix_of(format_, rows, blocks, panels)
+    chosen = np.stack([random.permutation(4)[:2] for _ in range(tokens)]).astype(np.int32)  # nobody chooses expert 4
+    grouping = empty_grouping(expert_columns(tokens, 2, experts), experts)
+    columns = np.zeros((tokens, 2), np.int32)
+    group_by_expert(grouping, columns, np.zeros(experts, np.int32), chosen, np.zeros(experts, np.int64), tokens)
+    x = random.standard_normal((tokens, blocks * BLOCK), np.float32)
+    unit = INTEGER_BYTES if format_.integer else FLOAT_BYTES
+    groups = np.zeros((grouping.used[1], blocks * unit), np.uint8)
+    exact = np.zeros((tokens, blocks * BLOCK))
+    for group in grouping.groups[: grouping.segments[: grouping.used[0]]["groups"].sum()]:
+        first, width = int(group["column"]), WIDTHS[group["width"]]
+        place = groups[first : first + width].reshape(-1)
+        for column in range(int(group["count"])):
+            token = grouping.source[first + column]
+            if format_.integer:
+                reference.write_integer_column(place, width, column, x[token], blocks)
+                exact[token] = reference.integer_columns(place, width, blocks)[column]
+            else:
+                reference.write_float_column(place.view(np.float32), width, column, x[token], blocks)
+                exact[token] = x[token]
+    out = np.full((len(groups), panels.shape[1] * ROWS), np.nan, np.float32)
+    claims = int(grouping.used[0]) * claims_of(matrix)
+    for item in random.permutation(claims):
+        multiply_claim(tiles(), matrix, item, grouping, address(groups), address(groups), address(out), out[0].nbytes)
+    for token, rank in np.ndindex(chosen.shape):
+        weights = reference.unpack(format_.name, panels[chosen[token, rank]])
+        found = out[columns[token, rank]]
+        bound = gamma(BLOCK + blocks) * (np.abs(weights) @ np.abs(exact[token]))
+        assert_within(found, weights @ exact[token], bound)
+
+
+def test_claims_cover_all_panels_and_are_large_enough_to_be_worth_it() -> None:
+    for panels, panel_bytes in ((1, 544), (100, 544), (100, CLAIM_BYTES // 3), (7, CLAIM_BYTES * 2), (0, 544)):
+        record = np.zeros(1, MATRIX)[0]
+        record["panels"], record["panel_bytes"] = panels, panel_bytes
+        each = panels_per_claim(record)
+        assert each >= 1
+        assert each * panel_bytes <= max(CLAIM_BYTES, panel_bytes)
+        assert claims_of(record) == -(-panels // each)
+
+
+def parts_of(slices: list[Singles], rows: int, kind: int) -> NDArray[np.void]:
+    """Workers' parts that hold slices of `rows` rows."""
+    parts = np.zeros(len(slices), PART)
+    array, width = {
+        HIDDEN: ("hidden", "width"),
+        ATTENTION: ("attention", "attention_width"),
+        INTERMEDIATE: ("intermediate", "expert_width"),
+    }[kind]
+    for part, held in zip(parts, slices, strict=True):
+        assert len(held) == rows
+        part[array], part[width] = held.ctypes.data, held.shape[1]
+    return parts
+
+
+@pytest.mark.parametrize("kind", [HIDDEN, ATTENTION, INTERMEDIATE])
+def test_a_row_is_put_together_from_all_slices_empty_ones_too(kind: int) -> None:
+    x = np.arange(4 * 96, dtype=np.float32).reshape(4, 96)
+    slices = [np.ascontiguousarray(part) for part in np.split(x, [32, 32, 80], axis=1)]
+    out = np.zeros(96, np.float32)
+    gather_row(address(out), parts_of(slices, 4, kind), kind, 2)
+    np.testing.assert_array_equal(out, x[2])
+
+
+def test_vectors_are_added_in_place() -> None:
+    out, vector = np.arange(32, dtype=np.float32), np.full(32, 2.0, np.float32)
+    add_vector(address(out), address(vector), 16)
+    np.testing.assert_array_equal(out, [*range(2, 18), *range(16, 32)])
+
+
+def some_memory(width: int, parts: NDArray[np.void]) -> Memory:
+    """Working memory of the types that the step has, for rows of `width`."""
+    order = smallest_order()
+    layout = layout_of(order.spec, order.plan, order.limits)
+    memory = memory_of(order, layout, allocate(layout.bytes), allocate(64))
+    return memory._replace(rows=np.full((1, width), np.nan, np.float32), parts=parts)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 13])
+@pytest.mark.parametrize("normed", [True, False])
+def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int, normed: bool) -> None:
+    random, width = np.random.default_rng(SEED), 96
+    x = random.standard_normal((tokens, width), np.float32)
+    weight = random.standard_normal(width, np.float32)
+    slices = [x[:, :32].copy(), x[:, 32:].copy()]
+    memory = some_memory(width, parts_of(slices, tokens, HIDDEN))
+    columns, blocks = dense_columns(tokens), width // BLOCK
+    grouping = empty_grouping(columns, 1)
+    group_by_expert(
+        grouping, np.zeros((tokens, 1), np.int32), np.zeros(1, np.int32), np.zeros((tokens, 1), np.int32),
+        np.zeros(1, np.int64), tokens,
+    )  # fmt: skip
+    source = np.arange(columns, dtype=np.int32)[::-1].copy() % tokens  # columns need not be in the rows' order
+    integers, floats = (np.zeros((columns, blocks * unit), np.uint8) for unit in (INTEGER_BYTES, FLOAT_BYTES))
+    prepare(
+        TeamWords(1).team(0, 0, 1), memory, HIDDEN, grouping, source, width,
+        np.uintp(address(weight) if normed else 0), 1e-6, 1, 1, address(integers), address(floats),
+    )  # fmt: skip
+    for column in range(int(grouping.used[1])):
+        number = int(grouping.column_group[column])
+        if number < 0:
+            continue
+        group = grouping.groups[number]
+        first, count = int(group["column"]), WIDTHS[group["width"]]
+        row = x[source[column]].astype(np.float64)
+        expected = reference.rms_norm(row, weight.astype(np.float64), 1e-6) if normed else row
+        written = floats[first : first + count].view(np.float32).reshape(blocks, count, BLOCK)
+        found = np.ascontiguousarray(written[:, column - first]).reshape(-1)
+        assert_within(found, expected, gamma(12 if normed else 0) * np.abs(expected))
+        again = np.zeros(count * blocks * INTEGER_BYTES, np.uint8)
+        reference.write_integer_column(again, count, column - first, found, blocks)
+        rounded, expected = (
+            reference.integer_columns(group, count, blocks)[column - first]
+            for group in (integers[first : first + count].reshape(-1), again)
+        )
+        np.testing.assert_array_equal(rounded, expected)
