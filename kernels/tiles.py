@@ -67,7 +67,9 @@ def _q8_0(columns: int) -> Callable[..., None]:
     return tile_q8_0
 
 
-def _float(load: Any, value_bytes: int) -> Callable[[int], Callable[..., None]]:
+def _float(format_number: int, value_bytes: int) -> Callable[[int], Callable[..., None]]:
+    # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
+    # the load operations do with each process, which would then compile its own tiles and add them to the cache.
     row_bytes = ROWS * value_bytes
 
     def make(columns: int) -> Callable[..., None]:
@@ -80,7 +82,14 @@ def _float(load: Any, value_bytes: int) -> Callable[[int], Callable[..., None]]:
                 x = group + block_bytes * block
                 part = tile_zero(columns)
                 for value in range(BLOCK):
-                    part = tile_fma(part, load(weights + row_bytes * value), x + 4 * value, 128)
+                    place = weights + row_bytes * value
+                    if format_number == F32_TILE:
+                        row = load_f32x16(place)
+                    elif format_number == F16_TILE:
+                        row = load_f16x16(place)
+                    else:
+                        row = load_bf16x16(place)
+                    part = tile_fma(part, row, x + 4 * value, 128)
                 total = tile_add(total, part)
             tile_store(total, out, stride)
 
@@ -89,14 +98,14 @@ def _float(load: Any, value_bytes: int) -> Callable[[int], Callable[..., None]]:
     return make
 
 
+F32_TILE, F16_TILE, BF16_TILE, Q8_0_TILE = range(4)
 # In the order of `Format.number` in formats.py.
 TILES: tuple[Callable[[int], Callable[..., None]], ...] = (
-    _float(load_f32x16, 4),
-    _float(load_f16x16, 2),
-    _float(load_bf16x16, 2),
+    _float(F32_TILE, 4),
+    _float(F16_TILE, 2),
+    _float(BF16_TILE, 2),
     _q8_0,
 )
-F32_TILE, F16_TILE, BF16_TILE, Q8_0_TILE = range(4)
 
 
 def tile_table() -> NDArray[np.uintp]:  # [formats, widths]
