@@ -1,10 +1,12 @@
 """Compiles every kernel into the cache, by one process before the workers start: python -m numoe.worker.warm
 
-Workers that find the cache full load it in a second. Several processes that fill it at once can crash (Numba #4807).
+Workers that find the cache full load it in a second. Several processes that fill it at once can crash
+(Numba #4807), or find the code of one function under the name of another.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
 from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input, weights_of
 
-_STAMP = "complete"
+_STAMP, _LOCK = "complete", "lock"
 
 
 def smallest_order() -> WorkerOrder:
@@ -68,11 +70,15 @@ def compile_all() -> None:
 
 
 def main() -> None:
-    """Compile unless a stamp says that it was done."""
-    stamp = cache_folder() / _STAMP
-    if not stamp.exists():
-        compile_all()
-        stamp.touch()
+    """Compile unless a stamp says that it was done, or another process is at it: then wait for that."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
+        stamp = folder / _STAMP
+        if not stamp.exists():
+            compile_all()
+            stamp.touch()
 
 
 if __name__ == "__main__":
