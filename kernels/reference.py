@@ -49,13 +49,13 @@ def pack_q8_0(
 
 def unpack(name: str, panels: Bytes) -> Reals:
     """The values [panels * 16, blocks * 32] that panels [panels, blocks, bytes] of format `name` stand for, exactly."""
-    count, blocks, _ = panels.shape
+    count, blocks, size = panels.shape
     if name == "Q8_0":
         scales = panels[:, :, :32].copy().view(np.float16).astype(np.float64)  # [panels, blocks, 16]
         fours = panels[:, :, 32:].reshape(count, blocks, 8, ROWS, 4).astype(np.float64) - 128
         values = fours.transpose(0, 1, 3, 2, 4).reshape(count, blocks, ROWS, BLOCK) * scales[..., None]
         return np.ascontiguousarray(values.transpose(0, 2, 1, 3)).reshape(count * ROWS, blocks * BLOCK)
-    values = as_reals(name, panels.reshape(count, -1)).reshape(count, blocks * BLOCK, ROWS)
+    values = as_reals(name, panels.reshape(count, blocks * size)).reshape(count, blocks * BLOCK, ROWS)
     return np.ascontiguousarray(values.transpose(0, 2, 1)).reshape(count * ROWS, blocks * BLOCK)
 
 

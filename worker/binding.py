@@ -41,10 +41,11 @@ def main() -> None:
     if len(sys.argv) < 4:
         sys.exit("usage: python -m numoe.worker.binding NODE CPUS PROGRAM [ARGUMENT ...]")
     node, cpus = int(sys.argv[1]), parse_cpus(sys.argv[2])
-    try:
-        os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        sys.exit(f"cannot run on CPUs {sys.argv[2]}: {error.strerror}; allowed are {sorted(os.sched_getaffinity(0))}")
+    allowed = os.sched_getaffinity(0)
+    missing = cpus - allowed  # the kernel would leave them out without a word, as long as one is left
+    if missing:
+        sys.exit(f"cannot run on CPUs {sys.argv[2]}: {sorted(missing)} are not among the allowed {sorted(allowed)}")
+    os.sched_setaffinity(0, cpus)
     os.environ["NUMOE_BINDING"] = "cpus+memory" if bind_memory(node) else "cpus"
     os.execvp(sys.argv[3], sys.argv[3:])
 

@@ -140,7 +140,9 @@ def _read(path: Path, descriptor: int, offset: int, out: NDArray[np.uint8]) -> N
     while done < out.size:
         got = os.preadv(descriptor, [out.data[done:]], offset + done)
         if got == 0:
-            raise ModelFileError("truncated", f"{path} ended at byte {offset + done}; it shrank while it was read")
+            size = os.fstat(descriptor).st_size
+            problem = f"{path} has {size} bytes, expected at least {offset + out.size}"
+            raise ModelFileError("truncated", f"{problem}: it shrank since it was opened; copy it again")
         done += got
 
 
