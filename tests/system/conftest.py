@@ -1,0 +1,56 @@
+"""Processes that the tests of this folder share: one Ray node, one group of workers per instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from numoe.coordinator import launcher
+from tests.system.groups import TinyModel, WorkerProcesses, plan_of, tiny_model
+from tests.tiny_model import TinyShape
+
+MOST_WORKERS = 4
+ModelOf = Callable[[TinyShape], TinyModel]
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
+    """Writes a model of a shape, once."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    made: dict[TinyShape, TinyModel] = {}
+
+    def get(shape: TinyShape) -> TinyModel:
+        if shape not in made:
+            made[shape] = tiny_model(folder / f"{len(made)}.gguf", shape)
+        return made[shape]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def ray_node(model_of: ModelOf) -> Iterator[None]:
+    """Ray as the launcher starts it, with room for two groups."""
+    launcher._start_ray(plan_of(model_of(TinyShape()).spec, 2 * MOST_WORKERS, 1))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
+    """Workers that run this CPU's best instructions."""
+    started = WorkerProcesses(model_of(TinyShape()), MOST_WORKERS)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def portable_processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
+    """Workers that run the portable kernels."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("NUMOE_ISA", "portable")
+        started = WorkerProcesses(model_of(TinyShape()), 2)
+    yield started
+    started.close()

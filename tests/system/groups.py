@@ -1,0 +1,134 @@
+"""Worker processes that become one shard after another, and a record of the logits they draw from.
+
+Starting a worker takes seconds, most of them imports; loading a tiny shard takes none. So one group is started through
+Ray as in service, and its processes are then given one order after another: other models, other plans, other arenas.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.coordinator.config import EngineSettings, ServeSettings
+from numoe.coordinator.launcher import RayWorkers, start_workers
+from numoe.coordinator.served import read_model
+from numoe.model.plan import PlanOptions, ShardPlan, plan
+from numoe.model.spec import ModelSpec
+from numoe.model.tokenizer import Tokenizer
+from numoe.model.topology import read_topology
+from numoe.protos.messages import Step, StepLimits, StepResult
+from tests.forward import Forward
+from tests.tiny_model import TinyShape, Weights, write_tiny_model
+
+PATIENCE_SECONDS = 60.0  # for a step of a tiny model; a test that waits longer has failed
+
+
+@dataclass(frozen=True, slots=True)
+class TinyModel:
+    """A file, what it holds, and what was read from it."""
+
+    path: Path
+    weights: Weights
+    spec: ModelSpec
+    tokenizer: Tokenizer
+
+    @property
+    def forward(self) -> Forward:
+        return Forward(self.weights, self.spec)
+
+
+def tiny_model(path: Path, shape: TinyShape) -> TinyModel:
+    weights = write_tiny_model(path, shape)
+    spec, tokenizer, _ = read_model(path)
+    return TinyModel(path, weights, spec, tokenizer)
+
+
+def plan_of(spec: ModelSpec, workers: int, threads: int) -> ShardPlan:
+    return plan(spec, read_topology(), PlanOptions(workers, threads))
+
+
+class WorkerProcesses:
+    """Processes started once, as many as one test needs at most."""
+
+    def __init__(self, model: TinyModel, count: int) -> None:
+        self._first = start_workers(
+            model_path=model.path,
+            spec=model.spec,
+            plan=plan_of(model.spec, count, 1),
+            settings=ServeSettings(engine=EngineSettings(context_tokens=64)),
+            progress=lambda phase, done, total: None,
+        )
+        self.actors, self.pids = self._first._actors, self._first._pids
+        self.bindings = [report.binding for report in self._first._reports]
+        self._first._channel.abort()  # type: ignore[union-attr]  # its threads end, the processes stay
+
+    def load(self, model: TinyModel, workers: int, threads: int, engine: EngineSettings) -> RecordedWorkers:
+        """Make the first `workers` of the processes a group; the group before must be closed."""
+        group = _ReusedWorkers(model.spec, plan_of(model.spec, workers, threads), ServeSettings(engine=engine), self)
+        group.start(lambda phase, done, total: None)
+        return RecordedWorkers(group)
+
+    def close(self) -> None:
+        self._first.close()
+
+
+class _ReusedWorkers(RayWorkers):
+    """A group in processes that are there already and stay; all but that is the launcher's own code."""
+
+    def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
+        super().__init__(spec, shards, settings, owns_ray=False)
+        self._processes = processes
+
+    def _start_actors(self, end: float) -> None:
+        count = len(self._plan.shards)
+        self._actors, self._pids = self._processes.actors[:count], self._processes.pids[:count]
+        self._watched = [os.pidfd_open(pid) for pid in self._pids]
+
+    def _end_group(self) -> None:
+        if self._channel is not None:
+            self._channel.abort()
+            self._channel.close()
+        for watched in self._watched:
+            os.close(watched)
+        self._channel, self._actors, self._watched = None, [], []
+
+
+class RecordedWorkers:
+    """A StepExecutor that keeps the logits each token was drawn from, by (sampling seed, position)."""
+
+    def __init__(self, workers: RayWorkers) -> None:
+        self.logits: dict[tuple[int, int], NDArray[np.float32]] = {}  # [V]
+        self.chunks: list[tuple[int, ...]] = []  # per step the tokens of each chunk
+        self.before_step: Callable[[int], None] = lambda number: None  # runs in the engine's thread
+        self._workers = workers
+        self._step = Step(0, ())
+
+    @property
+    def limits(self) -> StepLimits:
+        return self._workers.limits
+
+    def submit(self, step: Step) -> None:
+        self.before_step(step.number)
+        self._step = step
+        self._workers.submit(step)
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        result = self._workers.collect(timeout_seconds)
+        drawn = [chunk for chunk in self._step.chunks if chunk.sampling is not None]
+        if drawn:
+            for chunk, row in zip(drawn, self._workers.logits(), strict=True):
+                assert chunk.sampling is not None
+                self.logits[chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)] = row.copy()
+        self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
+        return result
+
+    def restart(self) -> None:
+        self._workers.restart()
+
+    def close(self) -> None:
+        self._workers.close()

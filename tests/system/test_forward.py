@@ -1,0 +1,111 @@
+"""Logits of workers against the NumPy forward in float64 and against transformers; tests/rounding.py has the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from numoe.coordinator.config import EngineSettings
+from numoe.model.spec import TensorType
+from numoe.protos.messages import Chunk, Sampling, Step
+from tests.forward import wide_gap_tokens
+from tests.rounding import largest_error, largest_half_kv_error, relative_eight_bit_error
+from tests.system.conftest import ModelOf
+from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
+from tests.tiny_model import TinyShape
+
+KvType = Literal["f16", "f32"]
+TOKENS, PROMPT = 64, 24
+LONG_TOKENS, LONG_PROMPT = 600, 500  # decoding crosses from the first piece of attention into the second
+
+SHAPES = {
+    "qwen3moe": TinyShape(),
+    "qwen3moe, four layers, wider, tied": TinyShape(layers=4, width=128, active_experts=4, tied=True),
+    "qwen3moe, uneven": TinyShape(width=96, query_heads=6, kv_heads=3, experts=6, active_experts=3, expert_width=160),
+    "qwen3moe, yarn": TinyShape(scaling="yarn", factor=4.0, original_context=2048, context_length=8192, rope_base=1e4),
+    "llama, dense": TinyShape("llama", experts=1, active_experts=1, rope_base=1e4, rms_epsilon=1e-5),
+    "llama, experts": TinyShape("llama", rope_base=1e4, rms_epsilon=1e-5),
+}
+UNQUANTISED = (TensorType.F32, TensorType.F16, TensorType.BF16)
+
+
+def logits_of(
+    workers: RecordedWorkers, tokens: Sequence[int], prompt: int
+) -> NDArray[np.float32]:  # [T - prompt + 1, V]
+    """Logits from position `prompt` - 1 on: the prompt in one chunk, then the given tokens one by one."""
+    ids, position, size = np.array(tokens, np.int32), 0, workers.limits.block_positions
+    blocks = np.arange(workers.limits.kv_blocks, dtype=np.int32)[::-1]
+    while position < len(tokens):
+        end = max(position + 1, prompt)
+        chunk = Chunk(position, ids[position:end], blocks[: -(-end // size)], Sampling())
+        workers.submit(Step(position, (chunk,)))
+        workers.collect(PATIENCE_SECONDS)
+        position = end
+    workers.close()
+    return np.stack([workers.logits[0, position] for position in range(prompt, len(tokens) + 1)])
+
+
+def compared(
+    processes: WorkerProcesses, model: TinyModel, kv: KvType, tokens: Sequence[int], prompt: int = PROMPT
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The logits of two workers, and the exact ones."""
+    settings = EngineSettings(kv_type=kv, context_tokens=1024)
+    found = logits_of(processes.load(model, 2, 1, settings), tokens, prompt)
+    return found, model.forward(tokens).logits[prompt - 1 :]
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize("type_", UNQUANTISED, ids=lambda type_: type_.name)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_unquantised_logits_are_exact_to_rounding(
+    shape: TinyShape, type_: TensorType, kv: KvType, processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model = model_of(replace(shape, type=type_))
+    found, exact = compared(processes, model, kv, wide_gap_tokens(model.forward, TOKENS))
+    spread = float(exact.std())
+    bound = largest_error(model.spec, TOKENS, spread)
+    if kv == "f16":
+        bound += largest_half_kv_error(model.spec, TOKENS, spread)
+    assert np.abs(found - exact).max() <= bound
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_q8_0_logits_differ_by_the_rounding_of_activations(
+    shape: TinyShape, kv: KvType, processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model = model_of(replace(shape, type=TensorType.Q8_0))
+    found, exact = compared(processes, model, kv, wide_gap_tokens(model.forward, TOKENS))
+    error = float(np.sqrt(np.mean((found - exact) ** 2)) / exact.std())
+    assert error <= relative_eight_bit_error(model.spec)
+    assert error > 1e-3, "as good as unquantised: the integer tiles cannot have run"
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+def test_attention_over_several_pieces_and_blocks_is_exact_to_rounding(
+    kv: KvType, processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model = model_of(TinyShape("llama", experts=1, active_experts=1, query_heads=6, kv_heads=2, context_length=1024))
+    tokens = np.random.default_rng(5).integers(0, model.spec.vocabulary, LONG_TOKENS).tolist()
+    found, exact = compared(processes, model, kv, tokens, LONG_PROMPT)
+    spread = float(exact.std())
+    bound = largest_error(model.spec, LONG_TOKENS, spread)
+    if kv == "f16":
+        bound += largest_half_kv_error(model.spec, LONG_TOKENS, spread)
+    assert np.abs(found - exact).max() <= bound
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_logits_agree_with_transformers(shape: TinyShape, processes: WorkerProcesses, model_of: ModelOf) -> None:
+    oracle = pytest.importorskip("tests.transformers_model", reason="the oracle extra is not installed")
+    model = model_of(shape)
+    tokens = wide_gap_tokens(model.forward, TOKENS)
+    found, exact = compared(processes, model, "f32", tokens)
+    expected = oracle.transformers_logits(model.weights, model.spec, tokens)[PROMPT - 1 :]
+    both_round = 2 * largest_error(model.spec, TOKENS, float(exact.std()))
+    assert np.abs(found - expected).max() <= both_round

@@ -1,0 +1,112 @@
+"""The promise of the design, held by real processes: no bit of an answer depends on who computed it, or with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from numoe.coordinator.config import EngineSettings
+from numoe.model.spec import TensorType
+from tests.system.conftest import ModelOf
+from tests.system.groups import WorkerProcesses
+from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
+from tests.tiny_model import TinyShape
+
+KvType = Literal["f16", "f32"]
+ReferenceOf = Callable[[TinyShape, KvType], Awaitable[Answers]]
+
+# Heads, and panels of the width (6), of the experts (10) and of the vocabulary (21, the last short), divide unevenly.
+QWEN = TinyShape(
+    width=96, query_heads=6, kv_heads=3, experts=6, active_experts=3, expert_width=160, context_length=1024
+)
+MIXED = (
+    ("attn_q", TensorType.Q8_0),
+    ("attn_k", TensorType.BF16),
+    ("attn_output", TensorType.F16),
+    ("ffn_gate_exps", TensorType.F16),
+    ("ffn_up_exps", TensorType.Q8_0),
+    ("ffn_down_exps", TensorType.BF16),
+    ("token_embd", TensorType.Q8_0),
+)
+SHAPES = {
+    "F32": QWEN,
+    "F16": replace(QWEN, type=TensorType.F16),
+    "BF16": replace(QWEN, type=TensorType.BF16),
+    "Q8_0": replace(QWEN, type=TensorType.Q8_0),
+    "mixed": replace(QWEN, types=MIXED),
+    "llama": replace(QWEN, architecture="llama", experts=1, active_experts=1, query_heads=5, kv_heads=1, head_size=64),
+    "mixtral": replace(QWEN, architecture="llama", kv_heads=2, type=TensorType.Q8_0, tied=True),
+}
+PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
+CHUNKS = (7, 512)
+
+
+def engine(kv: KvType, chunk: int) -> EngineSettings:
+    return EngineSettings(
+        step_tokens=max(64, chunk),
+        prefill_chunk=chunk,
+        sequences=len(KINDS) + len(NEIGHBOURS),
+        context_tokens=CONTEXT_TOKENS,
+        kv_type=kv,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
+    """Each request alone, by one thread of one worker, its prompt in chunks of 512."""
+    known: dict[tuple[TinyShape, KvType], Answers] = {}
+
+    async def get(shape: TinyShape, kv: KvType) -> Answers:
+        if (shape, kv) not in known:
+            model, settings = model_of(shape), engine(kv, 512)
+            known[shape, kv] = await run_alone(processes.load(model, 1, 1, settings), model, settings)
+        return known[shape, kv]
+
+    return get
+
+
+@pytest.mark.parametrize(("workers", "threads"), PLANS, ids=[f"{workers}x{threads}" for workers, threads in PLANS])
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+async def test_no_bit_depends_on_workers_threads_batch_chunks_or_neighbours(
+    shape: TinyShape,
+    kv: KvType,
+    workers: int,
+    threads: int,
+    processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    model, expected = model_of(shape), await reference_of(shape, kv)
+    for chunk in CHUNKS:
+        settings = engine(kv, chunk)
+        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+
+
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+async def test_no_bit_depends_on_the_instruction_set(
+    shape: TinyShape,
+    kv: KvType,
+    portable_processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    for pid in portable_processes.pids:
+        assert b"NUMOE_ISA=portable" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    model, settings = model_of(shape), engine(kv, 512)
+    found = await run_together(portable_processes.load(model, 2, 1, settings), model, settings)
+    assert found == await reference_of(shape, kv)
+
+
+async def test_the_comparison_sees_what_does_change_bits(reference_of: ReferenceOf) -> None:
+    half, single = await reference_of(QWEN, "f16"), await reference_of(QWEN, "f32")
+    assert half.logits.keys() == single.logits.keys()
+    assert all(half.logits[key] != single.logits[key] for key in half.logits if key[1] > 1)
+    for answers in (half, single):
+        assert len(set(answers.logits.values())) == len(answers.logits), "two positions have the same logits"
+        assert len(set(answers.tokens)) == len(KINDS), "two requests have the same answer"
