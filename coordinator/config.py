@@ -15,6 +15,8 @@ from cyclopts import Parameter
 
 from numoe.protos.errors import SetupError
 
+KvType = Literal["f16", "f32"]
+
 DEFAULT_ADDRESS = "127.0.0.1:50151"
 
 
@@ -77,7 +79,7 @@ class EngineSettings:
     kv_tokens: int | None = None
     """Positions of all requests together that keys and values are kept for. Default: four full contexts."""
 
-    kv_type: Literal["f16", "f32"] = "f16"
+    kv_type: KvType = "f16"
     """Number format of keys and values in memory."""
 
     queue_length: int = 64

@@ -1,0 +1,45 @@
+"""A group of workers to measure, without the service around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from numoe.coordinator.config import EngineSettings, ServeSettings
+from numoe.coordinator.launcher import RayWorkers, start_workers
+from numoe.coordinator.served import read_spec
+from numoe.model.plan import PlanOptions, plan
+from numoe.model.topology import read_topology
+from numoe.protos.messages import Chunk, Sampling
+
+GREEDY = Sampling()
+PATIENCE_SECONDS = 600.0  # for one step
+
+
+@contextmanager
+def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[RayWorkers]:
+    """Workers that hold the model of a file, ended with the context; threads None: one per core."""
+    spec = read_spec(path)
+    group = start_workers(
+        model_path=path,
+        spec=spec,
+        plan=plan(spec, read_topology(), PlanOptions(workers, threads)),
+        settings=ServeSettings(engine=engine),
+        progress=lambda phase, done, total: None,
+    )
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+def chunk(group: RayWorkers, row: int, first_position: int, token_ids: list[int], *, drawn: bool = True) -> Chunk:
+    """Token ids of sequence `row` from a position on, its KV blocks side by side as if each row had a full context."""
+    size = group.limits.block_positions
+    blocks = -(-group.limits.context_tokens // size)
+    used = -(-(first_position + len(token_ids)) // size)
+    table = np.arange(row * blocks, row * blocks + used, dtype=np.int32)
+    return Chunk(first_position, np.array(token_ids, np.int32), table, GREEDY if drawn else None)
