@@ -6,10 +6,12 @@
 
 The thread's round: decide the next step and send it, deliver the texts of the last one, collect the answer, apply it.
 One step is in flight at a time, so between two steps no worker touches any block: there a request that ended, was
-cancelled or ran out of time gives back its slot and its blocks. Without requests the thread sleeps on a condition.
+cancelled or ran out of time gives back its slot and its blocks. Without requests the thread sleeps on a condition, and
+looks at the workers now and then.
 
 *Guarantees*: exactly one terminal event per request; no client can hold up a step; after WorkerLost every open request
-fails at once, and the engine serves again when `restart` returns.
+fails at once, and the engine serves again when `restart` returns. Workers that are lost again and again without one
+step between end the engine.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Protocol
 
 import structlog
 
 from numoe.coordinator.config import EngineSettings
+from numoe.coordinator.executor import StepExecutor
 from numoe.coordinator.generation import Generation, wake_consumers
 from numoe.coordinator.kv_blocks import BlockPool
 from numoe.coordinator.latch import Latch
@@ -34,32 +36,15 @@ from numoe.coordinator.scheduler import Running, State, Waiting, schedule, slots
 from numoe.coordinator.sequence import Sequence
 from numoe.model.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
-from numoe.protos.messages import Step, StepLimits, StepResult
+from numoe.protos.messages import Step, StepResult
 
 SHORTEST_WAIT_SECONDS = 0.1  # told to clients that must come back: even if the estimate is 0, not at once
 LONGEST_WAIT_SECONDS = 600.0
 SERVICE_TIME_WEIGHT = 0.1  # of the newest request in the running mean: about the last 20 count
+IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
+MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
 
 _log = structlog.get_logger()
-
-
-class StepExecutor(Protocol):
-    """The workers, as the engine sees them; all methods are called from the engine's thread."""
-
-    @property
-    def limits(self) -> StepLimits: ...
-
-    def submit(self, step: Step) -> None:
-        """Hands the step to the workers and returns at once; reads none of its arrays later. May raise WorkerLost."""
-
-    def collect(self, timeout_seconds: float) -> StepResult:
-        """Waits for the step submitted last; raises WorkerLost when a worker died or the time is up."""
-
-    def restart(self) -> None:
-        """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails."""
-
-    def close(self) -> None:
-        """Ends the workers; harmless when repeated. Called from another thread if `collect` or `restart` hangs."""
 
 
 class EngineState(StrEnum):
@@ -113,6 +98,7 @@ class Engine:
         self._service_seconds: float | None = None  # mean time in work of requests that ended; None: none has
         self._undelivered: list[Sequence] = []  # the thread's own, as are the counters
         self._steps = self._prompt_tokens = self._generated_tokens = self._restarts = 0
+        self._restarts_in_row = 0
         self._error: NumoeError | None = None
         self._drained = Latch()
         self._stopped = Latch()
@@ -235,9 +221,10 @@ class Engine:
     def _main(self) -> None:
         error: NumoeError | None = None
         try:
-            while self._wait_for_work():
+            while not self._stopping:
                 try:
-                    self._run_step()
+                    if self._wait_for_work():
+                        self._run_step()
                 except WorkerLost as lost:
                     self._recover(lost)
         except NumoeError as failure:
@@ -249,12 +236,13 @@ class Engine:
         self._shut_down(error)
 
     def _wait_for_work(self) -> bool:
-        """Sleeps until there is something to do; False: stop."""
+        """Sleeps until there is something to do; False: stop. Raises WorkerLost."""
         with self._changed:
             while not (self._stopping or self._waiting or self._running or self._undelivered):
                 if self._draining:
                     self._drained.set()
-                self._changed.wait()
+                if not self._changed.wait(IDLE_CHECK_SECONDS):
+                    self._executor.check()
             return not self._stopping
 
     def _run_step(self) -> None:
@@ -326,6 +314,7 @@ class Engine:
                 sequence.take(token_id, logprob, now)
             self._undelivered.append(sequence)
         self._generated_tokens += draws
+        self._restarts_in_row = 0
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -334,18 +323,32 @@ class Engine:
         wake_consumers(sequence.generation for sequence in undelivered)
 
     def _recover(self, lost: WorkerLost) -> None:
-        """Fails what is open and restarts the workers; a failure of that ends the engine."""
+        """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
         _log.error("worker_lost", error=str(lost))
         with self._changed:
             self._restarting = True
         self._fail_open(lost)
-        if self._stopping or self._draining:
-            raise lost  # nobody is left to be served by new workers
-        self._executor.restart()
+        self._restart(lost)
         with self._changed:
             self._restarting = False
             self._restarts += 1
         _log.info("workers_restarted")
+
+    def _restart(self, lost: WorkerLost) -> None:
+        while self._restarts_in_row < MOST_RESTARTS:
+            if self._stopping or self._draining:
+                raise lost  # nobody is left to be served by new workers
+            self._restarts_in_row += 1
+            try:
+                self._executor.restart()
+            except WorkerLost as again:
+                _log.error("worker_lost_in_restart", error=str(again))
+                lost = again
+            else:
+                return
+        raise ServiceError(
+            f"{MOST_RESTARTS} restarts of the workers did not help, no step was completed after them; at last: {lost}"
+        )
 
     def _fail_open(self, error: ServiceError) -> None:
         self._deliver()

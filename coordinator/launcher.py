@@ -230,7 +230,7 @@ class RayWorkers:
         return reports
 
     def submit(self, step: Step) -> None:
-        self._check_alive()
+        self.check()
         assert self._channel is not None
         self._channel.publish(step)
 
@@ -241,7 +241,7 @@ class RayWorkers:
             result = self._channel.wait(WATCH_SECONDS)
             if result is not None:
                 return result
-            self._check_alive()
+            self.check()
             if time.monotonic() > end:
                 raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
 
@@ -250,7 +250,7 @@ class RayWorkers:
         assert self._channel is not None
         return self._channel.logits()[:, : self._spec.vocabulary]
 
-    def _check_alive(self) -> None:
+    def check(self) -> None:
         dead, _, _ = select.select(self._watched, [], [], 0)
         if dead or not self._watched:
             lost = [str(worker) for worker, watched in enumerate(self._watched) if watched in dead]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from numoe.coordinator.engine import StepExecutor
+from numoe.coordinator.executor import StepExecutor
 from numoe.model.plan import Shard
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]

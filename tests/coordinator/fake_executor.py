@@ -54,10 +54,12 @@ class FakeExecutor:
         limits: StepLimits = LIMITS,
         before_collect: Callable[[Step], None] = lambda step: None,
         before_restart: Callable[[], None] = lambda: None,
+        in_check: Callable[[], None] = lambda: None,
     ) -> None:
         self.alphabet = alphabet
         self.before_collect = before_collect
         self.before_restart = before_restart
+        self.in_check = in_check
         self.steps: list[Step] = []
         self.restarts = 0
         self.closed = 0
@@ -88,6 +90,9 @@ class FakeExecutor:
         (step, result), self._in_flight = self._in_flight, None
         self.before_collect(step)
         return result
+
+    def check(self) -> None:
+        self.in_check()
 
     def restart(self) -> None:
         self.before_restart()

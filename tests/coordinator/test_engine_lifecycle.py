@@ -6,18 +6,21 @@ import asyncio
 import random
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from numoe.coordinator.config import EngineSettings
-from numoe.coordinator.engine import Engine, EngineState
+from numoe.coordinator.engine import IDLE_CHECK_SECONDS, MOST_RESTARTS, Engine, EngineState
+from numoe.coordinator.latch import Latch
 from numoe.coordinator.requests import Accepted, Failed, GenerationRequest
 from numoe.protos.errors import (
     DeadlineExceeded,
     QueueFull,
     RequestCancelled,
     ServiceError,
+    SetupError,
     Unavailable,
     WorkerLost,
 )
@@ -242,19 +245,76 @@ async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_wa
         assert got.tokens == expected_tokens(PROMPT, drawn, ALL_IDS)
 
 
-async def test_a_failed_restart_stops_the_engine() -> None:
+async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks() -> None:
+    restarted = Latch()
+    lost = iter([WorkerLost("worker 1 died")])
+
+    def look() -> None:
+        for error in lost:
+            raise error
+
+    executor = FakeExecutor(ALL_IDS, before_restart=restarted.set, in_check=look)
+    async with serving(executor) as engine:
+        await restarted.wait()
+        got = await _answer_when_serving(engine, request(PROMPT))
+        assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        assert engine.status().restarts == executor.restarts == 1
+
+
+async def test_a_restart_that_cannot_work_stops_the_engine_at_once() -> None:
     def fail() -> None:
-        raise WorkerLost("worker 0 died again while loading")
+        raise SetupError("the model file is gone")
 
     executor = FakeExecutor(ALL_IDS, LIMITS, lose_worker_at(2), before_restart=fail)
     async with serving(executor) as engine:
         got = await answer(engine.submit(request(PROMPT)))
         assert "pid 4242" in str(got.error)
-        error = await engine.wait_stopped()
-        assert isinstance(error, WorkerLost)
-        assert "again" in str(error)
+        assert isinstance(await engine.wait_stopped(), SetupError)
         with pytest.raises(Unavailable):
             engine.submit(request(PROMPT))
+
+
+@pytest.mark.parametrize("again", ["in the first step", "idle", "while loading"])
+async def test_workers_that_are_lost_every_time_stop_the_engine(again: str) -> None:
+    attempts = []
+
+    def lose(*_: Step) -> None:
+        raise WorkerLost("worker 0 died")
+
+    def restart() -> None:
+        attempts.append(again)
+        if again == "while loading":
+            lose()
+
+    idle = lose if again == "idle" else lambda: None
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose, before_restart=restart, in_check=idle)
+    async with serving(executor) as engine:
+        stopped = asyncio.create_task(engine.wait_stopped())
+        while not stopped.done():
+            if again != "idle":
+                with suppress(Unavailable):
+                    await answer(engine.submit(request(PROMPT)))
+            await asyncio.sleep(0)
+        error = await stopped
+        assert type(error) is ServiceError
+        assert f"{MOST_RESTARTS} restarts" in str(error)
+        assert "worker 0 died" in str(error)
+    assert len(attempts) == MOST_RESTARTS
+
+
+async def test_a_completed_step_forgives_the_restarts_before_it() -> None:
+    losses = range(1, 2 * (MOST_RESTARTS + 2), 2)  # every other step
+
+    def lose(step: Step) -> None:
+        if step.number in losses:
+            raise WorkerLost("worker 0 died")
+
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose)
+    async with serving(executor) as engine:
+        for _ in losses:
+            assert isinstance((await _answer_when_serving(engine, request(PROMPT))).error, WorkerLost)
+        assert (await _answer_when_serving(engine, request(PROMPT))).finished
+    assert executor.restarts == len(losses) > MOST_RESTARTS
 
 
 async def test_workers_lost_while_draining_are_not_restarted() -> None:
@@ -306,26 +366,22 @@ async def test_a_defect_of_ours_leaves_no_request_without_an_answer() -> None:
         assert type(await engine.wait_stopped()) is ServiceError
 
 
-async def test_an_idle_engine_does_not_run() -> None:
+async def test_an_idle_engine_only_looks_at_its_workers() -> None:
     async with serving(FakeExecutor(ALL_IDS)) as engine:
         await answer(engine.submit(request(PROMPT)))
         assert await engine.drain(PATIENCE_SECONDS)
         status = Path(f"/proc/self/task/{engine._thread.native_id}/status")
-        # The first look may still meet the thread on its way to bed.
-        assert any(_stays_asleep(status) for _ in range(3))
+        before, started = _context_switches(status), time.monotonic()
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            sum(range(1000))
+        looks = (time.monotonic() - started) / IDLE_CHECK_SECONDS + 1
+        # Two for each look, as it may have to wait for the interpreter; one more, on its way to bed at the beginning.
+        assert _context_switches(status) - before <= 2 * looks + 1
 
 
-def _stays_asleep(status: Path) -> bool:
-    """Whether the thread is not scheduled once while this one computes for 0.2 seconds; one that polls would be."""
-    before = _context_switches(status)
-    until = time.thread_time() + 0.2
-    while time.thread_time() < until:
-        sum(range(1000))
-    return _context_switches(status) == before
-
-
-def _context_switches(status: Path) -> list[str]:
-    return [line for line in status.read_text().splitlines() if "ctxt_switches" in line]
+def _context_switches(status: Path) -> int:
+    return sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
 
 
 async def _answer_when_serving(engine: Engine, asked: GenerationRequest) -> Answer:

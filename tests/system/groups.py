@@ -127,6 +127,9 @@ class RecordedWorkers:
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
         return result
 
+    def check(self) -> None:
+        self._workers.check()
+
     def restart(self) -> None:
         self._workers.restart()
 

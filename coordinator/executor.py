@@ -1,0 +1,29 @@
+"""What the engine asks of the workers; the launcher's RayWorkers are one kind, the tests' fake ones another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from numoe.protos.messages import Step, StepLimits, StepResult
+
+
+class StepExecutor(Protocol):
+    """The workers, as the engine sees them; all methods are called from the engine's thread."""
+
+    @property
+    def limits(self) -> StepLimits: ...
+
+    def submit(self, step: Step) -> None:
+        """Hands the step to the workers and returns at once; reads none of its arrays later. May raise WorkerLost."""
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        """Waits for the step submitted last; raises WorkerLost when a worker died or the time is up."""
+
+    def check(self) -> None:
+        """Looks at workers that have nothing to do, and returns at once; raises WorkerLost when one died."""
+
+    def restart(self) -> None:
+        """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails."""
+
+    def close(self) -> None:
+        """Ends the workers; harmless when repeated. Called from another thread if `collect` or `restart` hangs."""
