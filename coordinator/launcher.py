@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from numoe.protos.messages import Step, StepLimits, StepResult
 BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
 POLL_SECONDS = 0.1  # how often progress is told while loading
+END_SECONDS = 60.0  # for a killed worker to be gone: giving back hundreds of GB takes the kernel a while
 SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
 SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
@@ -267,13 +270,17 @@ class RayWorkers:
             ray.shutdown()
 
     def _end_group(self) -> None:
-        """End every worker and wait until it is gone."""
+        """End every worker and wait until it is gone, and its memory with it."""
         if self._channel is not None:
             self._channel.abort()
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
-        for watched in self._watched:
-            select.select([watched], [], [], 5.0)
+        for watched in self._watched:  # Ray only asks a worker to end, and a stopped process does not hear it
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(watched, signal.SIGKILL)
+        for worker, watched in enumerate(self._watched):
+            if not select.select([watched], [], [], END_SECONDS)[0]:
+                _log.error("worker_outlives_kill", worker=worker, pid=self._pids[worker])
             os.close(watched)
         if self._group is not None:
             remove_placement_group(self._group)
