@@ -35,6 +35,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from numoe.coordinator.config import ServeSettings, context_tokens, kv_tokens
 from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.step_channel import StepChannel
+from numoe.coordinator.survivors import start_watching
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import ShardPlan
 from numoe.model.spec import ModelSpec
@@ -78,6 +79,8 @@ def start_workers(
     """
     del model_path  # the spec's tensors name their files
     owns_ray = not ray.is_initialized()
+    if owns_ray:
+        start_watching()
     with subprocess.Popen([sys.executable, "-m", "numoe.worker.warm"], stderr=subprocess.PIPE, text=True) as warming:
         try:
             progress("starting", 0, 0)
