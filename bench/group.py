@@ -41,5 +41,6 @@ def chunk(group: RayWorkers, row: int, first_position: int, token_ids: list[int]
     size = group.limits.block_positions
     blocks = -(-group.limits.context_tokens // size)
     used = -(-(first_position + len(token_ids)) // size)
+    assert row * blocks + used <= group.limits.kv_blocks, "kv_tokens of the settings is too small for this row"
     table = np.arange(row * blocks, row * blocks + used, dtype=np.int32)
     return Chunk(first_position, np.array(token_ids, np.int32), table, GREEDY if drawn else None)
