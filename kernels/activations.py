@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.groups import FIELD_BYTES, FIELDS, FLOAT_BYTES, INTEGER_BYTES, SCALE, VALUE_BYTES, VALUES_BYTES
 from numoe.kernels.jit import kernel
 from numoe.kernels.simd import (
     absolute,
@@ -24,8 +25,8 @@ from numoe.kernels.simd import (
     splat,
     store_f32,
     store_f32x16,
-    store_i8x16,
     store_i32,
+    store_rounded,
     sum_lanes,
 )
 
@@ -63,7 +64,7 @@ def rms_norm(
 def write_integer_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
     """Round the float32 vector at x and write it as one column of the integer group of `columns` columns."""
     for block in range(blocks):
-        place = group + block * columns * 40
+        place = group + block * columns * INTEGER_BYTES
         a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
         largest = max_lanes(maximum(absolute(a), absolute(b)))
         scale = largest / np.float32(127.0)
@@ -71,17 +72,21 @@ def write_integer_column(group: int, columns: int, column: int, x: int, blocks: 
         if largest > _TINY:
             inverse = np.float32(127.0) / largest
         qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
-        store_i8x16(place + 32 * column, qa)
-        store_i8x16(place + 32 * column + 16, qb)
-        store_f32(place + 32 * columns + 4 * column, scale)
-        store_i32(place + 36 * columns + 4 * column, np.int32(-128) * np.int32(sum_lanes(add(qa, qb))))
+        store_rounded(place + VALUES_BYTES * column, qa)
+        store_rounded(place + VALUES_BYTES * column + 16 * VALUE_BYTES, qb)
+        first, last = sum_lanes(qa), sum_lanes(qb)
+        field = place + SCALE * columns + FIELD_BYTES * column
+        store_f32(field, scale)
+        store_f32(field + FIELD_BYTES * columns, first + last)
+        store_i32(field + 2 * FIELD_BYTES * columns, np.int32(-128) * np.int32(first + last))
+        store_i32(field + 3 * FIELD_BYTES * columns, (np.int32(first) & 0xFFFF) | (np.int32(last) << 16))
 
 
 @kernel
 def write_float_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
     """Write the float32 vector at x as one column of the float group of `columns` columns."""
     for block in range(blocks):
-        place = group + (block * columns + column) * 128
+        place = group + (block * columns + column) * FLOAT_BYTES
         store_f32x16(place, load_f32x16(x + 128 * block))
         store_f32x16(place + 64, load_f32x16(x + 128 * block + 64))
 
@@ -92,13 +97,15 @@ def copy_integer_column(
 ) -> None:
     """Copy one column from an integer group to another."""
     for block in range(blocks):
-        place = group + block * columns * 40
-        origin = source + block * source_columns * 40
-        copy_32(place + 32 * column, origin + 32 * source_column)
-        for field in range(32, 40, 4):
-            store_f32(
-                place + field * columns + 4 * column, load_f32(origin + field * source_columns + 4 * source_column)
-            )
+        place = group + block * columns * INTEGER_BYTES
+        origin = source + block * source_columns * INTEGER_BYTES
+        for value in range(0, VALUES_BYTES, 32):
+            copy_32(place + VALUES_BYTES * column + value, origin + VALUES_BYTES * source_column + value)
+        place += SCALE * columns + FIELD_BYTES * column
+        origin += SCALE * source_columns + FIELD_BYTES * source_column
+        for field in range(FIELDS):
+            step = FIELD_BYTES * field
+            store_f32(place + step * columns, load_f32(origin + step * source_columns))
 
 
 @kernel
@@ -107,7 +114,7 @@ def copy_float_column(
 ) -> None:
     """Copy one column from a float group to another."""
     for block in range(blocks):
-        place = group + (block * columns + column) * 128
-        origin = source + (block * source_columns + source_column) * 128
+        place = group + (block * columns + column) * FLOAT_BYTES
+        origin = source + (block * source_columns + source_column) * FLOAT_BYTES
         store_f32x16(place, load_f32x16(origin))
         store_f32x16(place + 64, load_f32x16(origin + 64))

@@ -6,6 +6,7 @@ import numpy as np
 
 from numoe.kernels.activations import rms_norm
 from numoe.kernels.attention import BLOCK, attend, store_key, store_value
+from numoe.kernels.groups import WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.projection import (
     ATTENTION,
@@ -21,7 +22,7 @@ from numoe.kernels.rope import rotate
 from numoe.kernels.router import width_for
 from numoe.kernels.simd import load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, barrier, claim, gather
-from numoe.kernels.tiles import F16_TILE, F32_TILE, WIDTHS
+from numoe.kernels.tiles import F16_TILE, F32_TILE
 
 
 @kernel

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from numoe.kernels.jit import kernel
-from numoe.kernels.simd import load_bf16x16, load_f16x16, load_f32x16, load_i8x16, mul, splat, store_f32x16, widen_f16
-from numoe.kernels.tiles import BF16_TILE, F16_TILE, F32_TILE, Q8_0_TILE
+from numoe.kernels.packing import DRAWINGS, dequantise
+from numoe.kernels.simd import load_bf16x16, load_f16x16, load_f32x16, store_f32x16
+from numoe.kernels.tiles import BF16_TILE, F16_TILE, F32_TILE
 
 
 @kernel
 def embed_row(
-    out: int,  # [D] float32, written
-    row: int,  # address of the row's bytes
+    out: NDArray[np.float32],  # [D], written
+    row: NDArray[np.uint8],  # its bytes
     tile: int,  # its format's number
-    width: int,  # D, a multiple of 32
+    scratch: NDArray[np.uint8],  # [SCRATCH_BYTES]
 ) -> None:
     """Dequantise one row."""
-    for value in range(0, width, 16):
-        place = out + 4 * value
+    if tile == F32_TILE or tile == F16_TILE or tile == BF16_TILE:
+        _widen(out, row, tile)
+        return
+    drawing = DRAWINGS[tile]
+    values, size = drawing.unit_values, drawing.unit_bytes
+    for unit in range(out.size // values):
+        dequantise(out[values * unit : values * (unit + 1)], row[size * unit : size * (unit + 1)], drawing, scratch)
+
+
+@kernel
+def _widen(out: NDArray[np.float32], row: NDArray[np.uint8], tile: int) -> None:
+    place, source = out.ctypes.data, row.ctypes.data
+    for value in range(0, out.size, 16):
         if tile == F32_TILE:
-            store_f32x16(place, load_f32x16(row + 4 * value))
+            store_f32x16(place + 4 * value, load_f32x16(source + 4 * value))
         elif tile == F16_TILE:
-            store_f32x16(place, load_f16x16(row + 2 * value))
-        elif tile == BF16_TILE:
-            store_f32x16(place, load_bf16x16(row + 2 * value))
-        elif tile == Q8_0_TILE:
-            block = row + (value // 32) * 34
-            scale = splat(widen_f16(block))
-            store_f32x16(place, mul(load_i8x16(block + 2 + value % 32), scale))
+            store_f32x16(place + 4 * value, load_f16x16(source + 2 * value))
+        else:
+            store_f32x16(place + 4 * value, load_bf16x16(source + 2 * value))

@@ -6,6 +6,7 @@ import numpy as np
 
 from numoe.kernels.activations import copy_float_column, copy_integer_column
 from numoe.kernels.functions import silu_vector
+from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.projection import (
     HIDDEN,
@@ -20,7 +21,6 @@ from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, St
 from numoe.kernels.router import choose_experts, group_by_expert
 from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, arrive, barrier, claim, gather, release
-from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 
 ADD_CHUNK = 512  # values of the residual stream per claim
 

@@ -1,110 +1,110 @@
-"""The formats a weight matrix can have: how blocks lie in the file and how they become panels.
+"""The formats a weight matrix can have: how a block of the file is read, what it means, and how 16 rows become a panel.
 
-    format  file block (one row)                         panel block (16 rows)                             x
-    F32     32 float32                                   [32][16] float32                                  float
-    F16     32 float16                                   [32][16] float16                                  float
-    BF16    32 bfloat16                                  [32][16] bfloat16                                 float
-    Q8_0    float16 scale d, 32 int8 q; value = d * q    [16] float16 d; [8][16][4] uint8 q + 128          integer
+A file block (*unit*) holds 32 or 256 values of one row: a scale d, maybe a second number m, then per 16 or 32 values
+small scales (and minima), and the quants. `blocks.py` unscrambles each format's bits into the same fields; the panel
+unit is then drawn by the numbers below, and nothing else depends on the format:
 
-`x` is the kind of activation group the tile reads (tiles.py). Packing is exact: a panel holds the very values of the
+    [16] d | [16] m | per block of 32 values: { [scales][16] uint8 | quants of 16 rows, as quants.py packs them }
+
+    meaning       value of a quant q                              formats
+    SCALED        d * (q - offset), or d * table[q]               Q4_0 Q5_0 Q8_0 IQ4_NL MXFP4
+    SHIFTED       d * q + m                                       Q4_1 Q5_1
+    K_SCALED      d * s * (q - offset), or d * s * table[q]       Q3_K Q6_K (s per 16 values), IQ4_XS (per 32)
+    K_SHIFTED     d * s * q - m * t                               Q4_K Q5_K (s, t per 32), Q2_K (per 16, in one byte)
+
+Floats have no fields: their panel unit is [32 values][16 rows]. Packing is exact: a panel holds the very numbers of the
 file, so dequantising either gives the same floats. Rows past the end of a matrix are zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
-from numoe.kernels.jit import kernel
-from numoe.kernels.tiles import BF16_TILE, F16_TILE, F32_TILE, Q8_0_PANEL_BLOCK, Q8_0_TILE, ROWS
+from numoe.kernels.groups import BLOCK, ROWS
+from numoe.kernels.quants import IQ4_TABLE, MXFP4_TABLE, NO_TABLE, quants_bytes
 
 
-@kernel
-def pack_16_bit(
-    panels: NDArray[np.uint16],  # [ceil(rows / 16), values, 16], written
-    rows: NDArray[np.uint16],  # [rows, values]
-) -> None:
-    """Interleave rows of 16-bit values; absent rows of the last panel become zeros."""
-    for panel in range(panels.shape[0]):
-        for lane in range(panels.shape[2]):
-            row = panel * 16 + lane
-            if row < rows.shape[0]:
-                for value in range(rows.shape[1]):
-                    panels[panel, value, lane] = rows[row, value]
-            else:
-                panels[panel, :, lane] = 0
+class Meaning(IntEnum):
+    """How a quant becomes a value; see above."""
 
-
-@kernel
-def pack_32_bit(
-    panels: NDArray[np.uint32],  # [ceil(rows / 16), values, 16], written
-    rows: NDArray[np.uint32],  # [rows, values]
-) -> None:
-    """Interleave rows of 32-bit values; absent rows of the last panel become zeros."""
-    for panel in range(panels.shape[0]):
-        for lane in range(panels.shape[2]):
-            row = panel * 16 + lane
-            if row < rows.shape[0]:
-                for value in range(rows.shape[1]):
-                    panels[panel, value, lane] = rows[row, value]
-            else:
-                panels[panel, :, lane] = 0
-
-
-@kernel
-def pack_q8_0(
-    panels: NDArray[np.uint8],  # [ceil(rows / 16), blocks, 544], written
-    rows: NDArray[np.uint8],  # [rows, blocks * 34]
-) -> None:
-    """Interleave Q8_0 rows: scales first, then 4 values of each row at a time, shifted to unsigned."""
-    for panel in range(panels.shape[0]):
-        for lane in range(16):
-            row = panel * 16 + lane
-            for block in range(panels.shape[1]):
-                target = panels[panel, block]
-                if row < rows.shape[0]:
-                    source = rows[row, 34 * block : 34 * block + 34]
-                    target[2 * lane] = source[0]
-                    target[2 * lane + 1] = source[1]
-                    for value in range(32):
-                        target[32 + (value >> 2) * 64 + lane * 4 + (value & 3)] = source[2 + value] ^ 0x80
-                else:
-                    target[2 * lane] = 0
-                    target[2 * lane + 1] = 0
-                    for value in range(32):
-                        target[32 + (value >> 2) * 64 + lane * 4 + (value & 3)] = 0x80
-
-
-def _pack_f32(panels: NDArray[np.uint8], rows: NDArray[np.uint8]) -> None:
-    pack_32_bit(panels.view(np.uint32).reshape(panels.shape[0], -1, ROWS), rows.view(np.uint32))
-
-
-def _pack_f16(panels: NDArray[np.uint8], rows: NDArray[np.uint8]) -> None:
-    pack_16_bit(panels.view(np.uint16).reshape(panels.shape[0], -1, ROWS), rows.view(np.uint16))
+    FLOAT = 0
+    SCALED = 1
+    SHIFTED = 2
+    K_SCALED = 3
+    K_SHIFTED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One weight format."""
+    """One weight format. Fields that a meaning does not have are 0."""
 
     name: str
     ggml_type: int  # its number in GGUF files
-    number: int  # its row in the tile table
-    block_bytes: int  # of 32 values in the file
-    panel_block_bytes: int  # of 16 x 32 values in a panel
-    integer: bool  # whether its tile reads integer groups
-    pack: Callable[
-        [NDArray[np.uint8], NDArray[np.uint8]], None
-    ]  # (panels [P, blocks, panel_block_bytes], rows [R, bytes])
+    meaning: Meaning
+    unit_values: int  # of one row, in one file block
+    unit_bytes: int  # of a file block
+    low_bits: int  # of a quant; for floats the bits of a value
+    high_bits: int = 0
+    offset: int = 0
+    table: int = NO_TABLE
+    scales: int = 0  # bytes of small scales and minima per row and block of 32 values
+    scale_bytes: int = 2  # of d: float16, or 1: an exponent
+
+    @property
+    def integer(self) -> bool:
+        """Whether its tile reads integer groups."""
+        return self.meaning is not Meaning.FLOAT
+
+    @property
+    def unit_blocks(self) -> int:
+        """Blocks of 32 values in a unit."""
+        return self.unit_values // BLOCK
+
+    @property
+    def head_bytes(self) -> int:
+        """Of a panel unit: d, and m where there is one."""
+        if not self.integer:
+            return 0
+        has_m = self.meaning in (Meaning.SHIFTED, Meaning.K_SHIFTED)
+        return ROWS * (self.scale_bytes + 2 * has_m)
+
+    @property
+    def panel_block_bytes(self) -> int:
+        """Of a panel unit: per block of 32 values."""
+        if not self.integer:
+            return ROWS * BLOCK * self.low_bits // 8
+        return ROWS * self.scales + quants_bytes(self.low_bits, self.high_bits)
+
+    @property
+    def panel_unit_bytes(self) -> int:
+        """Of 16 rows of one unit each."""
+        return self.head_bytes + self.unit_blocks * self.panel_block_bytes
 
 
-FORMATS = (
-    Format("F32", 0, F32_TILE, 128, 2048, False, _pack_f32),
-    Format("F16", 1, F16_TILE, 64, 1024, False, _pack_f16),
-    Format("BF16", 30, BF16_TILE, 64, 1024, False, _pack_f16),
-    Format("Q8_0", 8, Q8_0_TILE, 34, Q8_0_PANEL_BLOCK, True, pack_q8_0),
+_SCALED, _SHIFTED, _K_SCALED, _K_SHIFTED = (
+    Meaning.SCALED,
+    Meaning.SHIFTED,
+    Meaning.K_SCALED,
+    Meaning.K_SHIFTED,
 )
+FORMATS = (
+    Format("F32", 0, Meaning.FLOAT, 32, 128, 32),
+    Format("F16", 1, Meaning.FLOAT, 32, 64, 16),
+    Format("BF16", 30, Meaning.FLOAT, 32, 64, 16),
+    Format("Q8_0", 8, _SCALED, 32, 34, 8, offset=128),
+    Format("Q4_0", 2, _SCALED, 32, 18, 4, offset=8),
+    Format("Q5_0", 6, _SCALED, 32, 22, 4, 1, offset=16),
+    Format("IQ4_NL", 20, _SCALED, 32, 18, 4, offset=128, table=IQ4_TABLE),
+    Format("MXFP4", 39, _SCALED, 32, 17, 4, offset=128, table=MXFP4_TABLE, scale_bytes=1),
+    Format("Q4_1", 3, _SHIFTED, 32, 20, 4),
+    Format("Q5_1", 7, _SHIFTED, 32, 24, 4, 1),
+    Format("Q3_K", 11, _K_SCALED, 256, 110, 2, 1, offset=4, scales=2),
+    Format("Q6_K", 14, _K_SCALED, 256, 210, 4, 2, offset=32, scales=2),
+    Format("IQ4_XS", 23, _K_SCALED, 256, 136, 4, offset=128, table=IQ4_TABLE, scales=1),
+    Format("Q2_K", 10, _K_SHIFTED, 256, 84, 2, scales=2),
+    Format("Q4_K", 12, _K_SHIFTED, 256, 144, 4, scales=2),
+    Format("Q5_K", 13, _K_SHIFTED, 256, 176, 4, 1, scales=2),
+)
+NUMBERS = {format_.name: number for number, format_ in enumerate(FORMATS)}  # a format's row in the table of tiles
 BY_GGML_TYPE = {format_.ggml_type: format_ for format_ in FORMATS}

@@ -1,4 +1,4 @@
-"""The only Numba flags, the instruction set, and where compiled code is kept.
+"""The only Numba flags, and where compiled code is kept.
 
 Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU, instruction set): Numba
 looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several processes that
@@ -18,30 +18,9 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import binding
 
+from numoe.kernels.instruction_sets import INSTRUCTION_SET
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-INSTRUCTION_SETS = ("avx512vnni", "portable")
-
-
-def detect_instruction_set() -> str:
-    """The best variant this CPU runs, or what NUMOE_ISA names.
-
-    Raises:
-        ValueError: NUMOE_ISA names an unknown variant, or one this CPU cannot run.
-    """
-    features = binding.get_host_cpu_features()
-    has_vnni = all(features.get(name, False) for name in ("avx512f", "avx512bw", "avx512vl", "avx512vnni"))
-    best = "avx512vnni" if has_vnni else "portable"
-    wanted = os.environ.get("NUMOE_ISA", best)
-    if wanted not in INSTRUCTION_SETS:
-        raise ValueError(f"NUMOE_ISA={wanted!r} is unknown; this version has {', '.join(INSTRUCTION_SETS)}")
-    if wanted == "avx512vnni" and not has_vnni:
-        raise ValueError(f"NUMOE_ISA={wanted!r} needs AVX-512 VNNI, which this CPU lacks; unset it or use portable")
-    return wanted
-
-
-INSTRUCTION_SET = detect_instruction_set()
-
 
 def cache_folder() -> Path:
     """Where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
@@ -49,13 +28,15 @@ def cache_folder() -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         if source.name != "reference.py":  # never compiled
             digest.update(source.read_bytes())
-    digest.update(f"{numba.__version__} {binding.get_host_cpu_name()} {INSTRUCTION_SET}".encode())
+    digest.update(f"{numba.__version__} {binding.get_host_cpu_name()} {INSTRUCTION_SET.name}".encode())
     digest.update(str(Path(__file__).parent).encode())
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "numoe" / "kernels" / digest.hexdigest()[:16]
 
 
 numba.config.CACHE_DIR = str(cache_folder())
+if INSTRUCTION_SET.cpu is not None:
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = INSTRUCTION_SET.cpu, ""
 
 
 def kernel(function: F) -> F:

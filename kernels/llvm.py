@@ -13,7 +13,7 @@ LANES = 16
 
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F16, F32 = ir.HalfType(), ir.FloatType()
-_ELEMENTS = {"u8": I8, "i32": I32, "f32": F32}
+_ELEMENTS = {"i32": I32, "f32": F32}
 V16F32, V16I32, V64U8 = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(I8, 64)
 
 
@@ -46,7 +46,6 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, ir.ArrayType(vector, tile.columns))
 
 
-u8x64 = Vector("u8", 64)
 i32x16 = Vector("i32", 16)
 f32x16 = Vector("f32", 16)
 

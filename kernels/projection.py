@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from numoe.kernels.activations import copy_floats, rms_norm, write_float_column, write_integer_column
+from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
 from numoe.kernels.simd import add, load_f32x16, store_f32x16
 from numoe.kernels.sync import Team, barrier, claim
-from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, WIDTHS, run_tile
+from numoe.kernels.tiles import run_tile
 
 HIDDEN, ATTENTION, INTERMEDIATE = range(3)  # what a row is gathered from
 CLAIM_BYTES = 65536  # of weights per claim: 3 microseconds at 20 GB/s, against 0.1 for the claim

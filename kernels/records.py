@@ -148,6 +148,7 @@ class Memory(NamedTuple):
     down: Floats  # [expert columns, d]
     rows: Floats  # [threads, longest row] a thread's own row
     scratch: Floats  # [threads, ...] a thread's own, see attention.py
+    block: NDArray[np.uint8]  # [threads, ...] a thread's own, see packing.py
     chosen: Ints  # [T, A] experts by falling probability
     shares: Floats  # [T, A] their weights, sum 1
     columns: Ints  # [T, A] the expert column of each

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.functions import exp_vector
+from numoe.kernels.groups import WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping
 from numoe.kernels.simd import (
@@ -21,7 +22,6 @@ from numoe.kernels.simd import (
     sub,
     sum_lanes,
 )
-from numoe.kernels.tiles import WIDTHS
 
 _LEAST_SUM = np.float32(6.103515625e-5)  # as llama.cpp: the smallest normal half float
 

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from numoe.kernels.groups import VALUE_BYTES
 from numoe.kernels.llvm import (
     F16,
     F32,
@@ -25,14 +26,14 @@ from numoe.kernels.llvm import (
     LANES,
     V16F32,
     V16I32,
-    V64U8,
     call_llvm,
     constant_vector,
     f32x16,
     fma_value,
+    i32x16,
+    offset,
     pointer,
     splat_value,
-    u8x64,
 )
 
 MOST_F32 = 2.0**128 - 2.0**104  # the largest finite float
@@ -61,12 +62,6 @@ def _operation(result: types.Type, *arguments: types.Type) -> Callable[[Generato
 
 
 # Loads and stores.
-
-
-@_operation(u8x64, types.uintp)
-def load_u8x64(builder: Any, values: Any) -> Any:
-    """64 bytes."""
-    return builder.load(pointer(builder, values[0], V64U8), align=1)
 
 
 @_operation(f32x16, types.uintp)
@@ -98,6 +93,67 @@ def load_i8x16(builder: Any, values: Any) -> Any:
     return builder.sitofp(whole, V16F32)
 
 
+@_operation(f32x16, types.uintp)
+def load_u8x16(builder: Any, values: Any) -> Any:
+    """16 unsigned bytes, as floats."""
+    whole = builder.load(pointer(builder, values[0], ir.VectorType(I8, LANES)), align=1)
+    return builder.uitofp(whole, V16F32)
+
+
+@_operation(f32x16, types.uintp)
+def load_e8m0x16(builder: Any, values: Any) -> Any:
+    """16 exponents e, as the floats 2**(e - 128); below 2**-126 they are subnormal."""
+    exponents = builder.zext(builder.load(pointer(builder, values[0], ir.VectorType(I8, LANES)), align=1), V16I32)
+    one = ir.Constant(V16I32, [1] * LANES)
+    normal = builder.shl(builder.sub(exponents, one), ir.Constant(V16I32, [23] * LANES))
+    subnormal = builder.shl(ir.Constant(V16I32, [1 << 21] * LANES), builder.and_(exponents, one))
+    is_normal = builder.icmp_unsigned(">", exponents, one)
+    return builder.bitcast(builder.select(is_normal, normal, subnormal), V16F32)
+
+
+def _load_pairs(builder: Any, address: Any, *, signed: bool) -> Any:
+    halves = [
+        builder.load(pointer(builder, offset(builder, address, LANES * half), ir.VectorType(I8, LANES)), align=1)
+        for half in range(2)
+    ]
+    low, high = (builder.sext(half, V16I32) if signed else builder.zext(half, V16I32) for half in halves)
+    word = ir.Constant(V16I32, [0xFFFF] * LANES)
+    return builder.or_(builder.and_(low, word), builder.shl(high, ir.Constant(V16I32, [LANES] * LANES)))
+
+
+@_operation(i32x16, types.uintp)
+def load_u8_pairs(builder: Any, values: Any) -> Any:
+    """Two times 16 unsigned bytes, as the low and the high words of 16 lanes."""
+    return _load_pairs(builder, values[0], signed=False)
+
+
+@_operation(i32x16, types.uintp)
+def load_i8_pairs(builder: Any, values: Any) -> Any:
+    """Two times 16 signed bytes, as the low and the high words of 16 lanes."""
+    return _load_pairs(builder, values[0], signed=True)
+
+
+@_operation(i32x16, i32x16)
+def low_nibbles(builder: Any, values: Any) -> Any:
+    """Bits 0-3 of each word."""
+    return builder.and_(values[0], ir.Constant(V16I32, [0x000F000F] * LANES))
+
+
+@_operation(i32x16, i32x16)
+def high_nibbles(builder: Any, values: Any) -> Any:
+    """Bits 4-7 of each word."""
+    moved = builder.lshr(values[0], ir.Constant(V16I32, [4] * LANES))
+    return builder.and_(moved, ir.Constant(V16I32, [0x000F000F] * LANES))
+
+
+@_operation(i32x16, i32x16, types.int32)
+def multiply_words(builder: Any, values: Any) -> Any:
+    """Each of the two words of a lane times a number; the products fit 16 bits."""
+    words = ir.VectorType(I16, 2 * LANES)
+    factor = splat_value(builder, builder.trunc(values[1], I16), words)
+    return builder.bitcast(builder.mul(builder.bitcast(values[0], words), factor), V16I32)
+
+
 @_operation(types.float32, types.uintp)
 def widen_f16(builder: Any, values: Any) -> Any:
     """One half float."""
@@ -120,10 +176,14 @@ def store_f16x16(builder: Any, values: Any) -> Any:
 
 
 @_operation(types.void, types.uintp, f32x16)
-def store_i8x16(builder: Any, values: Any) -> Any:
-    """16 floats that hold whole numbers in -128..127, as signed bytes."""
-    whole = builder.trunc(builder.fptosi(values[1], V16I32), ir.VectorType(I8, LANES))
-    builder.store(whole, pointer(builder, values[0], ir.VectorType(I8, LANES)), align=1)
+def store_rounded(builder: Any, values: Any) -> Any:
+    """16 floats that hold whole numbers in -127 .. 127, as values of an integer group (groups.py)."""
+    whole = builder.fptosi(values[1], V16I32)
+    if VALUE_BYTES == 2:
+        order = [4 * four + value for four in range(LANES // 4) for value in (0, 2, 1, 3)]
+        whole = builder.shuffle_vector(whole, whole, ir.Constant(V16I32, order))
+    narrow = ir.VectorType(ir.IntType(8 * VALUE_BYTES), LANES)
+    builder.store(builder.trunc(whole, narrow), pointer(builder, values[0], narrow), align=1)
 
 
 @_operation(types.float32, types.uintp)
@@ -187,6 +247,12 @@ def add(builder: Any, values: Any) -> Any:
 def sub(builder: Any, values: Any) -> Any:
     """x - y"""
     return builder.fsub(*values)
+
+
+@_operation(f32x16, f32x16)
+def negate(builder: Any, values: Any) -> Any:
+    """-x"""
+    return builder.fneg(values[0])
 
 
 @_operation(f32x16, f32x16, f32x16)

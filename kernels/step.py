@@ -60,8 +60,10 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     while token < tokens:
         row = step.token_ids[token] - sizes.first_vocabulary
         if 0 <= row < sizes.own_vocabulary:
-            address = weights.embedding.ctypes.data + row * sizes.embedding_row_bytes
-            embed_row(own.embedding + 4 * sizes.width * token, address, sizes.embedding_tile, sizes.width)
+            stored = weights.embedding[row * sizes.embedding_row_bytes : (row + 1) * sizes.embedding_row_bytes]
+            floats = memory.rows[team.thread, : sizes.width]
+            embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
+            copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
         token = claim(team)
     gather(team)
     first = 0

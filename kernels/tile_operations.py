@@ -1,7 +1,6 @@
 """Operations on tiles: C vectors, one per activation column, that take the same weights.
 
-Only `tile_dot4` differs by instruction set; its sums are exact integers, so the bits do not. `stride` and `columns` are
-compile-time constants; column c's operand lies at address + c * stride.
+`stride` and `columns` are compile-time constants; column c's operand lies at address + c * stride.
 """
 
 from __future__ import annotations
@@ -13,23 +12,24 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from numoe.kernels.jit import INSTRUCTION_SET
+from numoe.kernels import quants
+from numoe.kernels.dots import dot2, dot4
+from numoe.kernels.groups import VALUE_BYTES, VALUES_BYTES
 from numoe.kernels.llvm import (
     I64,
     LANES,
     V16F32,
     V16I32,
-    V64U8,
     Tile,
-    call_llvm,
     constant_vector,
     f32x16,
     fma_value,
+    i32x16,
     load_splat,
     offset,
     pointer,
-    u8x64,
 )
+from numoe.kernels.quants import PARTS
 
 
 def _map_columns(builder: Any, tile: Tile, value: Any, each: Callable[[int, Any], Any]) -> Any:
@@ -46,6 +46,17 @@ def tile_zero(typing_context: Any, columns: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return ir.Constant(context.get_value_type(tile), [constant_vector(0.0)] * tile.columns)
+
+    return tile(columns), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero_i32(typing_context: Any, columns: Any) -> Any:
+    """An integer tile of zeros."""
+    tile = Tile("i32", columns.literal_value)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return ir.Constant(context.get_value_type(tile), [ir.Constant(V16I32, [0] * LANES)] * tile.columns)
 
     return tile(columns), code
 
@@ -93,18 +104,47 @@ def tile_add(typing_context: Any, tile: Any, other: Any) -> Any:
 
 
 @intrinsic
-def tile_add_scaled(typing_context: Any, tile: Any, dots: Any, scale: Any, address: Any) -> Any:
-    """tile[c] += (scale * x_scale[c]) * dots[c]; x_scale: floats 4 bytes apart, dots: whole numbers below 2**24."""
+def tile_scale(typing_context: Any, dots: Any, scale: Any) -> Any:
+    """scale * dots[c], dots being whole numbers below 2**24; a float tile."""
+    tile = Tile("f32", dots.columns)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        return _map_columns(
+            builder, tile, undefined, lambda c, _: builder.fmul(values[1], _as_float(builder, values[0], c))
+        )
+
+    return tile(dots, f32x16), code
+
+
+@intrinsic
+def tile_add_dots(typing_context: Any, tile: Any, dots: Any, scale: Any) -> Any:
+    """tile[c] + scale * dots[c], rounded once"""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _map_columns(
+            builder, tile, values[0], lambda c, sums: fma_value(builder, values[2], _as_float(builder, values[1], c), sums)
+        )
+
+    return tile(tile, dots, f32x16), code
+
+
+@intrinsic
+def tile_add_scaled(typing_context: Any, tile: Any, block: Any, address: Any) -> Any:
+    """tile[c] += x_scale[c] * block[c]; x_scale: floats 4 bytes apart."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         def each(column: int, sums: Any) -> Any:
-            x_scale = load_splat(builder, offset(builder, values[3], 4 * column), V16F32)
-            dot = builder.sitofp(builder.extract_value(values[1], column), V16F32)
-            return fma_value(builder, builder.fmul(values[2], x_scale), dot, sums)
+            x_scale = load_splat(builder, offset(builder, values[2], 4 * column), V16F32)
+            return fma_value(builder, x_scale, builder.extract_value(values[1], column), sums)
 
         return _map_columns(builder, tile, values[0], each)
 
-    return tile(tile, dots, f32x16, types.uintp), code
+    return tile(tile, block, types.uintp), code
+
+
+def _as_float(builder: Any, dots: Any, column: int) -> Any:
+    return builder.sitofp(builder.extract_value(dots, column), V16F32)
 
 
 @intrinsic
@@ -120,41 +160,100 @@ def tile_store(typing_context: Any, tile: Any, address: Any, stride: Any) -> Any
     return types.void(tile, types.uintp, types.intp), code
 
 
-def _dot4_vnni(builder: Any, sums: Any, weights: Any, x: Any) -> Any:
-    return call_llvm(builder, "llvm.x86.avx512.vpdpbusd.512", V16I32, sums, weights, builder.bitcast(x, V64U8))
-
-
-def _dot4_portable(builder: Any, sums: Any, weights: Any, x: Any) -> Any:
-    """Byte by byte in 32-bit lanes: weights unsigned, x signed."""
-    words = builder.bitcast(weights, V16I32)
-    for byte in range(4):
-        low = ir.Constant(V16I32, [8 * byte] * LANES)
-        unsigned = builder.and_(builder.lshr(words, low), ir.Constant(V16I32, [255] * LANES))
-        up = builder.shl(x, ir.Constant(V16I32, [24 - 8 * byte] * LANES))
-        signed = builder.ashr(up, ir.Constant(V16I32, [24] * LANES))
-        sums = builder.add(sums, builder.mul(unsigned, signed))
-    return sums
-
-
-_DOT4 = {"avx512vnni": _dot4_vnni, "portable": _dot4_portable}[INSTRUCTION_SET]
-
-
 @intrinsic(prefer_literal=True)
-def tile_dot4(typing_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """tile[c] += the 4 products u8 * s8 of each lane, exact.
+def tile_dot_pairs(typing_context: Any, columns: Any, low: Any, high: Any, address: Any) -> Any:
+    """low * x.low + high * x.high for each column's pair of int16, 4 bytes apart; low and high are constants."""
+    tile = Tile("i32", columns.literal_value)
+    words = ir.Constant(V16I32, [(low.literal_value & 0xFFFF) | (high.literal_value & 0xFFFF) << 16] * LANES)
 
-    weights: 16 rows x 4 bytes; x[c]: 4 bytes at address + c * stride.
-    """
-    if not isinstance(stride, types.IntegerLiteral):
-        return None
-    step = stride.literal_value
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        def each(column: int, _: Any) -> Any:
+            pair = load_splat(builder, offset(builder, values[3], 4 * column), V16I32)
+            return dot2(builder, ir.Constant(V16I32, [0] * LANES), words, pair)
+
+        return _map_columns(builder, tile, ir.Constant(context.get_value_type(tile), ir.Undefined), each)
+
+    return tile(columns, low, high, types.uintp), code
+
+
+@intrinsic
+def tile_add_pairs(typing_context: Any, tile: Any, words: Any, address: Any) -> Any:
+    """tile[c] += words.low * x.low + words.high * x.high, x being each column's pair of int16, 4 bytes apart."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         def each(column: int, sums: Any) -> Any:
-            return _DOT4(
-                builder, sums, values[1], load_splat(builder, offset(builder, values[2], step * column), V16I32)
-            )
+            pair = load_splat(builder, offset(builder, values[2], 4 * column), V16I32)
+            return dot2(builder, sums, values[1], pair)
 
         return _map_columns(builder, tile, values[0], each)
 
-    return tile(tile, u8x64, types.uintp, stride), code
+    return tile(tile, i32x16, types.uintp), code
+
+
+@intrinsic
+def tile_weigh_halves(typing_context: Any, first: Any, last: Any, words: Any) -> Any:
+    """words.low * first[c] + words.high * last[c]; both tiles hold numbers that fit 16 bits."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        def each(column: int, low: Any) -> Any:
+            high = builder.shl(builder.extract_value(values[1], column), ir.Constant(V16I32, [16] * LANES))
+            pair = builder.or_(builder.and_(low, ir.Constant(V16I32, [0xFFFF] * LANES)), high)
+            return dot2(builder, ir.Constant(V16I32, [0] * LANES), values[2], pair)
+
+        return _map_columns(builder, first, values[0], each)
+
+    return first(first, last, i32x16), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_dot(
+    typing_context: Any,
+    tile: Any,
+    weights: Any,
+    x: Any,
+    low_bits: Any,
+    high_bits: Any,
+    table: Any,
+    first: Any,
+    last: Any,
+) -> Any:
+    """tile[c] += the products of parts `first` .. `last` - 1 of one block (quants.py), exact.
+
+    weights: address of the block's quants; x: address of the block's values of column 0. The rest are constants.
+    """
+    constants = [value.literal_value for value in (low_bits, high_bits, table, first, last)]
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        sums, place, x = values[:3]
+        for part in range(*constants[3:]):
+            row = quants.load_part(builder, place, part, *constants[:3])
+            sums = _dot_part(builder, tile, sums, row, x, part)
+        return sums
+
+    return tile(tile, types.uintp, types.uintp, low_bits, high_bits, table, first, last), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_dot_weighed(typing_context: Any, tile: Any, weights: Any, x: Any, low_bits: Any, scales: Any) -> Any:
+    """As tile_dot for a whole block, each quant times its half's scale: words.low first, words.high last.
+
+    Quants and scales are unsigned, their products below 256.
+    """
+    bits = low_bits.literal_value
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        sums, place, x, _, words = values
+        for part in range(PARTS):
+            row = quants.load_part(builder, place, part, bits, 0, 0)
+            row = quants.multiply(builder, row, words, part // (PARTS // 2))
+            sums = _dot_part(builder, tile, sums, row, x, part)
+        return sums
+
+    return tile(tile, types.uintp, types.uintp, low_bits, i32x16), code
+
+
+def _dot_part(builder: Any, tile: Tile, sums: Any, row: Any, x: Any, part: int) -> Any:
+    def each(column: int, total: Any) -> Any:
+        return dot4(builder, total, row, offset(builder, x, VALUES_BYTES * column + 4 * VALUE_BYTES * part))
+
+    return _map_columns(builder, tile, sums, each)

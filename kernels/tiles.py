@@ -1,21 +1,14 @@
 """Tiles: 16 rows of a panel times C activation columns, one kernel per format and C, called by address.
 
-The weights of a tile are one *panel*: 16 rows, interleaved block by block (32 values along the input), so that one
-load feeds 16 lanes. The activations are a *group* of C columns, interleaved block by block too, so that a tile walks
-both with one pointer each:
-
-    integer group, per block of 32 values                float group, per block of 32 values
-    [C][32] int8    the values, rounded                  [C][32] float32
-    [C]     float32 their scale
-    [C]     int32   -128 * sum of the int8
-
-Every column sees the same operations in the same order for every C (the sums of a block first, then the block's sum is
-added to the column's total), so a result does not depend on which columns share a tile.
+The weights of a tile are one *panel* (formats.py): 16 rows, interleaved, so that one load feeds 16 lanes; the
+activations are a *group* of C columns (groups.py). Every column sees the same operations in the same order for every C:
+the products of a block are summed exactly as integers, made one float block value, and that times the activations'
+scale is added to the column's total by one fused operation. So a result does not depend on which columns share a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,94 +17,232 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, ROWS, SCALE, SUM, SUM_128, WIDTHS
 from numoe.kernels.jit import address_of
-from numoe.kernels.simd import load_bf16x16, load_f16x16, load_f32x16, load_u8x64
+from numoe.kernels.simd import (
+    high_nibbles,
+    load_bf16x16,
+    load_e8m0x16,
+    load_f16x16,
+    load_f32x16,
+    load_i8_pairs,
+    load_i8x16,
+    load_u8_pairs,
+    load_u8x16,
+    low_nibbles,
+    mul,
+    multiply_words,
+    negate,
+)
 from numoe.kernels.tile_operations import (
     tile_add,
+    tile_add_dots,
+    tile_add_pairs,
     tile_add_scaled,
-    tile_dot4,
+    tile_dot,
+    tile_dot_pairs,
+    tile_dot_weighed,
     tile_fma,
     tile_load_i32,
+    tile_scale,
     tile_store,
+    tile_weigh_halves,
     tile_zero,
+    tile_zero_i32,
 )
 
-BLOCK = 32  # values along the input per block, for every format
-ROWS = 16  # rows of a panel
-WIDTHS = (1, 2, 4, 8)  # columns of a tile; 8 int + 8 float accumulators leave registers for weights (16 spill)
-WIDEST = WIDTHS[-1]
+F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 
-INTEGER_BYTES = 40  # per column and block: 32 values, scale, sum
-FLOAT_BYTES = 128
-
-Q8_0_PANEL_BLOCK = 544  # 16 float16 scales, then 8 x (16 rows x 4 values), each value + 128 as a byte
-
+Tile = Callable[..., None]  # (panel, blocks, group, out, stride)
 _SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp)
 
+# Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
+# functions do with each process, which would then compile its own tiles and add them to the cache. So tiles close over
+# integers only. They are constants to LLVM, which drops the branches not taken.
 
-def _q8_0(columns: int) -> Callable[..., None]:
-    block_bytes = INTEGER_BYTES * columns
-    scales, sums = 32 * columns, 36 * columns
 
-    def tile_q8_0(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+def _float(format_: Format, columns: int) -> Tile:
+    bits = format_.low_bits
+    number = NUMBERS[format_.name]
+    row_bytes = ROWS * bits // 8
+    block_bytes = FLOAT_BYTES * columns
+
+    def tile_float(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
         total = tile_zero(columns)
         for block in range(blocks):
-            weights = panel + Q8_0_PANEL_BLOCK * block
+            weights = panel + BLOCK * row_bytes * block
             x = group + block_bytes * block
-            dots = tile_load_i32(columns, x + sums)
-            for part in range(8):
-                dots = tile_dot4(dots, load_u8x64(weights + 32 + 64 * part), x + 4 * part, 32)
-            total = tile_add_scaled(total, dots, load_f16x16(weights), x + scales)
+            part = tile_zero(columns)
+            for value in range(BLOCK):
+                place = weights + row_bytes * value
+                if number == F32_TILE:
+                    row = load_f32x16(place)
+                elif number == F16_TILE:
+                    row = load_f16x16(place)
+                else:
+                    row = load_bf16x16(place)
+                part = tile_fma(part, row, x + 4 * value, 128)
+            total = tile_add(total, part)
         tile_store(total, out, stride)
 
-    return tile_q8_0
+    return tile_float
 
 
-def _float(format_number: int, value_bytes: int) -> Callable[[int], Callable[..., None]]:
-    # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
-    # the load operations do with each process, which would then compile its own tiles and add them to the cache.
-    row_bytes = ROWS * value_bytes
+def _scaled(format_: Format, columns: int) -> Tile:
+    """d * (q - offset) or d * table[q], where d may be d * s of a block."""
+    low, high, table, scales = format_.low_bits, format_.high_bits, format_.table, format_.scales
+    shift = -format_.offset
+    exponent = format_.scale_bytes == 1
+    unit_blocks, unit_bytes = format_.unit_blocks, format_.panel_unit_bytes
+    head_bytes, panel_block_bytes, quants = format_.head_bytes, format_.panel_block_bytes, ROWS * format_.scales
+    x_bytes = INTEGER_BYTES * columns
+    x_scale, x_sum_128, x_halves = SCALE * columns, SUM_128 * columns, HALF_SUMS * columns
 
-    def make(columns: int) -> Callable[..., None]:
-        block_bytes = FLOAT_BYTES * columns
+    def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+        total = tile_zero(columns)
+        for unit in range(blocks // unit_blocks):
+            place = panel + unit_bytes * unit
+            d = load_e8m0x16(place) if exponent else load_f16x16(place)
+            for block in range(unit_blocks):
+                weights = place + head_bytes + panel_block_bytes * block
+                x = group + x_bytes * (unit_blocks * unit + block)
+                scale = mul(d, load_i8x16(weights)) if scales else d
+                if shift == -128:
+                    dots = tile_load_i32(columns, x + x_sum_128)
+                else:
+                    dots = tile_dot_pairs(columns, shift, shift, x + x_halves)
+                dots = tile_dot(dots, weights + quants, x, low, high, table, 0, 8)
+                total = tile_add_scaled(total, tile_scale(dots, scale), x + x_scale)
+        tile_store(total, out, stride)
 
-        def tile_float(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-            total = tile_zero(columns)
-            for block in range(blocks):
-                weights = panel + BLOCK * row_bytes * block
-                x = group + block_bytes * block
-                part = tile_zero(columns)
-                for value in range(BLOCK):
-                    place = weights + row_bytes * value
-                    if format_number == F32_TILE:
-                        row = load_f32x16(place)
-                    elif format_number == F16_TILE:
-                        row = load_f16x16(place)
-                    else:
-                        row = load_bf16x16(place)
-                    part = tile_fma(part, row, x + 4 * value, 128)
-                total = tile_add(total, part)
-            tile_store(total, out, stride)
-
-        return tile_float
-
-    return make
-
-
-F32_TILE, F16_TILE, BF16_TILE, Q8_0_TILE = range(4)
-# In the order of `Format.number` in formats.py.
-TILES: tuple[Callable[[int], Callable[..., None]], ...] = (
-    _float(F32_TILE, 4),
-    _float(F16_TILE, 2),
-    _float(BF16_TILE, 2),
-    _q8_0,
-)
+    return tile_scaled
 
 
-def tile_table() -> NDArray[np.uintp]:  # [formats, widths]
-    """Compile the tiles, or load them from the cache; [f, w] is the address of format f's tile of WIDTHS[w] columns."""
-    table = [[address_of(_SIGNATURE, make(columns)) for columns in WIDTHS] for make in TILES]
-    return np.array(table, np.uintp)
+def _shifted(format_: Format, columns: int) -> Tile:
+    """d * q + m, or d * s * q - m * t with s and t of a block."""
+    low, high, scales = format_.low_bits, format_.high_bits, format_.scales
+    unit_blocks, unit_bytes = format_.unit_blocks, format_.panel_unit_bytes
+    head_bytes, panel_block_bytes, quants = format_.head_bytes, format_.panel_block_bytes, ROWS * format_.scales
+    x_bytes = INTEGER_BYTES * columns
+    x_scale, x_sum = SCALE * columns, SUM * columns
+
+    def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+        total = tile_zero(columns)
+        for unit in range(blocks // unit_blocks):
+            place = panel + unit_bytes * unit
+            d, m = load_f16x16(place), load_f16x16(place + 2 * ROWS)
+            if scales:
+                m = negate(m)
+            for block in range(unit_blocks):
+                weights = place + head_bytes + panel_block_bytes * block
+                x = group + x_bytes * (unit_blocks * unit + block)
+                scale = mul(d, load_u8x16(weights)) if scales else d
+                minimum = mul(m, load_u8x16(weights + ROWS)) if scales else m
+                dots = tile_dot(tile_zero_i32(columns), weights + quants, x, low, high, 0, 0, 8)
+                part = tile_fma(tile_scale(dots, scale), minimum, x + x_sum, 4)
+                total = tile_add_scaled(total, part, x + x_scale)
+        tile_store(total, out, stride)
+
+    return tile_shifted
+
+
+def _q2_k(format_: Format, columns: int) -> Tile:
+    """d * s * q - m * t with s and t of half a block: quants times s are bytes still, and summed as one."""
+    unit_bytes, head_bytes, panel_block_bytes = format_.panel_unit_bytes, format_.head_bytes, format_.panel_block_bytes
+    x_bytes = INTEGER_BYTES * columns
+    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+
+    def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+        total = tile_zero(columns)
+        for unit in range(blocks // 8):
+            place = panel + unit_bytes * unit
+            d, m = load_f16x16(place), negate(load_f16x16(place + 2 * ROWS))
+            for block in range(8):
+                weights = place + head_bytes + panel_block_bytes * block
+                x = group + x_bytes * (8 * unit + block)
+                both = load_u8_pairs(weights)
+                dots = tile_dot_weighed(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, low_nibbles(both))
+                minima = tile_add_pairs(tile_zero_i32(columns), high_nibbles(both), x + x_halves)
+                part = tile_add_dots(tile_scale(dots, d), minima, m)
+                total = tile_add_scaled(total, part, x + x_scale)
+        tile_store(total, out, stride)
+
+    return tile_q2_k
+
+
+def _q3_k(format_: Format, columns: int) -> Tile:
+    """d * s * (q - 4) with s of half a block: the halves' sums fit 16 bits, and are weighed with s as integers."""
+    unit_bytes, head_bytes, panel_block_bytes = format_.panel_unit_bytes, format_.head_bytes, format_.panel_block_bytes
+    x_bytes = INTEGER_BYTES * columns
+    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+
+    def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+        total = tile_zero(columns)
+        for unit in range(blocks // 8):
+            place = panel + unit_bytes * unit
+            d = load_f16x16(place)
+            for block in range(8):
+                weights = place + head_bytes + panel_block_bytes * block
+                x = group + x_bytes * (8 * unit + block)
+                scales = load_i8_pairs(weights)
+                first = tile_dot(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, 1, 0, 0, 4)
+                last = tile_dot(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, 1, 0, 4, 8)
+                dots = tile_weigh_halves(first, last, scales)
+                dots = tile_add_pairs(dots, multiply_words(scales, -4), x + x_halves)
+                total = tile_add_scaled(total, tile_scale(dots, d), x + x_scale)
+        tile_store(total, out, stride)
+
+    return tile_q3_k
+
+
+def _q6_k(format_: Format, columns: int) -> Tile:
+    """d * s * (q - 32) with s of half a block."""
+    unit_bytes, head_bytes, panel_block_bytes = format_.panel_unit_bytes, format_.head_bytes, format_.panel_block_bytes
+    x_bytes = INTEGER_BYTES * columns
+    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+
+    def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+        total = tile_zero(columns)
+        for unit in range(blocks // 8):
+            place = panel + unit_bytes * unit
+            d = load_f16x16(place)
+            for block in range(8):
+                weights = place + head_bytes + panel_block_bytes * block
+                x = group + x_bytes * (8 * unit + block)
+                first = tile_dot_pairs(columns, -32, 0, x + x_halves)
+                last = tile_dot_pairs(columns, 0, -32, x + x_halves)
+                first = tile_dot(first, weights + 2 * ROWS, x, 4, 2, 0, 0, 4)
+                last = tile_dot(last, weights + 2 * ROWS, x, 4, 2, 0, 4, 8)
+                part = tile_scale(first, mul(d, load_i8x16(weights)))
+                part = tile_add_dots(part, last, mul(d, load_i8x16(weights + ROWS)))
+                total = tile_add_scaled(total, part, x + x_scale)
+        tile_store(total, out, stride)
+
+    return tile_q6_k
+
+
+_BY_MEANING: dict[Meaning, Callable[[Format, int], Tile]] = {
+    Meaning.FLOAT: _float,
+    Meaning.SCALED: _scaled,
+    Meaning.SHIFTED: _shifted,
+    Meaning.K_SCALED: _scaled,
+    Meaning.K_SHIFTED: _shifted,
+}
+_BY_NAME = {"Q2_K": _q2_k, "Q3_K": _q3_k, "Q6_K": _q6_k}
+
+
+def tile_table(formats: Iterable[Format] = FORMATS) -> NDArray[np.uintp]:  # [formats, widths]
+    """Compile the tiles of some formats, or load them from the cache.
+
+    [f, w] is the address of the tile of FORMATS[f] and WIDTHS[w] columns, 0 if not asked for.
+    """
+    table = np.zeros((len(FORMATS), len(WIDTHS)), np.uintp)
+    for format_ in formats:
+        make = _BY_NAME.get(format_.name, _BY_MEANING[format_.meaning])
+        row = [address_of(_SIGNATURE, make(format_, columns)) for columns in WIDTHS]
+        table[NUMBERS[format_.name]] = row
+    return table
 
 
 @intrinsic

@@ -52,7 +52,26 @@ class TensorType(IntEnum):
     Q1_0 = 41
 
 
-RUNNABLE_TYPES = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0})
+RUNNABLE_TYPES = frozenset(
+    {
+        TensorType.F32,
+        TensorType.F16,
+        TensorType.BF16,
+        TensorType.Q4_0,
+        TensorType.Q4_1,
+        TensorType.Q5_0,
+        TensorType.Q5_1,
+        TensorType.Q8_0,
+        TensorType.Q2_K,
+        TensorType.Q3_K,
+        TensorType.Q4_K,
+        TensorType.Q5_K,
+        TensorType.Q6_K,
+        TensorType.IQ4_NL,
+        TensorType.IQ4_XS,
+        TensorType.MXFP4,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +125,12 @@ class LayerTensors:
     up: TensorInfo  # [E, F, D]
     down: TensorInfo  # [E, D, F]
 
+    @property
+    def matrices(self) -> list[TensorInfo]:
+        """Those that activations are multiplied with."""
+        attention = [self.attn_q, self.attn_k, self.attn_v, self.attn_output]
+        return [*attention, *([self.router] if self.router else []), self.gate, self.up, self.down]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -138,3 +163,9 @@ class ModelSpec:
     def routed(self) -> bool:
         """Whether a router chooses experts (softmax over E, the A largest, renormalised to sum 1)."""
         return self.layer_tensors[0].router is not None
+
+    @property
+    def matrix_types(self) -> frozenset[TensorType]:
+        """The types of all matrices that activations are multiplied with."""
+        layers = (tensor for layer in self.layer_tensors for tensor in layer.matrices)
+        return frozenset(tensor.type for tensor in (self.output, *layers))

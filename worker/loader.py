@@ -16,9 +16,10 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.formats import BY_GGML_TYPE, Format
+from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS, Format
+from numoe.kernels.groups import ROWS
+from numoe.kernels.packing import pack
 from numoe.kernels.records import LAYER, MATRIX
-from numoe.kernels.tiles import BLOCK, ROWS
 from numoe.model.plan import Range, Shard
 from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo
 from numoe.protos.errors import ModelFileError
@@ -34,7 +35,7 @@ class Piece:
     tensor: TensorInfo
     first_row: int  # counted over all experts
     rows: int
-    target: NDArray[np.uint8]  # [panels, blocks, panel block bytes], or the rows' bytes when not packed
+    target: NDArray[np.uint8]  # [panels, units, panel unit bytes], or the rows' bytes when not packed
     format: Format | None  # None: copied as it is
 
 
@@ -51,14 +52,15 @@ class LoadedWeights:
 
 def row_bytes(tensor: TensorInfo) -> int:
     """Bytes of one row of the file."""
-    return tensor.shape[-1] // BLOCK * BY_GGML_TYPE[tensor.type].block_bytes
+    format_ = BY_GGML_TYPE[tensor.type]
+    return tensor.shape[-1] // format_.unit_values * format_.unit_bytes
 
 
 def matrix_bytes(tensor: TensorInfo, rows: int) -> int:
     """Bytes of `rows` rows of every expert, in whole panels."""
     experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-    panels = -(-rows // ROWS)
-    return experts * panels * (tensor.shape[-1] // BLOCK) * BY_GGML_TYPE[tensor.type].panel_block_bytes
+    panels, format_ = -(-rows // ROWS), BY_GGML_TYPE[tensor.type]
+    return experts * panels * (tensor.shape[-1] // format_.unit_values) * format_.panel_unit_bytes
 
 
 def layer_rows(tensors: LayerTensors, spec: ModelSpec, shard: Shard) -> Iterator[tuple[str, TensorInfo, Range]]:
@@ -101,18 +103,18 @@ class _Arranger:
         """Fill a MATRIX record and list the pieces of its experts."""
         format_ = BY_GGML_TYPE[tensor.type]
         experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-        panels, blocks = -(-rows.size // ROWS), tensor.shape[-1] // BLOCK
+        panels, units = -(-rows.size // ROWS), tensor.shape[-1] // format_.unit_values
         target = self.take(matrix_bytes(tensor, rows.size))
         record["address"], record["rows"], record["panels"], record["blocks"] = (
             target.ctypes.data,
             rows.size,
             panels,
-            blocks,
+            units * format_.unit_blocks,
         )
-        record["panel_bytes"] = blocks * format_.panel_block_bytes
-        record["expert_bytes"] = panels * blocks * format_.panel_block_bytes
-        record["tile"], record["integer"] = format_.number, format_.integer
-        shaped = target.reshape(experts, panels, blocks, format_.panel_block_bytes)
+        record["panel_bytes"] = units * format_.panel_unit_bytes
+        record["expert_bytes"] = panels * units * format_.panel_unit_bytes
+        record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
+        shaped = target.reshape(experts, panels, units, format_.panel_unit_bytes)
         step = max(1, READ_BYTES // (ROWS * row_bytes(tensor))) * ROWS
         for expert in range(experts):
             for first in range(0, rows.size, step):
@@ -227,7 +229,7 @@ def _run_pieces(files: _Files, pieces: list[Piece], threads: int, report: Callab
         descriptor = files.descriptor(piece.tensor.path)
         _read(piece.tensor.path, descriptor, piece.tensor.offset + piece.first_row * size, rows.reshape(-1))
         if piece.format:
-            piece.format.pack(piece.target, rows)
+            pack(piece.format, piece.target, rows)
         with lock:
             report(piece.target.size)
 

@@ -15,7 +15,7 @@ from numoe.model.order import WorkerOrder, layout_of
 from numoe.protos.arena import FAILED, LOADING, READY
 from numoe.worker.loader import load_weights, weight_bytes
 from numoe.worker.memory import allocate, map_arena
-from numoe.worker.shard import constants_of, kv_bytes, memory_of, sizes_of, step_input, weights_of
+from numoe.worker.shard import constants_of, formats_of, kv_bytes, memory_of, sizes_of, step_input, weights_of
 from numoe.worker.team import ThreadTeam
 
 _EXIT_FAILED = 70  # as sysexits.h: internal software error
@@ -74,7 +74,7 @@ class RunningShard:
             self._arena,
             sizes_of(order),
             constants_of(order),
-            weights_of(self._weights),
+            weights_of(self._weights, formats_of(order.spec)),
             memory_of(order, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
             self._fail,

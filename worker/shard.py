@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.attention import kv_block_bytes, scratch_floats
-from numoe.kernels.formats import BY_GGML_TYPE
+from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
+from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES
+from numoe.kernels.packing import SCRATCH_BYTES
 from numoe.kernels.records import (
     GROUP,
     PART,
@@ -19,8 +23,9 @@ from numoe.kernels.records import (
     Weights,
 )
 from numoe.kernels.rope import rope_table
-from numoe.kernels.tiles import FLOAT_BYTES, INTEGER_BYTES, tile_table
+from numoe.kernels.tiles import tile_table
 from numoe.model.order import WorkerOrder
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
 from numoe.worker.loader import LoadedWeights, row_bytes
 from numoe.worker.memory import allocate
@@ -59,7 +64,7 @@ def sizes_of(order: WorkerOrder) -> Sizes:
         first_kv_head=shard.kv_heads.start,
         own_vocabulary=shard.vocabulary.size,
         first_vocabulary=shard.vocabulary.start,
-        embedding_tile=BY_GGML_TYPE[spec.token_embedding.type].number,
+        embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
         embedding_row_bytes=row_bytes(spec.token_embedding),
         kv_half=int(order.kv_half),
         kv_blocks=order.limits.kv_blocks,
@@ -84,9 +89,15 @@ def constants_of(order: WorkerOrder) -> Constants:
     return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
 
 
-def weights_of(loaded: LoadedWeights) -> Weights:
+def formats_of(spec: ModelSpec) -> list[Format]:
+    """The formats whose tiles a model needs: those of its matrices and of the KV cache."""
+    types = spec.matrix_types | {TensorType.F16, TensorType.F32}
+    return [format_ for format_ in FORMATS if format_.ggml_type in types]
+
+
+def weights_of(loaded: LoadedWeights, formats: Iterable[Format]) -> Weights:
     """The weights of the compiled step; compiles the tiles or takes them from the cache."""
-    return Weights(loaded.layers, loaded.head, loaded.output_norm, loaded.embedding, tile_table())
+    return Weights(loaded.layers, loaded.head, loaded.output_norm, loaded.embedding, tile_table(formats))
 
 
 def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
@@ -153,6 +164,7 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         down=floats(experts, shard.width_rows.size),
         rows=floats(threads, longest),
         scratch=floats(threads, max(scratch_floats(spec.head_size), 2 * 8 * 16)),
+        block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
         chosen=ints(tokens, spec.active_experts),
         shares=floats(tokens, spec.active_experts),
         columns=ints(tokens, spec.active_experts),

@@ -1,6 +1,6 @@
-"""Compiles every kernel into the cache, by one process before the workers start: python -m numoe.worker.warm
+"""Compiles the kernels into the cache, by one process before the workers start: python -m numoe.worker.warm Q4_K Q6_K
 
-Workers that find the cache full load it in a second. Several processes that fill it at once can crash
+The step is the same for all models, tiles are compiled for the formats named (all, if none is). Workers that find the cache full load it in a second. Several processes that fill it at once can crash
 (Numba #4807), or find the code of one function under the name of another.
 """
 
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,10 @@ import numpy as np
 from numoe.kernels.formats import FORMATS
 from numoe.kernels.jit import cache_folder, compile_for
 from numoe.kernels.records import LAYER, MATRIX
+from numoe.kernels.packing import pack
 from numoe.kernels.step import serve_steps
 from numoe.kernels.sync import Team, abort_all
+from numoe.kernels.tiles import tile_table
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import Range, Shard, ShardPlan
 from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
@@ -25,7 +30,7 @@ from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
 from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input, weights_of
 
-_STAMP, _LOCK = "complete", "lock"
+_STAMP, _LOCK = ".compiled", "lock"
 
 
 def smallest_order() -> WorkerOrder:
@@ -42,23 +47,23 @@ def smallest_order() -> WorkerOrder:
     return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), False, 0, 0, 1, 1.0)
 
 
-def compile_all() -> None:
-    """Compile the tiles, the packing and the step."""
+def compile_step() -> None:
+    """Compile the step, and what loads a shard."""
     order = smallest_order()
     layout = layout_of(order.spec, order.plan, order.limits)
     arena = allocate(layout.bytes)
     loaded = LoadedWeights(
         np.zeros(1, LAYER), np.zeros(1, MATRIX), np.zeros(32, np.float32), np.zeros(1, np.uint8), np.zeros(1, np.uint8)
     )
-    for format_ in FORMATS:
-        panels = np.zeros((1, 1, format_.panel_block_bytes), np.uint8)
-        format_.pack(panels, np.zeros((16, format_.block_bytes), np.uint8))
+    first = FORMATS[0]
+    panels = np.zeros((1, 1, first.panel_unit_bytes), np.uint8)
+    pack(first, panels, np.zeros((16, first.unit_bytes), np.uint8))
     compile_for(
         serve_steps,
         Team(0, 0, 0, 1, 1, 0, 0, 0),
         sizes_of(order),
         constants_of(order),
-        weights_of(loaded),
+        weights_of(loaded, []),
         memory_of(order, layout, arena, allocate(64)),
         step_input(layout, arena),
         0,
@@ -69,17 +74,25 @@ def compile_all() -> None:
     compile_for(abort_all, 0, 0, 0)
 
 
-def main() -> None:
-    """Compile unless a stamp says that it was done, or another process is at it: then wait for that."""
+def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
+    """Compile unless a stamp says that it was done."""
+    stamp = folder / f"{name}{_STAMP}"
+    if not stamp.exists():
+        compile_()
+        stamp.touch()
+
+
+def main(names: list[str]) -> None:
+    """Compile what is not in the cache; one process at a time, the others wait for it."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
-        stamp = folder / _STAMP
-        if not stamp.exists():
-            compile_all()
-            stamp.touch()
+        _once(folder, "step", compile_step)
+        for format_ in FORMATS:
+            if not names or format_.name in names:
+                _once(folder, format_.name, partial(tile_table, [format_]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

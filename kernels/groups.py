@@ -1,0 +1,31 @@
+"""Activation groups: C columns interleaved block by block, so that a tile walks panel and group with one pointer each.
+
+    integer group, per block of 32 values                              float group, per block of 32 values
+    [C][32] values   rounded to -127 .. 127, see below                 [C][32] float32
+    [C]     float32  their scale
+    [C]     float32  sum of the 32 rounded values
+    [C]     int32    -128 * that sum
+    [C]     2 int16  sum of the first 16, sum of the last 16
+
+Values are int8 where the CPU multiplies bytes into 32-bit sums (VNNI). Elsewhere they are int16, and of each four the
+order is 0, 2, 1, 3: the even and the odd bytes of four weights are then multiplied as pairs (dots.py).
+"""
+
+from __future__ import annotations
+
+from numoe.kernels.instruction_sets import INSTRUCTION_SET
+
+BLOCK = 32  # values along the input per block, for every format
+ROWS = 16  # rows of a panel
+WIDTHS = INSTRUCTION_SET.widths  # columns of a tile
+WIDEST = WIDTHS[-1]
+
+VALUE_BYTES = INSTRUCTION_SET.value_bytes
+VALUES_BYTES = BLOCK * VALUE_BYTES  # of one column and block
+FIELD_BYTES = 4
+FIELDS = 4
+INTEGER_BYTES = VALUES_BYTES + FIELDS * FIELD_BYTES  # per column and block
+FLOAT_BYTES = 4 * BLOCK
+
+# Where the fields of the first column lie in a block of one column; of C columns they lie C times as far.
+SCALE, SUM, SUM_128, HALF_SUMS = (VALUES_BYTES + FIELD_BYTES * field for field in range(FIELDS))
