@@ -13,83 +13,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.groups import BLOCK, INTEGER_BYTES, VALUE_BYTES
+
 Reals = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-ROWS, BLOCK = 16, 32  # of a panel; along the input
+Integers = NDArray[np.int64]
 
 
-# Packing (formats.py).
+# Activations and tiles (activations.py, groups.py, tiles.py). What rows of a format mean is `gguf.dequantize`'s to say.
 
 
-def pack_words(
-    panels: NDArray[Any],  # [ceil(rows / 16), values, 16], written
-    rows: NDArray[Any],  # [rows, values]
-) -> None:
-    """Twin of pack_16_bit and pack_32_bit: 16 rows side by side, zeros past the last."""
-    padded = np.zeros((panels.shape[0] * ROWS, rows.shape[1]), rows.dtype)
-    padded[: len(rows)] = rows
-    panels[:] = padded.reshape(-1, ROWS, rows.shape[1]).transpose(0, 2, 1)
-
-
-def pack_q8_0(
-    panels: Bytes,  # [ceil(rows / 16), blocks, 544], written
-    rows: Bytes,  # [rows, blocks * 34]
-) -> None:
-    """Scales of 16 rows, then their values four at a time, plus 128: that flips the top bit of a signed byte."""
-    count, blocks, _ = panels.shape
-    padded = np.zeros((count * ROWS, blocks * 34), np.uint8)
-    padded[: len(rows)] = rows
-    split = padded.reshape(count, ROWS, blocks, 34)
-    panels[:, :, :32] = split[..., :2].transpose(0, 2, 1, 3).reshape(count, blocks, 32)
-    fours = (split[..., 2:] ^ 0x80).reshape(count, ROWS, blocks, 8, 4)
-    panels[:, :, 32:] = fours.transpose(0, 2, 3, 1, 4).reshape(count, blocks, 512)
-
-
-def unpack(name: str, panels: Bytes) -> Reals:
-    """The values [panels * 16, blocks * 32] that panels [panels, blocks, bytes] of format `name` stand for, exactly."""
-    count, blocks, size = panels.shape
-    if name == "Q8_0":
-        scales = panels[:, :, :32].copy().view(np.float16).astype(np.float64)  # [panels, blocks, 16]
-        fours = panels[:, :, 32:].reshape(count, blocks, 8, ROWS, 4).astype(np.float64) - 128
-        values = fours.transpose(0, 1, 3, 2, 4).reshape(count, blocks, ROWS, BLOCK) * scales[..., None]
-        return np.ascontiguousarray(values.transpose(0, 2, 1, 3)).reshape(count * ROWS, blocks * BLOCK)
-    values = as_reals(name, panels.reshape(count, blocks * size)).reshape(count, blocks * BLOCK, ROWS)
-    return np.ascontiguousarray(values.transpose(0, 2, 1)).reshape(count * ROWS, blocks * BLOCK)
-
-
-def as_reals(name: str, stored: Bytes) -> Reals:
-    """Floats of format `name` from their bytes; a bfloat16 is the upper half of a float32."""
-    if name == "BF16":
-        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return stored.view({"F32": np.float32, "F16": np.float16}[name]).astype(np.float64)
-
-
-def embed_row(row: Bytes, name: str) -> Reals:  # [D]
-    """One row of the file in format `name`."""
-    if name == "Q8_0":
-        blocks = row.reshape(-1, 34)
-        scales = blocks[:, :2].copy().view(np.float16).astype(np.float64)  # [blocks, 1]
-        return (blocks[:, 2:].view(np.int8) * scales).reshape(-1)
-    return as_reals(name, row)
-
-
-# Activations and tiles (activations.py, tiles.py).
+def round_blocks(x: Singles) -> tuple[Integers, Singles]:  # [blocks, 32], [blocks]
+    """Each block of x in steps of a 127th of its largest value: the numbers of steps, and the step."""
+    blocks = x.reshape(-1, BLOCK)
+    largest = np.abs(blocks).max(axis=1)
+    inverse = np.zeros_like(largest)
+    np.divide(np.float32(127), largest, out=inverse, where=largest > np.float32(1e-30))
+    return np.rint(blocks * inverse[:, None]).astype(np.int64), largest / np.float32(127)
 
 
 def write_integer_column(group: Bytes, columns: int, column: int, x: Singles, blocks: int) -> None:
-    """Round x [blocks * 32] to signed bytes, 127 for a block's largest, as one column of an integer group."""
-    fields = group.reshape(blocks, columns * 40)
-    for block, values in enumerate(x.reshape(blocks, BLOCK)):
-        largest = np.abs(values).max()
-        rounded = np.zeros(BLOCK, np.float32)
-        if largest > np.float32(1e-30):
-            rounded = np.rint(values * (np.float32(127) / largest))
-        fields[block, 32 * column : 32 * column + 32] = rounded.astype(np.int8).view(np.uint8)
-        scales, sums = np.split(fields[block, 32 * columns :], 2)
-        scales.view(np.float32)[column] = largest / np.float32(127)
-        sums.view(np.int32)[column] = -128 * int(rounded.sum())
+    """Put x [blocks * 32], rounded, into one column of an integer group."""
+    put_integer_column(group, columns, column, *round_blocks(x))
+    assert group.size == blocks * columns * INTEGER_BYTES
+
+
+def put_integer_column(group: Bytes, columns: int, column: int, rounded: Integers, scales: Singles) -> None:
+    """Put whole numbers [blocks, 32] of these scales [blocks] into one column of an integer group."""
+    values, *fields = _integer_fields(group, columns, len(rounded))
+    order = [0, 1, 2, 3] if VALUE_BYTES == 1 else [0, 2, 1, 3]
+    values[:, column] = rounded.reshape(-1, BLOCK // 4, 4)[:, :, order].reshape(-1, BLOCK)
+    halves = rounded.reshape(-1, 2, BLOCK // 2).sum(axis=2)
+    for field, value in zip(fields, (scales, halves.sum(axis=1), -128 * halves.sum(axis=1), halves), strict=True):
+        field[:, column] = value
+
+
+def _integer_fields(group: Bytes, columns: int, blocks: int) -> list[NDArray[Any]]:
+    """An integer group as [blocks, columns, 32] values and [blocks, columns] scale, sum, -128 * sum, halves' sums."""
+    drawing = np.dtype(
+        [
+            ("values", np.int8 if VALUE_BYTES == 1 else np.int16, (columns, BLOCK)),
+            ("scale", np.float32, columns),
+            ("sum", np.float32, columns),
+            ("sum_128", np.int32, columns),
+            ("halves", np.int16, (columns, 2)),
+        ]
+    )
+    assert drawing.itemsize == columns * INTEGER_BYTES
+    records = group.view(drawing)
+    assert len(records) == blocks
+    return [records[name] for name in drawing.names or ()]
+
+
+def rounded_columns(group: Bytes, columns: int, blocks: int) -> tuple[Integers, Singles]:  # [C, blocks, 32], [C, blocks]
+    """The whole numbers that an integer group holds, and their scales."""
+    values, scales, *_ = _integer_fields(group, columns, blocks)
+    order = [0, 1, 2, 3] if VALUE_BYTES == 1 else [0, 2, 1, 3]
+    fours = values.reshape(blocks, columns, BLOCK // 4, 4)[..., np.argsort(order)]
+    return fours.reshape(blocks, columns, BLOCK).swapaxes(0, 1).astype(np.int64), scales.T.copy()
+
+
+def integer_columns(group: Bytes, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]
+    """The values that an integer group stands for."""
+    rounded, scales = rounded_columns(group, columns, blocks)
+    return (rounded * scales[..., None].astype(np.float64)).reshape(columns, -1)
 
 
 def write_float_column(group: Singles, columns: int, column: int, x: Singles, blocks: int) -> None:
@@ -97,17 +86,14 @@ def write_float_column(group: Singles, columns: int, column: int, x: Singles, bl
     group.reshape(blocks, columns, BLOCK)[:, column] = x.reshape(blocks, BLOCK)
 
 
-def integer_columns(group: Bytes, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]
-    """The values that an integer group stands for."""
-    fields = group.reshape(blocks, columns * 40)
-    values = fields[:, : 32 * columns].copy().view(np.int8).reshape(blocks, columns, BLOCK)
-    scales = fields[:, 32 * columns : 36 * columns].copy().view(np.float32).astype(np.float64)
-    return (values * scales[..., None]).transpose(1, 0, 2).reshape(columns, -1)
+def float_columns(group: Singles, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]
+    """The values that a float group holds."""
+    return group.reshape(blocks, columns, BLOCK).swapaxes(0, 1).reshape(columns, -1).astype(np.float64)
 
 
-def tile(panel: Reals, group: Reals) -> Reals:  # [C, 16]
-    """Rows [16, n] times columns [C, n]."""
-    return group @ panel.T
+def tile(rows: Reals, columns: Reals) -> Reals:  # [C, 16]
+    """Dequantised rows [16, n] times dequantised columns [C, n]."""
+    return columns @ rows.T
 
 
 def rms_norm(x: Reals, weight: Reals, epsilon: float) -> Reals:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.groups import WIDTHS
 from numoe.kernels.records import GROUP, SEGMENT, Grouping
-from numoe.kernels.tiles import WIDTHS
 
 
 def empty_grouping(columns: int, experts: int) -> Grouping:

@@ -2,7 +2,8 @@
 
     NUMOE_ISA=portable python -m tests.kernels.output_hashes
 
-writes the instruction set and one hash per kernel as JSON.
+writes one hash per kernel as JSON. Instruction sets differ in their widths and in the form of their groups, so columns
+are compared, in tiles of 1, 2, 4 and 8 columns or of the widest there is.
 """
 
 from __future__ import annotations
@@ -16,34 +17,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.activations import rms_norm, write_integer_column
+from numoe.kernels import reference
+from numoe.kernels.activations import rms_norm, write_float_column, write_integer_column
 from numoe.kernels.embedding import embed_row
-from numoe.kernels.formats import FORMATS
-from numoe.kernels.jit import INSTRUCTION_SET
+from numoe.kernels.formats import FORMATS, NUMBERS
+from numoe.kernels.groups import BLOCK, INTEGER_BYTES, ROWS, WIDEST
+from numoe.kernels.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.packing import SCRATCH_BYTES
 from numoe.kernels.rope import rope_table, rotate
 from numoe.kernels.router import choose_experts
 from numoe.kernels.sampling import draw, log_sum_exp
-from numoe.kernels.tiles import BLOCK, ROWS, WIDTHS
 from numoe.protos.arena import SAMPLE
-from tests.kernels.numeric import SEED, address, group_bytes, packed, random_rows, run_tile
+from tests.kernels.numeric import SEED, Bytes, Singles, address, group_bytes, packed, random_rows, run_tile
 from tests.kernels.paged_cache import empty_cache
 from tests.kernels.vector_maps import map_exp, map_silu
 
 Array = NDArray[Any]
+COLUMNS, VALUES = 8, 768
 
 
-def tiles(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+def group_of(integer: bool, x: Singles) -> Bytes:
+    """As the kernels themselves write it."""
+    columns, blocks = len(x), x.shape[1] // BLOCK
+    group = np.zeros(columns * blocks * group_bytes(integer), np.uint8)
+    write = write_integer_column if integer else write_float_column
+    for column, values in enumerate(x):
+        write(address(group), columns, column, address(values), blocks)
+    return group
+
+
+def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    x = random.standard_normal((COLUMNS, VALUES), np.float32)
     for format_ in FORMATS:
-        for columns in WIDTHS:
-            panel = packed(format_, random_rows(format_, ROWS, 9, random))[0]
-            x = random.standard_normal((columns, 9 * BLOCK), np.float32)
-            group = np.zeros(columns * 9 * group_bytes(format_.integer), np.uint8)
-            if format_.integer:
-                for column in range(columns):
-                    write_integer_column(address(group), columns, column, address(x[column]), 9)
-            else:
-                group.view(np.float32)[:] = x.reshape(-1)
-            yield f"tile {format_.name} {columns}", run_tile(format_, panel, group, columns)
+        rows = random_rows(format_, ROWS, VALUES, random)
+        [panel] = packed(format_, rows)
+        yield f"panel {format_.name}", panel
+        for width in (1, 2, 4, 8):
+            own = min(width, WIDEST)
+            tiles = [
+                run_tile(format_, panel, group_of(format_.integer, x[first : first + own]), own)
+                for first in range(0, COLUMNS, own)
+            ]
+            yield f"tile {format_.name} {width}", np.concatenate(tiles)
+        embedded = np.zeros(VALUES, np.float32)
+        embed_row(embedded, rows[0], NUMBERS[format_.name], np.zeros(SCRATCH_BYTES, np.uint8))
+        yield f"embed_row {format_.name}", embedded
 
 
 def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
@@ -55,28 +73,26 @@ def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     normed, weight = x[:4096].copy(), random.standard_normal(4096, np.float32)
     rms_norm(address(normed), address(weight), 4096, 1e-6)
     yield "rms_norm", normed
-    group = np.zeros(40 * 128, np.uint8)
+    group = np.zeros(INTEGER_BYTES * 128, np.uint8)
     write_integer_column(address(group), 1, 0, address(x), 128)
-    yield "write_integer_column", group
+    yield "write_integer_column", reference.integer_columns(group, 1, 128)
     for neox in (0, 1):
         head = x[:128].copy()
         rotate(head, rope_table(1000, 128, 1e6)[999], 128, neox)
         yield f"rotate {neox}", head
-    for format_ in FORMATS:
-        row, embedded = random_rows(format_, 1, 4, random), np.zeros(4 * BLOCK, np.float32)
-        embed_row(address(embedded), address(row), format_.number, embedded.size)
-        yield f"embed_row {format_.name}", embedded
 
 
 def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     keys, values = random.standard_normal((2, 700, 64), np.float32)
+    queries = random.standard_normal((COLUMNS, 64), np.float32)
     for half in (True, False):
         cache = empty_cache(64, half, range(11))
         cache.store(0, keys, values)
         yield f"cache {half}", cache.blocks
-        for columns in WIDTHS:
-            queries = random.standard_normal((columns, 64), np.float32)
-            yield f"attend {half} {columns}", cache.attend(queries, 699, columns)
+        for width in (1, 2, 4, 8):
+            own = min(width, WIDEST)
+            heads = [cache.attend(queries[first : first + own], 699, own) for first in range(0, COLUMNS, own)]
+            yield f"attend {half} {width}", np.concatenate(heads)
 
 
 def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
@@ -96,8 +112,8 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def main() -> None:
-    hashes = {"instruction set": INSTRUCTION_SET}
-    for outputs in (tiles, vectors, attention, choices):
+    hashes = {"instruction set": INSTRUCTION_SET.name}
+    for outputs in (formats, vectors, attention, choices):
         for name, output in outputs(np.random.default_rng(SEED)):
             hashes[name] = hashlib.sha256(np.ascontiguousarray(output).tobytes()).hexdigest()
     json.dump(hashes, sys.stdout)

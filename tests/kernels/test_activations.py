@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.activations import (
@@ -14,7 +15,7 @@ from numoe.kernels.activations import (
     write_float_column,
     write_integer_column,
 )
-from numoe.kernels.tiles import BLOCK, WIDTHS
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from tests.kernels.numeric import SEED, address, assert_within, gamma
 
 
@@ -43,7 +44,7 @@ def test_rms_norm_of_zeros_is_zeros() -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_integer_columns_are_byte_for_byte_those_of_the_twin(columns: int) -> None:
     random, blocks = np.random.default_rng(SEED), 7
-    found, expected = (np.full(columns * blocks * 40, 0x5A, np.uint8) for _ in range(2))
+    found, expected = (np.full(columns * blocks * INTEGER_BYTES, 0x5A, np.uint8) for _ in range(2))
     for column in range(columns):
         x = random.standard_normal(blocks * BLOCK, np.float32)
         x *= np.float32(10.0) ** random.integers(-20, 20, blocks).repeat(BLOCK).astype(np.float32)
@@ -52,10 +53,11 @@ def test_integer_columns_are_byte_for_byte_those_of_the_twin(columns: int) -> No
         np.testing.assert_array_equal(found, expected)
 
 
-def integer_block(x: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
-    group = np.zeros(40, np.uint8)
+def integer_block(x: NDArray[np.float32]) -> NDArray[np.int64]:
+    """One block, rounded."""
+    group = np.zeros(INTEGER_BYTES, np.uint8)
     write_integer_column(address(group), 1, 0, address(x), 1)
-    return group[:BLOCK].view(np.int8)
+    return reference.rounded_columns(group, 1, 1)[0].reshape(BLOCK)
 
 
 def test_halves_are_rounded_to_even() -> None:
@@ -80,7 +82,7 @@ def test_a_rounded_value_is_off_by_half_a_step_at_most() -> None:
     """Half a step, and the roundings of the scale, its inverse and the product on up to 127 steps."""
     random, blocks = np.random.default_rng(SEED), 50
     x = random.standard_normal(blocks * BLOCK, np.float32)
-    group = np.zeros(blocks * 40, np.uint8)
+    group = np.zeros(blocks * INTEGER_BYTES, np.uint8)
     write_integer_column(address(group), 1, 0, address(x), blocks)
     step = np.abs(x.reshape(-1, BLOCK)).max(axis=1).astype(np.float64).repeat(BLOCK) / 127
     assert_within(reference.integer_columns(group, 1, blocks)[0], x.astype(np.float64), step * (0.5 + 127 * gamma(4)))
@@ -103,8 +105,8 @@ def test_copied_columns_are_those_written_there(columns: int, column: int, from_
     random, blocks = np.random.default_rng(SEED), 6
     x = random.standard_normal(blocks * BLOCK, np.float32)
     for write, copy, unit in (
-        (write_integer_column, copy_integer_column, 40),
-        (write_float_column, copy_float_column, 128),
+        (write_integer_column, copy_integer_column, INTEGER_BYTES),
+        (write_float_column, copy_float_column, FLOAT_BYTES),
     ):
         origin = random.integers(0, 256, from_columns * blocks * unit).astype(np.uint8)
         found = random.integers(0, 256, columns * blocks * unit).astype(np.uint8)

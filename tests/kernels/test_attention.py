@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.attention import BLOCK, PIECE_BLOCKS
+from numoe.kernels.groups import WIDTHS
 from numoe.kernels.reference import Reals
-from numoe.kernels.tiles import WIDTHS
-from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
+from tests.kernels.numeric import SEED, UNIT, assert_same_bits, assert_within, gamma
 from tests.kernels.paged_cache import PagedCache, Singles, empty_cache
 
 PIECE = BLOCK * PIECE_BLOCKS
@@ -77,10 +77,6 @@ def test_attention_finds_one_key_among_many(half: bool) -> None:
         keys[place], queries[:] = 1.0, 100.0 / 64
         found = filled(64, half, keys, values).attend(queries, 2 * PIECE + 10, 1)
         np.testing.assert_array_equal(found[0], as_stored(values[place], half))
-
-
-def assert_same_bits(found: Singles, expected: Singles) -> None:
-    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 @half_or_not

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, quants
 
-from numoe.kernels import reference
 from numoe.kernels.embedding import embed_row
-from numoe.kernels.formats import FORMATS, Format
-from numoe.kernels.tiles import BLOCK
-from tests.kernels.numeric import SEED, address, random_rows
+from numoe.kernels.formats import NUMBERS, Format
+from numoe.kernels.packing import SCRATCH_BYTES
+from tests.kernels.numeric import SEED, Bytes, Singles, assert_same_bits, dequantised, every_format, random_rows
 
 
-@pytest.mark.parametrize("blocks", [1, 4])
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
-def test_a_row_is_what_gguf_reads_and_what_the_twin_says(format_: Format, blocks: int) -> None:
-    row = random_rows(format_, 1, blocks, np.random.default_rng(SEED))
-    out = np.full(blocks * BLOCK, np.nan, np.float32)
-    embed_row(address(out), address(row), format_.number, out.size)
-    np.testing.assert_array_equal(out, quants.dequantize(row, GGMLQuantizationType(format_.ggml_type)).reshape(-1))
-    np.testing.assert_array_equal(out, reference.embed_row(row[0], format_.name))
+def embedded(out: Singles, format_: Format, row: Bytes) -> None:
+    embed_row(out, row, NUMBERS[format_.name], np.full(SCRATCH_BYTES, 0xA5, np.uint8))
 
 
-def test_no_float_is_written_past_the_row() -> None:
-    row, out = np.ones(64, np.float32), np.full(96, -1.0, np.float32)
-    embed_row(address(out), address(row), 0, 64)
-    np.testing.assert_array_equal(out[64:], -1.0)
+@every_format
+@pytest.mark.parametrize("values", [256, 1024])
+def test_a_row_is_bit_for_bit_what_gguf_reads(format_: Format, values: int) -> None:
+    rows = random_rows(format_, 3, values, np.random.default_rng(SEED))
+    out = np.full(values, np.nan, np.float32)
+    for row, expected in zip(rows, dequantised(format_, rows), strict=True):
+        embedded(out, format_, row)
+        assert_same_bits(out, expected)
+
+
+@every_format
+def test_no_float_is_written_past_the_row(format_: Format) -> None:
+    [row] = random_rows(format_, 1, 512, np.random.default_rng(SEED))
+    out = np.full(512, -1.0, np.float32)
+    embedded(out[:256], format_, row)
+    np.testing.assert_array_equal(out[256:], -1.0)

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.kernels import reference
-from numoe.kernels.formats import FORMATS, Format
+from numoe.kernels.formats import NUMBERS, Format
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDTHS
 from numoe.kernels.projection import (
     ATTENTION,
     CLAIM_BYTES,
@@ -22,14 +23,27 @@ from numoe.kernels.projection import (
 )
 from numoe.kernels.records import MATRIX, PART, Memory, Record
 from numoe.kernels.router import group_by_expert
-from numoe.kernels.tiles import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDTHS
 from numoe.model.order import layout_of
 from numoe.protos.arena import dense_columns, expert_columns
 from numoe.worker.memory import allocate
 from numoe.worker.shard import memory_of
 from numoe.worker.warm import smallest_order
 from tests.kernels.groupings import empty_grouping
-from tests.kernels.numeric import SEED, address, assert_within, gamma, packed, random_rows, tiles
+from tests.kernels.numeric import (
+    SEED,
+    address,
+    assert_within,
+    dequantised,
+    every_format,
+    gamma,
+    group_bytes,
+    group_of,
+    group_values,
+    masses,
+    packed,
+    random_rows,
+    tiles,
+)
 from tests.kernels.teams import TeamWords
 
 Singles = NDArray[np.float32]
@@ -41,16 +55,16 @@ def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]
     record["address"], record["rows"], record["blocks"] = address(panels), rows, blocks
     record["panels"] = panels.shape[1]
     record["panel_bytes"], record["expert_bytes"] = panels[0, 0].nbytes, panels[0].nbytes
-    record["tile"], record["integer"] = format_.number, format_.integer
+    record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
     return record
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
-@pytest.mark.parametrize(("rows", "blocks"), [(16, 1), (200, 40)])
+@every_format
+@pytest.mark.parametrize(("rows", "blocks"), [(16, 8), (200, 40)])
 def test_the_claims_of_experts_make_each_product_once(format_: Format, rows: int, blocks: int) -> None:
     """Bounds as in test_tiles.py. Columns that are padding stay as they were."""
     random, experts, tokens = np.random.default_rng(SEED), 5, 13
-    stored = [random_rows(format_, rows, blocks, random) for _ in range(experts)]
+    stored = [random_rows(format_, rows, blocks * BLOCK, random) for _ in range(experts)]
     panels = np.stack([packed(format_, expert) for expert in stored])
     matrix = matrix_of(format_, rows, blocks, panels)
     chosen = np.stack([random.permutation(4)[:2] for _ in range(tokens)]).astype(np.int32)  # nobody chooses expert 4
@@ -58,29 +72,23 @@ def test_the_claims_of_experts_make_each_product_once(format_: Format, rows: int
     columns = np.zeros((tokens, 2), np.int32)
     group_by_expert(grouping, columns, np.zeros(experts, np.int32), chosen, np.zeros(experts, np.int64), tokens)
     x = random.standard_normal((tokens, blocks * BLOCK), np.float32)
-    unit = INTEGER_BYTES if format_.integer else FLOAT_BYTES
-    groups = np.zeros((grouping.used[1], blocks * unit), np.uint8)
-    exact = np.zeros((tokens, blocks * BLOCK))
+    groups = np.zeros((grouping.used[1], blocks * group_bytes(format_.integer)), np.uint8)
     for group in grouping.groups[: grouping.segments[: grouping.used[0]]["groups"].sum()]:
         first, width = int(group["column"]), WIDTHS[group["width"]]
-        place = groups[first : first + width].reshape(-1)
-        for column in range(int(group["count"])):
-            token = grouping.source[first + column]
-            if format_.integer:
-                reference.write_integer_column(place, width, column, x[token], blocks)
-                exact[token] = reference.integer_columns(place, width, blocks)[column]
-            else:
-                reference.write_float_column(place.view(np.float32), width, column, x[token], blocks)
-                exact[token] = x[token]
+        own = np.zeros((width, blocks * BLOCK), np.float32)
+        own[: group["count"]] = x[grouping.source[first : first + int(group["count"])]]
+        groups[first : first + width] = group_of(format_, own).reshape(width, -1)
     out = np.full((len(groups), panels.shape[1] * ROWS), np.nan, np.float32)
     claims = int(grouping.used[0]) * claims_of(matrix)
     for item in random.permutation(claims):
         multiply_claim(tiles(), matrix, item, grouping, address(groups), address(groups), address(out), out[0].nbytes)
+    exact = group_values(format_, group_of(format_, x), tokens)
+    weights = [dequantised(format_, expert).astype(np.float64) for expert in stored]
     for token, rank in np.ndindex(chosen.shape):
-        weights = reference.unpack(format_.name, panels[chosen[token, rank]])
-        found = out[columns[token, rank]]
-        bound = gamma(BLOCK + blocks) * (np.abs(weights) @ np.abs(exact[token]))
-        assert_within(found, weights @ exact[token], bound)
+        expert, found = chosen[token, rank], out[columns[token, rank]]
+        bound = gamma(BLOCK + blocks) * (masses(format_, stored[expert]) @ np.abs(exact[token]))
+        assert_within(found[:rows], weights[expert] @ exact[token], bound)
+        assert not found[rows:].any()
 
 
 def test_claims_cover_all_panels_and_are_large_enough_to_be_worth_it() -> None:

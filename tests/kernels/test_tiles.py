@@ -1,101 +1,120 @@
 """A tile computes 16 rows times its columns, and no column's bits depend on the others.
 
 Bounds. A float tile adds the 32 products of a block by 32 fused operations, then the block's sum to the total: a
-product passes through at most 32 + blocks roundings. A Q8_0 tile's integers are exact; a block's term passes through
-one rounding of the product of scales and one fused addition per block left: 1 + blocks. Either way the error is at
-most gamma(roundings) times the sum of |weight| |x| (Higham 2002, 3.1).
+product passes through at most 32 + blocks roundings. An integer tile's sums of products are exact; a block's term
+passes through at most three roundings of its own (of d times s or m times t; of that times the sum; of the difference
+of the two) and one fused addition per block, and the twin's weights, as gguf rounds them, through as many of those
+three: 6 + blocks. Either way the error is at most gamma(roundings) times the sum of |weight| |x| (Higham 2002, 3.1),
+where a weight that is a difference d s q - m t counts with both its parts.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from numoe.kernels import reference
-from numoe.kernels.formats import FORMATS, Format
-from numoe.kernels.reference import Reals
-from numoe.kernels.tiles import BLOCK, ROWS, WIDTHS
-from tests.kernels.numeric import SEED, assert_within, gamma, packed, random_rows, run_tile
+from numoe.kernels.formats import Format
+from numoe.kernels.groups import BLOCK, FIELD_BYTES, FIELDS, FLOAT_BYTES, INTEGER_BYTES, ROWS, VALUES_BYTES, WIDTHS
+from tests.kernels.numeric import (
+    SEED,
+    Bytes,
+    Singles,
+    assert_same_bits,
+    assert_within,
+    dequantised,
+    every_format,
+    every_quantised_format,
+    gamma,
+    group_of,
+    group_values,
+    half_fields,
+    masses,
+    packed,
+    random_rows,
+    run_tile,
+    set_halves,
+)
 
-every_format = pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
 
-
-def group_of(format_: Format, x: NDArray[np.float32]) -> NDArray[Any]:
-    """The columns x [C, n] as one group of the kind the format reads."""
-    columns, blocks = len(x), x.shape[1] // BLOCK
-    if format_.integer:
-        group = np.zeros(columns * blocks * 40, np.uint8)
-        for column, values in enumerate(x):
-            reference.write_integer_column(group, columns, column, values, blocks)
-        return group
-    floats = np.zeros(columns * blocks * BLOCK, np.float32)
-    for column, values in enumerate(x):
-        reference.write_float_column(floats, columns, column, values, blocks)
-    return floats
-
-
-def group_values(format_: Format, group: NDArray[Any], columns: int, blocks: int) -> Reals:
-    """What the group stands for: [C, n]."""
-    if format_.integer:
-        return reference.integer_columns(group, columns, blocks)
-    return group.reshape(blocks, columns, BLOCK).transpose(1, 0, 2).reshape(columns, -1).astype(np.float64)
+def drawn(format_: Format, units: int, columns: int) -> tuple[Bytes, Singles]:
+    """16 rows of a file, and columns."""
+    random, values = np.random.default_rng(SEED), units * format_.unit_values
+    return random_rows(format_, ROWS, values, random), random.standard_normal((columns, values), np.float32)
 
 
 @every_format
 @pytest.mark.parametrize("columns", WIDTHS)
-@pytest.mark.parametrize("blocks", [1, 2, 24])
-def test_a_tile_equals_its_twin(format_: Format, columns: int, blocks: int) -> None:
-    random = np.random.default_rng(SEED)
-    panel = packed(format_, random_rows(format_, ROWS, blocks, random))
-    group = group_of(format_, random.standard_normal((columns, blocks * BLOCK), np.float32))
-    weights = reference.unpack(format_.name, panel)
-    x = group_values(format_, group, columns, blocks)
-    roundings = 1 + blocks if format_.integer else BLOCK + blocks
-    bound = gamma(roundings) * reference.tile(np.abs(weights), np.abs(x))
-    assert_within(run_tile(format_, panel[0], group, columns), reference.tile(weights, x), bound)
+@pytest.mark.parametrize("units", [1, 2, 24])
+def test_a_tile_equals_its_twin(format_: Format, columns: int, units: int) -> None:
+    rows, x = drawn(format_, units, columns)
+    group = group_of(format_, x)
+    exact = group_values(format_, group, columns)
+    blocks = units * format_.unit_blocks
+    bound = gamma(6 + blocks if format_.integer else BLOCK + blocks) * reference.tile(
+        masses(format_, rows), np.abs(exact)
+    )
+    expected = reference.tile(dequantised(format_, rows).astype(np.float64), exact)
+    assert_within(run_tile(format_, packed(format_, rows)[0], group, columns), expected, bound)
 
 
-def test_the_largest_integers_are_summed_exactly() -> None:
-    [format_] = [format_ for format_ in FORMATS if format_.integer]
-    for quant, sign in ((-128, 1.0), (127, 1.0), (-128, -1.0), (127, -1.0)):
-        row = np.concatenate([np.array([1], np.float16).view(np.int8), np.full(32, quant, np.int8)]).view(np.uint8)
-        panel = packed(format_, np.tile(row, (ROWS, 1)))
-        x = np.full((1, BLOCK), 127 * sign, np.float32)
-        np.testing.assert_array_equal(run_tile(format_, panel[0], group_of(format_, x), 1), 32 * 127.0 * quant * sign)
+@every_quantised_format
+@pytest.mark.parametrize("fill", [0x00, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_integers_are_summed_exactly(format_: Format, fill: int, sign: int) -> None:
+    """All scales are 1, so that every sum of a block is a whole number below 2**24 and no rounding is left."""
+    rows = set_halves(format_, np.full((ROWS, format_.unit_bytes), fill, np.uint8), np.ones(len(half_fields(format_))))
+    if format_.name == "MXFP4":
+        rows[:, 0] = 128
+    group = group_of(format_, np.full((1, format_.unit_values), 127 * sign, np.float32))
+    expected = reference.tile(dequantised(format_, rows).astype(np.float64), group_values(format_, group, 1))
+    assert np.abs(expected).max() < 2**24 * format_.unit_blocks
+    np.testing.assert_array_equal(run_tile(format_, packed(format_, rows)[0], group, 1), expected)
 
 
 @every_format
 def test_a_column_has_the_same_bits_in_every_width_and_place(format_: Format) -> None:
-    random, blocks = np.random.default_rng(SEED), 5
-    panel = packed(format_, random_rows(format_, ROWS, blocks, random))[0]
-    x = random.standard_normal(blocks * BLOCK, np.float32)
-    alone = run_tile(format_, panel, group_of(format_, x[None]), 1)[0]
+    rows, x = drawn(format_, 5, 1)
+    panel, random = packed(format_, rows)[0], np.random.default_rng(SEED + 1)
+    [alone] = run_tile(format_, panel, group_of(format_, x), 1)
     for columns in WIDTHS:
         for place in range(columns):
-            together = random.standard_normal((columns, blocks * BLOCK), np.float32)
+            together = random.standard_normal((columns, x.shape[1]), np.float32)
             together[place] = x
-            found = run_tile(format_, panel, group_of(format_, together), columns)[place]
-            np.testing.assert_array_equal(found.view(np.uint32), alone.view(np.uint32))
+            assert_same_bits(run_tile(format_, panel, group_of(format_, together), columns)[place], alone)
+
+
+@every_format
+def test_a_row_has_the_same_bits_in_every_place_of_a_panel(format_: Format) -> None:
+    rows, x = drawn(format_, 3, 2)
+    group = group_of(format_, x)
+    alone = run_tile(format_, packed(format_, rows[:1])[0], group, 2)[:, 0]
+    for place in range(ROWS):
+        others = random_rows(format_, ROWS, x.shape[1], np.random.default_rng(SEED + 1))
+        others[place] = rows[0]
+        assert_same_bits(run_tile(format_, packed(format_, others)[0], group, 2)[:, place], alone)
+
+
+def with_garbage(format_: Format, group: Bytes, columns: int, column: int) -> Bytes:
+    """The group with one column of NaN."""
+    if not format_.integer:
+        floats: NDArray[np.float32] = group.copy().view(np.float32)
+        floats.reshape(-1, columns, FLOAT_BYTES // 4)[:, column] = np.nan
+        return floats.view(np.uint8)
+    garbage = group.copy()
+    for block in garbage.reshape(-1, columns * INTEGER_BYTES):
+        block[column * VALUES_BYTES : (column + 1) * VALUES_BYTES] = 0x7F
+        fields = block[columns * VALUES_BYTES :].reshape(FIELDS, columns, FIELD_BYTES)
+        fields[:, column] = 0x7F
+        fields[0, column] = 0xFF  # a scale that is NaN
+    return garbage
 
 
 @every_format
 def test_a_column_does_not_see_what_a_padding_column_holds(format_: Format) -> None:
-    random, blocks = np.random.default_rng(SEED), 2
-    panel = packed(format_, random_rows(format_, ROWS, blocks, random))[0]
-    x = random.standard_normal((4, blocks * BLOCK), np.float32)
-    clean = group_of(format_, x)
-    garbage = clean.copy()
-    width = 4 * 40 if format_.integer else 4 * BLOCK
-    for block in garbage.reshape(blocks, width):
-        if format_.integer:
-            block[3 * 32 : 4 * 32] = 0x7F
-            block[32 * 4 + 3 * 4 : 32 * 4 + 4 * 4] = 0xFF  # a scale that is NaN
-            block[36 * 4 + 3 * 4 : 36 * 4 + 4 * 4] = 0x7F
-        else:
-            block[3 * BLOCK :] = np.nan
-    expected, found = (run_tile(format_, panel, group, 4) for group in (clean, garbage))
-    np.testing.assert_array_equal(found[:3].view(np.uint32), expected[:3].view(np.uint32))
+    rows, x = drawn(format_, 2, 4)
+    panel, clean = packed(format_, rows)[0], group_of(format_, x)
+    expected, found = (run_tile(format_, panel, group, 4) for group in (clean, with_garbage(format_, clean, 4, 3)))
+    assert_same_bits(found[:3], expected[:3])
     assert np.isnan(found[3]).all()
