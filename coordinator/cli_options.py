@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from numoe.coordinator.config import DEFAULT_ADDRESS
-from numoe.model.spec import TensorType
 
 if TYPE_CHECKING:  # protobuf and numpy take longer to import than most commands run
     from numoe.model.synthetic import SyntheticShape
@@ -89,13 +88,16 @@ class ShapeOptions:
     """Token ids."""
     context_length: int | None = None
     """Longest context."""
-    type: Annotated[TensorType | None, Parameter(show_choices=False)] = None
-    """Type of the weights, e.g. Q8_0 or BF16. Default: Q8_0."""
+    type: str | None = None
+    """Type of the weights, or the mix of types that files of such a name have: BF16, Q8_0, Q4_K_M. Default: Q8_0."""
+    pure: bool = False
+    """All matrices of the type that most matrices of --type have."""
     weights_seed: int = 0
     """The same seed gives the same file."""
 
     def synthetic(self) -> SyntheticShape | None:
         """The shape that was asked for; None: none was."""
+        from numoe.model.quantiser import named
         from numoe.model.synthetic import PRESETS, SyntheticShape
 
         if self.shape is None:
@@ -105,4 +107,7 @@ class ShapeOptions:
             start = replace(start, architecture="llama")
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         sizes = {name: value for name, value in said.items() if value is not None and hasattr(start, name)}
+        if self.type is not None:
+            sizes["type"], mix = named(self.type.upper())
+            sizes["mix"] = "" if self.pure else mix
         return replace(start, **sizes)

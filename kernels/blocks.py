@@ -113,7 +113,7 @@ def read_block(
     if number == _Q8_0:
         for value in range(32):
             quants[value] = block[2 + value] ^ 0x80
-    elif number == _Q4_0 or number == _IQ4_NL:
+    elif number in (_Q4_0, _IQ4_NL):
         _nibbles(quants, block, 2, 16)
     elif number == _MXFP4:
         _nibbles(quants, block, 1, 16)

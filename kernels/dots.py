@@ -35,7 +35,8 @@ def _by_halves(builder: Any, name: str, halves: list[Any], *vectors: Any) -> Any
     result, *kinds = halves
     split = [_halves(builder, vector, kind) for vector, kind in zip(vectors, kinds, strict=True)]
     low, high = (call_llvm(builder, name, result, *part) for part in zip(*split, strict=True))
-    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, 2 * result.count), [*range(2 * result.count)]))
+    lanes = ir.Constant(ir.VectorType(I32, 2 * result.count), list(range(2 * result.count)))
+    return builder.shuffle_vector(low, high, lanes)
 
 
 def _multiply_words(builder: Any, a: Any, b: Any) -> Any:
@@ -112,4 +113,3 @@ def lookup(builder: Any, indices: Any, table: tuple[int, ...]) -> Any:
         same = builder.icmp_unsigned("==", indices, ir.Constant(indices.type, [index] * 64))
         found = builder.select(same, ir.Constant(indices.type, [table[index]] * 64), found)
     return found
-

@@ -19,7 +19,7 @@ def embed_row(
     scratch: NDArray[np.uint8],  # [SCRATCH_BYTES]
 ) -> None:
     """Dequantise one row."""
-    if tile == F32_TILE or tile == F16_TILE or tile == BF16_TILE:
+    if tile in (F32_TILE, F16_TILE, BF16_TILE):
         _widen(out, row, tile)
         return
     drawing = DRAWINGS[tile]

@@ -22,6 +22,7 @@ from numoe.kernels.instruction_sets import INSTRUCTION_SET
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
 def cache_folder() -> Path:
     """Where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
     digest = hashlib.sha256()

@@ -27,10 +27,7 @@ _FIELDS = (
 )  # fmt: skip
 # The numbers of each format, for compiled code.
 DRAWINGS = np.array(
-    [
-        (number, int(one.meaning), *(getattr(one, field) for field in _FIELDS))
-        for number, one in enumerate(FORMATS)
-    ],
+    [(number, int(one.meaning), *(getattr(one, field) for field in _FIELDS)) for number, one in enumerate(FORMATS)],
     np.dtype([(name, np.int64) for name in ("number", "meaning", *_FIELDS)]),
 )
 SCRATCH_BYTES = 4 + 16 + 256  # of one unit: head, scales, quants

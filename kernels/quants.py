@@ -9,8 +9,8 @@ Packed, the low bits of all parts come first, then the high bits; several parts 
     high_bits 2   as low_bits 2
     high_bits 1   one vector, part p in bit p
 
-A part that shares a vector is so a shift and a mask away. A table, if the format has one, makes signed values of quants;
-it is kept plus 128, as all weights that need a sign.
+A part that shares a vector is so a shift and a mask away. A table, if the format has one, makes signed values of
+quants; it is kept plus 128, as all weights that need a sign.
 """
 
 from __future__ import annotations

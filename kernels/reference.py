@@ -20,6 +20,7 @@ Singles = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 Integers = NDArray[np.int64]
+_ORDER = (0, 1, 2, 3) if VALUE_BYTES == 1 else (0, 2, 1, 3)  # in which four values are stored
 
 
 # Activations and tiles (activations.py, groups.py, tiles.py). What rows of a format mean is `gguf.dequantize`'s to say.
@@ -43,8 +44,7 @@ def write_integer_column(group: Bytes, columns: int, column: int, x: Singles, bl
 def put_integer_column(group: Bytes, columns: int, column: int, rounded: Integers, scales: Singles) -> None:
     """Put whole numbers [blocks, 32] of these scales [blocks] into one column of an integer group."""
     values, *fields = _integer_fields(group, columns, len(rounded))
-    order = [0, 1, 2, 3] if VALUE_BYTES == 1 else [0, 2, 1, 3]
-    values[:, column] = rounded.reshape(-1, BLOCK // 4, 4)[:, :, order].reshape(-1, BLOCK)
+    values[:, column] = rounded.reshape(-1, BLOCK // 4, 4)[:, :, _ORDER].reshape(-1, BLOCK)
     halves = rounded.reshape(-1, 2, BLOCK // 2).sum(axis=2)
     for field, value in zip(fields, (scales, halves.sum(axis=1), -128 * halves.sum(axis=1), halves), strict=True):
         field[:, column] = value
@@ -67,18 +67,18 @@ def _integer_fields(group: Bytes, columns: int, blocks: int) -> list[NDArray[Any
     return [records[name] for name in drawing.names or ()]
 
 
-def rounded_columns(group: Bytes, columns: int, blocks: int) -> tuple[Integers, Singles]:  # [C, blocks, 32], [C, blocks]
-    """The whole numbers that an integer group holds, and their scales."""
+def rounded_columns(group: Bytes, columns: int, blocks: int) -> tuple[Integers, Singles]:
+    """The whole numbers [C, blocks, 32] that an integer group holds, and their scales [C, blocks]."""
     values, scales, *_ = _integer_fields(group, columns, blocks)
-    order = [0, 1, 2, 3] if VALUE_BYTES == 1 else [0, 2, 1, 3]
-    fours = values.reshape(blocks, columns, BLOCK // 4, 4)[..., np.argsort(order)]
+    fours = values.reshape(blocks, columns, BLOCK // 4, 4)[..., np.argsort(_ORDER)]
     return fours.reshape(blocks, columns, BLOCK).swapaxes(0, 1).astype(np.int64), scales.T.copy()
 
 
 def integer_columns(group: Bytes, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]
     """The values that an integer group stands for."""
     rounded, scales = rounded_columns(group, columns, blocks)
-    return (rounded * scales[..., None].astype(np.float64)).reshape(columns, -1)
+    values: Reals = rounded * scales[..., None].astype(np.float64)
+    return values.reshape(columns, -1)
 
 
 def write_float_column(group: Singles, columns: int, column: int, x: Singles, blocks: int) -> None:

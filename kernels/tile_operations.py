@@ -122,9 +122,10 @@ def tile_add_dots(typing_context: Any, tile: Any, dots: Any, scale: Any) -> Any:
     """tile[c] + scale * dots[c], rounded once"""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return _map_columns(
-            builder, tile, values[0], lambda c, sums: fma_value(builder, values[2], _as_float(builder, values[1], c), sums)
-        )
+        def each(column: int, sums: Any) -> Any:
+            return fma_value(builder, values[2], _as_float(builder, values[1], column), sums)
+
+        return _map_columns(builder, tile, values[0], each)
 
     return tile(tile, dots, f32x16), code
 

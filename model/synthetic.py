@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from numoe.model.gguf_types import BLOCKS
 from numoe.model.gguf_values import Value
 from numoe.model.gguf_write import NewTensor, Progress, check_row, write_gguf
+from numoe.model.quantiser import Sizes, mixed_type
 from numoe.model.spec import TensorType
 from numoe.model.synthetic_blocks import POOL_BLOCKS, BlockPools
 from numoe.model.synthetic_vocabulary import vocabulary_metadata
@@ -46,6 +47,7 @@ class SyntheticShape:
     yarn_original_context: int = 32768
     tied_output: bool = False
     type: TensorType = TensorType.Q8_0
+    mix: str = ""  # the types of real files, e.g. Q4_K_M (quantiser.py); "": `type` everywhere
     role_types: tuple[tuple[str, TensorType], ...] = ()  # e.g. ("ffn_down_exps", TensorType.Q6_K)
 
 
@@ -80,12 +82,12 @@ def write_synthetic_model(
 ) -> None:
     """Writes the model; `progress` is told bytes done and in all. Raises SetupError."""
     shapes = tensor_shapes(shape)
-    types = {name: _type(shape, name) for name in shapes}
+    types = tensor_types(shape)
     for name, size in shapes.items():
         check_row(name, types[name], size)
     pools = BlockPools(seed, _pool_size(shapes, types))
     tensors = [
-        NewTensor(name, types[name], size, partial(_pieces, pools, shape, name, (seed, index)))
+        NewTensor(name, types[name], size, partial(_pieces, pools, shape, name, types[name], (seed, index)))
         for index, (name, size) in enumerate(shapes.items())
     ]
     metadata = {**hyperparameters(shape), **vocabulary_metadata(shape.vocabulary)}
@@ -160,11 +162,19 @@ def _role(name: str) -> str:
     return name.removesuffix(".weight").rpartition(".")[2]
 
 
-def _type(shape: SyntheticShape, name: str) -> TensorType:
-    role = _role(name)
-    if role.endswith("_norm") or role == "ffn_gate_inp":
-        return TensorType.F32
-    return dict(shape.role_types).get(role, shape.type)
+def tensor_types(shape: SyntheticShape) -> dict[str, TensorType]:
+    """The type of each tensor; norms and router are F32."""
+    sizes = Sizes(shape.layers, shape.experts, shape.query_heads // shape.kv_heads, shape.tied_output)
+    own, types = dict(shape.role_types), {}
+    for name, size in tensor_shapes(shape).items():
+        role, layer = _role(name), int(name.split(".")[1]) if name.startswith("blk.") else 0
+        if role.endswith("_norm") or role == "ffn_gate_inp":
+            types[name] = TensorType.F32
+        elif role in own:
+            types[name] = own[role]
+        else:
+            types[name] = mixed_type(shape.mix, role, layer, size[-1], sizes) if shape.mix else shape.type
+    return types
 
 
 def _pool_size(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, TensorType]) -> int:
@@ -175,7 +185,9 @@ def _pool_size(shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, Tensor
     return next(n for n in range(max(blocks, 2), POOL_BLOCKS + 1) if all(n % d for d in range(2, math.isqrt(n) + 1)))
 
 
-def _pieces(pools: BlockPools, shape: SyntheticShape, name: str, seed: tuple[int, int]) -> Iterator[NDArray[Any]]:
+def _pieces(
+    pools: BlockPools, shape: SyntheticShape, name: str, kind: TensorType, seed: tuple[int, int]
+) -> Iterator[NDArray[Any]]:
     size, role = tensor_shapes(shape)[name], _role(name)
     values = np.random.default_rng(seed).standard_normal
     fan_in = size[-1] ** -0.5
@@ -185,4 +197,4 @@ def _pieces(pools: BlockPools, shape: SyntheticShape, name: str, seed: tuple[int
         yield values(size, np.float32) * np.float32(4 * fan_in)
     else:
         spread = {"output": 3 * fan_in, "token_embd": 3 * fan_in if shape.tied_output else 0.4}.get(role, fan_in)
-        yield from pools.pieces(_type(shape, name), size, spread)
+        yield from pools.pieces(kind, size, spread)

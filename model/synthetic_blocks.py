@@ -46,6 +46,8 @@ SCALES: dict[TensorType, tuple[int, int | None]] = {
     TensorType.IQ3_S: (0, None),
     TensorType.IQ1_S: (0, None),
 }
+# Where a block keeps the exponent e of its scale 2**(e - 128) instead.
+EXPONENTS: dict[TensorType, int] = {TensorType.MXFP4: 0}
 FLOATS = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16})
 
 
@@ -75,6 +77,8 @@ class BlockPools:
         key = tensor_type, spread
         if key not in self._pools:
             make = self._floats if tensor_type in FLOATS else self._blocks
+            if tensor_type in EXPONENTS:
+                make = self._power_blocks
             self._pools[key] = make(tensor_type, spread)
         return self._pools[key]
 
@@ -89,17 +93,30 @@ class BlockPools:
 
     def _blocks(self, tensor_type: TensorType, spread: float) -> NDArray[np.uint8]:
         if tensor_type not in SCALES:
-            known = ", ".join(sorted(known.name for known in SCALES.keys() | FLOATS))
+            known = ", ".join(sorted(known.name for known in SCALES.keys() | EXPONENTS.keys() | FLOATS))
             raise SetupError(f"random {tensor_type.name} blocks cannot be made, only {known}")
         scale_at, offset_at = SCALES[tensor_type]
-        size = BLOCKS[tensor_type][1]
-        blocks = np.frombuffer(self._random.bytes(self._size * size), np.uint8).reshape(self._size, size).copy()
+        blocks = self._random_bytes(tensor_type)
         scale, offset = _calibrate(tensor_type, blocks[:SAMPLE].copy(), spread)
         vary = self._random.uniform(0.5, 1.5, self._size).astype(np.float32) / np.float32(math.sqrt(13 / 12))
         _set_half(blocks, scale_at, vary * np.float32(scale))
         if offset_at is not None:
             _set_half(blocks, offset_at, vary * np.float32(offset))
         return blocks
+
+    def _power_blocks(self, tensor_type: TensorType, spread: float) -> NDArray[np.uint8]:
+        """Two neighbouring powers of two as scales, in such shares that the mean square is right."""
+        blocks, at = self._random_bytes(tensor_type), EXPONENTS[tensor_type]
+        blocks[:, at] = 128
+        scale = spread / float(_values(tensor_type, blocks[:SAMPLE].copy(), {}).std())
+        lower = math.floor(math.log2(scale))
+        larger = (4 ** (math.log2(scale) - lower) - 1) / 3
+        blocks[:, at] = 128 + lower + (self._random.random(self._size) < larger)
+        return blocks
+
+    def _random_bytes(self, tensor_type: TensorType) -> NDArray[np.uint8]:
+        size = BLOCKS[tensor_type][1]
+        return np.frombuffer(self._random.bytes(self._size * size), np.uint8).reshape(self._size, size).copy()
 
 
 def _calibrate(tensor_type: TensorType, sample: NDArray[np.uint8], spread: float) -> tuple[float, float]:

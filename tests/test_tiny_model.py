@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from gguf import GGUFReader, quants
 
-from numoe.model.spec import TensorType
+from numoe.model.spec import RUNNABLE_TYPES, TensorType
 from tests.forward import Forward, router_gaps, wide_gap_tokens
-from tests.tiny_model import TinyShape, split_paths, tensor_type, tiny_spec, tiny_weights, write_tiny_model
+from tests.tiny_model import (
+    TinyShape,
+    shape_of_type,
+    split_paths,
+    tensor_type,
+    tiny_spec,
+    tiny_weights,
+    write_tiny_model,
+)
 from tests.tiny_vocabulary import SMALLEST_VOCABULARY, tiny_vocabulary
 
 MIXED = TinyShape(
@@ -18,13 +27,25 @@ MIXED = TinyShape(
 )
 
 
-def test_the_file_holds_the_returned_weights_in_the_asked_types(tmp_path: Path) -> None:
-    weights = write_tiny_model(tmp_path / "model.gguf", MIXED, seed=3)
+@pytest.mark.parametrize(
+    "shape", [MIXED, *map(shape_of_type, sorted(RUNNABLE_TYPES))], ids=lambda shape: shape.type.name
+)
+def test_the_file_holds_the_returned_weights_in_the_asked_types(shape: TinyShape, tmp_path: Path) -> None:
+    weights = write_tiny_model(tmp_path / "model.gguf", shape, seed=3)
     tensors = GGUFReader(tmp_path / "model.gguf").tensors
     assert {tensor.name for tensor in tensors} == weights.keys()
     for tensor in tensors:
-        assert tensor.tensor_type.value == tensor_type(MIXED, tensor.name)
+        assert tensor.tensor_type.value == tensor_type(shape, tensor.name)
         np.testing.assert_array_equal(quants.dequantize(tensor.data, tensor.tensor_type), weights[tensor.name])
+
+
+@pytest.mark.parametrize("type_", sorted(RUNNABLE_TYPES), ids=lambda type_: type_.name)
+def test_models_of_every_type_behave_alike(type_: TensorType) -> None:
+    shape = shape_of_type(type_)
+    result = Forward(tiny_weights(shape), tiny_spec(shape))(list(range(40)))
+    assert 1.5 < result.logits.std() < 6
+    assert 0.3 < result.hidden[-1].std() < 10
+    assert len(np.unique(result.logits.argmax(axis=-1))) > 10
 
 
 def test_a_split_model_has_its_metadata_in_the_first_part_only(tmp_path: Path) -> None:

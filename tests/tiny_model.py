@@ -11,11 +11,18 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 from numpy.typing import NDArray
 
+from numoe.model.gguf_types import BLOCKS
 from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
+from numoe.model.synthetic_blocks import BlockPools
 from tests.tiny_vocabulary import write_vocabulary
 
 Weights = dict[str, NDArray[np.float32]]  # by GGUF tensor name
 Stored = dict[str, tuple[GGMLQuantizationType, NDArray[Any]]]
+
+WRITTEN_BY_GGUF = frozenset(
+    TensorType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
+)
+POOL_BLOCKS = 4099  # a prime, and more than any matrix of these models has
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,13 @@ class TinyShape:
     @property
     def dense(self) -> bool:
         return self.experts == 1
+
+
+def shape_of_type(type_: TensorType, **fields: Any) -> TinyShape:
+    """A shape of one type, whose rows are whole blocks of it."""
+    if BLOCKS[type_][0] > 32:
+        fields |= {"width": 256, "expert_width": 256, "query_heads": 8, "kv_heads": 4, "head_size": 32}
+    return TinyShape(type=type_, **fields)
 
 
 def tensor_shapes(shape: TinyShape) -> dict[str, tuple[int, ...]]:
@@ -91,17 +105,34 @@ def random_values(name: str, size: tuple[int, ...], random: np.random.Generator)
     values = random.standard_normal(size, dtype=np.float32)
     if role.endswith("_norm"):
         return np.float32(1) + np.float32(0.1) * values
+    return values * np.float32(spread_of(role, size))
+
+
+def spread_of(role: str, size: tuple[int, ...]) -> float:
+    """The standard deviation of a matrix's values."""
     # A router's spread of 4 leaves most gaps between the last chosen expert and the next far above rounding.
     gain = {"token_embd": 0.4 * size[-1] ** 0.5, "ffn_gate_inp": 4.0, "output": 3.0}.get(role, 1.0)
-    return values * np.float32(gain / size[-1] ** 0.5)
+    return gain / float(size[-1] ** 0.5)
+
+
+def random_blocks(name: str, type_: TensorType, size: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
+    """Draw the stored bits of types that gguf reads but does not write."""
+    pool = BlockPools(seed, POOL_BLOCKS)
+    pieces = pool.pieces(type_, size, spread_of(role_of(name), size))
+    return np.concatenate([piece.reshape(-1) for piece in pieces]).reshape(*size[:-1], -1)
 
 
 def stored_weights(shape: TinyShape, seed: int = 0) -> Stored:
     """Draw the model and round it to the types that the file is to hold."""
     random, stored = np.random.default_rng(seed), Stored()
     for name, size in tensor_shapes(shape).items():
-        kind = GGMLQuantizationType(tensor_type(shape, name))
-        stored[name] = kind, quants.quantize(random_values(name, size, random), kind)
+        type_ = tensor_type(shape, name)
+        kind = GGMLQuantizationType(type_)
+        values = random_values(name, size, random)
+        if type_ in WRITTEN_BY_GGUF:
+            stored[name] = kind, quants.quantize(values, kind)
+        else:
+            stored[name] = kind, random_blocks(name, type_, size, int(random.integers(2**32)))
     return stored
 
 

@@ -1,7 +1,8 @@
 """Compiles the kernels into the cache, by one process before the workers start: python -m numoe.worker.warm Q4_K Q6_K
 
-The step is the same for all models, tiles are compiled for the formats named (all, if none is). Workers that find the cache full load it in a second. Several processes that fill it at once can crash
-(Numba #4807), or find the code of one function under the name of another.
+The step is the same for all models; tiles are compiled for the formats named, for all if none is. Workers that find the
+cache full load it in a second. Several processes that fill it at once can crash (Numba #4807), or find the code of one
+function under the name of another.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 
 from numoe.kernels.formats import FORMATS
 from numoe.kernels.jit import cache_folder, compile_for
-from numoe.kernels.records import LAYER, MATRIX
 from numoe.kernels.packing import pack
+from numoe.kernels.records import LAYER, MATRIX
 from numoe.kernels.step import serve_steps
 from numoe.kernels.sync import Team, abort_all
 from numoe.kernels.tiles import tile_table

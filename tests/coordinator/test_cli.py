@@ -163,6 +163,7 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
         (["demo-model", "--shape", "llama"], "needs a PATH"),
         (["demo-model", str(tmp_path / "m.gguf"), "--layers", "2"], "without --shape"),
+        (["demo-model", str(tmp_path / "m.gguf"), "--shape", "llama", "--type", "Q7"], "Q7 is no type of weights"),
     ):
         monkeypatch.setattr(sys, "argv", ["numoe", *arguments])
         with pytest.raises(SystemExit) as raised:
@@ -193,6 +194,17 @@ def test_demo_model_writes_a_model_of_any_shape(tmp_path: Path) -> None:
     spec = read_spec(path)
     assert (spec.layers, spec.width, spec.experts, spec.query_heads) == (1, 64, 4, 32)
     assert spec.output.type is TensorType.BF16
+
+
+@pytest.mark.parametrize(("pure", "down"), [([], TensorType.Q3_K), (["--pure"], TensorType.Q2_K)])
+def test_demo_model_writes_the_mix_of_types_that_real_files_have(
+    pure: list[str], down: TensorType, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    done = numoe("demo-model", str(path), "--shape", "qwen3moe", "--layers", "1", "--type", "q2_k", *pure)
+    assert done.returncode == 0, done.stderr
+    layer = read_spec(path).layer_tensors[0]
+    assert (layer.gate.type, layer.down.type) == (TensorType.Q2_K, down)
 
 
 def test_topology_shows_a_node() -> None:

@@ -101,7 +101,8 @@ def masses(format_: Format, rows: Bytes) -> Reals:
     halves = rows.reshape(len(rows), -1, format_.unit_bytes)
     d, m = (halves[..., at : at + 2].copy().view(np.float16) for at in half_fields(format_))
     parts = [np.concatenate(pair, axis=-1) for pair in ((d, 0 * m), (0 * d, m))]
-    return sum(np.abs(dequantised(format_, set_halves(format_, rows, part)).astype(np.float64)) for part in parts)
+    products, offsets = (dequantised(format_, set_halves(format_, rows, part)).astype(np.float64) for part in parts)
+    return np.abs(products) + np.abs(offsets)
 
 
 def packed(format_: Format, rows: Bytes) -> Bytes:  # [panels, units, panel unit bytes]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from numoe.kernels import reference
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format, Meaning
@@ -131,7 +133,7 @@ def test_sizes_are_those_of_gguf(format_: Format) -> None:
     values, size = GGML_QUANT_SIZES[GGMLQuantizationType[format_.name]]
     assert format_.unit_values % values == 0
     assert format_.unit_bytes == size * format_.unit_values // values
-    assert format_.ggml_type == GGMLQuantizationType[format_.name] == TensorType[format_.name]
+    assert format_.ggml_type == int(GGMLQuantizationType[format_.name]) == int(TensorType[format_.name])
     assert BLOCKS[TensorType(format_.ggml_type)] == (values, size)
     assert BY_GGML_TYPE[format_.ggml_type] is format_
 
@@ -141,9 +143,9 @@ def test_panels_take_the_bytes_of_the_file_but_for_whole_small_scales(format_: F
     assert format_.panel_unit_bytes == ROWS * WIDER.get(format_.name, format_.unit_bytes)
     assert format_.panel_unit_bytes == format_.head_bytes + format_.unit_blocks * format_.panel_block_bytes
     if format_.meaning is not Meaning.FLOAT:
-        quants = quants_bytes(format_.low_bits, format_.high_bits)
-        assert quants == ROWS * BLOCK * (format_.low_bits + format_.high_bits) // 8
-        assert format_.panel_block_bytes == quants + ROWS * format_.scales
+        size = quants_bytes(format_.low_bits, format_.high_bits)
+        assert size == ROWS * BLOCK * (format_.low_bits + format_.high_bits) // 8
+        assert format_.panel_block_bytes == size + ROWS * format_.scales
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -155,10 +157,9 @@ def test_parts_share_vectors_without_overlap(bits: int) -> None:
 
 
 def test_tables_are_those_of_gguf() -> None:
-    from gguf.quants import _type_traits
-
-    assert tuple(_type_traits[GGMLQuantizationType.IQ4_NL].kvalues) == IQ4
-    assert tuple(_type_traits[GGMLQuantizationType.MXFP4].kvalues) == MXFP4
+    for name, table in (("IQ4_NL", IQ4), ("MXFP4", MXFP4)):
+        kind: Any = quants._type_traits[GGMLQuantizationType[name]]
+        assert tuple(kind.kvalues) == table
 
 
 def test_every_type_that_runs_has_a_format_and_a_number() -> None:

@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from numoe.model.architectures import model_spec
 from numoe.model.gguf import GgufFile, open_gguf
 from numoe.model.gguf_types import row_bytes
-from numoe.model.spec import TensorType
-from numoe.model.synthetic import PRESETS, SyntheticShape, hyperparameters, tensor_shapes, write_synthetic_model
-from numoe.model.synthetic_blocks import FLOATS, POOL_BLOCKS, SCALES, BlockPools
+from numoe.model.spec import RUNNABLE_TYPES, TensorType
+from numoe.model.synthetic import (
+    PRESETS,
+    SyntheticShape,
+    hyperparameters,
+    tensor_shapes,
+    tensor_types,
+    write_synthetic_model,
+)
+from numoe.model.synthetic_blocks import EXPONENTS, FLOATS, POOL_BLOCKS, SCALES, BlockPools
 from numoe.model.tokenizer import Tokenizer
 from numoe.protos.errors import SetupError
 from tests.forward import Forward, router_gaps
 
 SMALL = SyntheticShape(layers=3, width=128, query_heads=4, kv_heads=2, head_size=32, experts=8, active_experts=2)
+WIDE = replace(SMALL, width=256, head_size=64, expert_width=256, type=TensorType.Q4_K)
 DENSE = replace(SMALL, architecture="llama", experts=1, active_experts=1)
 SHAPES = {
     "qwen3moe": SMALL,
@@ -31,6 +39,8 @@ SHAPES = {
     "mixed": replace(
         SMALL, type=TensorType.BF16, role_types=(("ffn_down_exps", TensorType.F16), ("output", TensorType.Q8_0))
     ),
+    **{mix: replace(WIDE, mix=mix) for mix in ("Q2_K", "Q4_K_M", "IQ4_XS", "MXFP4_MOE")},
+    "Q3_K_M of narrow rows": replace(SMALL, mix="Q3_K_M"),
 }
 
 
@@ -88,7 +98,7 @@ def test_presets_are_the_real_models(preset: str, tensors: int, bytes_at_q8_0: f
     assert hyperparameters(shape)["qwen3moe.feed_forward_length"] == (6144 if shape.layers == 48 else 12288)
 
 
-@pytest.mark.parametrize("tensor_type", sorted(SCALES.keys() | FLOATS))
+@pytest.mark.parametrize("tensor_type", sorted(SCALES.keys() | EXPONENTS.keys() | FLOATS))
 def test_random_blocks_of_every_type_have_a_mean_near_0_and_the_spread_asked_for(tensor_type: TensorType) -> None:
     pools = BlockPools(seed=0, size=1009)
     shape = 128, 512
@@ -98,6 +108,25 @@ def test_random_blocks_of_every_type_have_a_mean_near_0_and_the_spread_asked_for
     assert np.isfinite(values).all()
     assert values.std() == pytest.approx(0.02, rel=0.1)
     assert abs(values.mean()) < 0.15 * 0.02  # Q4_0 runs from -8 to 7
+
+
+@pytest.mark.parametrize("spread", [0.007, 0.02, 0.4, 3.0])
+def test_scales_that_are_powers_of_two_give_any_spread(spread: float) -> None:
+    data = np.concatenate(list(BlockPools(seed=0, size=4099).pieces(TensorType.MXFP4, (256, 512), spread)))
+    values = quants.dequantize(data.reshape(256, -1), GGMLQuantizationType.MXFP4)
+    assert values.std() == pytest.approx(spread, rel=0.02)
+
+
+def test_every_type_that_runs_can_be_made() -> None:
+    assert SCALES.keys() | EXPONENTS.keys() | FLOATS >= RUNNABLE_TYPES
+
+
+def test_a_mix_gives_way_to_the_types_of_roles() -> None:
+    shape = replace(WIDE, mix="Q2_K", role_types=(("attn_v", TensorType.Q8_0),))
+    types = tensor_types(shape)
+    assert types["blk.0.attn_v.weight"] is TensorType.Q8_0
+    assert types["blk.0.ffn_down_exps.weight"] is TensorType.Q3_K
+    assert types["blk.0.ffn_gate_inp.weight"] is TensorType.F32
 
 
 def test_a_pool_gives_rows_that_differ_across_its_end() -> None:

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels import reference
-from numoe.kernels.formats import BY_GGML_TYPE
-from numoe.kernels.tiles import ROWS
+from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS
+from numoe.kernels.groups import BLOCK
 from numoe.model.plan import Range, Shard
 from numoe.model.spec import ModelSpec, TensorInfo, TensorType
 from numoe.protos.errors import ModelFileError
 from numoe.worker import loader
 from numoe.worker.loader import LoadedWeights, layer_rows, load_weights, row_bytes, weight_bytes
-from tests.tiny_model import TinyShape, Weights, split_paths, write_tiny_model
+from tests.kernels.numeric import dequantised, packed
+from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
 from tests.worker.shard_process import even_plan, read_spec
 
 # Over 4 workers: 6 heads on 3 key-value heads, 6 panels of width, 10 of experts, 21 of the vocabulary, the last short.
@@ -30,6 +30,14 @@ UNEVEN = TinyShape(
     types=(
         ("attn_q", TensorType.Q8_0), ("attn_v", TensorType.F16), ("ffn_gate_exps", TensorType.BF16),
         ("ffn_down_exps", TensorType.Q8_0), ("output", TensorType.Q8_0), ("token_embd", TensorType.Q8_0),
+    ),
+)  # fmt: skip
+# Over 3 workers: 16 panels of width and of experts, 8 heads on 4 key-value heads.
+WIDE = shape_of_type(
+    TensorType.Q4_K,
+    types=(
+        ("attn_v", TensorType.Q6_K), ("attn_output", TensorType.Q3_K), ("ffn_gate_exps", TensorType.IQ4_XS),
+        ("ffn_down_exps", TensorType.Q2_K), ("ffn_up_exps", TensorType.MXFP4), ("output", TensorType.Q5_K),
     ),
 )  # fmt: skip
 
@@ -42,11 +50,14 @@ class Stored:
     weights: Weights
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one file", "three files"])
+@pytest.fixture(
+    scope="module", params=[(UNEVEN, 1), (UNEVEN, 3), (WIDE, 1)], ids=["one file", "three files", "blocks of 256"]
+)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     path: Path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    weights = write_tiny_model(path, UNEVEN, parts=request.param)
-    return Stored(read_spec(split_paths(path, request.param)[0]), weights)
+    shape, parts = request.param
+    weights = write_tiny_model(path, shape, parts=parts)
+    return Stored(read_spec(split_paths(path, parts)[0]), weights)
 
 
 def at(address: int, size: int) -> NDArray[np.uint8]:
@@ -54,26 +65,30 @@ def at(address: int, size: int) -> NDArray[np.uint8]:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
-def held_rows(record: Any, tensor: TensorInfo) -> NDArray[np.float64]:  # [E, panels * 16, n]
-    """What a MATRIX record's panels stand for."""
-    format_ = BY_GGML_TYPE[tensor.type]
-    experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-    shape = (experts, int(record["panels"]), int(record["blocks"]), format_.panel_block_bytes)
-    panels = at(int(record["address"]), int(np.prod(shape))).reshape(shape)
-    assert record["panel_bytes"] == panels[0, 0].nbytes if panels.size else True
-    assert record["expert_bytes"] == panels[0].nbytes
-    assert record["tile"] == format_.number
-    assert record["integer"] == format_.integer
-    return np.stack([reference.unpack(format_.name, expert) for expert in panels])
+def file_rows(tensor: TensorInfo, weights: Weights) -> NDArray[np.uint8]:  # [E, rows, bytes of a row]
+    """A matrix as it lies in the file, which is what was written there."""
+    stored = np.fromfile(tensor.path, np.uint8, tensor.bytes, offset=tensor.offset)
+    rows = stored.reshape(-1, row_bytes(tensor))
+    np.testing.assert_array_equal(
+        dequantised(BY_GGML_TYPE[tensor.type], rows).reshape(-1), weights[tensor.name].reshape(-1)
+    )
+    return rows.reshape(tensor.shape[0] if len(tensor.shape) == 3 else 1, -1, rows.shape[1])
 
 
 def check_matrix(record: Any, tensor: TensorInfo, rows: Range, weights: Weights) -> None:
-    expected = weights[tensor.name].reshape(-1, *tensor.shape[-2:])[:, rows.start : rows.stop]
-    found = held_rows(record, tensor)
+    """A MATRIX record's panels are those that packing the shard's rows of each expert gives."""
+    format_ = BY_GGML_TYPE[tensor.type]
+    expected = np.stack(
+        [packed(format_, expert[rows.start : rows.stop]) for expert in file_rows(tensor, weights)]
+    )  # [E, panels, units, panel unit bytes]
     assert record["rows"] == rows.size
-    assert record["panels"] == -(-rows.size // ROWS)
-    np.testing.assert_array_equal(found[:, : rows.size], expected)
-    np.testing.assert_array_equal(found[:, rows.size :], 0.0)
+    assert record["panels"] == expected.shape[1]
+    assert record["blocks"] == tensor.shape[-1] // BLOCK
+    assert record["panel_bytes"] == expected.shape[2] * expected.shape[3]
+    assert record["expert_bytes"] == expected[0].nbytes
+    assert record["tile"] == NUMBERS[format_.name]
+    assert record["integer"] == format_.integer
+    np.testing.assert_array_equal(at(int(record["address"]), expected.nbytes), expected.reshape(-1))
 
 
 def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> None:
@@ -110,9 +125,8 @@ def test_every_row_is_the_files_row(stored: Stored, workers: int) -> None:
         check_matrix(loaded.head[0], spec.output, shard.vocabulary, weights)
         np.testing.assert_array_equal(loaded.output_norm, weights[spec.output_norm.name])
         embedding = loaded.embedding.reshape(shard.vocabulary.size, row_bytes(spec.token_embedding))
-        expected = weights[spec.token_embedding.name][shard.vocabulary.start : shard.vocabulary.stop]
-        for row, values in zip(embedding, expected, strict=True):
-            np.testing.assert_array_equal(reference.embed_row(row, spec.token_embedding.type.name), values)
+        [expected] = file_rows(spec.token_embedding, weights)
+        np.testing.assert_array_equal(embedding, expected[shard.vocabulary.start : shard.vocabulary.stop])
         assert vectors
 
 
