@@ -77,7 +77,7 @@ def rounded_columns(group: Bytes, columns: int, blocks: int) -> tuple[Integers, 
 def integer_columns(group: Bytes, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]
     """The values that an integer group stands for."""
     rounded, scales = rounded_columns(group, columns, blocks)
-    values: Reals = rounded * scales[..., None].astype(np.float64)
+    values = rounded.astype(np.float64) * scales[..., None].astype(np.float64)
     return values.reshape(columns, -1)
 
 

@@ -112,7 +112,7 @@ def spread_of(role: str, size: tuple[int, ...]) -> float:
     """The standard deviation of a matrix's values."""
     # A router's spread of 4 leaves most gaps between the last chosen expert and the next far above rounding.
     gain = {"token_embd": 0.4 * size[-1] ** 0.5, "ffn_gate_inp": 4.0, "output": 3.0}.get(role, 1.0)
-    return gain / float(size[-1] ** 0.5)
+    return float(gain / size[-1] ** 0.5)
 
 
 def random_blocks(name: str, type_: TensorType, size: tuple[int, ...], seed: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from numoe.coordinator import launcher
+from numoe.kernels.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.groups import TinyModel, WorkerProcesses, plan_of, tiny_model
 from tests.tiny_model import TinyShape
 
@@ -46,11 +47,13 @@ def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
     started.close()
 
 
-@pytest.fixture(scope="session")
-def portable_processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
-    """Workers that run the portable kernels."""
+@pytest.fixture(scope="module", params=[one.name for one in runnable() if one != INSTRUCTION_SET])
+def other_processes(
+    request: pytest.FixtureRequest, ray_node: None, model_of: ModelOf
+) -> Iterator[tuple[str, WorkerProcesses]]:
+    """An instruction set that is not this CPU's best, and workers that run it."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("NUMOE_ISA", "portable")
+        environment.setenv("NUMOE_ISA", request.param)
         started = WorkerProcesses(model_of(TinyShape()), 2)
-    yield started
+    yield request.param, started
     started.close()

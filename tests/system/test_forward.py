@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.coordinator.config import EngineSettings
-from numoe.model.spec import TensorType
+from numoe.model.spec import RUNNABLE_TYPES, TensorType
 from numoe.protos.messages import Chunk, Sampling, Step
 from tests.forward import wide_gap_tokens
 from tests.rounding import largest_error, largest_half_kv_error, relative_eight_bit_error
 from tests.system.conftest import ModelOf
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
-from tests.tiny_model import TinyShape
+from tests.tiny_model import TinyShape, shape_of_type
 
 KvType = Literal["f16", "f32"]
 TOKENS, PROMPT = 64, 24
@@ -32,6 +32,7 @@ SHAPES = {
     "llama, experts": TinyShape("llama", rope_base=1e4, rms_epsilon=1e-5),
 }
 UNQUANTISED = (TensorType.F32, TensorType.F16, TensorType.BF16)
+OTHER_TYPES = sorted(RUNNABLE_TYPES - {*UNQUANTISED, TensorType.Q8_0})
 
 
 def logits_of(
@@ -84,6 +85,16 @@ def test_q8_0_logits_differ_by_the_rounding_of_activations(
     error = float(np.sqrt(np.mean((found - exact) ** 2)) / exact.std())
     assert error <= relative_eight_bit_error(model.spec)
     assert error > 1e-3, "as good as unquantised: the integer tiles cannot have run"
+
+
+@pytest.mark.parametrize("type_", OTHER_TYPES, ids=lambda type_: type_.name)
+def test_logits_of_every_other_type_differ_by_the_rounding_of_activations(
+    type_: TensorType, processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model = model_of(shape_of_type(type_))
+    found, exact = compared(processes, model, "f16", wide_gap_tokens(model.forward, TOKENS))
+    error = float(np.sqrt(np.mean((found - exact) ** 2)) / exact.std())
+    assert 1e-3 < error <= relative_eight_bit_error(model.spec)
 
 
 @pytest.mark.parametrize("kv", ["f32", "f16"])

@@ -10,7 +10,8 @@ from typing import Literal
 import pytest
 
 from numoe.coordinator.config import EngineSettings
-from numoe.model.spec import TensorType
+from numoe.model.gguf_types import BLOCKS
+from numoe.model.spec import RUNNABLE_TYPES, TensorType
 from tests.system.conftest import ModelOf
 from tests.system.groups import WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
@@ -32,14 +33,28 @@ MIXED = (
     ("ffn_down_exps", TensorType.BF16),
     ("token_embd", TensorType.Q8_0),
 )
+WIDE = replace(QWEN, width=256, query_heads=8, kv_heads=4, expert_width=256)  # rows of whole blocks of 256
+K_MIX = (
+    ("attn_v", TensorType.Q6_K),
+    ("ffn_gate_exps", TensorType.Q2_K),
+    ("ffn_down_exps", TensorType.Q6_K),
+    ("token_embd", TensorType.Q2_K),
+    ("output", TensorType.Q6_K),
+)
 SHAPES = {
     "F32": QWEN,
     "F16": replace(QWEN, type=TensorType.F16),
     "BF16": replace(QWEN, type=TensorType.BF16),
     "Q8_0": replace(QWEN, type=TensorType.Q8_0),
     "mixed": replace(QWEN, types=MIXED),
+    "K mix": replace(WIDE, type=TensorType.Q4_K, types=K_MIX),
     "llama": replace(QWEN, architecture="llama", experts=1, active_experts=1, query_heads=5, kv_heads=1, head_size=64),
     "mixtral": replace(QWEN, architecture="llama", kv_heads=2, type=TensorType.Q8_0, tied=True),
+}
+OTHERS = {
+    type_.name: replace(WIDE if BLOCKS[type_][0] > 32 else QWEN, type=type_)
+    for type_ in sorted(RUNNABLE_TYPES)
+    if type_.name not in SHAPES
 }
 PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
 CHUNKS = (7, 512)
@@ -87,19 +102,41 @@ async def test_no_bit_depends_on_workers_threads_batch_chunks_or_neighbours(
         assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
 
 
-@pytest.mark.parametrize("kv", ["f16", "f32"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-async def test_no_bit_depends_on_the_instruction_set(
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
+@pytest.mark.parametrize("shape", OTHERS.values(), ids=OTHERS)
+async def test_no_bit_of_any_other_type_depends_on_them(
     shape: TinyShape,
-    kv: KvType,
-    portable_processes: WorkerProcesses,
+    workers: int,
+    threads: int,
+    processes: WorkerProcesses,
     model_of: ModelOf,
     reference_of: ReferenceOf,
 ) -> None:
-    for pid in portable_processes.pids:
-        assert b"NUMOE_ISA=portable" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    model, expected = model_of(shape), await reference_of(shape, "f16")
+    for chunk in CHUNKS:
+        settings = engine("f16", chunk)
+        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "kv"),
+    [
+        *(pytest.param(shape, kv, id=f"{name}-{kv}") for name, shape in SHAPES.items() for kv in ("f16", "f32")),
+        *(pytest.param(shape, "f16", id=name) for name, shape in OTHERS.items()),
+    ],
+)
+async def test_no_bit_depends_on_the_instruction_set(
+    shape: TinyShape,
+    kv: KvType,
+    other_processes: tuple[str, WorkerProcesses],
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    name, others = other_processes
+    for pid in others.pids:
+        assert f"NUMOE_ISA={name}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     model, settings = model_of(shape), engine(kv, 512)
-    found = await run_together(portable_processes.load(model, 2, 1, settings), model, settings)
+    found = await run_together(others.load(model, 2, 1, settings), model, settings)
     assert found == await reference_of(shape, kv)
 
 
