@@ -38,7 +38,7 @@ from numoe.coordinator.step_channel import StepChannel
 from numoe.coordinator.survivors import start_watching
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import ShardPlan
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.model.topology import format_id_list
 from numoe.protos.arena import LOADING, READY
 from numoe.protos.errors import ServiceError, SetupError, WorkerLost
@@ -68,6 +68,11 @@ def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
     )
 
 
+def tile_types(spec: ModelSpec) -> list[str]:
+    """The types that workers run tiles of: the matrices', and the KV cache's of either kind."""
+    return sorted(type_.name for type_ in spec.matrix_types | {TensorType.F16, TensorType.F32})
+
+
 def start_workers(
     *, model_path: Path, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress
 ) -> RayWorkers:
@@ -81,7 +86,8 @@ def start_workers(
     owns_ray = not ray.is_initialized()
     if owns_ray:
         start_watching()
-    with subprocess.Popen([sys.executable, "-m", "numoe.worker.warm"], stderr=subprocess.PIPE, text=True) as warming:
+    warm = [sys.executable, "-m", "numoe.worker.warm", *tile_types(spec)]
+    with subprocess.Popen(warm, stderr=subprocess.PIPE, text=True) as warming:
         try:
             progress("starting", 0, 0)
             if owns_ray:

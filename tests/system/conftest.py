@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,11 @@ from tests.tiny_model import TinyShape
 
 MOST_WORKERS = 4
 ModelOf = Callable[[TinyShape], TinyModel]
+
+
+def compile_all() -> None:
+    """Fill the cache, as `start_workers` does for the types of one model."""
+    subprocess.run([sys.executable, "-m", "numoe.worker.warm"], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +40,8 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
 
 @pytest.fixture(scope="session")
 def ray_node(model_of: ModelOf) -> Iterator[None]:
-    """Ray as the launcher starts it, with room for two groups."""
+    """Ray as the launcher starts it, with room for two groups, and tiles of all types for models that come later."""
+    compile_all()
     launcher._start_ray(plan_of(model_of(TinyShape()).spec, 2 * MOST_WORKERS, 1))
     yield
     ray.shutdown()
@@ -54,6 +62,7 @@ def other_processes(
     """An instruction set that is not this CPU's best, and workers that run it."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NUMOE_ISA", request.param)
+        compile_all()
         started = WorkerProcesses(model_of(TinyShape()), 2)
     yield request.param, started
     started.close()

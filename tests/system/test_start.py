@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import pytest
 
+from numoe.coordinator.launcher import tile_types
 from numoe.kernels.jit import cache_folder
+from numoe.model.spec import TensorType
+from numoe.worker.shard import formats_of
 from tests.system.conftest import ModelOf
 from tests.system.groups import WorkerProcesses
-from tests.tiny_model import TinyShape
+from tests.tiny_model import TinyShape, shape_of_type, tiny_spec
 
 
 def kept() -> dict[str, int]:
@@ -16,8 +18,16 @@ def kept() -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in cache_folder().rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [TinyShape(), shape_of_type(TensorType.Q4_K, types=(("attn_v", TensorType.Q6_K), ("output", TensorType.Q8_0)))],
+)
+def test_what_is_compiled_in_advance_is_what_the_workers_run(shape: TinyShape) -> None:
+    spec = tiny_spec(shape)
+    assert set(tile_types(spec)) == {format_.name for format_ in formats_of(spec)}
+
+
 def test_workers_find_all_compiled_code_in_the_cache_and_write_none(ray_node: None, model_of: ModelOf) -> None:
-    subprocess.run([sys.executable, "-m", "numoe.worker.warm"], check=True)
     before = kept()
     WorkerProcesses(model_of(TinyShape()), 1).close()
     assert kept() == before
