@@ -21,7 +21,7 @@ from numoe.kernels.records import Constants, Floats, Memory, Record, Sizes, Step
 from numoe.kernels.rope import rotate
 from numoe.kernels.router import width_for
 from numoe.kernels.simd import load_f32x16, mul, splat, store_f32x16
-from numoe.kernels.sync import Team, barrier, claim, gather
+from numoe.kernels.sync import Team, barrier, claimed, gather
 from numoe.kernels.tiles import F16_TILE, F32_TILE
 
 
@@ -32,8 +32,7 @@ def _project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, lay
     q_items, k_items, v_items = claims_of(q), claims_of(k), claims_of(v)
     stride = 4 * memory.qkv.shape[1]
     x_integer, x_float, out = memory.x_integer.ctypes.data, memory.x_float.ctypes.data, memory.qkv.ctypes.data
-    item = claim(team)
-    while item < q_items + k_items + v_items:
+    for item in claimed(team, q_items + k_items + v_items):
         if item < q_items:
             multiply_claim(weights.tiles, q, item, memory.dense, x_integer, x_float, out, stride)
         elif item < q_items + k_items:
@@ -42,7 +41,6 @@ def _project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, lay
         else:
             place = out + 4 * (q.rows + k.rows)
             multiply_claim(weights.tiles, v, item - q_items - k_items, memory.dense, x_integer, x_float, place, stride)
-        item = claim(team)
     barrier(team)
 
 
@@ -147,16 +145,12 @@ def attention(
     )  # fmt: skip
     _project_qkv(team, sizes, weights, memory, layer)
     heads = sizes.own_query_heads + 2 * sizes.own_kv_heads
-    item = claim(team)
-    while item < tokens * heads:
+    for item in claimed(team, tokens * heads):
         _place_head(sizes, constants, memory, step, layer, index, item // heads, item % heads)
-        item = claim(team)
     barrier(team)
-    item = claim(team)
-    while item < tokens * sizes.own_kv_heads:
+    for item in claimed(team, tokens * sizes.own_kv_heads):
         token, kv_head = item // sizes.own_kv_heads, item % sizes.own_kv_heads
         _attend_heads(sizes, weights, memory, step, memory.scratch[team.thread], index, token, kv_head)
-        item = claim(team)
     gather(team)
 
 
@@ -174,12 +168,10 @@ def attention_output(
     )  # fmt: skip
     out, stride = memory.down.ctypes.data, 4 * own.width
     chunk, items = panels_per_claim(matrix), claims_of(matrix)
-    item = claim(team)
-    while item < items:
+    for item in claimed(team, items):
         multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, out, stride)
         first, last = 16 * chunk * item, min(16 * chunk * (item + 1), own.width)
         for token in range(memory.dense.used[1]):
             if memory.dense.column_group[token] >= 0:
                 add_vector(own.hidden + stride * token + 4 * first, out + stride * token + 4 * first, last - first)
-        item = claim(team)
     gather(team)

@@ -20,7 +20,7 @@ from numoe.kernels.projection import (
 from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, Tiles, Weights
 from numoe.kernels.router import choose_experts, group_by_expert
 from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
-from numoe.kernels.sync import Team, arrive, barrier, claim, gather, release
+from numoe.kernels.sync import Team, arrive, barrier, claimed, gather, release
 
 ADD_CHUNK = 512  # values of the residual stream per claim
 
@@ -33,15 +33,11 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     stride = 4 * memory.router_logits.shape[1]
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     out = memory.router_logits.ctypes.data
-    item = claim(team)
-    while item < claims_of(layer.router):
+    for item in claimed(team, claims_of(layer.router)):
         multiply_claim(weights.tiles, layer.router, item, memory.dense, x_integer, x_float, out, stride)
-        item = claim(team)
     barrier(team)
-    token = claim(team)
-    while token < tokens:
+    for token in claimed(team, tokens):
         choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
-        token = claim(team)
     if arrive(team):
         group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, memory.expert_hits[index], tokens)
         expert_bytes = layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
@@ -56,8 +52,7 @@ def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
     """Copy each token's column into the groups of its experts."""
     integer = layer.gate.integer | layer.up.integer
     floating = (1 - layer.gate.integer) | (1 - layer.up.integer)
-    column = claim(team)
-    while column < memory.expert.used[1]:
+    for column in claimed(team, memory.expert.used[1]):
         number = memory.expert.column_group[column]
         if number >= 0:
             group = memory.expert.groups[number]
@@ -74,7 +69,6 @@ def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
                 place = memory.packed_float.ctypes.data + first * FLOAT_BYTES
                 source = memory.x_float.ctypes.data + from_first * FLOAT_BYTES
                 copy_float_column(place, columns, at, source, from_columns, from_at, blocks)
-        column = claim(team)
     barrier(team)
 
 
@@ -114,8 +108,7 @@ def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int) -> None:
     own = memory.parts[sizes.worker]
     chunks = (own.width + ADD_CHUNK - 1) // ADD_CHUNK
     down, row = memory.down.ctypes.data, 4 * own.width
-    item = claim(team)
-    while item < tokens * chunks:
+    for item in claimed(team, tokens * chunks):
         token = item // chunks
         first = (item % chunks) * ADD_CHUNK
         for value in range(first, min(first + ADD_CHUNK, own.width), 16):
@@ -125,7 +118,6 @@ def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int) -> None:
                 total = fma(splat(memory.shares[token, rank]), output, total)
             place = own.hidden + row * token + 4 * value
             store_f32x16(place, add(load_f32x16(place), total))
-        item = claim(team)
     gather(team)
 
 
@@ -134,12 +126,10 @@ def _down(
     team: Team, weights: Weights, memory: Memory, layer: Record, x_integer: int, x_float: int, stride: int
 ) -> None:
     """Own rows of each expert's down projection, one row of memory.down per expert column."""
-    item = claim(team)
-    while item < memory.expert.used[0] * claims_of(layer.down):
+    for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
         multiply_claim(
             weights.tiles, layer.down, item, memory.expert, x_integer, x_float, memory.down.ctypes.data, stride
         )
-        item = claim(team)
     barrier(team)
 
 
@@ -163,10 +153,8 @@ def feed_forward(
     own = memory.parts[sizes.worker]
     scratch = memory.scratch[team.thread].ctypes.data
     items = memory.expert.used[0] * claims_of(layer.gate)
-    item = claim(team)
-    while item < items:
+    for item in claimed(team, items):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
-        item = claim(team)
     gather(team)
     x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
     prepare(

@@ -9,7 +9,7 @@ from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
 from numoe.kernels.simd import add, load_f32x16, store_f32x16
-from numoe.kernels.sync import Team, barrier, claim
+from numoe.kernels.sync import Team, barrier, claimed
 from numoe.kernels.tiles import run_tile
 
 HIDDEN, ATTENTION, INTERMEDIATE = range(3)  # what a row is gathered from
@@ -50,8 +50,7 @@ def prepare(
     """Gather each column's row, normalise it, and write it into its group in the forms that are needed."""
     row = memory.rows[team.thread].ctypes.data
     blocks = width // 32
-    column = claim(team)
-    while column < grouping.used[1]:
+    for column in claimed(team, grouping.used[1]):
         number = grouping.column_group[column]
         if number >= 0:
             group = grouping.groups[number]
@@ -64,7 +63,6 @@ def prepare(
                 write_integer_column(x_integer + first * INTEGER_BYTES, columns, column - group.column, row, blocks)
             if floating:
                 write_float_column(x_float + first * FLOAT_BYTES, columns, column - group.column, row, blocks)
-        column = claim(team)
     barrier(team)
 
 

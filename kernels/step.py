@@ -28,7 +28,7 @@ from numoe.kernels.sync import (
     arrive,
     atomic_add,
     atomic_load,
-    claim,
+    claimed,
     clock_ns,
     futex_wake,
     gather,
@@ -56,27 +56,23 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
-    token = claim(team)
-    while token < tokens:
+    for token in claimed(team, tokens):
         row = step.token_ids[token] - sizes.first_vocabulary
         if 0 <= row < sizes.own_vocabulary:
             stored = weights.embedding[row * sizes.embedding_row_bytes : (row + 1) * sizes.embedding_row_bytes]
             floats = memory.rows[team.thread, : sizes.width]
             embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
             copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
-        token = claim(team)
     gather(team)
     first = 0
     for worker in range(sizes.worker):
         first += memory.parts[worker].width
-    token = claim(team)
-    while token < tokens:
+    for token in claimed(team, tokens):
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             if 0 <= step.token_ids[token] - part.first_vocabulary < part.vocabulary:
                 source = part.embedding + 4 * (sizes.width * token + first)
                 copy_floats(own.hidden + 4 * own.width * token, source, own.width)
-        token = claim(team)
     gather(team)
 
 
@@ -96,10 +92,8 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
         constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
     )  # fmt: skip
     own = memory.parts[sizes.worker]
-    item = claim(team)
-    while item < claims_of(matrix):
+    for item in claimed(team, claims_of(matrix)):
         multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, own.logits, 64 * matrix.panels)
-        item = claim(team)
     gather(team)
 
 
@@ -107,8 +101,9 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
 def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> None:
     """Each sample by one thread of one worker: assemble its logits, draw, note the token and its log-probability."""
     logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
-    number = sizes.worker + sizes.workers * claim(team)
-    while number < step.header[2]:
+    own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
+    for index in claimed(team, own_samples):
+        number = sizes.worker + sizes.workers * index
         address = logits.ctypes.data
         for worker in range(sizes.workers):
             part = memory.parts[worker]
@@ -128,7 +123,6 @@ def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> N
                 copy_floats(logits.ctypes.data, part.logits + 4 * (padded * number + row // 16 * 16), 16)
                 step.drawn_logprobs[number] = logits[row % 16] - normaliser
         step.drawn_tokens[number] = token
-        number = sizes.worker + sizes.workers * claim(team)
     gather(team)
 
 

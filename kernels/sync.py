@@ -12,11 +12,12 @@ thread of each team does the same dance on the shared words. A thread that waits
 futex of the generation word; `sleepers` says whether anybody must be woken. Every wait watches the abort word and a
 deadline: it raises StepAborted or StepTimedOut, never hangs.
 
-Work inside a phase is claimed piece by piece from `claim`, so that a slow or stolen core does not hold up the rest.
+Work inside a phase is claimed from the word `claim`, so that a slow or stolen core does not hold up the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,18 @@ def atomic_store(typing_context: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.int32), code
+
+
+@intrinsic
+def compare_and_swap(typing_context: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Set an int32 to `value` if it is `expected`, sequentially consistent; whether it was."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], _I32.as_pointer())
+        result = builder.cmpxchg(place, values[1], values[2], "seq_cst", "seq_cst")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.uintp, types.int32, types.int32), code
 
 
 @intrinsic
@@ -219,9 +232,20 @@ def gather(team: Team) -> None:
 
 
 @kernel
-def claim(team: Team) -> int:
-    """The number of the next piece of work in this phase: 0, 1, 2, ... each given once."""
-    return atomic_add(team.words + CLAIM, 1)
+def claimed(team: Team, count: int) -> Iterator[int]:
+    """The items 0 .. count - 1 of this phase, each given to one thread of the team.
+
+    A thread takes a run of items at once, a share of what is left: it streams neighbouring weights as long as there are
+    many, and takes single ones at the end, so that all threads end together.
+    """
+    while True:
+        first = atomic_load(team.words + CLAIM)
+        if first >= count:
+            return
+        size = max((count - first) // (2 * team.threads), 1)
+        if compare_and_swap(team.words + CLAIM, first, np.int32(first + size)):
+            for item in range(first, first + size):  # noqa: UP028  Numba has no yield from
+                yield item
 
 
 @kernel
