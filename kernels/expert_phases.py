@@ -14,6 +14,7 @@ from numoe.kernels.projection import (
     claims_of,
     multiply_claim,
     panels_per_claim,
+    prefetch_part,
     prepare,
     run_panel,
 )
@@ -92,7 +93,10 @@ def _gate_and_up(
     x_gate, x_up = x_integer if gate.integer else x_float, x_integer if up.integer else x_float
     second = scratch + 4 * 8 * 16
     for panel in range(first, min(first + panels_per_claim(gate), gate.panels)):
+        following = gate.address + segment.expert * gate.expert_stride + (panel + 1) * gate.panel_stride
         for index in range(segment.first_group, segment.first_group + segment.groups):
+            if segment.groups > 1:
+                prefetch_part(following, gate.panel_stride, index - segment.first_group, segment.groups)
             group = grouping.groups[index]
             run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64)
             run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64)

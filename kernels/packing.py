@@ -68,7 +68,7 @@ def _pack_unit(panel: Bytes, lane: int, block: Bytes, drawing: Record, scratch: 
 def _pack_floats(panels: Bytes, rows: Bytes, size: int) -> None:
     """Values of `size` bytes: 16 rows side by side."""
     for row in range(rows.shape[0]):
-        panel = panels[row // ROWS].reshape(-1)
+        panel = panels[row // ROWS]
         for value in range(rows.shape[1] // size):
             place = (value * ROWS + row % ROWS) * size
             for byte in range(size):
@@ -76,25 +76,29 @@ def _pack_floats(panels: Bytes, rows: Bytes, size: int) -> None:
 
 
 @kernel
-def _pack(panels: Bytes, rows: Bytes, drawing: Record) -> None:
-    panels[:] = 0
-    if drawing.meaning == _FLOAT:
-        _pack_floats(panels, rows, drawing.low_bits // 8)
-        return
+def _pack(panels: Bytes, start: int, rows: Bytes, drawing: Record, panel_unit_bytes: int) -> None:
     scratch, size = np.zeros(SCRATCH_BYTES, np.uint8), drawing.unit_bytes
+    units = rows.shape[1] // size
+    panels[:, start : start + units * panel_unit_bytes] = 0
+    if drawing.meaning == _FLOAT:
+        _pack_floats(panels[:, start:], rows, drawing.low_bits // 8)
+        return
     for row in range(rows.shape[0]):
-        for unit in range(panels.shape[1]):
+        for unit in range(units):
+            place = start + panel_unit_bytes * unit
             block = rows[row, size * unit : size * (unit + 1)]
-            _pack_unit(panels[row // ROWS, unit], row % ROWS, block, drawing, scratch)
+            _pack_unit(panels[row // ROWS, place : place + panel_unit_bytes], row % ROWS, block, drawing, scratch)
 
 
 def pack(
     format_: Format,
-    panels: NDArray[np.uint8],  # [ceil(rows / 16), units, panel unit bytes], written
+    panels: NDArray[np.uint8],  # [ceil(rows / 16), ...], written
     rows: NDArray[np.uint8],  # [rows, units * unit bytes]
+    start: int = 0,  # where the panel begins in each row of `panels`, which several matrices may share
 ) -> None:
-    """Re-lay rows of a file into panels; absent rows of the last panel become zeros."""
-    _pack(panels, rows, DRAWINGS[NUMBERS[format_.name]])
+    """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
+    shared = panels.reshape(len(panels), -1)
+    _pack(shared, start, rows, DRAWINGS[NUMBERS[format_.name]], format_.panel_unit_bytes)
 
 
 @kernel

@@ -25,7 +25,9 @@ MATRIX = np.dtype(
         ("panels", np.int64),  # ceil(rows / 16)
         ("blocks", np.int64),  # values of a row / 32
         ("panel_bytes", np.int64),
+        ("panel_stride", np.int64),  # bytes from one panel to the next: matrices that are read together lie interleaved
         ("expert_bytes", np.int64),  # panels * panel_bytes
+        ("expert_stride", np.int64),
         ("tile", np.int64),  # row of the tile table
         ("integer", np.int64),  # 1: reads integer groups, 0: float groups
     ],

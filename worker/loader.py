@@ -7,7 +7,7 @@ two workers but the norms, the router and shared KV heads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS, Format
-from numoe.kernels.groups import ROWS
+from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS
+from numoe.kernels.groups import BLOCK, ROWS
 from numoe.kernels.packing import pack
 from numoe.kernels.records import LAYER, MATRIX
 from numoe.model.plan import Range, Shard
@@ -25,6 +25,8 @@ from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo
 from numoe.protos.errors import ModelFileError
 from numoe.worker.memory import allocate
 
+# Record fields whose matrices a step reads panel by panel in turn: one stream of memory, as far as the CPU sees.
+TOGETHER = (("q",), ("k",), ("v",), ("output",), ("router",), ("gate", "up"), ("down",))
 READ_BYTES = 4 << 20  # per read: large enough for full disk speed, small enough to stay in the L2/L3 while packed
 
 
@@ -35,8 +37,10 @@ class Piece:
     tensor: TensorInfo
     first_row: int  # counted over all experts
     rows: int
-    target: NDArray[np.uint8]  # [panels, units, panel unit bytes], or the rows' bytes when not packed
-    format: Format | None  # None: copied as it is
+    target: NDArray[np.uint8]  # [panels, bytes], or [rows, bytes of a row] when not packed
+    start: int  # of the panel in each row of target
+    bytes: int  # of target that are filled
+    packed: bool  # or copied as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,16 @@ def row_bytes(tensor: TensorInfo) -> int:
     return tensor.shape[-1] // format_.unit_values * format_.unit_bytes
 
 
+def panel_bytes(tensor: TensorInfo) -> int:
+    """Bytes of a panel: 16 rows."""
+    format_ = BY_GGML_TYPE[tensor.type]
+    return tensor.shape[-1] // format_.unit_values * format_.panel_unit_bytes
+
+
 def matrix_bytes(tensor: TensorInfo, rows: int) -> int:
     """Bytes of `rows` rows of every expert, in whole panels."""
     experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-    panels, format_ = -(-rows // ROWS), BY_GGML_TYPE[tensor.type]
-    return experts * panels * (tensor.shape[-1] // format_.unit_values) * format_.panel_unit_bytes
+    return experts * -(-rows // ROWS) * panel_bytes(tensor)
 
 
 def layer_rows(tensors: LayerTensors, spec: ModelSpec, shard: Shard) -> Iterator[tuple[str, TensorInfo, Range]]:
@@ -99,29 +108,31 @@ class _Arranger:
         self.used += size
         return part
 
-    def matrix(self, record: NDArray[np.void], tensor: TensorInfo, rows: Range) -> None:
-        """Fill a MATRIX record and list the pieces of its experts."""
-        format_ = BY_GGML_TYPE[tensor.type]
-        experts = tensor.shape[0] if len(tensor.shape) == 3 else 1
-        panels, units = -(-rows.size // ROWS), tensor.shape[-1] // format_.unit_values
-        target = self.take(matrix_bytes(tensor, rows.size))
-        record["address"], record["rows"], record["panels"], record["blocks"] = (
-            target.ctypes.data,
-            rows.size,
-            panels,
-            units * format_.unit_blocks,
-        )
-        record["panel_bytes"] = units * format_.panel_unit_bytes
-        record["expert_bytes"] = panels * units * format_.panel_unit_bytes
-        record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
-        shaped = target.reshape(experts, panels, units, format_.panel_unit_bytes)
+    def matrices(self, records: Sequence[NDArray[np.void]], tensors: Sequence[TensorInfo], rows: Range) -> None:
+        """Lay matrices of one shape out panel beside panel, fill their MATRIX records, list what must be read."""
+        experts = tensors[0].shape[0] if len(tensors[0].shape) == 3 else 1
+        panels = -(-rows.size // ROWS)
+        stride = sum(panel_bytes(tensor) for tensor in tensors)
+        target, start = self.take(experts * panels * stride).reshape(experts, panels, stride), 0
+        for record, tensor in zip(records, tensors, strict=True):
+            format_, size = BY_GGML_TYPE[tensor.type], panel_bytes(tensor)
+            record["address"], record["rows"], record["panels"] = target.ctypes.data + start, rows.size, panels
+            record["blocks"] = tensor.shape[-1] // BLOCK
+            record["panel_bytes"], record["panel_stride"] = size, stride
+            record["expert_bytes"], record["expert_stride"] = panels * size, panels * stride
+            record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
+            self._list(tensor, rows, target, start)
+            start += size
+
+    def _list(self, tensor: TensorInfo, rows: Range, target: NDArray[np.uint8], start: int) -> None:
+        """The pieces of a matrix whose panels begin at byte `start` of those of target [experts, panels, bytes]."""
         step = max(1, READ_BYTES // (ROWS * row_bytes(tensor))) * ROWS
-        for expert in range(experts):
+        for expert, panels in enumerate(target):
             for first in range(0, rows.size, step):
                 count = min(step, rows.size - first)
-                place = shaped[expert, first // ROWS : -(-(first + count) // ROWS)]
-                start = expert * tensor.shape[-2] + rows.start + first
-                self.pieces.append(Piece(tensor, start, count, place, format_))
+                place = panels[first // ROWS : -(-(first + count) // ROWS)]
+                row = expert * tensor.shape[-2] + rows.start + first
+                self.pieces.append(Piece(tensor, row, count, place, start, len(place) * panel_bytes(tensor), True))
 
     def rows(self, tensor: TensorInfo, rows: Range) -> NDArray[np.uint8]:
         """Take a tensor's rows as they are in the file."""
@@ -130,9 +141,8 @@ class _Arranger:
         step = max(1, READ_BYTES // size)
         for first in range(0, rows.size, step):
             count = min(step, rows.size - first)
-            self.pieces.append(
-                Piece(tensor, rows.start + first, count, target[first * size : (first + count) * size], None)
-            )
+            place = target[first * size : (first + count) * size].reshape(count, size)
+            self.pieces.append(Piece(tensor, rows.start + first, count, place, 0, place.size, False))
         return target
 
 
@@ -202,9 +212,13 @@ def load_weights(
     arranger = _Arranger(allocate(weight_bytes(spec, shard)))
     layers, head = np.zeros(spec.layers, LAYER), np.zeros(1, MATRIX)
     for record, tensors in zip(layers, spec.layer_tensors, strict=True):
-        for field, tensor, rows in layer_rows(tensors, spec, shard):
-            arranger.matrix(record[field], tensor, rows)
-    arranger.matrix(head[0], spec.output, shard.vocabulary)
+        fields = {field: (tensor, rows) for field, tensor, rows in layer_rows(tensors, spec, shard)}
+        for together in TOGETHER:
+            present = [field for field in together if field in fields]
+            if present:
+                matrices, rows = [fields[field][0] for field in present], fields[present[0]][1]
+                arranger.matrices([record[field] for field in present], matrices, rows)
+    arranger.matrices([head[0]], [spec.output], shard.vocabulary)
     embedding = arranger.rows(spec.token_embedding, shard.vocabulary)
     files = _Files()
     vectors = []
@@ -225,13 +239,13 @@ def _run_pieces(files: _Files, pieces: list[Piece], threads: int, report: Callab
 
     def run(piece: Piece) -> None:
         size = row_bytes(piece.tensor)
-        rows = np.empty((piece.rows, size), np.uint8) if piece.format else piece.target.reshape(piece.rows, size)
+        rows = np.empty((piece.rows, size), np.uint8) if piece.packed else piece.target
         descriptor = files.descriptor(piece.tensor.path)
         _read(piece.tensor.path, descriptor, piece.tensor.offset + piece.first_row * size, rows.reshape(-1))
-        if piece.format:
-            pack(piece.format, piece.target, rows)
+        if piece.packed:
+            pack(BY_GGML_TYPE[piece.tensor.type], piece.target, rows, piece.start)
         with lock:
-            report(piece.target.size)
+            report(piece.bytes)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool:
         for _ in pool.map(run, pieces):
