@@ -162,7 +162,12 @@ def _q2_k(format_: Format, columns: int) -> Tile:
                 weights = place + head_bytes + panel_block_bytes * block
                 x = group + x_bytes * (8 * unit + block)
                 both = load_u8_pairs(weights)
-                dots = tile_dot_weighed(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, low_nibbles(both))
+                if columns > 2:
+                    dots = tile_dot_weighed(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, low_nibbles(both))
+                else:
+                    first = tile_dot(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, 0, 0, 0, 4)
+                    last = tile_dot(tile_zero_i32(columns), weights + 2 * ROWS, x, 2, 0, 0, 4, 8)
+                    dots = tile_weigh_halves(first, last, low_nibbles(both))
                 minima = tile_add_pairs(tile_zero_i32(columns), high_nibbles(both), x + x_halves)
                 part = tile_add_dots(tile_scale(dots, d), minima, m)
                 total = tile_add_scaled(total, part, x + x_scale)
