@@ -1,10 +1,13 @@
 """The formats a weight matrix can have: how a block of the file is read, what it means, and how 16 rows become a panel.
 
 A file block (*unit*) holds 32 or 256 values of one row: a scale d, maybe a second number m, then per 16 or 32 values
-small scales (and minima), and the quants. `blocks.py` unscrambles each format's bits into the same fields; the panel
-unit is then drawn by the numbers below, and nothing else depends on the format:
+small scales (and minima), and the quants. `blocks.py` unscrambles each format's bits into the same fields; a panel is
+then drawn by the numbers below, and nothing else depends on the format:
 
-    [16] d | [16] m | per block of 32 values: { [scales][16] uint8 | quants of 16 rows, as quants.py packs them }
+    heads     per unit: [16] d | [16] m | per block of 32 values: [scales][16] uint8
+    quants    per block of 32 values: those of 16 rows, as quants.py packs them
+
+Heads and quants are apart so that quants start at cache lines: a load of 64 bytes that crosses one costs two.
 
     meaning       value of a quant q                              formats
     SCALED        d * (q - offset), or d * table[q]               Q4_0 Q5_0 Q8_0 IQ4_NL MXFP4
@@ -12,7 +15,7 @@ unit is then drawn by the numbers below, and nothing else depends on the format:
     K_SCALED      d * s * (q - offset), or d * s * table[q]       Q3_K Q6_K (s per 16 values), IQ4_XS (per 32)
     K_SHIFTED     d * s * q - m * t                               Q4_K Q5_K (s, t per 32), Q2_K (per 16, in one byte)
 
-Floats have no fields: their panel unit is [32 values][16 rows]. Packing is exact: a panel holds the very numbers of the
+Floats have no fields: their panel is [values][16 rows]. Packing is exact: a panel holds the very numbers of the
 file, so dequantising either gives the same floats. Rows past the end of a matrix are zeros.
 """
 
@@ -62,24 +65,25 @@ class Format:
         return self.unit_values // BLOCK
 
     @property
-    def head_bytes(self) -> int:
-        """Of a panel unit: d, and m where there is one."""
-        if not self.integer:
-            return 0
+    def scales_start(self) -> int:
+        """Bytes of d, and of m where there is one, in the head of a panel unit; the small scales follow."""
         has_m = self.meaning in (Meaning.SHIFTED, Meaning.K_SHIFTED)
-        return ROWS * (self.scale_bytes + 2 * has_m)
+        return ROWS * (self.scale_bytes + 2 * has_m) if self.integer else 0
 
     @property
-    def panel_block_bytes(self) -> int:
-        """Of a panel unit: per block of 32 values."""
-        if not self.integer:
-            return ROWS * BLOCK * self.low_bits // 8
-        return ROWS * self.scales + quants_bytes(self.low_bits, self.high_bits)
+    def head_bytes(self) -> int:
+        """Of a panel unit: d, m and all small scales."""
+        return self.scales_start + ROWS * self.scales * self.unit_blocks
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a panel: per block of 32 values, the quants, or the floats."""
+        return quants_bytes(self.low_bits, self.high_bits) if self.integer else ROWS * BLOCK * self.low_bits // 8
 
     @property
     def panel_unit_bytes(self) -> int:
-        """Of 16 rows of one unit each."""
-        return self.head_bytes + self.unit_blocks * self.panel_block_bytes
+        """Of 16 rows of one unit each: heads and quants."""
+        return self.head_bytes + self.unit_blocks * self.block_bytes
 
 
 _SCALED, _SHIFTED, _K_SCALED, _K_SHIFTED = (

@@ -22,8 +22,8 @@ _TABLES = np.array([table or (0,) * 16 for table in TABLES], np.int8)
 
 
 _FIELDS = (
-    "unit_values", "unit_bytes", "low_bits", "high_bits", "offset", "table", "scales", "scale_bytes", "head_bytes",
-    "panel_block_bytes",
+    "unit_values", "unit_bytes", "low_bits", "high_bits", "offset", "table", "scales", "scale_bytes",
+    "scales_start", "head_bytes", "block_bytes",
 )  # fmt: skip
 # The numbers of each format, for compiled code.
 DRAWINGS = np.array(
@@ -42,23 +42,22 @@ def _put_bits(target: Bytes, lane: int, value: int, quant: int, bits: int) -> No
 
 
 @kernel
-def _pack_unit(panel: Bytes, lane: int, block: Bytes, drawing: Record, scratch: Bytes) -> None:
-    """Put one file block into lane `lane` of a panel unit."""
-    head, scales, quants = scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values]
-    read_block(drawing.number, block, head, scales, quants)
+def _pack_unit(head: Bytes, quants: Bytes, lane: int, block: Bytes, drawing: Record, scratch: Bytes) -> None:
+    """Put one file block into lane `lane` of a unit's head [head_bytes] and quants [unit_blocks * block_bytes]."""
+    numbers, scales, values = scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values]
+    read_block(drawing.number, block, numbers, scales, values)
     for byte in range(drawing.scale_bytes):
-        panel[drawing.scale_bytes * lane + byte] = head[byte]
-    if drawing.head_bytes > ROWS * drawing.scale_bytes:
+        head[drawing.scale_bytes * lane + byte] = numbers[byte]
+    if drawing.scales_start > ROWS * drawing.scale_bytes:
         for byte in range(2):
-            panel[ROWS * drawing.scale_bytes + 2 * lane + byte] = head[2 + byte]
+            head[ROWS * drawing.scale_bytes + 2 * lane + byte] = numbers[2 + byte]
     for index in range(drawing.unit_values // 32):
-        start = drawing.head_bytes + index * drawing.panel_block_bytes
         for scale in range(drawing.scales):
-            panel[start + ROWS * scale + lane] = scales[index, scale]
-        low = panel[start + ROWS * drawing.scales : start + drawing.panel_block_bytes]
+            head[drawing.scales_start + ROWS * (drawing.scales * index + scale) + lane] = scales[index, scale]
+        low = quants[drawing.block_bytes * index : drawing.block_bytes * (index + 1)]
         high = low[VECTOR_BYTES * drawing.low_bits :]
         for value in range(32):
-            quant = quants[32 * index + value]
+            quant = values[32 * index + value]
             _put_bits(low, lane, value, quant & ((1 << drawing.low_bits) - 1), drawing.low_bits)
             if drawing.high_bits:
                 _put_bits(high, lane, value, quant >> drawing.low_bits, drawing.high_bits)
@@ -76,18 +75,21 @@ def _pack_floats(panels: Bytes, rows: Bytes, size: int) -> None:
 
 
 @kernel
-def _pack(panels: Bytes, start: int, rows: Bytes, drawing: Record, panel_unit_bytes: int) -> None:
+def _pack(panels: Bytes, start: int, rows: Bytes, drawing: Record) -> None:
     scratch, size = np.zeros(SCRATCH_BYTES, np.uint8), drawing.unit_bytes
-    units = rows.shape[1] // size
-    panels[:, start : start + units * panel_unit_bytes] = 0
+    units, head_bytes = rows.shape[1] // size, drawing.head_bytes
+    quants_bytes = drawing.unit_values // 32 * drawing.block_bytes
+    panels[:, start : start + units * (head_bytes + quants_bytes)] = 0
     if drawing.meaning == _FLOAT:
         _pack_floats(panels[:, start:], rows, drawing.low_bits // 8)
         return
     for row in range(rows.shape[0]):
+        panel, lane = panels[row // ROWS, start:], row % ROWS
         for unit in range(units):
-            place = start + panel_unit_bytes * unit
+            head = panel[head_bytes * unit : head_bytes * (unit + 1)]
+            first = head_bytes * units + quants_bytes * unit
             block = rows[row, size * unit : size * (unit + 1)]
-            _pack_unit(panels[row // ROWS, place : place + panel_unit_bytes], row % ROWS, block, drawing, scratch)
+            _pack_unit(head, panel[first : first + quants_bytes], lane, block, drawing, scratch)
 
 
 def pack(
@@ -98,7 +100,7 @@ def pack(
 ) -> None:
     """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
     shared = panels.reshape(len(panels), -1)
-    _pack(shared, start, rows, DRAWINGS[NUMBERS[format_.name]], format_.panel_unit_bytes)
+    _pack(shared, start, rows, DRAWINGS[NUMBERS[format_.name]])
 
 
 @kernel
