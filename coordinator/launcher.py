@@ -107,15 +107,18 @@ def _start_ray(plan: ShardPlan) -> None:
     resources: dict[str, float] = {}
     for shard in plan.shards:
         resources[f"numa{shard.node}"] = resources.get(f"numa{shard.node}", 0.0) + 1.0
-    ray.init(
-        address="local",
-        num_cpus=len(plan.shards),
-        resources=resources,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=len(plan.shards),
+            resources=resources,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except Exception as error:  # Ray raises bare ones
+        raise ServiceError(f"Ray did not start: {error}") from error
 
 
 def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadProgress) -> None:
