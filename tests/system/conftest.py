@@ -9,8 +9,9 @@ import pytest
 import ray
 
 from numoe.coordinator import launcher
+from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, plan_of, tiny_model
-from tests.tiny_model import TinyShape
+from tests.tiny_model import TinyShape, write_tiny_model
 
 MOST_WORKERS = 4
 ModelOf = Callable[[TinyShape], TinyModel]
@@ -28,6 +29,14 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
         return made[shape]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for `numoe serve`."""
+    path = tmp_path_factory.mktemp("served") / "tiny.gguf"
+    write_tiny_model(path, SHAPE)
+    return path
 
 
 @pytest.fixture(scope="session")
