@@ -89,6 +89,9 @@ class _ReusedWorkers(RayWorkers):
         self._actors, self._pids = self._processes.actors[:count], self._processes.pids[:count]
         self._watched = [os.pidfd_open(pid) for pid in self._pids]
 
+    def _give_back(self) -> None:
+        """Nothing: the processes stay."""
+
     def _end_group(self) -> None:
         if self._channel is not None:
             self._channel.abort()
