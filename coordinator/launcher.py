@@ -295,7 +295,7 @@ class RayWorkers:
         """End every worker and wait until it is gone, and its memory with it."""
         if self._channel is not None:
             self._channel.abort()
-        for watched in self._watched:  # Ray asks first: a stopped worker, which does not hear it, lived 2 to 5 s longer
+        for watched in self._watched:  # Ray asks first: a stopped worker, which cannot hear it, lived over 2 s longer
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(watched, signal.SIGKILL)
         for worker, watched in enumerate(self._watched):
