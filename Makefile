@@ -4,7 +4,7 @@
 #   make run     serve the embedded demo model;  MODEL=file.gguf  ARGS="--workers 2"  change that
 #   make test    all tests;  ARGS="tests/model -k plan"  chooses
 #   make check   format, lint, types, protos, architecture
-#   make bench   the measurements of bench/, one after the other
+#   make bench   speeds beside llama.cpp's;  ARGS="30b-q8_0 --llama-cpp FOLDER"  chooses, ARGS=--help tells
 #   make protos  generate the protobuf code anew where a .proto changed
 #   make lock    resolve requirements.lock anew from pyproject.toml;  ARGS=--upgrade  takes newer versions
 #   make clean   remove all that the others made, .venv included
@@ -56,7 +56,7 @@ architecture: setup
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_lock.py
 
 bench: setup
-	set -e; for script in $(sort $(wildcard bench/*.py)); do $(BIN)/python "$$script" $(ARGS); done
+	$(BIN)/python -m bench $(ARGS)
 
 protos: $(GENERATED)
 

@@ -57,6 +57,9 @@ class ConstantWorkers:
             self._step.number, np.full(draws, self._letter, np.int32), np.zeros(draws, np.float32), COMPUTE_SECONDS
         )
 
+    def check(self) -> None:
+        pass
+
     def restart(self) -> None:
         raise NotImplementedError
 

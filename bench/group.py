@@ -36,10 +36,28 @@ def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSe
         group.close()
 
 
-def chunk(group: RayWorkers, row: int, first_position: int, token_ids: list[int], *, drawn: bool = True) -> Chunk:
-    """Token ids of sequence `row` from a position on, its KV blocks side by side as if each row had a full context."""
+def bytes_read(group: RayWorkers) -> int:
+    """Bytes of weights that the workers have read so far, all together."""
+    channel = group._channel  # the service has no use for the counters of all workers at once
+    assert channel is not None
+    return sum(int(channel.counters(worker)["bytes_read"]) for worker in range(len(group.placement().workers)))
+
+
+def chunk(
+    group: RayWorkers,
+    row: int,
+    first_position: int,
+    token_ids: list[int],
+    *,
+    drawn: bool = True,
+    row_tokens: int | None = None,
+) -> Chunk:
+    """Token ids of sequence `row` from a position on, its KV blocks side by side.
+
+    Each row has room for `row_tokens` positions, by default for a full context.
+    """
     size = group.limits.block_positions
-    blocks = -(-group.limits.context_tokens // size)
+    blocks = -(-(row_tokens or group.limits.context_tokens) // size)
     used = -(-(first_position + len(token_ids)) // size)
     assert row * blocks + used <= group.limits.kv_blocks, "kv_tokens of the settings is too small for this row"
     table = np.arange(row * blocks, row * blocks + used, dtype=np.int32)

@@ -6,10 +6,12 @@ and decoded one by one, as in generation. Control tokens are not added.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from cyclopts import App
+from rich.console import Console
 
 from bench.group import PATIENCE_SECONDS, chunk, worker_group
 from numoe.coordinator.config import EngineSettings, KvType
@@ -23,7 +25,7 @@ app = App(help=__doc__)
 def log_probabilities(group: RayWorkers, token_ids: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # [T-1]
     """Of each token but the first, given those before it."""
     found = []
-    for position, (token_id, following) in enumerate(zip(token_ids, token_ids[1:], strict=False)):
+    for position, (token_id, following) in enumerate(pairwise(token_ids)):
         group.submit(Step(position, (chunk(group, 0, position, [token_id]),)))
         group.collect(PATIENCE_SECONDS)
         logits = group.logits()[0].astype(np.float64)
@@ -39,7 +41,7 @@ def main(model: Path, text: Path, *, workers: int = 1, kv_type: KvType = "f16") 
     context = -(-len(token_ids) // 64) * 64
     with worker_group(model, workers, None, EngineSettings(context_tokens=context, kv_type=kv_type)) as group:
         perplexity = float(np.exp(-log_probabilities(group, token_ids).mean()))
-    print(f"{len(token_ids)} tokens, perplexity {perplexity:.3f}")
+    Console().print(f"{len(token_ids)} tokens, perplexity {perplexity:.3f}")
 
 
 if __name__ == "__main__":

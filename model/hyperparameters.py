@@ -16,8 +16,8 @@ from numoe.protos.errors import ModelFileError, UnsupportedModel
 # The largest values taken for possible; each is several times that of any model known.
 LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4096, 1 << 24
 
-# Activations are quantised in blocks of 32; heads are read in registers of 16 values.
-BLOCK, HEAD_BLOCK = 32, 16
+# All sums of products go over blocks of 32 values.
+BLOCK = 32
 
 
 class Keys:
@@ -136,16 +136,10 @@ def _check_sizes(keys: Keys, sizes: Sizes) -> None:
         keys.contradiction(f"{sizes.query_heads} query heads cannot share {sizes.kv_heads} key-value heads evenly")
     if sizes.active_experts > sizes.experts:
         keys.contradiction(f"{sizes.active_experts} experts are active of only {sizes.experts}")
-    if sizes.head_size % HEAD_BLOCK:
-        keys.refuse(f"the head size is {sizes.head_size}, this version runs multiples of {HEAD_BLOCK}")
-    rows = {
-        "the width": sizes.width,
-        "the expert width": sizes.expert_width,
-        "heads times head size": sizes.query_heads * sizes.head_size,
-    }
-    for what, size in rows.items():
+    summed = {"head size": sizes.head_size, "width": sizes.width, "expert width": sizes.expert_width}
+    for what, size in summed.items():
         if size == 0 or size % BLOCK:
-            keys.refuse(f"{what} is {size}, this version runs multiples of {BLOCK}")
+            keys.refuse(f"the {what} is {size}, this version runs multiples of {BLOCK}")
 
 
 def read_rope(keys: Keys, style: Literal["neox", "norm"], head_size: int, context_length: int) -> Rope:

@@ -10,7 +10,7 @@ from numoe.model.gguf_types import BLOCKS
 from numoe.model.spec import TensorType
 from tests.model.gguf_bytes import BOOL, F32, STRING, U32, array_key, gguf, key, tensor
 
-D, H, G, K, E, A, F, V, L = 32, 4, 2, 16, 4, 2, 64, 8, 2
+D, H, G, K, E, A, F, V, L = 32, 4, 2, 32, 4, 2, 64, 8, 2
 
 KeyValue = bool | int | float | str | bytes | None  # bytes: the value of an array; None: leave the key out
 Shape = tuple[tuple[int, ...], TensorType] | None  # outermost first; None: leave the tensor out

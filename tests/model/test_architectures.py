@@ -79,16 +79,20 @@ def test_optional_keys_may_be_missing(tmp_path: Path) -> None:
     absent: dict[str, KeyValue] = {f"llama.{name}": None for name in names}
     absent |= {"llama.embedding_length": H * K}
     rows: dict[str, Shape] = {}
-    for name, shape in (("attn_q", 64), ("attn_k", 64), ("attn_v", 64), ("attn_output", 64)):
-        rows |= {f"blk.{index}.{name}.weight": ((shape, 64), Q8_0) for index in range(L)}
+    for name, shape in (("attn_q", H * K), ("attn_k", H * K), ("attn_v", H * K), ("attn_output", H * K)):
+        rows |= {f"blk.{index}.{name}.weight": ((shape, H * K), Q8_0) for index in range(L)}
     for index in range(L):
-        rows |= {f"blk.{index}.{name}_norm.weight": ((64,), TensorType.F32) for name in ("attn", "ffn")}
-        rows |= {f"blk.{index}.ffn_{name}.weight": ((F, 64), Q8_0) for name in ("gate", "up")}
-        rows |= {f"blk.{index}.ffn_down.weight": ((64, F), Q8_0)}
-    rows |= {"token_embd.weight": ((V, 64), Q8_0), "output.weight": None, "output_norm.weight": ((64,), TensorType.F32)}
+        rows |= {f"blk.{index}.{name}_norm.weight": ((H * K,), TensorType.F32) for name in ("attn", "ffn")}
+        rows |= {f"blk.{index}.ffn_{name}.weight": ((F, H * K), Q8_0) for name in ("gate", "up")}
+        rows |= {f"blk.{index}.ffn_down.weight": ((H * K, F), Q8_0)}
+    rows |= {
+        "token_embd.weight": ((V, H * K), Q8_0),
+        "output.weight": None,
+        "output_norm.weight": ((H * K,), TensorType.F32),
+    }
     spec = read(tmp_path, "llama", absent, rows)
-    assert (spec.kv_heads, spec.head_size, spec.name) == (H, 64 // H, "model")
-    assert spec.rope == Rope("norm", 10000.0, 64 // H)
+    assert (spec.kv_heads, spec.head_size, spec.name) == (H, K, "model")
+    assert spec.rope == Rope("norm", 10000.0, K)
     assert spec.tied_output
 
 

@@ -45,7 +45,7 @@ SHAPES = {
     "llama, dense, yarn": TinyShape(
         "llama", 2, experts=1, active_experts=1, scaling="yarn", factor=8.0, original_context=1024, context_length=8192
     ),
-    "llama, experts": TinyShape("llama", head_size=16, rope_base=1e4, rms_epsilon=1e-5),
+    "llama, experts": TinyShape("llama", rope_base=1e4, rms_epsilon=1e-5),
 }
 
 

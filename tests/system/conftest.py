@@ -12,8 +12,9 @@ import ray
 
 from numoe.coordinator import launcher
 from numoe.kernels.instruction_sets import INSTRUCTION_SET, runnable
+from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, plan_of, tiny_model
-from tests.tiny_model import TinyShape
+from tests.tiny_model import TinyShape, write_tiny_model
 
 MOST_WORKERS = 4
 ModelOf = Callable[[TinyShape], TinyModel]
@@ -36,6 +37,14 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
         return made[shape]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for `numoe serve`."""
+    path = tmp_path_factory.mktemp("served") / "tiny.gguf"
+    write_tiny_model(path, SHAPE)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
 from tests.tiny_model import TinyShape, Weights, write_tiny_model
 
+MOST_LOADS = 60  # of a process: some 3 GB
 PATIENCE_SECONDS = 60.0  # for a step of a tiny model; a test that waits longer has failed
 
 
@@ -53,9 +54,19 @@ def plan_of(spec: ModelSpec, workers: int, threads: int) -> ShardPlan:
 
 
 class WorkerProcesses:
-    """Processes started once, as many as one test needs at most."""
+    """Processes started seldom, as many as one test needs at most.
+
+    They start anew now and then: an exception that leaves compiled code, which is how a group's threads end, keeps the
+    arrays that the code was given (Numba gives them back on return only).
+    """
 
     def __init__(self, model: TinyModel, count: int) -> None:
+        self._model, self._count = model, count
+        self._start()
+
+    def _start(self) -> None:
+        model, count = self._model, self._count
+        self._loads = 0
         self._first = start_workers(
             model_path=model.path,
             spec=model.spec,
@@ -69,6 +80,10 @@ class WorkerProcesses:
 
     def load(self, model: TinyModel, workers: int, threads: int, engine: EngineSettings) -> RecordedWorkers:
         """Make the first `workers` of the processes a group; the group before must be closed."""
+        self._loads += 1
+        if self._loads > MOST_LOADS:
+            self.close()
+            self._start()
         group = _ReusedWorkers(model.spec, plan_of(model.spec, workers, threads), ServeSettings(engine=engine), self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
@@ -88,6 +103,9 @@ class _ReusedWorkers(RayWorkers):
         count = len(self._plan.shards)
         self._actors, self._pids = self._processes.actors[:count], self._processes.pids[:count]
         self._watched = [os.pidfd_open(pid) for pid in self._pids]
+
+    def _give_back(self) -> None:
+        """Nothing: the processes stay."""
 
     def _end_group(self) -> None:
         if self._channel is not None:

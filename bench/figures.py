@@ -1,0 +1,55 @@
+"""What a measurement gives, and its name: the same names for numoe and for its peers, so that rows can be matched.
+
+pp512            a prompt of 512 tokens, from an empty cache, logits of its last token
+tg128            128 tokens one by one, from an empty cache
+tg128 @ 4096     the same after 4096 tokens
+16 x tg32        32 tokens of each of 16 sequences at once, after a prompt each
+tg16 disturbed   16 tokens one by one while another process keeps one of the cores busy
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OURS = "ours"
+
+
+def prompt_name(tokens: int) -> str:
+    return f"pp{tokens}"
+
+
+def decode_name(tokens: int, depth: int = 0) -> str:
+    return f"tg{tokens} @ {depth}" if depth else f"tg{tokens}"
+
+
+def streams_name(streams: int, tokens: int) -> str:
+    return f"{streams} x tg{tokens}"
+
+
+def disturbed_name(tokens: int) -> str:
+    return f"tg{tokens} disturbed"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measurement in one round, by one engine; what only numoe can tell is 0 for the others."""
+
+    case: str
+    engine: str
+    metric: str
+    round: int
+    tokens_per_second: tuple[float, ...]  # one per repetition; none: it failed
+    layout: str = ""  # of numoe: workers x threads of each
+    threads: int = 0  # in all
+    weight_bytes: float = 0.0  # read per token
+    kv_bytes: float = 0.0  # read per token, keys and values of all positions before it
+    operations: float = 0.0  # per token, with the weights: 2 per product and addition
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The most the machine gave in the same run."""
+
+    read_bytes_per_second: float
+    operations_per_second: float  # of one core

@@ -1,0 +1,138 @@
+"""llama.cpp and ik_llama.cpp, measured by the programs that come with them; what is not there is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.disturbance import busy
+from bench.figures import Figure, decode_name, disturbed_name, prompt_name, streams_name
+from bench.ours import Workload
+
+BENCH, BATCHED = "llama-bench", "llama-batched-bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One column of the table: an engine with its options."""
+
+    name: str
+    folder: Path  # of its programs
+    is_ik: bool
+    repack: bool = False  # ik: -rtr, weights interleaved when they are loaded
+
+    def program(self, name: str) -> Path | None:
+        """Its path; None if it was not built."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
+
+def find_peers(llama_cpp: Path | None, ik_llama_cpp: Path | None) -> list[Peer]:
+    """The columns that the given folders make possible."""
+    found = []
+    if ik_llama_cpp is not None:
+        found += [Peer("ik", ik_llama_cpp, is_ik=True), Peer("ik -rtr", ik_llama_cpp, is_ik=True, repack=True)]
+    if llama_cpp is not None:
+        found.append(Peer("llama.cpp", llama_cpp, is_ik=False))
+    return [peer for peer in found if peer.program(BENCH) or peer.program(BATCHED)]
+
+
+def commands(peer: Peer, model: Path, threads: int, work: Workload) -> Iterator[tuple[str, list[str]]]:
+    """What to run: a program's name and all its arguments, one model loading each."""
+    common = ["-m", str(model), "-t", str(threads), "-fa", "1", "-r", str(work.repetitions), "-o", "json"]
+    common += ["-rtr", "1"] if peer.repack else []
+    yield BENCH, ["-p", str(work.prompt), "-n", str(work.decode), *common]
+    if work.depths and peer.is_ik:
+        deep = [part for depth in work.depths for part in ("-gp", f"{depth},{work.decode}")]
+        yield BENCH, ["-p", "0", "-n", "0", *deep, *common]
+    elif work.depths:
+        yield BENCH, ["-p", "0", "-n", str(work.decode), "-d", ",".join(map(str, work.depths)), *common]
+    if work.streams:
+        yield BATCHED, _batched_arguments(peer, model, threads, work)
+
+
+def _batched_arguments(peer: Peer, model: Path, threads: int, work: Workload) -> list[str]:
+    context = max(work.streams) * (work.stream_prompt + work.stream_decode)
+    return [
+        *("-m", str(model), "-t", str(threads), "-fa", "on", "-c", str(context), "-b", "2048", "-ub", "512"),
+        *("-npp", str(work.stream_prompt), "-ntg", str(work.stream_decode), "-npl", ",".join(map(str, work.streams))),
+        *(["-rtr"] if peer.repack else []),
+    ]
+
+
+def measure_peer(
+    case: str, model: Path, peer: Peer, threads: int, work: Workload, round_number: int, timeout_seconds: float
+) -> list[Figure]:
+    """One round of everything; a program that fails leaves a figure without speeds that says why."""
+    figures: list[Figure] = []
+
+    def run(program: str, arguments: list[str], disturbed: bool = False) -> None:
+        path = peer.program(program)
+        if path is None:
+            return
+        cpu = work.disturbed_cpu if disturbed else None
+        with busy(cpu) if cpu is not None else nullcontext():
+            text, error = _output([str(path), *arguments], timeout_seconds)
+        try:
+            speeds = parse_batched(text) if program == BATCHED else parse_bench(text)
+        except (ValueError, KeyError) as fault:
+            speeds, error = {}, error or f"its output could not be read: {fault}"
+        if disturbed:
+            speeds = {disturbed_name(work.disturbed_decode): values for values in speeds.values()}
+        for metric, values in speeds.items():
+            figures.append(Figure(case, peer.name, metric, round_number, values, threads=threads))
+        if error:
+            figures.append(Figure(case, peer.name, program, round_number, (), threads=threads, error=error))
+
+    for program, arguments in commands(peer, model, threads, work):
+        run(program, arguments)
+    if work.disturbed_cpu is not None:
+        _, arguments = next(commands(peer, model, threads, work))
+        run(BENCH, ["-p", "0", "-n", str(work.disturbed_decode), *arguments[4:]], disturbed=True)
+    return figures
+
+
+def _output(command: list[str], timeout_seconds: float) -> tuple[str, str]:
+    """What a program printed, its messages last (ik's tables are among them), and what went wrong, "" for nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        return "", f"took more than {timeout_seconds:.0f} s"
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    return f"{done.stdout}\n{done.stderr}", f"ended with {done.returncode}: {lines[-1]}" if done.returncode else ""
+
+
+def parse_bench(text: str) -> dict[str, tuple[float, ...]]:
+    """Tokens per second of each repetition by metric, from the JSON of either llama-bench."""
+    start = text.find("[\n")
+    if start < 0:
+        raise ValueError(f"found no JSON list in {text[:80]!r}")
+    entries, _ = json.JSONDecoder().raw_decode(text[start:])
+    return {_metric(entry): tuple(float(speed) for speed in entry["samples_ts"]) for entry in entries}
+
+
+def _metric(entry: dict[str, Any]) -> str:
+    prompt, decoded = int(entry["n_prompt"]), int(entry["n_gen"])
+    if not decoded:
+        return prompt_name(prompt)
+    # llama.cpp says the depth; ik's -gp calls it the prompt, which its speed leaves out.
+    return decode_name(decoded, int(entry.get("n_depth", 0)) or prompt)
+
+
+def parse_batched(text: str) -> dict[str, tuple[float, ...]]:
+    """Decoded tokens per second of all sequences by metric, from the table of either llama-batched-bench."""
+    lines = [line.strip() for line in text.splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    if not rows or "S_TG t/s" not in rows[0]:
+        raise ValueError(f"found no table in {text[:80]!r}")
+    speeds: dict[str, tuple[float, ...]] = {}
+    for row in rows[1:]:
+        cells = dict(zip(rows[0], row, strict=False))
+        if cells["PP"].isdecimal():
+            speeds[streams_name(int(cells["B"]), int(cells["TG"]))] = (float(cells["S_TG t/s"]),)
+    return speeds

@@ -1,0 +1,79 @@
+"""The peers' programs are called with what they understand; their output, recorded from real runs, is understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.ours import Workload
+from bench.peers import Peer, commands, find_peers, measure_peer, parse_batched, parse_bench
+
+RECORDED = Path(__file__).parent / "recorded"
+WORK = Workload(prompt=64, decode=8, depths=(128, 256), streams=(1, 4), stream_prompt=16, stream_decode=8)
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / name).read_text()
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_llama_bench_of_llama_cpp_is_understood() -> None:
+    assert list(parse_bench(recorded("llama_cpp_bench.json"))) == ["pp64", "tg8"]
+    assert list(parse_bench(recorded("llama_cpp_bench_depths.json"))) == ["tg8 @ 128", "tg8 @ 256"]
+
+
+def test_llama_bench_of_ik_is_understood_with_messages_around_it() -> None:
+    speeds = parse_bench(f"some message\n{recorded('ik_bench.json')}and another [one]\n")
+    assert list(speeds) == ["pp64", "tg8", "tg8 @ 128", "tg8 @ 256"]
+    assert all(len(values) == 2 and min(values) > 0 for values in speeds.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("llama_cpp_batched_bench.txt", 3681.55, 4564.91), ("ik_batched_bench.txt", 514.77, 30977.74)],
+)
+def test_the_batched_bench_of_both_is_understood(name: str, first: float, last: float) -> None:
+    assert parse_batched(recorded(name)) == {"1 x tg8": (first,), "4 x tg8": (last,)}
+
+
+@pytest.mark.parametrize("parse", [parse_bench, parse_batched])
+def test_output_without_a_result_is_refused(parse: type) -> None:
+    with pytest.raises(ValueError, match="found no"):
+        parse("error: failed to load model\n")
+
+
+def test_what_was_not_built_is_left_out(tmp_path: Path) -> None:
+    assert find_peers(None, None) == []
+    assert find_peers(tmp_path, tmp_path) == []
+    program(tmp_path, "llama-bench", "")
+    assert [peer.name for peer in find_peers(tmp_path, tmp_path)] == ["ik", "ik -rtr", "llama.cpp"]
+
+
+def test_each_peer_gets_its_own_options() -> None:
+    ik = [arguments for _, arguments in commands(Peer("ik -rtr", Path(), is_ik=True, repack=True), Path("m"), 2, WORK)]
+    other = [arguments for _, arguments in commands(Peer("llama.cpp", Path(), is_ik=False), Path("m"), 2, WORK)]
+    assert "-p 0 -n 0 -gp 128,8 -gp 256,8 -m m -t 2" in " ".join(ik[1])
+    assert "-p 0 -n 8 -d 128,256 -m m -t 2" in " ".join(other[1])
+    assert all("-rtr" in arguments for arguments in ik)
+    assert not any("-rtr" in arguments for arguments in other)
+
+
+def test_figures_come_from_the_programs_that_are_there(tmp_path: Path) -> None:
+    program(tmp_path, "llama-bench", f'case "$*" in *" -d "*) cat {RECORDED}/llama_cpp_bench_depths.json;; '
+            f"*) cat {RECORDED}/llama_cpp_bench.json;; esac")  # fmt: skip
+    [peer] = find_peers(tmp_path, None)
+    figures = measure_peer("case", Path("m"), peer, 2, WORK, 0, 60.0)
+    assert [figure.metric for figure in figures] == ["pp64", "tg8", "tg8 @ 128", "tg8 @ 256"]
+
+
+def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
+    program(tmp_path, "llama-batched-bench", "echo out of memory >&2; exit 3")
+    [peer] = find_peers(tmp_path, None)
+    [figure] = measure_peer("case", Path("m"), peer, 2, WORK, 0, 60.0)
+    assert figure.tokens_per_second == ()
+    assert figure.error == "ended with 3: out of memory"

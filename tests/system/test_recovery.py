@@ -1,0 +1,85 @@
+"""What the death of a process costs: the open requests, seconds, and nothing that stays on the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from tests.coordinator.grpc_serving import detail_of, info_of
+from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, Client, Stream, ask, connected, full
+from tests.system.serve_process import ServeProcess, serving
+
+MOST_SECONDS_TO_FAIL = 2.0  # promised for a worker that is killed
+STEP_TIMEOUT_SECONDS = 5.0
+TOKENS = 50
+
+
+@pytest.fixture(scope="module")
+def server(served_model: Path) -> Iterator[ServeProcess]:
+    """The last test of this file ends it."""
+    flags = (*SERVE_FLAGS, "--queue-length", "1", "--step-timeout-seconds", str(STEP_TIMEOUT_SECONDS))
+    with serving(served_model.with_name("log"), str(served_model), *flags) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: ServeProcess) -> AsyncIterator[Client]:
+    async with connected(server.address) as client:
+        yield client
+
+
+async def assert_lost(stream: Stream) -> None:
+    """The stream ends with a terminal message and a status that name the loss of a worker, and say when to retry."""
+    error = await stream.fail()
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert info_of(error) == ("WORKER_LOST", "numoe")
+    assert detail_of(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+    assert stream.messages[-1].failed.reason == "WORKER_LOST"
+    assert stream.messages[-1].failed.message == error.details()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP], ids=lambda number: number.name)
+async def test_a_lost_worker_ends_every_open_request_and_the_service_comes_back(
+    client: Client, number: signal.Signals
+) -> None:
+    before, pids = await client.tokens(ask(TOKENS)), await client.workers()
+    health = client.health()
+    await health.becomes(SERVING)
+    async with full(client) as (running, waiting):
+        os.kill(pids[1], number)
+        signalled = time.monotonic()
+        await asyncio.gather(*[assert_lost(stream) for stream in (*running, waiting)])
+    if number is signal.SIGKILL:
+        assert max(stream.ended_at for stream in (*running, waiting)) - signalled < MOST_SECONDS_TO_FAIL
+    await health.becomes(NOT_SERVING)
+    await health.becomes(SERVING)
+    assert await client.tokens(ask(TOKENS)) == before
+    assert not set(pids) & set(await client.workers())
+    assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+
+
+async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks(client: Client) -> None:
+    before, pids = await client.tokens(ask(TOKENS)), await client.workers()
+    health = client.health()
+    await health.becomes(SERVING)
+    os.kill(pids[0], signal.SIGKILL)
+    await health.becomes(NOT_SERVING)
+    await health.becomes(SERVING)
+    assert await client.tokens(ask(TOKENS)) == before
+
+
+async def test_nothing_outlives_a_killed_coordinator(server: ServeProcess, client: Client) -> None:
+    stream = await client.endless()
+    belongings = server.belongings()
+    server.process.kill()
+    assert (await stream.fail()).code() is grpc.StatusCode.UNAVAILABLE
+    assert server.wait()[0] == -signal.SIGKILL
+    belongings.assert_gone()
