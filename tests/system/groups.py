@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from numoe.coordinator.config import EngineSettings, ServeSettings
@@ -62,6 +63,7 @@ class WorkerProcesses:
 
     def __init__(self, model: TinyModel, count: int) -> None:
         self._model, self._count = model, count
+        self._instruction_set = os.environ.get("NUMOE_ISA")
         self._start()
 
     def _start(self) -> None:
@@ -83,7 +85,10 @@ class WorkerProcesses:
         self._loads += 1
         if self._loads > MOST_LOADS:
             self.close()
-            self._start()
+            with pytest.MonkeyPatch.context() as environment:
+                if self._instruction_set is not None:
+                    environment.setenv("NUMOE_ISA", self._instruction_set)
+                self._start()
         group = _ReusedWorkers(model.spec, plan_of(model.spec, workers, threads), ServeSettings(engine=engine), self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
