@@ -19,7 +19,7 @@ from numoe.kernels.sync import (
     atomic_add,
     atomic_load,
     barrier,
-    claim,
+    claimed,
     gather,
     release,
 )
@@ -79,11 +79,19 @@ def load_from(address: int) -> int:
 def count_claims(team: Team, counts: NDArray[np.int32], phases: int) -> None:
     """In each phase every piece of `counts` [phases, pieces] is to be counted up once, by whoever claims it."""
     for phase in range(phases):
-        piece = claim(team)
-        while piece < counts.shape[1]:
+        for piece in claimed(team, counts.shape[1]):
             atomic_add(counts.ctypes.data + 4 * (phase * counts.shape[1] + piece), 1)
-            piece = claim(team)
         barrier(team)
+
+
+@kernel
+def note_claims(team: Team, order: NDArray[np.int32]) -> None:
+    """The pieces in the order they are claimed; last, how many they were."""
+    count = 0
+    for piece in claimed(team, order.size - 1):
+        order[count] = piece
+        count += 1
+    order[order.size - 1] = count
 
 
 @kernel

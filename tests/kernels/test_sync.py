@@ -23,7 +23,6 @@ from numoe.kernels.sync import (
     StepTimedOut,
     abort_all,
     barrier,
-    claim,
     clock_ns,
     futex_wake,
     gather,
@@ -31,7 +30,7 @@ from numoe.kernels.sync import (
 )
 from tests.kernels.gather_process import SHARED_BLOCK_BYTES
 from tests.kernels.numeric import address
-from tests.kernels.teams import TeamWords, add_to, count_claims, count_serial_work, cross_check, load_from
+from tests.kernels.teams import TeamWords, add_to, count_claims, count_serial_work, cross_check, load_from, note_claims
 
 ROOT = Path(__file__).parents[2]
 NEVER_SLEEP = 10**9  # spins
@@ -49,7 +48,14 @@ def test_each_piece_is_claimed_once_in_each_phase(threads: int, spins: int) -> N
     words, counts = TeamWords(1), np.zeros((60, 17), np.int32)
     all_threads(threads, lambda thread: count_claims(words.team(0, thread, threads, spins), counts, 60))
     np.testing.assert_array_equal(counts, 1)
-    assert claim(words.team(0, 0, threads)) == 0
+    assert load_from(words.team(0, 0, threads).words + CLAIM) == 0
+
+
+def test_a_lone_thread_claims_in_order_and_nothing_where_nothing_is() -> None:
+    for pieces in (0, 1, 2, 100):
+        words, order = TeamWords(1), np.zeros(pieces + 1, np.int32)
+        note_claims(words.team(0, 0, 1), order)
+        assert order.tolist() == [*range(pieces), pieces]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
