@@ -15,7 +15,7 @@ from tests.tiny_model import TinyShape, write_tiny_model
 
 # An epsilon that matters, heads and width that do not fit; the file is Q8_0, so that it must be dequantised.
 SHAPE = TinyShape(
-    "llama", width=96, query_heads=6, kv_heads=2, head_size=16, experts=1, active_experts=1, expert_width=256,
+    "llama", width=96, query_heads=6, kv_heads=2, head_size=32, experts=1, active_experts=1, expert_width=256,
     rms_epsilon=0.1, tied=True, type=TensorType.Q8_0,
 )  # fmt: skip
 
