@@ -46,6 +46,12 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def generator(function: F) -> F:
+    """As `kernel`, for functions that yield. They live in their callers' cache: one loaded from its own is of no use."""
+    compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
+    return compiled
+
+
 def address_of(signature: Any, function: Callable[..., None]) -> int:
     """Compile `function` on its own and return its address, for calls through a table (3.5 ns each)."""
     return int(numba.cfunc(signature, nopython=True, cache=True, error_model="numpy")(function).address)

@@ -26,7 +26,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numoe.kernels.jit import kernel
+from numoe.kernels.jit import generator, kernel
 
 ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, TEAM_BYTES = 0, 64, 128, 192, 256
 SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
@@ -231,7 +231,7 @@ def gather(team: Team) -> None:
         release(team)
 
 
-@kernel
+@generator
 def claimed(team: Team, count: int) -> Iterator[int]:
     """The items 0 .. count - 1 of this phase, each given to one thread of the team.
 

@@ -141,11 +141,12 @@ def test_sizes_are_those_of_gguf(format_: Format) -> None:
 @every_format
 def test_panels_take_the_bytes_of_the_file_but_for_whole_small_scales(format_: Format) -> None:
     assert format_.panel_unit_bytes == ROWS * WIDER.get(format_.name, format_.unit_bytes)
-    assert format_.panel_unit_bytes == format_.head_bytes + format_.unit_blocks * format_.panel_block_bytes
+    assert format_.panel_unit_bytes == format_.head_bytes + format_.unit_blocks * format_.block_bytes
     if format_.meaning is not Meaning.FLOAT:
         size = quants_bytes(format_.low_bits, format_.high_bits)
         assert size == ROWS * BLOCK * (format_.low_bits + format_.high_bits) // 8
-        assert format_.panel_block_bytes == size + ROWS * format_.scales
+        assert format_.block_bytes == size
+        assert format_.head_bytes == format_.scales_start + ROWS * format_.scales * format_.unit_blocks
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -54,7 +54,8 @@ def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]
     record = np.zeros(1, MATRIX)[0]
     record["address"], record["rows"], record["blocks"] = address(panels), rows, blocks
     record["panels"] = panels.shape[1]
-    record["panel_bytes"], record["expert_bytes"] = panels[0, 0].nbytes, panels[0].nbytes
+    record["panel_bytes"] = record["panel_stride"] = panels[0, 0].nbytes
+    record["expert_bytes"] = record["expert_stride"] = panels[0].nbytes
     record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
     return record
 

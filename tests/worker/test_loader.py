@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS
@@ -88,7 +89,11 @@ def check_matrix(record: Any, tensor: TensorInfo, rows: Range, weights: Weights)
     assert record["expert_bytes"] == expected[0].nbytes
     assert record["tile"] == NUMBERS[format_.name]
     assert record["integer"] == format_.integer
-    np.testing.assert_array_equal(at(int(record["address"]), expected.nbytes), expected.reshape(-1))
+    strides = int(record["expert_stride"]), int(record["panel_stride"]), 1
+    shape = *expected.shape[:2], int(record["panel_bytes"])
+    size = sum(stride * (count - 1) for stride, count in zip(strides, shape, strict=True)) + 1
+    lying = as_strided(at(int(record["address"]), size), shape, strides) if expected.size else np.zeros(shape, np.uint8)
+    np.testing.assert_array_equal(lying, expected.reshape(shape))
 
 
 def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> None:
