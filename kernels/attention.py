@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.activations import write_float_column
 from numoe.kernels.functions import exp, exp_vector
+from numoe.kernels.groups import WIDEST
 from numoe.kernels.jit import kernel
 from numoe.kernels.simd import (
     add,
@@ -42,6 +43,7 @@ from numoe.kernels.simd import (
 from numoe.kernels.tiles import run_tile
 
 BLOCK = 64  # positions of a KV block
+MOST_HEADS = min(8, WIDEST)  # query heads of a tile
 PIECE_BLOCKS = 8  # 512 positions: long enough that merging costs nothing, short enough to share out a 16k context
 
 _MINUS_INFINITY = np.float32(-np.inf)
@@ -56,7 +58,7 @@ def kv_block_bytes(head_size: int, half: bool) -> int:
 
 def scratch_floats(head_size: int) -> int:
     """Floats of a thread's scratch: two states; queries, a piece's and a block's output; scores and probabilities."""
-    return 32 + 8 * (3 * head_size + 2 * BLOCK)
+    return 32 + MOST_HEADS * (3 * head_size + 2 * BLOCK)
 
 
 @kernel
@@ -144,7 +146,7 @@ def _attend_block(
     scratch: int,  # scores, probabilities, this block's output
     size: int,
 ) -> None:
-    scores, probabilities, block_out = scratch, scratch + 4 * 8 * BLOCK, scratch + 2 * 4 * 8 * BLOCK
+    scores, probabilities, block_out = scratch, scratch + 4 * MOST_HEADS * BLOCK, scratch + 2 * 4 * MOST_HEADS * BLOCK
     values = keys + BLOCK * size * value_bytes
     for part in range((valid + 15) // 16):
         run_tile(tile, keys + part * size * 16 * value_bytes, size // 32, queries, scores + 64 * part, 4 * BLOCK)
@@ -182,8 +184,8 @@ def attend(
     """softmax(q k^T) v for the query heads of one position that share a KV head."""
     state, piece_state = scratch[:16], scratch[16:32]
     group = scratch.ctypes.data + 4 * 32
-    piece_out = group + 4 * 8 * size
-    rest = piece_out + 4 * 8 * size
+    piece_out = group + 4 * MOST_HEADS * size
+    rest = piece_out + 4 * MOST_HEADS * size
     value_bytes = 2 if half else 4
     blocks = position // BLOCK + 1
     for column in range(used):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from numoe.kernels.activations import rms_norm
-from numoe.kernels.attention import BLOCK, attend, store_key, store_value
+from numoe.kernels.attention import BLOCK, MOST_HEADS, attend, store_key, store_value
 from numoe.kernels.groups import WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.projection import (
@@ -109,9 +109,9 @@ def _attend_heads(
     kv = memory.kv + (index * sizes.kv_blocks * sizes.own_kv_heads + kv_head) * memory.kv_block_bytes
     table = step.kv_tables[step.token_sequence[token]]
     own = memory.parts[sizes.worker]
-    size, widest = sizes.head_size, WIDTHS[len(WIDTHS) - 1]
-    for head in range(first, last, widest):
-        used = min(last - head, widest)
+    size = sizes.head_size
+    for head in range(first, last, MOST_HEADS):
+        used = min(last - head, MOST_HEADS)
         width = width_for(used)
         local = head - sizes.first_query_head
         attend(

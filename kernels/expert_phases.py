@@ -6,7 +6,7 @@ import numpy as np
 
 from numoe.kernels.activations import copy_float_column, copy_integer_column
 from numoe.kernels.functions import silu_vector
-from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
+from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.projection import (
     HIDDEN,
@@ -14,7 +14,6 @@ from numoe.kernels.projection import (
     claims_of,
     multiply_claim,
     panels_per_claim,
-    prefetch_part,
     prepare,
     run_panel,
 )
@@ -91,12 +90,9 @@ def _gate_and_up(
     first = (item % chunks) * panels_per_claim(gate)
     stride = 4 * gate.rows
     x_gate, x_up = x_integer if gate.integer else x_float, x_integer if up.integer else x_float
-    second = scratch + 4 * 8 * 16
+    second = scratch + 4 * WIDEST * ROWS
     for panel in range(first, min(first + panels_per_claim(gate), gate.panels)):
-        following = gate.address + segment.expert * gate.expert_stride + (panel + 1) * gate.panel_stride
         for index in range(segment.first_group, segment.first_group + segment.groups):
-            if segment.groups > 1:
-                prefetch_part(following, gate.panel_stride, index - segment.first_group, segment.groups)
             group = grouping.groups[index]
             run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64)
             run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64)

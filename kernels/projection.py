@@ -8,7 +8,7 @@ from numoe.kernels.activations import copy_floats, rms_norm, write_float_column,
 from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
-from numoe.kernels.simd import add, load_f32x16, prefetch, store_f32x16
+from numoe.kernels.simd import add, load_f32x16, store_f32x16
 from numoe.kernels.sync import Team, barrier, claimed
 from numoe.kernels.tiles import run_tile
 
@@ -103,13 +103,6 @@ def run_panel(
 
 
 @kernel
-def prefetch_part(address: int, size: int, part: int, parts: int) -> None:
-    """Ask for one of equal parts of what is read next: many columns keep the core busy while it comes."""
-    for line in range(size * part // parts // 64 * 64, size * (part + 1) // parts, 64):
-        prefetch(address + line)
-
-
-@kernel
 def _multiply_panels(
     tiles: Tiles,
     matrix: Record,
@@ -125,12 +118,8 @@ def _multiply_panels(
 ) -> None:
     """Some panels of one expert times some groups."""
     for start in range(first_group, last_group, GROUPS_AT_ONCE):
-        end = min(start + GROUPS_AT_ONCE, last_group)
         for panel in range(first_panel, last_panel):
-            following = matrix.address + expert * matrix.expert_stride + (panel + 1) * matrix.panel_stride
-            for index in range(start, end):
-                if end - start > 1:
-                    prefetch_part(following, matrix.panel_bytes, index - start, end - start)
+            for index in range(start, min(start + GROUPS_AT_ONCE, last_group)):
                 group = grouping.groups[index]
                 place = out + group.column * stride + 64 * panel
                 run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.jit import kernel
+from numoe.kernels.simd import add, load_f32x16, mul, store_f32x16, sub
 
 
 def rope_table(
@@ -55,10 +56,21 @@ def rotate(
 ) -> None:
     """Turn each pair by its angle; values past `rotated` stay."""
     half = rotated // 2
+    if neox:
+        _rotate_halves(head.ctypes.data, angles.ctypes.data, half)
+        return
     for pair in range(half):
-        first = pair if neox else 2 * pair
-        second = pair + half if neox else 2 * pair + 1
         cosine, sine = angles[pair], angles[half + pair]
-        x, y = head[first], head[second]
-        head[first] = x * cosine - y * sine
-        head[second] = x * sine + y * cosine
+        x, y = head[2 * pair], head[2 * pair + 1]
+        head[2 * pair] = x * cosine - y * sine
+        head[2 * pair + 1] = x * sine + y * cosine
+
+
+@kernel
+def _rotate_halves(head: int, angles: int, half: int) -> None:
+    """Pairs (i, i + half), 16 at a time."""
+    for pair in range(0, half, 16):
+        cosine, sine = load_f32x16(angles + 4 * pair), load_f32x16(angles + 4 * (half + pair))
+        x, y = load_f32x16(head + 4 * pair), load_f32x16(head + 4 * (half + pair))
+        store_f32x16(head + 4 * pair, sub(mul(x, cosine), mul(y, sine)))
+        store_f32x16(head + 4 * (half + pair), add(mul(x, sine), mul(y, cosine)))

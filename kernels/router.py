@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.functions import exp_vector
-from numoe.kernels.groups import WIDTHS
+from numoe.kernels.groups import LEAST_COLUMNS, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping
 from numoe.kernels.simd import (
@@ -63,20 +63,19 @@ def choose_experts(
 
 @kernel
 def width_for(count: int) -> int:
-    """The index in WIDTHS of the narrowest tile that holds `count` columns, at most the widest."""
-    for index in range(len(WIDTHS) - 1):
-        if count <= WIDTHS[index]:
+    """The index in WIDTHS of the widest tile that `count` columns fill well enough."""
+    for index in range(len(WIDTHS) - 1, 0, -1):
+        if count >= LEAST_COLUMNS[index]:
             return index
-    return len(WIDTHS) - 1
+    return 0
 
 
 @kernel
 def add_groups(grouping: Grouping, group: int, column: int, count: int) -> int:
     """Share `count` columns that start at `column` out to groups from index `group` on; returns the next free index."""
-    widest = WIDTHS[len(WIDTHS) - 1]
     while count > 0:
-        part = min(count, widest)
-        width = width_for(part)
+        width = width_for(count)
+        part = min(count, WIDTHS[width])
         grouping.groups[group].column = column
         grouping.groups[group].x_column = column
         grouping.groups[group].width = width

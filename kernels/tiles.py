@@ -18,7 +18,19 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning
-from numoe.kernels.groups import BLOCK, FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, ROWS, SCALE, SUM, SUM_128, WIDTHS
+from numoe.kernels.groups import (
+    BLOCK,
+    FIELD_BYTES,
+    FLOAT_BYTES,
+    HALF_SUMS,
+    INTEGER_BYTES,
+    ROWS,
+    SCALE,
+    SUM,
+    SUM_128,
+    VALUES_BYTES,
+    WIDTHS,
+)
 from numoe.kernels.jit import address_of
 from numoe.kernels.simd import (
     high_nibbles,
@@ -96,28 +108,30 @@ def _scaled(format_: Format, columns: int) -> Tile:
     exponent = format_.scale_bytes == 1
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
-    x_bytes = INTEGER_BYTES * columns
-    x_scale, x_sum_128, x_halves = SCALE * columns, SUM_128 * columns, HALF_SUMS * columns
+    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    x_sum_128, x_halves = (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
     def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-        total = tile_zero(columns)
-        weights = panel + blocks // unit_blocks * head_bytes
-        x = group
-        for unit in range(blocks // unit_blocks):
-            place = panel + head_bytes * unit
-            d = load_e8m0x16(place) if exponent else load_f16x16(place)
-            for block in range(unit_blocks):
-                small = place + scales_start + scales_bytes * block
-                scale = mul(d, load_i8x16(small)) if scales else d
-                if shift == -128:
-                    dots = tile_load_i32(columns, x + x_sum_128)
-                else:
-                    dots = tile_dot_pairs(columns, shift, shift, x + x_halves)
-                dots = tile_dot(dots, weights, x, low, high, table, 0, 8)
-                total = tile_add_scaled(total, tile_scale(dots, scale), x + x_scale)
-                weights += block_bytes
-                x += x_bytes
-        tile_store(total, out, stride)
+        for first_column in range(0, columns, wide):
+            total = tile_zero(wide)
+            weights = panel + blocks // unit_blocks * head_bytes
+            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            for unit in range(blocks // unit_blocks):
+                place = panel + head_bytes * unit
+                d = load_e8m0x16(place) if exponent else load_f16x16(place)
+                for block in range(unit_blocks):
+                    small = place + scales_start + scales_bytes * block
+                    scale = mul(d, load_i8x16(small)) if scales else d
+                    if shift == -128:
+                        dots = tile_load_i32(wide, fields + x_sum_128)
+                    else:
+                        dots = tile_dot_pairs(wide, shift, shift, fields + x_halves)
+                    dots = tile_dot(dots, weights, x, low, high, table, 0, 8)
+                    total = tile_add_scaled(total, tile_scale(dots, scale), fields)
+                    weights += block_bytes
+                    x += x_bytes
+                    fields += x_bytes
+            tile_store(total, out + stride * first_column, stride)
 
     return tile_scaled
 
@@ -127,28 +141,30 @@ def _shifted(format_: Format, columns: int) -> Tile:
     low, high, scales = format_.low_bits, format_.high_bits, format_.scales
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
-    x_bytes = INTEGER_BYTES * columns
-    x_scale, x_sum = SCALE * columns, SUM * columns
+    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    x_sum = (SUM - SCALE) * columns
 
     def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-        total = tile_zero(columns)
-        weights = panel + blocks // unit_blocks * head_bytes
-        x = group
-        for unit in range(blocks // unit_blocks):
-            place = panel + head_bytes * unit
-            d, m = load_f16x16(place), load_f16x16(place + 2 * ROWS)
-            if scales:
-                m = negate(m)
-            for block in range(unit_blocks):
-                small = place + scales_start + scales_bytes * block
-                scale = mul(d, load_u8x16(small)) if scales else d
-                minimum = mul(m, load_u8x16(small + ROWS)) if scales else m
-                dots = tile_dot(tile_zero_i32(columns), weights, x, low, high, 0, 0, 8)
-                part = tile_fma(tile_scale(dots, scale), minimum, x + x_sum, 4)
-                total = tile_add_scaled(total, part, x + x_scale)
-                weights += block_bytes
-                x += x_bytes
-        tile_store(total, out, stride)
+        for first_column in range(0, columns, wide):
+            total = tile_zero(wide)
+            weights = panel + blocks // unit_blocks * head_bytes
+            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            for unit in range(blocks // unit_blocks):
+                place = panel + head_bytes * unit
+                d, m = load_f16x16(place), load_f16x16(place + 2 * ROWS)
+                if scales:
+                    m = negate(m)
+                for block in range(unit_blocks):
+                    small = place + scales_start + scales_bytes * block
+                    scale = mul(d, load_u8x16(small)) if scales else d
+                    minimum = mul(m, load_u8x16(small + ROWS)) if scales else m
+                    dots = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 8)
+                    part = tile_fma(tile_scale(dots, scale), minimum, fields + x_sum, 4)
+                    total = tile_add_scaled(total, part, fields)
+                    weights += block_bytes
+                    x += x_bytes
+                    fields += x_bytes
+            tile_store(total, out + stride * first_column, stride)
 
     return tile_shifted
 
@@ -156,31 +172,33 @@ def _shifted(format_: Format, columns: int) -> Tile:
 def _q2_k(format_: Format, columns: int) -> Tile:
     """d * s * q - m * t with s and t of half a block: quants times s are bytes still, and summed as one."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes = INTEGER_BYTES * columns
-    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-        total = tile_zero(columns)
-        weights = panel + blocks // 8 * head_bytes
-        x = group
-        for unit in range(blocks // 8):
-            place = panel + head_bytes * unit
-            d, m = load_f16x16(place), negate(load_f16x16(place + 2 * ROWS))
-            for block in range(8):
-                small = place + scales_start + 2 * ROWS * block
-                both = load_u8_pairs(small)
-                if columns > 2:
-                    dots = tile_dot_weighed(tile_zero_i32(columns), weights, x, 2, low_nibbles(both))
-                else:
-                    first = tile_dot(tile_zero_i32(columns), weights, x, 2, 0, 0, 0, 4)
-                    last = tile_dot(tile_zero_i32(columns), weights, x, 2, 0, 0, 4, 8)
-                    dots = tile_weigh_halves(first, last, low_nibbles(both))
-                minima = tile_add_pairs(tile_zero_i32(columns), high_nibbles(both), x + x_halves)
-                part = tile_add_dots(tile_scale(dots, d), minima, m)
-                total = tile_add_scaled(total, part, x + x_scale)
-                weights += block_bytes
-                x += x_bytes
-        tile_store(total, out, stride)
+        for first_column in range(0, columns, wide):
+            total = tile_zero(wide)
+            weights = panel + blocks // 8 * head_bytes
+            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            for unit in range(blocks // 8):
+                place = panel + head_bytes * unit
+                d, m = load_f16x16(place), negate(load_f16x16(place + 2 * ROWS))
+                for block in range(8):
+                    small = place + scales_start + 2 * ROWS * block
+                    both = load_u8_pairs(small)
+                    if columns > 2:
+                        dots = tile_dot_weighed(tile_zero_i32(wide), weights, x, 2, low_nibbles(both))
+                    else:
+                        first = tile_dot(tile_zero_i32(wide), weights, x, 2, 0, 0, 0, 4)
+                        last = tile_dot(tile_zero_i32(wide), weights, x, 2, 0, 0, 4, 8)
+                        dots = tile_weigh_halves(first, last, low_nibbles(both))
+                    minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), fields + x_halves)
+                    part = tile_add_dots(tile_scale(dots, d), minima, m)
+                    total = tile_add_scaled(total, part, fields)
+                    weights += block_bytes
+                    x += x_bytes
+                    fields += x_bytes
+            tile_store(total, out + stride * first_column, stride)
 
     return tile_q2_k
 
@@ -188,27 +206,29 @@ def _q2_k(format_: Format, columns: int) -> Tile:
 def _q3_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 4) with s of half a block: the halves' sums fit 16 bits, and are weighed with s as integers."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes = INTEGER_BYTES * columns
-    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-        total = tile_zero(columns)
-        weights = panel + blocks // 8 * head_bytes
-        x = group
-        for unit in range(blocks // 8):
-            place = panel + head_bytes * unit
-            d = load_f16x16(place)
-            for block in range(8):
-                small = place + scales_start + 2 * ROWS * block
-                scales = load_i8_pairs(small)
-                first = tile_dot(tile_zero_i32(columns), weights, x, 2, 1, 0, 0, 4)
-                last = tile_dot(tile_zero_i32(columns), weights, x, 2, 1, 0, 4, 8)
-                dots = tile_weigh_halves(first, last, scales)
-                dots = tile_add_pairs(dots, multiply_words(scales, -4), x + x_halves)
-                total = tile_add_scaled(total, tile_scale(dots, d), x + x_scale)
-                weights += block_bytes
-                x += x_bytes
-        tile_store(total, out, stride)
+        for first_column in range(0, columns, wide):
+            total = tile_zero(wide)
+            weights = panel + blocks // 8 * head_bytes
+            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            for unit in range(blocks // 8):
+                place = panel + head_bytes * unit
+                d = load_f16x16(place)
+                for block in range(8):
+                    small = place + scales_start + 2 * ROWS * block
+                    scales = load_i8_pairs(small)
+                    first = tile_dot(tile_zero_i32(wide), weights, x, 2, 1, 0, 0, 4)
+                    last = tile_dot(tile_zero_i32(wide), weights, x, 2, 1, 0, 4, 8)
+                    dots = tile_weigh_halves(first, last, scales)
+                    dots = tile_add_pairs(dots, multiply_words(scales, -4), fields + x_halves)
+                    total = tile_add_scaled(total, tile_scale(dots, d), fields)
+                    weights += block_bytes
+                    x += x_bytes
+                    fields += x_bytes
+            tile_store(total, out + stride * first_column, stride)
 
     return tile_q3_k
 
@@ -216,28 +236,30 @@ def _q3_k(format_: Format, columns: int) -> Tile:
 def _q6_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 32) with s of half a block."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes = INTEGER_BYTES * columns
-    x_scale, x_halves = SCALE * columns, HALF_SUMS * columns
+    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
-        total = tile_zero(columns)
-        weights = panel + blocks // 8 * head_bytes
-        x = group
-        for unit in range(blocks // 8):
-            place = panel + head_bytes * unit
-            d = load_f16x16(place)
-            for block in range(8):
-                small = place + scales_start + 2 * ROWS * block
-                first = tile_dot_pairs(columns, -32, 0, x + x_halves)
-                last = tile_dot_pairs(columns, 0, -32, x + x_halves)
-                first = tile_dot(first, weights, x, 4, 2, 0, 0, 4)
-                last = tile_dot(last, weights, x, 4, 2, 0, 4, 8)
-                part = tile_scale(first, mul(d, load_i8x16(small)))
-                part = tile_add_dots(part, last, mul(d, load_i8x16(small + ROWS)))
-                total = tile_add_scaled(total, part, x + x_scale)
-                weights += block_bytes
-                x += x_bytes
-        tile_store(total, out, stride)
+        for first_column in range(0, columns, wide):
+            total = tile_zero(wide)
+            weights = panel + blocks // 8 * head_bytes
+            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            for unit in range(blocks // 8):
+                place = panel + head_bytes * unit
+                d = load_f16x16(place)
+                for block in range(8):
+                    small = place + scales_start + 2 * ROWS * block
+                    first = tile_dot_pairs(wide, -32, 0, fields + x_halves)
+                    last = tile_dot_pairs(wide, 0, -32, fields + x_halves)
+                    first = tile_dot(first, weights, x, 4, 2, 0, 0, 4)
+                    last = tile_dot(last, weights, x, 4, 2, 0, 4, 8)
+                    part = tile_scale(first, mul(d, load_i8x16(small)))
+                    part = tile_add_dots(part, last, mul(d, load_i8x16(small + ROWS)))
+                    total = tile_add_scaled(total, part, fields)
+                    weights += block_bytes
+                    x += x_bytes
+                    fields += x_bytes
+            tile_store(total, out + stride * first_column, stride)
 
     return tile_q6_k
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.attention import kv_block_bytes, scratch_floats
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
-from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES
+from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST
 from numoe.kernels.packing import SCRATCH_BYTES
 from numoe.kernels.records import (
     GROUP,
@@ -163,7 +163,7 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         router_logits=floats(dense, whole_panels(spec.experts)),
         down=floats(experts, shard.width_rows.size),
         rows=floats(threads, longest),
-        scratch=floats(threads, max(scratch_floats(spec.head_size), 2 * 8 * 16)),
+        scratch=floats(threads, max(scratch_floats(spec.head_size), 2 * WIDEST * ROWS)),
         block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
         chosen=ints(tokens, spec.active_experts),
         shares=floats(tokens, spec.active_experts),
