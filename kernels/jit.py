@@ -47,7 +47,7 @@ def kernel(function: F) -> F:
 
 
 def generator(function: F) -> F:
-    """As `kernel`, for functions that yield. They live in their callers' cache: one loaded from its own is of no use."""
+    """As `kernel`, for what yields: kept in the caches of its callers, as Numba cannot use one that it loads."""
     compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
     return compiled
 

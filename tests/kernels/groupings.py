@@ -25,8 +25,8 @@ def empty_grouping(columns: int, experts: int) -> Grouping:
 def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
     """Hold a grouping to its promises; returns the columns of each expert.
 
-    Segments, groups and columns follow each other without gaps; groups are as wide as the widest tile but for an
-    expert's last, which is as narrow as its columns allow; a column knows its group, and padding has none.
+    Segments, groups and columns follow each other without gaps; groups are full but for an expert's last, which has at
+    most 3 columns of padding, and never wider than the one before; a column knows its group, and padding has none.
     """
     segments, end = int(grouping.used[0]), int(grouping.used[1])
     group, column = 0, 0
@@ -35,14 +35,15 @@ def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
         assert segment["first_group"] == group
         assert segment["groups"] > 0
         own = columns_of[int(segment["expert"])] = []
+        before = WIDTHS[-1]
         for index in range(group, group + int(segment["groups"])):
             number, record = index, grouping.groups[index]
             width, count = WIDTHS[record["width"]], int(record["count"])
             last = index == group + int(segment["groups"]) - 1
             assert record["column"] == column
-            assert width == (min(w for w in WIDTHS if w >= count) if last else WIDTHS[-1])
-            assert 0 < count <= width
-            assert last or count == width
+            assert width <= before
+            assert width - min(3, width // 2) <= count <= width if last else count == width
+            before = width
             expected = [number] * count + [-1] * (width - count)
             assert grouping.column_group[column : column + width].tolist() == expected
             own.extend(range(column, column + count))
