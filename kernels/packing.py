@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,7 +101,7 @@ def pack(
     start: int = 0,  # where the panel begins in each row of `panels`, which several matrices may share
 ) -> None:
     """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
-    shared = panels.reshape(len(panels), -1)
+    shared = panels.reshape(len(panels), math.prod(panels.shape[1:]))
     _pack(shared, start, rows, DRAWINGS[NUMBERS[format_.name]])
 
 
