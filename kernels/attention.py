@@ -149,7 +149,7 @@ def _attend_block(
     scores, probabilities, block_out = scratch, scratch + 4 * MOST_HEADS * BLOCK, scratch + 2 * 4 * MOST_HEADS * BLOCK
     values = keys + BLOCK * size * value_bytes
     for part in range((valid + 15) // 16):
-        run_tile(tile, keys + part * size * 16 * value_bytes, size // 32, queries, scores + 64 * part, 4 * BLOCK)
+        run_tile(tile, keys + part * size * 16 * value_bytes, size // 32, queries, scores + 64 * part, 4 * BLOCK, keys)
     for column in range(used):
         shrink = _softmax_block(
             scores + 4 * BLOCK * column,
@@ -161,7 +161,9 @@ def _attend_block(
         place = out + 4 * size * column
         _merge(place, shrink, place, _ZERO, size)
     for panel in range(size // 16):
-        run_tile(tile, values + panel * BLOCK * 16 * value_bytes, 2, probabilities, block_out + 64 * panel, 4 * size)
+        run_tile(
+            tile, values + panel * BLOCK * 16 * value_bytes, 2, probabilities, block_out + 64 * panel, 4 * size, values
+        )
     for column in range(used):
         _merge(out + 4 * size * column, _ONE, block_out + 4 * size * column, _ONE, size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,11 @@ from numoe.kernels.blocks import read_block
 from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning
 from numoe.kernels.groups import ROWS
 from numoe.kernels.jit import kernel
-from numoe.kernels.quants import TABLES, VECTOR_BYTES
+from numoe.kernels.quants import PARTS, TABLES, VECTOR_BYTES
 from numoe.kernels.records import Record
 
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint32]
 
 _FLOAT, _SHIFTED, _K_SCALED, _K_SHIFTED = (
     int(meaning) for meaning in (Meaning.FLOAT, Meaning.SHIFTED, Meaning.K_SCALED, Meaning.K_SHIFTED)
@@ -32,37 +34,57 @@ DRAWINGS = np.array(
     [(number, int(one.meaning), *(getattr(one, field) for field in _FIELDS)) for number, one in enumerate(FORMATS)],
     np.dtype([(name, np.int64) for name in ("number", "meaning", *_FIELDS)]),
 )
+VECTOR_WORDS = VECTOR_BYTES // 4
 SCRATCH_BYTES = 4 + 16 + 256  # of one unit: head, scales, quants
 
 
+class Unit(NamedTuple):
+    """What is read of a file block."""
+
+    numbers: Bytes  # [4] d, then m
+    scales: NDArray[np.uint8]  # [8, 2]
+    quants: Bytes  # [32 or 256]
+
+
 @kernel
-def _put_bits(target: Bytes, lane: int, value: int, quant: int, bits: int) -> None:
-    """Put the `bits` bits of a quant of row `lane` where quants.py draws them."""
-    part = value // 4
+def _unit_of(scratch: Bytes, drawing: Record) -> Unit:
+    return Unit(scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values])
+
+
+@kernel
+def _put_bits(words: Words, start: int, part: int, quants: np.uint32, bits: int) -> None:
+    """Put `bits` bits of the 4 quants of a part, one a byte, where quants.py draws them; `start` is the lane's word."""
     vector, first = part % bits, part // bits * bits
-    target[VECTOR_BYTES * vector + 4 * lane + value % 4] |= quant << first
+    mask = np.uint32(0x01010101 * ((1 << bits) - 1))
+    words[start + VECTOR_WORDS * vector] |= (quants & mask) << np.uint32(first)
 
 
 @kernel
-def _pack_unit(head: Bytes, quants: Bytes, lane: int, block: Bytes, drawing: Record, scratch: Bytes) -> None:
-    """Put one file block into lane `lane` of a unit's head [head_bytes] and quants [unit_blocks * block_bytes]."""
-    numbers, scales, values = scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values]
-    read_block(drawing.number, block, numbers, scales, values)
-    for byte in range(drawing.scale_bytes):
-        head[drawing.scale_bytes * lane + byte] = numbers[byte]
-    if drawing.scales_start > ROWS * drawing.scale_bytes:
+def _put_head(panel: Bytes, start: int, lane: int, unit: Unit, drawing: Record) -> None:
+    """d, m and small scales of one row."""
+    size = drawing.scale_bytes
+    for byte in range(size):
+        panel[start + size * lane + byte] = unit.numbers[byte]
+    if drawing.scales_start > ROWS * size:
         for byte in range(2):
-            head[ROWS * drawing.scale_bytes + 2 * lane + byte] = numbers[2 + byte]
+            panel[start + ROWS * size + 2 * lane + byte] = unit.numbers[2 + byte]
     for index in range(drawing.unit_values // 32):
         for scale in range(drawing.scales):
-            head[drawing.scales_start + ROWS * (drawing.scales * index + scale) + lane] = scales[index, scale]
-        low = quants[drawing.block_bytes * index : drawing.block_bytes * (index + 1)]
-        high = low[VECTOR_BYTES * drawing.low_bits :]
-        for value in range(32):
-            quant = values[32 * index + value]
-            _put_bits(low, lane, value, quant & ((1 << drawing.low_bits) - 1), drawing.low_bits)
+            place = drawing.scales_start + ROWS * (drawing.scales * index + scale)
+            panel[start + place + lane] = unit.scales[index, scale]
+
+
+@kernel
+def _put_quants(words: Words, start: int, lane: int, fours: Words, drawing: Record) -> None:
+    """The quants of one row, from word `start` of the panel on."""
+    for index in range(drawing.unit_values // 32):
+        low = start + drawing.block_bytes // 4 * index + lane
+        high = low + VECTOR_WORDS * drawing.low_bits
+        for part in range(PARTS):
+            quants = fours[PARTS * index + part]
+            _put_bits(words, low, part, quants, drawing.low_bits)
             if drawing.high_bits:
-                _put_bits(high, lane, value, quant >> drawing.low_bits, drawing.high_bits)
+                _put_bits(words, high, part, quants >> np.uint32(drawing.low_bits), drawing.high_bits)
 
 
 @kernel
@@ -77,21 +99,24 @@ def _pack_floats(panels: Bytes, rows: Bytes, size: int) -> None:
 
 
 @kernel
-def _pack(panels: Bytes, start: int, rows: Bytes, drawing: Record) -> None:
-    scratch, size = np.zeros(SCRATCH_BYTES, np.uint8), drawing.unit_bytes
-    units, head_bytes = rows.shape[1] // size, drawing.head_bytes
-    quants_bytes = drawing.unit_values // 32 * drawing.block_bytes
+def _pack(panels: Bytes, words: Words, start: int, rows: Bytes, drawing: Record) -> None:
+    size, head_bytes = drawing.unit_bytes, drawing.head_bytes
+    units, quants_bytes = rows.shape[1] // size, drawing.unit_values // 32 * drawing.block_bytes
     panels[:, start : start + units * (head_bytes + quants_bytes)] = 0
     if drawing.meaning == _FLOAT:
         _pack_floats(panels[:, start:], rows, drawing.low_bits // 8)
         return
+    unit = _unit_of(np.zeros(SCRATCH_BYTES, np.uint8), drawing)
+    fours = unit.quants.view(np.uint32)
     for row in range(rows.shape[0]):
-        panel, lane = panels[row // ROWS, start:], row % ROWS
-        for unit in range(units):
-            head = panel[head_bytes * unit : head_bytes * (unit + 1)]
-            first = head_bytes * units + quants_bytes * unit
-            block = rows[row, size * unit : size * (unit + 1)]
-            _pack_unit(head, panel[first : first + quants_bytes], lane, block, drawing, scratch)
+        panel, panel_words, lane = panels[row // ROWS], words[row // ROWS], row % ROWS
+        for index in range(units):
+            read_block(
+                drawing.number, rows[row, size * index : size * (index + 1)], unit.numbers, unit.scales, unit.quants
+            )
+            first = start + head_bytes * units + quants_bytes * index
+            _put_head(panel, start + head_bytes * index, lane, unit, drawing)
+            _put_quants(panel_words, first // 4, lane, fours, drawing)
 
 
 def pack(
@@ -102,7 +127,7 @@ def pack(
 ) -> None:
     """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
     shared = panels.reshape(len(panels), math.prod(panels.shape[1:]))
-    _pack(shared, start, rows, DRAWINGS[NUMBERS[format_.name]])
+    _pack(shared, shared.view(np.uint32), start, rows, DRAWINGS[NUMBERS[format_.name]])
 
 
 @kernel
@@ -132,8 +157,9 @@ def dequantise(
     scratch: Bytes,  # [SCRATCH_BYTES]
 ) -> None:
     """The floats a quantised block stands for, rounded as `gguf` rounds them."""
-    head, scales, quants = scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values]
-    read_block(drawing.number, block, head, scales, quants)
+    unit = _unit_of(scratch, drawing)
+    read_block(drawing.number, block, unit.numbers, unit.scales, unit.quants)
+    head, scales, quants = unit
     d, m = _scale_of(head, drawing), half_as_float(head[2], head[3])
     for value in range(drawing.unit_values):
         index, half = value // 32, value // 16 % 2

@@ -90,15 +90,19 @@ def run_panel(
     column: int,  # where the group starts
     out: int,
     stride: int,
+    visit: int,  # how many groups have gone over the panel: the first two bring the next panel's halves
 ) -> None:
     """One panel of one expert times one group."""
+    place = matrix.address + expert * matrix.expert_stride + panel * matrix.panel_stride
+    ahead = place + matrix.panel_stride + visit * (matrix.panel_bytes // 2) if visit < 2 else place
     run_tile(
         tiles[matrix.tile, width],
-        matrix.address + expert * matrix.expert_stride + panel * matrix.panel_stride,
+        place,
         matrix.blocks,
         x + column * matrix.blocks * (INTEGER_BYTES if matrix.integer else FLOAT_BYTES),
         out,
         stride,
+        ahead,
     )
 
 
@@ -122,7 +126,7 @@ def _multiply_panels(
             for index in range(start, min(start + GROUPS_AT_ONCE, last_group)):
                 group = grouping.groups[index]
                 place = out + group.column * stride + 64 * panel
-                run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride)
+                run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride, index - start)
 
 
 @kernel

@@ -46,6 +46,7 @@ from numoe.kernels.simd import (
     mul,
     multiply_words,
     negate,
+    prefetch,
 )
 from numoe.kernels.tile_operations import (
     tile_add,
@@ -64,10 +65,13 @@ from numoe.kernels.tile_operations import (
     tile_zero_i32,
 )
 
+CACHE_LINE = 64
+AHEAD_COLUMNS = 8  # tiles at least so wide ask for the panel that comes next
+
 F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 
-Tile = Callable[..., None]  # (panel, blocks, group, out, stride)
-_SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp)
+Tile = Callable[..., None]  # (panel, blocks, group, out, stride, ahead)
+_SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
 
 # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
 # functions do with each process, which would then compile its own tiles and add them to the cache. So tiles close over
@@ -80,7 +84,7 @@ def _float(format_: Format, columns: int) -> Tile:
     row_bytes = ROWS * bits // 8
     block_bytes = FLOAT_BYTES * columns
 
-    def tile_float(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_float(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         total = tile_zero(columns)
         for block in range(blocks):
             weights = panel + BLOCK * row_bytes * block
@@ -101,6 +105,14 @@ def _float(format_: Format, columns: int) -> Tile:
     return tile_float
 
 
+def _lines_ahead(format_: Format, columns: int, wide: int) -> int:
+    """Cache lines of another panel that a tile asks for per block, so that one pass brings half of its quants.
+
+    Few columns leave no time between one load and the next: there the CPU's own prefetching does.
+    """
+    return format_.block_bytes // (2 * CACHE_LINE) * wide // columns if columns >= AHEAD_COLUMNS else 0
+
+
 def _scaled(format_: Format, columns: int) -> Tile:
     """d * (q - offset) or d * table[q], where d may be d * s of a block."""
     low, high, table, scales = format_.low_bits, format_.high_bits, format_.table, format_.scales
@@ -109,9 +121,10 @@ def _scaled(format_: Format, columns: int) -> Tile:
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    lines = _lines_ahead(format_, columns, wide)
     x_sum_128, x_halves = (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
-    def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // unit_blocks * head_bytes
@@ -131,6 +144,9 @@ def _scaled(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                    for line in range(lines):
+                        prefetch(ahead + CACHE_LINE * line)
+                    ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_scaled
@@ -142,9 +158,10 @@ def _shifted(format_: Format, columns: int) -> Tile:
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    lines = _lines_ahead(format_, columns, wide)
     x_sum = (SUM - SCALE) * columns
 
-    def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // unit_blocks * head_bytes
@@ -164,6 +181,9 @@ def _shifted(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                    for line in range(lines):
+                        prefetch(ahead + CACHE_LINE * line)
+                    ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_shifted
@@ -173,9 +193,10 @@ def _q2_k(format_: Format, columns: int) -> Tile:
     """d * s * q - m * t with s and t of half a block: quants times s are bytes still, and summed as one."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    lines = _lines_ahead(format_, columns, wide)
     x_halves = (HALF_SUMS - SCALE) * columns
 
-    def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // 8 * head_bytes
@@ -198,6 +219,9 @@ def _q2_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                    for line in range(lines):
+                        prefetch(ahead + CACHE_LINE * line)
+                    ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q2_k
@@ -207,9 +231,10 @@ def _q3_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 4) with s of half a block: the halves' sums fit 16 bits, and are weighed with s as integers."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    lines = _lines_ahead(format_, columns, wide)
     x_halves = (HALF_SUMS - SCALE) * columns
 
-    def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // 8 * head_bytes
@@ -228,6 +253,9 @@ def _q3_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                    for line in range(lines):
+                        prefetch(ahead + CACHE_LINE * line)
+                    ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q3_k
@@ -237,9 +265,10 @@ def _q6_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 32) with s of half a block."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
+    lines = _lines_ahead(format_, columns, wide)
     x_halves = (HALF_SUMS - SCALE) * columns
 
-    def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int) -> None:
+    def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // 8 * head_bytes
@@ -259,6 +288,9 @@ def _q6_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                    for line in range(lines):
+                        prefetch(ahead + CACHE_LINE * line)
+                    ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q6_k
@@ -288,14 +320,19 @@ def tile_table(formats: Iterable[Format] = FORMATS) -> NDArray[np.uintp]:  # [fo
 
 
 @intrinsic
-def run_tile(typing_context: Any, address: Any, panel: Any, blocks: Any, group: Any, out: Any, stride: Any) -> Any:
-    """Call the tile kernel at `address`; group and out are addresses, stride the bytes between columns of out."""
+def run_tile(
+    typing_context: Any, address: Any, panel: Any, blocks: Any, group: Any, out: Any, stride: Any, ahead: Any
+) -> Any:
+    """Call the tile kernel at `address`.
+
+    Group and out are addresses, stride the bytes between columns of out; ahead is an address that will be read soon.
+    """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         word = ir.IntType(64)
-        function = ir.FunctionType(ir.VoidType(), [word] * 5)
+        function = ir.FunctionType(ir.VoidType(), [word] * 6)
         builder.call(builder.inttoptr(values[0], function.as_pointer()), list(values[1:]))
         return context.get_dummy_value()
 
-    arguments = (types.uintp, types.uintp, types.intp, types.uintp, types.uintp, types.intp)
+    arguments = (types.uintp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
     return types.void(*arguments), code
