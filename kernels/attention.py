@@ -149,7 +149,7 @@ def _attend_block(
     scores, probabilities, block_out = scratch, scratch + 4 * MOST_HEADS * BLOCK, scratch + 2 * 4 * MOST_HEADS * BLOCK
     values = keys + BLOCK * size * value_bytes
     for part in range((valid + 15) // 16):
-        run_tile(tile, keys + part * size * 16 * value_bytes, size // 32, queries, scores + 64 * part, 4 * BLOCK, keys)
+        run_tile(tile, keys + part * size * 16 * value_bytes, size // 32, queries, scores + 64 * part, 4 * BLOCK, 0)
     for column in range(used):
         shrink = _softmax_block(
             scores + 4 * BLOCK * column,

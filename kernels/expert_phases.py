@@ -93,9 +93,9 @@ def _gate_and_up(
     second = scratch + 4 * WIDEST * ROWS
     for panel in range(first, min(first + panels_per_claim(gate), gate.panels)):
         for index in range(segment.first_group, segment.first_group + segment.groups):
-            group, visit = grouping.groups[index], index - segment.first_group
-            run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64, visit)
-            run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64, visit)
+            group, fetch = grouping.groups[index], index == segment.first_group
+            run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64, fetch)
+            run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64, fetch)
             for column in range(group.count):
                 activated = silu_vector(load_f32x16(scratch + 64 * column))
                 product = mul(activated, load_f32x16(second + 64 * column))

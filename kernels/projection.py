@@ -90,11 +90,10 @@ def run_panel(
     column: int,  # where the group starts
     out: int,
     stride: int,
-    visit: int,  # how many groups have gone over the panel: the first two bring the next panel's halves
+    fetch: bool,  # the next panel too: by the first group that goes over this one
 ) -> None:
     """One panel of one expert times one group."""
     place = matrix.address + expert * matrix.expert_stride + panel * matrix.panel_stride
-    ahead = place + matrix.panel_stride + visit * (matrix.panel_bytes // 2) if visit < 2 else place
     run_tile(
         tiles[matrix.tile, width],
         place,
@@ -102,7 +101,7 @@ def run_panel(
         x + column * matrix.blocks * (INTEGER_BYTES if matrix.integer else FLOAT_BYTES),
         out,
         stride,
-        ahead,
+        place + matrix.panel_stride if fetch else 0,
     )
 
 
@@ -126,7 +125,7 @@ def _multiply_panels(
             for index in range(start, min(start + GROUPS_AT_ONCE, last_group)):
                 group = grouping.groups[index]
                 place = out + group.column * stride + 64 * panel
-                run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride, index - start)
+                run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride, index == start)
 
 
 @kernel

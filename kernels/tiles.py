@@ -106,13 +106,6 @@ def _float(format_: Format, columns: int) -> Tile:
     return tile_float
 
 
-def _lines_ahead(format_: Format, columns: int, wide: int) -> int:
-    """Cache lines that a tile asks for per block: as many as it reads, or so that it brings half of another panel."""
-    if columns < AHEAD_COLUMNS:
-        return format_.block_bytes // CACHE_LINE
-    return format_.block_bytes // (2 * CACHE_LINE) * wide // columns
-
-
 def _scaled(format_: Format, columns: int) -> Tile:
     """d * (q - offset) or d * table[q], where d may be d * s of a block."""
     low, high, table, scales = format_.low_bits, format_.high_bits, format_.table, format_.scales
@@ -121,7 +114,7 @@ def _scaled(format_: Format, columns: int) -> Tile:
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = _lines_ahead(format_, columns, wide)
+    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
     x_sum_128, x_halves = (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
     def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
@@ -146,9 +139,10 @@ def _scaled(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    for line in range(lines):
-                        prefetch(ahead + CACHE_LINE * line)
-                    ahead += CACHE_LINE * lines
+                    if ahead != 0:
+                        for line in range(lines):
+                            prefetch(ahead + CACHE_LINE * line)
+                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_scaled
@@ -160,7 +154,7 @@ def _shifted(format_: Format, columns: int) -> Tile:
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = _lines_ahead(format_, columns, wide)
+    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
     x_sum = (SUM - SCALE) * columns
 
     def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
@@ -185,9 +179,10 @@ def _shifted(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    for line in range(lines):
-                        prefetch(ahead + CACHE_LINE * line)
-                    ahead += CACHE_LINE * lines
+                    if ahead != 0:
+                        for line in range(lines):
+                            prefetch(ahead + CACHE_LINE * line)
+                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_shifted
@@ -197,7 +192,7 @@ def _q2_k(format_: Format, columns: int) -> Tile:
     """d * s * q - m * t with s and t of half a block: quants times s are bytes still, and summed as one."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = _lines_ahead(format_, columns, wide)
+    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
     x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
@@ -225,9 +220,10 @@ def _q2_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    for line in range(lines):
-                        prefetch(ahead + CACHE_LINE * line)
-                    ahead += CACHE_LINE * lines
+                    if ahead != 0:
+                        for line in range(lines):
+                            prefetch(ahead + CACHE_LINE * line)
+                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q2_k
@@ -237,7 +233,7 @@ def _q3_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 4) with s of half a block: the halves' sums fit 16 bits, and are weighed with s as integers."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = _lines_ahead(format_, columns, wide)
+    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
     x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
@@ -261,9 +257,10 @@ def _q3_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    for line in range(lines):
-                        prefetch(ahead + CACHE_LINE * line)
-                    ahead += CACHE_LINE * lines
+                    if ahead != 0:
+                        for line in range(lines):
+                            prefetch(ahead + CACHE_LINE * line)
+                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q3_k
@@ -273,7 +270,7 @@ def _q6_k(format_: Format, columns: int) -> Tile:
     """d * s * (q - 32) with s of half a block."""
     head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
     x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = _lines_ahead(format_, columns, wide)
+    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
     x_halves = (HALF_SUMS - SCALE) * columns
 
     def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
@@ -298,9 +295,10 @@ def _q6_k(format_: Format, columns: int) -> Tile:
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    for line in range(lines):
-                        prefetch(ahead + CACHE_LINE * line)
-                    ahead += CACHE_LINE * lines
+                    if ahead != 0:
+                        for line in range(lines):
+                            prefetch(ahead + CACHE_LINE * line)
+                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
 
     return tile_q6_k
@@ -335,7 +333,7 @@ def run_tile(
 ) -> Any:
     """Call the tile kernel at `address`.
 
-    Group and out are addresses, stride the bytes between columns of out; ahead is an address that will be read soon.
+    Group and out are addresses, stride the bytes between columns of out; ahead is a panel that will be read soon, or 0.
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
