@@ -144,7 +144,7 @@ def main(
     *cases: str, options: Options | None = None, shape: Annotated[ShapeOptions | None, Parameter()] = None
 ) -> None:
     """Measure, print the table, and write every figure beside the models."""
-    console, options = Console(), options or Options()
+    console, options = Console(width=None if Console().is_terminal else 160), options or Options()
     try:
         figures, machine = measure(chosen_shapes(cases, shape or ShapeOptions()), options, console)
     except SetupError as error:
