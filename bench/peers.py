@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.disturbance import busy
@@ -70,6 +71,7 @@ def measure_peer(
 ) -> list[Figure]:
     """One round of everything; a program that fails leaves a figure without speeds that says why."""
     figures: list[Figure] = []
+    model = model.resolve()
 
     def run(program: str, arguments: list[str], disturbed: bool = False) -> None:
         path = peer.program(program)
@@ -77,7 +79,7 @@ def measure_peer(
             return
         cpu = work.disturbed_cpu if disturbed else None
         with busy(cpu) if cpu is not None else nullcontext():
-            text, error = _output([str(path), *arguments], timeout_seconds)
+            text, error = _output([str(path.resolve()), *arguments], timeout_seconds)
         try:
             speeds = parse_batched(text) if program == BATCHED else parse_bench(text)
         except (ValueError, KeyError) as fault:
@@ -100,7 +102,10 @@ def measure_peer(
 def _output(command: list[str], timeout_seconds: float) -> tuple[str, str]:
     """What a program printed, its messages last (ik's tables are among them), and what went wrong, "" for nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_seconds)
+        with TemporaryDirectory() as folder:  # they leave logs where they run
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, cwd=folder
+            )
     except subprocess.TimeoutExpired:
         return "", f"took more than {timeout_seconds:.0f} s"
     lines = done.stderr.strip().splitlines() or ["no message"]

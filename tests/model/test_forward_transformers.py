@@ -1,22 +1,7 @@
 """The NumPy forward against Hugging Face transformers in float32, on random weights of our own.
 
-How far apart may they be? Let u = 2**-24 be float32's unit roundoff; the forward runs in float64 and counts as exact.
-Rounding errors of one sum of n products behave as independent and of zero mean, so the sum's relative error is at most
-about u sqrt(n) (Higham and Mary 2019), n being at most the widest row W = max(D, H*K, F, T). Rounding RoPE's angles
-adds T u to a rotated pair. One layer chains eight such sums: norm, q or k, scores, weighted values, output; norm, gate
-or up, down; the logits add two, norm and output. Errors of different sums are independent and add in quadrature:
-
-    one pass:  e = sqrt((u sqrt(W))**2 (8 L + 2) + L (T u)**2)
-
-What enters a layer leaves it larger: the residual keeps it as it is, and the two branches add it again times some
-gain, since softmax and router turn an error of a logit into one relative to the probability, and silu(gate) * up adds
-those of its two factors. Perturbed embeddings of these models came out of L = 2 layers 2.6 times as large, of L = 4
-layers 3.9 times; (1 + GAIN**2)**(L / 2) with GAIN = 1.5 is 3.3 and 10.6. Logits spread by s, and the largest of T*V
-errors lies within sqrt(2 ln(T V)) standard deviations:
-
-    |difference| <= s sqrt(2 ln(T V)) e (1 + GAIN**2)**(L / 2)
-
-A bound proves nothing if it lets wrong formulae pass: the second test holds it against slightly wrong models.
+tests/rounding.py says how far apart they may be. A bound proves nothing if it lets wrong formulae pass: the second test
+holds it against slightly wrong models.
 """
 
 from __future__ import annotations
@@ -27,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numoe.model.spec import ModelSpec
 from tests.forward import Forward, wide_gap_tokens
+from tests.rounding import largest_error
 from tests.tiny_model import TinyShape, tiny_spec, tiny_weights
 from tests.transformers_model import transformers_logits
 
-GAIN = 1.5
 TOKENS = 64
 
 SHAPES = {
@@ -49,15 +33,6 @@ SHAPES = {
 }
 
 
-def error_bound(spec: ModelSpec, tokens: int, spread: float) -> float:
-    """Return the largest difference of logits that rounding explains, as derived above."""
-    unit = 2.0**-24
-    widest = max(spec.width, spec.query_heads * spec.head_size, spec.expert_width, tokens)
-    one_pass = np.sqrt(unit**2 * widest * (8 * spec.layers + 2) + spec.layers * (tokens * unit) ** 2)
-    extreme = np.sqrt(2 * np.log(tokens * spec.vocabulary))
-    return float(spread * extreme * one_pass * (1 + GAIN**2) ** (spec.layers / 2))
-
-
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_forward_agrees_with_transformers_to_rounding(shape: TinyShape) -> None:
     weights, spec = tiny_weights(shape), tiny_spec(shape)
@@ -65,7 +40,7 @@ def test_the_forward_agrees_with_transformers_to_rounding(shape: TinyShape) -> N
     tokens = wide_gap_tokens(forward, TOKENS)
     expected = forward(tokens).logits
     actual = transformers_logits(weights, spec, tokens)
-    bound = error_bound(spec, TOKENS, float(expected.std()))
+    bound = largest_error(spec, TOKENS, float(expected.std()))
     assert np.abs(actual - expected).max() <= bound
 
 
@@ -86,4 +61,4 @@ def test_the_bound_catches_a_slightly_wrong_forward(shape: TinyShape, change: di
     tokens = np.random.default_rng(0).integers(0, shape.vocabulary, TOKENS).tolist()
     right = Forward(weights, spec)(tokens).logits
     wrong = Forward(weights, replace(spec, **change))(tokens).logits
-    assert np.abs(wrong - right).max() > 10 * error_bound(spec, TOKENS, float(right.std()))
+    assert np.abs(wrong - right).max() > 10 * largest_error(spec, TOKENS, float(right.std()))
