@@ -14,6 +14,7 @@ from numoe.kernels.groups import ROWS
 from numoe.kernels.jit import kernel
 from numoe.kernels.quants import PARTS, TABLES, VECTOR_BYTES
 from numoe.kernels.records import Record
+from numoe.kernels.simd import widen_f16
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
@@ -131,22 +132,10 @@ def pack(
 
 
 @kernel
-def half_as_float(low: int, high: int) -> np.float32:
-    """A float16 from its two bytes."""
-    exponent, fraction = (high >> 2) & 31, ((high & 3) << 8) | low
-    sign = np.float32(-1.0) if high & 128 else np.float32(1.0)
-    if exponent == 0:
-        return sign * np.float32(fraction) * np.float32(2.0**-24)
-    if exponent == 31:
-        return sign * np.float32(np.inf) if fraction == 0 else np.float32(np.nan)
-    return sign * np.float32(1024 + fraction) * np.float32(2.0 ** (exponent - 25))
-
-
-@kernel
 def _scale_of(head: Bytes, drawing: Record) -> np.float32:
     if drawing.scale_bytes == 1:
         return np.float32(2.0 ** (np.int64(head[0]) - 128))
-    return half_as_float(head[0], head[1])
+    return widen_f16(head.ctypes.data)
 
 
 @kernel
@@ -160,7 +149,7 @@ def dequantise(
     unit = _unit_of(scratch, drawing)
     read_block(drawing.number, block, unit.numbers, unit.scales, unit.quants)
     head, scales, quants = unit
-    d, m = _scale_of(head, drawing), half_as_float(head[2], head[3])
+    d, m = _scale_of(head, drawing), widen_f16(head.ctypes.data + 2)
     for value in range(drawing.unit_values):
         index, half = value // 32, value // 16 % 2
         scale, minimum = d, np.float32(0.0)

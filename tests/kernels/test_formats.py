@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format, Meaning
 from numoe.kernels.groups import BLOCK, ROWS, WIDEST
-from numoe.kernels.packing import DRAWINGS, SCRATCH_BYTES, dequantise, half_as_float, pack
+from numoe.kernels.jit import kernel
+from numoe.kernels.packing import DRAWINGS, SCRATCH_BYTES, dequantise, pack
 from numoe.kernels.quants import IQ4, MXFP4, place_of, quants_bytes
+from numoe.kernels.simd import widen_f16
 from numoe.model.gguf_types import BLOCKS
 from numoe.model.spec import RUNNABLE_TYPES, TensorType
 from tests.kernels.numeric import (
@@ -73,9 +76,16 @@ def test_blocks_of_extreme_scales_mean_what_gguf_reads(format_: Format) -> None:
             assert_same_bits(read(format_, row), dequantised(format_, row[None])[0])
 
 
+@kernel
+def widened(half: NDArray[np.uint16]) -> np.float32:
+    """widen_f16, callable from Python."""
+    value: np.float32 = widen_f16(half.ctypes.data)
+    return value
+
+
 def test_every_half_float_is_read_as_numpy_reads_it() -> None:
     halves = np.arange(2**16, dtype=np.uint16)
-    found = np.array([half_as_float(int(half) & 255, int(half) >> 8) for half in halves], np.float32)
+    found = np.array([widened(halves[index : index + 1]) for index in range(halves.size)], np.float32)
     expected = halves.view(np.float16).astype(np.float32)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     assert_same_bits(found[~np.isnan(found)], expected[~np.isnan(found)])
