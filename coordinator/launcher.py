@@ -7,7 +7,6 @@ starts a new group with a new arena.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -18,16 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Workers hold most of the machine's memory on purpose; Ray's monitor would kill them for it.
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-# Ray runs its workers at nice 15: any other process of the machine would take the cores from a step.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# Ray starts one idle Python process per CPU in advance; nobody would ever use them.
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-# Ray would print a stack trace when SIGTERM asks this process to drain.
-os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+from numoe.coordinator.ray_node import start_ray  # sets what Ray reads when it is imported
 
+# isort: split
 import numpy as np
 import ray
 import structlog
@@ -54,10 +46,8 @@ END_SECONDS = 60.0  # for a killed worker to be gone: giving back hundreds of GB
 SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
 SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
-OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
 
 _log = structlog.get_logger()
-logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
 
 
 def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
@@ -95,7 +85,7 @@ def start_workers(
         try:
             progress("starting", 0, 0)
             if owns_ray:
-                _start_ray(plan)
+                start_ray(_units(plan))
             progress("compiling", 0, 0)
             _await_warm(warming, settings.workers.start_timeout_seconds, progress)
             workers = RayWorkers(spec, plan, settings, owns_ray)
@@ -112,23 +102,12 @@ def start_workers(
             raise
 
 
-def _start_ray(plan: ShardPlan) -> None:
-    """One Ray node for this host, with one unit of "numaN" per worker of NUMA node N."""
-    resources: dict[str, float] = {}
+def _units(plan: ShardPlan) -> dict[str, float]:
+    """One unit of "numaN" per worker of NUMA node N."""
+    units: dict[str, float] = {}
     for shard in plan.shards:
-        resources[f"numa{shard.node}"] = resources.get(f"numa{shard.node}", 0.0) + 1.0
-    try:
-        ray.init(
-            address="local",
-            num_cpus=len(plan.shards),
-            resources=resources,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    except Exception as error:  # Ray raises bare ones
-        raise ServiceError(f"Ray did not start: {error}") from error
+        units[f"numa{shard.node}"] = units.get(f"numa{shard.node}", 0.0) + 1.0
+    return units
 
 
 def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadProgress) -> None:

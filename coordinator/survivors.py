@@ -37,9 +37,11 @@ def start_watching() -> None:
 
 
 def kill_session(coordinator: int) -> bool:
-    """Kill every process with an open file in the Ray session that `coordinator` began; whether there was one."""
+    """Kill every other process with an open file in a Ray session that `coordinator` began; whether there was one."""
     session, found = re.compile(rf"/session_[^/]*_{coordinator}/"), False
     for name in filter(str.isdecimal, os.listdir("/proc")):
+        if int(name) == coordinator:
+            continue
         with suppress(OSError), _held(int(name)) as descriptor:  # it ended meanwhile, or is another user's
             if any(session.search(path) for path in _open_files(name)):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from numoe.coordinator import launcher
+from numoe.coordinator.ray_node import start_ray
 from numoe.kernels.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.clients import SHAPE
-from tests.system.groups import TinyModel, WorkerProcesses, plan_of, tiny_model
+from tests.system.groups import TinyModel, WorkerProcesses, tiny_model
 from tests.tiny_model import TinyShape, write_tiny_model
 
 MOST_WORKERS = 4
@@ -51,7 +51,7 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_node(model_of: ModelOf) -> Iterator[None]:
     """Ray as the launcher starts it, with room for two groups, and tiles of all types for models that come later."""
     compile_all()
-    launcher._start_ray(plan_of(model_of(TinyShape()).spec, 2 * MOST_WORKERS, 1))
+    start_ray({"numa0": 2.0 * MOST_WORKERS})
     yield
     ray.shutdown()
 
