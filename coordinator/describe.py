@@ -38,7 +38,7 @@ def describe_plan(
     plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int = 2
 ) -> RenderableType:
     """Tabulate each worker's place, share and bytes, then each node's memory against what the plan needs."""
-    sizes = [shard_bytes(spec, shard, context_tokens, kv_value_bytes) for shard in plan.shards]
+    sizes = [shard_bytes(plan, spec, shard, context_tokens, kv_value_bytes) for shard in plan.shards]
     read = sum(size.read_per_token for size in sizes)
     return Group(
         Text(f"{printable(plan.model)}: {plan.split} split over {_count(len(plan.shards), 'worker')}"),

@@ -153,7 +153,7 @@ class RayWorkers:
     def start(self, progress: LoadProgress) -> None:
         """Start and load a new group; nothing of an old one may be left."""
         end = time.monotonic() + self._settings.workers.start_timeout_seconds
-        self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits))
+        self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts)
         self._start_actors(end)
         loading = [
             actor.load.remote(self._order(worker, self._channel.descriptor))

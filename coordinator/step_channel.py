@@ -6,10 +6,12 @@ import ctypes
 import mmap
 import os
 import time
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.model.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.messages import Chunk, Step, StepResult
 
@@ -30,7 +32,7 @@ def _wrap(number: int) -> int:
 class StepChannel:
     """One arena and the step in flight; used by one thread at a time but for `abort` and the counters."""
 
-    def __init__(self, layout: ArenaLayout) -> None:
+    def __init__(self, layout: ArenaLayout, experts: Iterable[ExpertOwners | None] = ()) -> None:
         self.descriptor = os.memfd_create("numoe-arena", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, layout.bytes)
         self._layout = layout
@@ -40,6 +42,13 @@ class StepChannel:
         self._step = Step(0, ())
         self._started = 0.0
         self._view = {name: layout.view(self._arena, name) for name in layout.fields if "." not in name}
+        for layer, owners in enumerate(experts):
+            if owners is not None:
+                self.share_experts(layer, owners)
+
+    def share_experts(self, layer: int, owners: ExpertOwners) -> None:
+        """Let the next step find a layer's experts with these workers; no step may be running."""
+        self._view["expert_holders"][layer] = owners.masks
 
     def publish(self, step: Step) -> None:
         """Write the step into the slot and wake the workers; the last one must be done."""

@@ -140,7 +140,7 @@ def attention(
     integer = layer.q.integer | layer.k.integer | layer.v.integer
     floating = (1 - layer.q.integer) | (1 - layer.k.integer) | (1 - layer.v.integer)
     prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, layer.attention_norm,
+        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0), layer.attention_norm,
         constants.epsilon[0], integer, floating, memory.x_integer.ctypes.data, memory.x_float.ctypes.data,
     )  # fmt: skip
     _project_qkv(team, sizes, weights, memory, layer)
@@ -164,7 +164,7 @@ def attention_output(
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     prepare(
         team, memory, ATTENTION, memory.dense, memory.dense.source, sizes.query_heads * sizes.head_size,
-        np.uintp(0), constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
+        np.uintp(0), np.uintp(0), constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
     )  # fmt: skip
     out, stride = memory.down.ctypes.data, 4 * own.width
     chunk, items = panels_per_claim(matrix), claims_of(matrix)

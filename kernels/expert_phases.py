@@ -1,4 +1,8 @@
-"""The feed-forward half of a layer: the router, and own rows of every active expert."""
+"""The feed-forward half of a layer: the router, and own rows of every active expert, or own experts.
+
+Split by row, workers gather after gate and up, so that each has every intermediate row whole to round. Where experts
+are whole a worker has those rows, and all gather the experts' outputs instead. The bits are the same.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from numoe.kernels.projection import (
     run_panel,
 )
 from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, Tiles, Weights
-from numoe.kernels.router import choose_experts, group_by_expert
+from numoe.kernels.router import assign_experts, choose_experts, count_choices, group_by_expert
 from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, arrive, barrier, claimed, gather, release
 
@@ -39,7 +43,12 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     for token in claimed(team, tokens):
         choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
     if arrive(team):
-        group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, memory.expert_hits[index], tokens)
+        count_choices(memory.counts, memory.expert_hits[index], memory.chosen, tokens)
+        worker = -1
+        if layer.whole:
+            worker = sizes.worker
+            assign_experts(memory.owners, memory.loads, memory.counts, step.expert_holders[index])
+        group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, tokens, memory.owners, worker)
         expert_bytes = layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
         memory.counters[0].bytes_read += memory.expert.used[0] * expert_bytes
         release(team)
@@ -103,47 +112,53 @@ def _gate_and_up(
 
 
 @kernel
-def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int) -> None:
+def _down(
+    team: Team, weights: Weights, memory: Memory, layer: Record, x_integer: int, x_float: int, out: int | np.uintp
+) -> None:
+    """This worker's rows of each expert's down projection, one row of `out` per expert column."""
+    stride = 4 * layer.down.rows
+    for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
+        multiply_claim(weights.tiles, layer.down, item, memory.expert, x_integer, x_float, out, stride)
+    if layer.whole:
+        gather(team)
+    else:
+        barrier(team)
+
+
+@kernel
+def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int, whole: int) -> None:
     """hidden += sum over the experts, in the router's order, of share * output; ends with a gather."""
     own = memory.parts[sizes.worker]
     chunks = (own.width + ADD_CHUNK - 1) // ADD_CHUNK
-    down, row = memory.down.ctypes.data, 4 * own.width
     for item in claimed(team, tokens * chunks):
         token = item // chunks
         first = (item % chunks) * ADD_CHUNK
         for value in range(first, min(first + ADD_CHUNK, own.width), 16):
             total = splat(np.float32(0.0))
             for rank in range(sizes.active_experts):
-                output = load_f32x16(down + row * memory.columns[token, rank] + 4 * value)
-                total = fma(splat(memory.shares[token, rank]), output, total)
-            place = own.hidden + row * token + 4 * value
+                column = memory.columns[token, rank]
+                if whole:
+                    output = memory.parts[memory.owners[memory.chosen[token, rank]]].output
+                    place = output + 4 * (sizes.width * column + sizes.first_width + value)
+                else:
+                    place = memory.down.ctypes.data + 4 * (own.width * column + value)
+                total = fma(splat(memory.shares[token, rank]), load_f32x16(place), total)
+            place = own.hidden + 4 * (own.width * token + value)
             store_f32x16(place, add(load_f32x16(place), total))
     gather(team)
-
-
-@kernel
-def _down(
-    team: Team, weights: Weights, memory: Memory, layer: Record, x_integer: int, x_float: int, stride: int
-) -> None:
-    """Own rows of each expert's down projection, one row of memory.down per expert column."""
-    for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
-        multiply_claim(
-            weights.tiles, layer.down, item, memory.expert, x_integer, x_float, memory.down.ctypes.data, stride
-        )
-    barrier(team)
 
 
 @kernel
 def feed_forward(
     team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
-    """Own rows of the experts of a layer."""
+    """A layer's experts: own rows of all, or all rows of those that are this worker's in this step."""
     layer = weights.layers[index]
     integer = layer.gate.integer | layer.up.integer
     floating = (1 - layer.gate.integer) | (1 - layer.up.integer) | sizes.routed
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, layer.feed_forward_norm,
+        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0), layer.feed_forward_norm,
         constants.epsilon[0], integer, floating, x_integer, x_float,
     )  # fmt: skip
     if sizes.routed:
@@ -155,11 +170,16 @@ def feed_forward(
     items = memory.expert.used[0] * claims_of(layer.gate)
     for item in claimed(team, items):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
-    gather(team)
+    whole, out = np.uintp(0), np.uintp(memory.down.ctypes.data)
+    if layer.whole:
+        barrier(team)
+        whole, out = own.intermediate, own.output
+    else:
+        gather(team)
     x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
     prepare(
-        team, memory, INTERMEDIATE, memory.expert, memory.identity, sizes.expert_width,
+        team, memory, INTERMEDIATE, memory.expert, memory.identity, sizes.expert_width, whole,
         np.uintp(0), constants.epsilon[0], layer.down.integer, 1 - layer.down.integer, x_integer, x_float,
     )  # fmt: skip
-    _down(team, weights, memory, layer, x_integer, x_float, 4 * own.width)
-    _add_experts(team, sizes, memory, step.header[0])
+    _down(team, weights, memory, layer, x_integer, x_float, out)
+    _add_experts(team, sizes, memory, step.header[0], layer.whole)

@@ -8,7 +8,7 @@ from numoe.kernels.activations import copy_floats, rms_norm, write_float_column,
 from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
-from numoe.kernels.simd import add, load_f32x16, store_f32x16
+from numoe.kernels.simd import add, load_address, load_f32x16, store_f32x16
 from numoe.kernels.sync import Team, barrier, claimed
 from numoe.kernels.tiles import run_tile
 
@@ -40,6 +40,7 @@ def prepare(
     grouping: Grouping,
     source: Ints,  # [columns] row of each column
     width: int,
+    whole: int | np.uintp,  # address of [rows, width] to take rows from instead of the workers' slices, 0: those
     norm: int | np.uintp,  # address of RMSNorm weights, 0: no norm
     epsilon: float,
     integer: int,
@@ -48,13 +49,16 @@ def prepare(
     x_float: int,
 ) -> None:
     """Gather each column's row, normalise it, and write it into its group in the forms that are needed."""
-    row = memory.rows[team.thread].ctypes.data
     blocks = width // 32
     for column in claimed(team, grouping.used[1]):
         number = grouping.column_group[column]
         if number >= 0:
             group = grouping.groups[number]
-            gather_row(row, memory.parts, kind, source[column])
+            row = memory.rows[team.thread].ctypes.data
+            if whole != 0:
+                row = whole + 4 * width * source[column]
+            else:
+                gather_row(row, memory.parts, kind, source[column])
             if norm != 0:
                 rms_norm(row, norm, width, epsilon)
             first = group.column * blocks
@@ -93,7 +97,7 @@ def run_panel(
     fetch: bool,  # the next panel too: by the first group that goes over this one
 ) -> None:
     """One panel of one expert times one group."""
-    place = matrix.address + expert * matrix.expert_stride + panel * matrix.panel_stride
+    place = load_address(matrix.experts + 8 * expert) + panel * matrix.panel_stride
     run_tile(
         tiles[matrix.tile, width],
         place,
@@ -116,7 +120,7 @@ def _multiply_panels(
     first_group: int,
     last_group: int,
     x: int,
-    out: int,  # address of column 0, row 0 of panel 0
+    out: int | np.uintp,  # address of column 0, row 0 of panel 0
     stride: int,  # bytes between columns of out
 ) -> None:
     """Some panels of one expert times some groups."""
@@ -136,7 +140,7 @@ def multiply_claim(
     grouping: Grouping,
     x_integer: int,
     x_float: int,
-    out: int,
+    out: int | np.uintp,
     stride: int,
 ) -> None:
     """Claim `item` of a matrix: segments outermost, then chunks of panels."""

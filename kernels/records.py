@@ -17,17 +17,16 @@ Tiles = NDArray[np.uintp]  # [formats, widths] addresses of the tile kernels
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
-# A matrix in panels; for experts, E of them one after the other.
+# A matrix in panels, or E of them.
 MATRIX = np.dtype(
     [
-        ("address", np.uintp),
+        ("experts", np.uintp),  # address of [E] addresses of each one's first panel, 0 where this worker has none
         ("rows", np.int64),  # of this shard
         ("panels", np.int64),  # ceil(rows / 16)
         ("blocks", np.int64),  # values of a row / 32
         ("panel_bytes", np.int64),
         ("panel_stride", np.int64),  # bytes from one panel to the next: matrices that are read together lie interleaved
         ("expert_bytes", np.int64),  # panels * panel_bytes
-        ("expert_stride", np.int64),
         ("tile", np.int64),  # row of the tile table
         ("integer", np.int64),  # 1: reads integer groups, 0: float groups
     ],
@@ -52,6 +51,7 @@ LAYER = np.dtype(
         ("q_bias", np.uintp),  # [h*K]
         ("k_bias", np.uintp),  # [g*K]
         ("v_bias", np.uintp),  # [g*K]
+        ("whole", np.int64),  # 1: workers hold whole experts, 0: rows of every one
     ],
     align=True,
 )
@@ -62,7 +62,8 @@ PART = np.dtype(
         ("embedding", np.uintp),  # [T, D] whole rows of the tokens whose vocabulary row this worker owns
         ("hidden", np.uintp),  # [T, d] the residual stream
         ("attention", np.uintp),  # [T, h*K]
-        ("intermediate", np.uintp),  # [columns, f] silu(gate) * up of each token and expert
+        ("intermediate", np.uintp),  # [columns, f] silu(gate) * up of each token and expert; [columns, F] if whole
+        ("output", np.uintp),  # [columns, D] of the whole experts that this worker computed
         ("logits", np.uintp),  # [R, v]
         ("first_vocabulary", np.int64),
         ("width", np.int64),  # d
@@ -100,6 +101,7 @@ class Sizes(NamedTuple):
     first_query_head: int
     own_kv_heads: int  # g
     first_kv_head: int
+    first_width: int  # of the worker's slice of D
     own_vocabulary: int  # v
     first_vocabulary: int
     embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
@@ -155,6 +157,8 @@ class Memory(NamedTuple):
     shares: Floats  # [T, A] their weights, sum 1
     columns: Ints  # [T, A] the expert column of each
     counts: Ints  # [E] scratch of grouping
+    loads: Ints  # [workers] scratch of assigning experts
+    owners: Ints  # [E] the worker that computes each active expert of the layer, where experts are whole
     dense: Grouping
     expert: Grouping
     identity: Ints  # 0, 1, 2, ...
@@ -175,5 +179,6 @@ class StepInput(NamedTuple):
     samples: Records  # [R] SAMPLE
     seen_tokens: Ints  # ids that penalties apply to, of all samples one after the other
     seen_counts: Ints
+    expert_holders: Ints  # [L, E] a bit per worker that holds the expert whole; 0 where the layer is split by row
     drawn_tokens: Ints  # [R], written
     drawn_logprobs: Floats  # [R], written

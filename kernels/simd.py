@@ -23,6 +23,7 @@ from numoe.kernels.llvm import (
     I8,
     I16,
     I32,
+    I64,
     LANES,
     V16F32,
     V16I32,
@@ -190,6 +191,12 @@ def store_rounded(builder: Any, values: Any) -> Any:
 def load_f32(builder: Any, values: Any) -> Any:
     """One float."""
     return builder.load(pointer(builder, values[0], F32), align=4)
+
+
+@_operation(types.uintp, types.uintp)
+def load_address(builder: Any, values: Any) -> Any:
+    """One address."""
+    return builder.load(pointer(builder, values[0], I64), align=8)
 
 
 @_operation(types.void, types.uintp, types.float32)

@@ -4,7 +4,8 @@ Phases are separated by barriers of the team; where one worker needs what the ot
 Per layer, `->` is a gather and `|` a barrier:
 
     normalise | q, k, v | rotate, store | attend -> quantise | output rows -> normalise | router | choose | pack |
-    gate, up -> quantise | down | add to the residual stream ->
+    gate, up -> quantise | down | add to the residual stream ->        where experts are split by row
+    gate, up | quantise | down -> add to the residual stream ->        where workers hold whole experts
 
 Owner computes: every output element is made by one thread of one worker, in one order of operations, and nothing is
 summed across workers. So the bits do not depend on how the model, the batch or the work is shared out.
@@ -64,14 +65,11 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
             embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
             copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
     gather(team)
-    first = 0
-    for worker in range(sizes.worker):
-        first += memory.parts[worker].width
     for token in claimed(team, tokens):
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             if 0 <= step.token_ids[token] - part.first_vocabulary < part.vocabulary:
-                source = part.embedding + 4 * (sizes.width * token + first)
+                source = part.embedding + 4 * (sizes.width * token + sizes.first_width)
                 copy_floats(own.hidden + 4 * own.width * token, source, own.width)
     gather(team)
 
@@ -88,8 +86,9 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
         release(team)
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(weights.output_norm.ctypes.data),
-        constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
+        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0),
+        np.uintp(weights.output_norm.ctypes.data), constants.epsilon[0], matrix.integer, 1 - matrix.integer,
+        x_integer, x_float,
     )  # fmt: skip
     own = memory.parts[sizes.worker]
     for item in claimed(team, claims_of(matrix)):

@@ -31,11 +31,13 @@ class WorkerOrder:
 
 def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayout:
     """The arena of a model split by `plan`."""
+    whole = plan.split != "tensor"
     parts = tuple(
         PartShape(
             width=shard.width_rows.size,
             attention_width=shard.heads.size * spec.head_size,
-            expert_width=shard.expert_rows.size,
+            expert_width=spec.expert_width if whole else shard.expert_rows.size,
+            output_width=spec.width if whole else 0,
             vocabulary=shard.vocabulary.size,
         )
         for shard in plan.shards

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from numoe.model.expert_owners import ExpertOwners, share_experts
 from numoe.model.spec import ModelSpec
 from numoe.model.topology import Node, Topology, format_id_list
 from numoe.protos.errors import PlanError
@@ -43,8 +44,8 @@ class Shard:
     cpus: tuple[int, ...]  # one per thread: thread t runs on cpus[t]; a CPU stands twice if threads outnumber CPUs
     heads: Range  # query heads, of H
     kv_heads: Range  # key-value heads that those query heads read, of G
-    width_rows: Range  # output rows of attn_output and of every expert's down, of D
-    expert_rows: Range  # output rows of every expert's gate and up, of F
+    width_rows: Range  # output rows of attn_output and, in layers split by row, of every expert's down, of D
+    expert_rows: Range  # output rows of every expert's gate and up in layers split by row, of F
     vocabulary: Range  # rows of output and of token_embd, of V
 
 
@@ -53,9 +54,15 @@ class ShardPlan:
     """The whole model, split; `notes` say what an operator should know about the placement."""
 
     model: str
-    split: Literal["tensor"]  # every worker owns a row slice of every expert
     shards: tuple[Shard, ...]
+    experts: tuple[ExpertOwners | None, ...]  # [L] None: every worker owns a row slice of every expert
     notes: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> Literal["tensor", "expert", "mixed"]:
+        """How the experts are split: by row in every layer, whole in every layer, or some so and some so."""
+        whole = sum(owners is not None for owners in self.experts)
+        return "tensor" if not whole else "expert" if whole == len(self.experts) else "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class PlanOptions:
     workers: int | None = None  # None: one per NUMA node with CPUs and memory, at most 8
     threads_per_worker: int | None = None  # None: one per physical core
     nodes: tuple[int, ...] | None = None  # the NUMA nodes to use, in the workers' order; None: all
+    split: Literal["tensor", "expert"] = "tensor"  # of the experts: rows of every one, or whole ones
+    replicas: float = 0.0  # of whole experts, held a second time: a share of the layer's experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ def plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None
     cpus = [_thread_cpus(place.cores, options.threads_per_worker) for place in places]
     notes += _thread_notes(cpus)
     shards = tuple(_shard(spec, worker, workers, places[worker].node, cpus[worker]) for worker in range(workers))
-    return ShardPlan(model=spec.name, split="tensor", shards=shards, notes=notes)
+    return ShardPlan(spec.name, shards, _experts(spec, workers, options), notes)
 
 
 def split_evenly(size: int, unit: int, parts: int) -> tuple[Range, ...]:
@@ -115,6 +124,19 @@ def _shard(spec: ModelSpec, worker: int, workers: int, node: int, cpus: tuple[in
         expert_rows=split_evenly(spec.expert_width, PANEL_ROWS, workers)[worker],
         vocabulary=split_evenly(spec.vocabulary, PANEL_ROWS, workers)[worker],
     )
+
+
+def _experts(spec: ModelSpec, workers: int, options: PlanOptions) -> tuple[ExpertOwners | None, ...]:
+    if options.split == "tensor":
+        if options.replicas:
+            raise PlanError("replicas: whole experts have them, the tensor split has none; choose the expert split")
+        return (None,) * spec.layers
+    if not spec.routed:
+        raise PlanError(f"split: {spec.name} has no experts to hold whole; choose the tensor split")
+    if not 0.0 <= options.replicas <= workers - 1:
+        found = f"found {options.replicas}, expected 0 to {workers - 1} of a layer's experts"
+        raise PlanError(f"replicas: {found}; choose another share")
+    return (share_experts([1.0] * spec.experts, workers, round(options.replicas * spec.experts)),) * spec.layers
 
 
 def _check_counts(workers: int, threads: int | None) -> None:

@@ -30,18 +30,33 @@ class ShardBytes:
         return self.weights + self.kv_cache
 
 
-def shard_bytes(spec: ModelSpec, shard: Shard, context_tokens: int = 0, kv_value_bytes: int = 2) -> ShardBytes:
-    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all, `kv_value_bytes` 2 (f16) or 4."""
+def shard_bytes(
+    plan: ShardPlan, spec: ModelSpec, shard: Shard, context_tokens: int = 0, kv_value_bytes: int = 2
+) -> ShardBytes:
+    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all, `kv_value_bytes` 2 (f16) or 4.
+
+    Where whole experts are held, a token is taken to choose all alike, and holders of one expert to take turns.
+    """
     attention = sum(_attention_bytes(spec, layer, shard) for layer in spec.layer_tensors)
-    experts = sum(_expert_bytes(layer, shard) for layer in spec.layer_tensors)
+    experts, active = 0.0, 0.0  # as counts of whole layers' experts
+    for layer, owners in zip(spec.layer_tensors, plan.experts, strict=True):
+        if owners is None:
+            size = _expert_bytes(layer, shard)
+            held, turns = float(spec.experts), float(spec.experts)
+        else:
+            size = sum(_row_bytes(tensor) * tensor.shape[-2] for tensor in (layer.gate, layer.up, layer.down))
+            mine = owners.held_by(shard.worker)
+            held, turns = len(mine), sum(1 / len(owners.workers[expert]) for expert in mine)
+        experts += size * held
+        active += size * turns * spec.active_experts / spec.experts
     everywhere = sum(_common_bytes(layer) for layer in spec.layer_tensors) + spec.output_norm.bytes
     output = _rows_bytes(spec.output, shard.vocabulary)
     embedding = 0 if spec.tied_output else _rows_bytes(spec.token_embedding, shard.vocabulary)
     kv_position = 2 * spec.layers * shard.kv_heads.size * spec.head_size * kv_value_bytes
     return ShardBytes(
-        weights=attention + experts * spec.experts + everywhere + output + embedding,
+        weights=attention + round(experts) + everywhere + output + embedding,
         kv_cache=kv_position * context_tokens,
-        read_per_token=attention + experts * spec.active_experts + everywhere + output,
+        read_per_token=attention + round(active) + everywhere + output,
     )
 
 
@@ -74,7 +89,7 @@ def node_bytes(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_value_b
     """Bytes that the plan's workers hold on each node they use, by node id."""
     totals: dict[int, int] = {}
     for shard in plan.shards:
-        held = shard_bytes(spec, shard, context_tokens, kv_value_bytes).held
+        held = shard_bytes(plan, spec, shard, context_tokens, kv_value_bytes).held
         totals[shard.node] = totals.get(shard.node, 0) + held
     return dict(sorted(totals.items()))
 

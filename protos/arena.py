@@ -3,11 +3,12 @@
     +--------------------------------------------------------------------------------------------+ 0
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
     +--------------------------------------------------------------------------------------------+ page
-    | step slot  header | token_ids | positions | token_sequence | kv_tables | samples | seen_*    |  coordinator writes
+    | step slot  header | token_ids | positions | token_sequence | kv_tables | samples | seen_* |  |  coordinator writes
+    |            expert_holders                                                                    |
     | results    drawn_tokens | drawn_logprobs                                                     |  workers write
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
-    |            logits                                                                            |  all read
+    |            output | logits                                                                   |  all read
     +--------------------------------------------------------------------------------------------+ page
     | worker 1   ...                                              placed on worker 1's NUMA node   |
     +--------------------------------------------------------------------------------------------+
@@ -82,7 +83,8 @@ class PartShape:
 
     width: int  # d
     attention_width: int  # h*K
-    expert_width: int  # f
+    expert_width: int  # f, or F where a layer's experts are whole
+    output_width: int  # D where a layer's experts are whole, else 0
     vocabulary: int  # v
 
 
@@ -153,6 +155,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
         ("samples", SAMPLE, (limits.sequences,)),
         ("seen_tokens", np.int32, (seen,)),
         ("seen_counts", np.int32, (seen,)),
+        ("expert_holders", np.int32, (shape.layers, shape.experts)),
         ("drawn_tokens", np.int32, (limits.sequences,)),
         ("drawn_logprobs", np.float32, (limits.sequences,)),
     ]
@@ -170,6 +173,7 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("hidden", np.float32, (tokens, part.width)),
         ("attention", np.float32, (tokens, part.attention_width)),
         ("intermediate", np.float32, (columns, part.expert_width)),
+        ("output", np.float32, (columns, part.output_width)),
         ("logits", np.float32, (dense_columns(limits.sequences), whole_panels(part.vocabulary))),
     ]
 

@@ -13,7 +13,8 @@ import numpy as np
 from numoe.kernels.attention import BLOCK as KV_BLOCK
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.protos.arena import FAILED, LOADING, READY
-from numoe.worker.loader import load_weights, weight_bytes
+from numoe.worker.arrange import arrange
+from numoe.worker.loader import load_weights
 from numoe.worker.memory import allocate, map_arena
 from numoe.worker.shard import constants_of, formats_of, kv_bytes, memory_of, sizes_of, step_input, weights_of
 from numoe.worker.team import ThreadTeam
@@ -61,9 +62,9 @@ class RunningShard:
         """
         order, shard = self.order, self.order.shard
         self._state[0] = LOADING
-        self._counters[0]["total_bytes"] = weight_bytes(order.spec, shard) + kv_bytes(order)
+        self._counters[0]["total_bytes"] = arrange(order.spec, order.plan, shard).bytes + kv_bytes(order)
         threads = len(set(shard.cpus))
-        self._weights, self._vectors = load_weights(order.spec, shard, threads, self._count)
+        self._weights = load_weights(order.spec, order.plan, shard, threads, self._count)
         self._kv = allocate(kv_bytes(order))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]

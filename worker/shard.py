@@ -27,7 +27,8 @@ from numoe.kernels.tiles import tile_table
 from numoe.model.order import WorkerOrder
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
-from numoe.worker.loader import LoadedWeights, row_bytes
+from numoe.worker.arrange import row_bytes
+from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
 
 Views = NDArray[np.uint8]
@@ -62,6 +63,7 @@ def sizes_of(order: WorkerOrder) -> Sizes:
         first_query_head=shard.heads.start,
         own_kv_heads=shard.kv_heads.size,
         first_kv_head=shard.kv_heads.start,
+        first_width=shard.width_rows.start,
         own_vocabulary=shard.vocabulary.size,
         first_vocabulary=shard.vocabulary.start,
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
@@ -97,7 +99,8 @@ def formats_of(spec: ModelSpec) -> list[Format]:
 
 def weights_of(loaded: LoadedWeights, formats: Iterable[Format]) -> Weights:
     """The weights of the compiled step; compiles the tiles or takes them from the cache."""
-    return Weights(loaded.layers, loaded.head, loaded.output_norm, loaded.embedding, tile_table(formats))
+    arranged = loaded.arranged
+    return Weights(arranged.layers, arranged.head, loaded.output_norm, loaded.embedding, tile_table(formats))
 
 
 def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
@@ -109,7 +112,7 @@ def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
-        for name in ("embedding", "hidden", "attention", "intermediate", "logits"):
+        for name in ("embedding", "hidden", "attention", "intermediate", "output", "logits"):
             part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
         part["first_vocabulary"] = shard.vocabulary.start
         part["width"] = shard.width_rows.size
@@ -169,6 +172,8 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         shares=floats(tokens, spec.active_experts),
         columns=ints(tokens, spec.active_experts),
         counts=ints(spec.experts),
+        loads=ints(len(order.plan.shards)),
+        owners=ints(spec.experts),
         dense=_grouping(dense, 1),
         expert=_grouping(experts, spec.experts),
         identity=np.arange(experts, dtype=np.int32),

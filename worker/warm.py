@@ -19,7 +19,7 @@ import numpy as np
 from numoe.kernels.formats import FORMATS
 from numoe.kernels.jit import cache_folder, compile_for
 from numoe.kernels.packing import pack
-from numoe.kernels.records import LAYER, MATRIX
+from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step import serve_steps
 from numoe.kernels.sync import Team, abort_all
 from numoe.kernels.tiles import tile_table
@@ -27,9 +27,8 @@ from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import Range, Shard, ShardPlan
 from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
 from numoe.protos.messages import StepLimits
-from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
-from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input, weights_of
+from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input
 
 _STAMP, _LOCK = ".compiled", "lock"
 
@@ -44,7 +43,7 @@ def smallest_order() -> WorkerOrder:
         token_embedding=tensor, output_norm=tensor, output=tensor, layer_tensors=(layer,),
     )  # fmt: skip
     one, rows = Range(0, 1), Range(0, 32)
-    plan = ShardPlan("", "tensor", (Shard(0, 0, (0,), one, one, rows, rows, rows),))
+    plan = ShardPlan("", (Shard(0, 0, (0,), one, one, rows, rows, rows),), (None,))
     return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), False, 0, 0, 1, 1.0)
 
 
@@ -53,9 +52,7 @@ def compile_step() -> None:
     order = smallest_order()
     layout = layout_of(order.spec, order.plan, order.limits)
     arena = allocate(layout.bytes)
-    loaded = LoadedWeights(
-        np.zeros(1, LAYER), np.zeros(1, MATRIX), np.zeros(32, np.float32), np.zeros(1, np.uint8), np.zeros(1, np.uint8)
-    )
+    byte, single = np.zeros(1, np.uint8), np.zeros(32, np.float32)
     first = FORMATS[0]
     panels = np.zeros((1, 1, first.panel_unit_bytes), np.uint8)
     pack(first, panels, np.zeros((16, first.unit_bytes), np.uint8))
@@ -64,7 +61,7 @@ def compile_step() -> None:
         Team(0, 0, 0, 1, 1, 0, 0, 0),
         sizes_of(order),
         constants_of(order),
-        weights_of(loaded, []),
+        Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, tile_table([])),
         memory_of(order, layout, arena, allocate(64)),
         step_input(layout, arena),
         0,

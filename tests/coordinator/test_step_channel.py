@@ -17,7 +17,7 @@ from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.coordinator.step_player import Views, playing
 
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=200, kv_blocks=9, block_positions=64)
-PARTS = (PartShape(32, 32, 32, 32), PartShape(32, 32, 32, 11))
+PARTS = (PartShape(32, 32, 32, 0, 32), PartShape(32, 32, 32, 0, 11))
 LAYOUT = arena_layout(ArenaShape(LIMITS, 2, 64, 4, 2, PARTS))
 SECONDS = 60.0
 

@@ -21,8 +21,8 @@ from numoe.kernels.projection import (
     panels_per_claim,
     prepare,
 )
-from numoe.kernels.records import MATRIX, PART, Memory, Record
-from numoe.kernels.router import group_by_expert
+from numoe.kernels.records import MATRIX, PART, Grouping, Memory, Record
+from numoe.kernels.router import count_choices, group_by_expert
 from numoe.model.order import layout_of
 from numoe.protos.arena import dense_columns, expert_columns
 from numoe.worker.memory import allocate
@@ -49,15 +49,23 @@ from tests.kernels.teams import TeamWords
 Singles = NDArray[np.float32]
 
 
-def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]) -> Record:
-    """The record of panels [experts, panels, blocks, bytes]."""
+def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]) -> tuple[Record, NDArray[np.uintp]]:
+    """The record of panels [experts, panels, blocks, bytes], and the table that it points at."""
     record = np.zeros(1, MATRIX)[0]
-    record["address"], record["rows"], record["blocks"] = address(panels), rows, blocks
+    table = np.array([address(expert) for expert in panels], np.uintp)
+    record["experts"], record["rows"], record["blocks"] = address(table), rows, blocks
     record["panels"] = panels.shape[1]
     record["panel_bytes"] = record["panel_stride"] = panels[0, 0].nbytes
-    record["expert_bytes"] = record["expert_stride"] = panels[0].nbytes
+    record["expert_bytes"] = panels[0].nbytes
     record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
-    return record
+    return record, table
+
+
+def group_choices(grouping: Grouping, columns: NDArray[np.int32], chosen: NDArray[np.int32], experts: int) -> None:
+    """Group all choices, experts split by row."""
+    counts, tokens = np.zeros(experts, np.int32), len(chosen)
+    count_choices(counts, np.zeros(experts, np.int64), chosen, tokens)
+    group_by_expert(grouping, columns, counts, chosen, tokens, np.zeros(experts, np.int32), -1)
 
 
 @every_format
@@ -67,11 +75,11 @@ def test_the_claims_of_experts_make_each_product_once(format_: Format, rows: int
     random, experts, tokens = np.random.default_rng(SEED), 5, 13
     stored = [random_rows(format_, rows, blocks * BLOCK, random) for _ in range(experts)]
     panels = np.stack([packed(format_, expert) for expert in stored])
-    matrix = matrix_of(format_, rows, blocks, panels)
+    matrix, _table = matrix_of(format_, rows, blocks, panels)
     chosen = np.stack([random.permutation(4)[:2] for _ in range(tokens)]).astype(np.int32)  # nobody chooses expert 4
     grouping = empty_grouping(expert_columns(tokens, 2, experts), experts)
     columns = np.zeros((tokens, 2), np.int32)
-    group_by_expert(grouping, columns, np.zeros(experts, np.int32), chosen, np.zeros(experts, np.int64), tokens)
+    group_choices(grouping, columns, chosen, experts)
     x = random.standard_normal((tokens, blocks * BLOCK), np.float32)
     groups = np.zeros((grouping.used[1], blocks * group_bytes(format_.integer)), np.uint8)
     for group in grouping.groups[: grouping.segments[: grouping.used[0]]["groups"].sum()]:
@@ -140,24 +148,22 @@ def some_memory(width: int, parts: NDArray[np.void]) -> Memory:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 13])
-@pytest.mark.parametrize("normed", [True, False])
-def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int, normed: bool) -> None:
+@pytest.mark.parametrize(("normed", "whole"), [(True, False), (False, False), (False, True)])
+def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int, normed: bool, whole: bool) -> None:
     random, width = np.random.default_rng(SEED), 96
     x = random.standard_normal((tokens, width), np.float32)
     weight = random.standard_normal(width, np.float32)
     slices = [x[:, :32].copy(), x[:, 32:].copy()]
-    memory = some_memory(width, parts_of(slices, tokens, HIDDEN))
+    memory = some_memory(width, parts_of([] if whole else slices, tokens, HIDDEN))
     columns, blocks = dense_columns(tokens), width // BLOCK
     grouping = empty_grouping(columns, 1)
-    group_by_expert(
-        grouping, np.zeros((tokens, 1), np.int32), np.zeros(1, np.int32), np.zeros((tokens, 1), np.int32),
-        np.zeros(1, np.int64), tokens,
-    )  # fmt: skip
+    group_choices(grouping, np.zeros((tokens, 1), np.int32), np.zeros((tokens, 1), np.int32), 1)
     source = np.arange(columns, dtype=np.int32)[::-1].copy() % tokens  # columns need not be in the rows' order
     integers, floats = (np.zeros((columns, blocks * unit), np.uint8) for unit in (INTEGER_BYTES, FLOAT_BYTES))
     prepare(
         TeamWords(1).team(0, 0, 1), memory, HIDDEN, grouping, source, width,
-        np.uintp(address(weight) if normed else 0), 1e-6, 1, 1, address(integers), address(floats),
+        np.uintp(address(x) if whole else 0), np.uintp(address(weight) if normed else 0), 1e-6, 1, 1,
+        address(integers), address(floats),
     )  # fmt: skip
     for column in range(int(grouping.used[1])):
         number = int(grouping.column_group[column])

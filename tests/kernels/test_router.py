@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from numoe.kernels import reference
-from numoe.kernels.router import choose_experts, group_all, group_by_expert
+from numoe.kernels.records import Grouping
+from numoe.kernels.router import (
+    COLUMNS_OF_PANELS,
+    assign_experts,
+    choose_experts,
+    count_choices,
+    group_all,
+    group_by_expert,
+)
 from numoe.protos.arena import dense_columns, expert_columns
 from tests.kernels.groupings import check_grouping, empty_grouping
 from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
@@ -88,8 +98,9 @@ def test_every_choice_has_a_column_in_a_group_of_its_expert(case: tuple[int, NDA
     tokens, active = chosen.shape
     grouping = empty_grouping(expert_columns(tokens, active, experts), experts)
     columns = np.full((tokens, active), -1, np.int32)
-    hits = np.arange(experts)
-    group_by_expert(grouping, columns, np.full(experts, 77, np.int32), chosen, hits, tokens)
+    hits, counts = np.arange(experts), np.full(experts, 77, np.int32)
+    count_choices(counts, hits, chosen, tokens)
+    group_by_expert(grouping, columns, counts, chosen, tokens, np.zeros(experts, np.int32), -1)
     columns_of = check_grouping(grouping)
     expected = reference.group_by_expert(chosen)
     assert list(columns_of) == list(expected)
@@ -101,6 +112,69 @@ def test_every_choice_has_a_column_in_a_group_of_its_expert(case: tuple[int, NDA
     assert (hits - np.arange(experts)).tolist() == [len(expected.get(expert, [])) for expert in range(experts)]
     groups = grouping.groups[: int(grouping.segments["groups"][: grouping.used[0]].sum())]
     assert np.all(groups["x_column"] == (0 if tokens == 1 else groups["column"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(choices(), st.integers(1, 8), st.randoms(use_true_random=False))
+def test_workers_of_whole_experts_share_the_columns_that_one_would_have(
+    case: tuple[int, NDArray[np.int32]], workers: int, random: Random
+) -> None:
+    """Each column in the group of one worker, numbered as if experts were split by row."""
+    experts, chosen = case
+    tokens, active = chosen.shape
+    owners = np.array([random.randrange(workers) for _ in range(experts)], np.int32)
+
+    def grouped(worker: int) -> tuple[Grouping, NDArray[np.int32]]:
+        grouping = empty_grouping(expert_columns(tokens, active, experts), experts)
+        columns, counts = np.full((tokens, active), -1, np.int32), np.zeros(experts, np.int32)
+        count_choices(counts, np.zeros(experts, np.int64), chosen, tokens)
+        group_by_expert(grouping, columns, counts, chosen, tokens, owners, worker)
+        return grouping, columns
+
+    whole, columns = grouped(-1)
+    end = int(whole.used[1])
+    found = np.full(end, -1)
+    for worker in range(workers):
+        grouping, same = grouped(worker)
+        np.testing.assert_array_equal(same, columns)
+        assert grouping.used[1] == end
+        for segment in grouping.segments[: grouping.used[0]]:
+            assert owners[segment["expert"]] == worker
+            for number in range(segment["first_group"], segment["first_group"] + segment["groups"]):
+                group = grouping.groups[number]
+                for column in range(group["column"], group["column"] + group["count"]):
+                    assert found[column] == -1
+                    assert grouping.column_group[column] == number
+                    found[column] = worker
+                    assert grouping.source[column] == whole.source[column]
+        others = found[:end] != worker
+        assert np.all(grouping.column_group[:end][others] == -1)
+    np.testing.assert_array_equal(found >= 0, whole.column_group[:end] >= 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 8).flatmap(lambda workers: st.tuples(
+    st.just(workers), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 2**workers - 1)), min_size=1, max_size=30)
+)))  # fmt: skip
+def test_active_experts_go_to_holders_and_none_could_finish_sooner_elsewhere(
+    case: tuple[int, list[tuple[int, int]]],
+) -> None:
+    workers, experts = case
+    counts, holders = (np.array(column, np.int32) for column in zip(*experts, strict=True))
+    owners, loads = np.full(len(experts), 77, np.int32), np.full(workers, 77, np.int32)
+    assign_experts(owners, loads, counts, holders)
+    expected = np.zeros(workers, np.int64)
+    for expert, (count, mask) in enumerate(experts):
+        if count == 0:
+            assert owners[expert] == -1
+        else:
+            assert mask >> owners[expert] & 1
+            expected[owners[expert]] += count + COLUMNS_OF_PANELS
+    np.testing.assert_array_equal(loads, expected)
+    for expert, (count, mask) in enumerate(experts):  # moving one expert would not let its worker finish sooner
+        others = [worker for worker in range(workers) if mask >> worker & 1 and worker != owners[expert]]
+        if count and others and count == min(other for other, held in experts if other and held & (held - 1)):
+            assert loads[owners[expert]] <= min(loads[others]) + count + COLUMNS_OF_PANELS
 
 
 @pytest.mark.parametrize("tokens", [*range(1, 20), 100])

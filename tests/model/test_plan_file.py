@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import PlanOptions, Shard, ShardPlan, plan
 from numoe.model.plan_file import check_plan, from_toml, to_toml
 from numoe.model.topology import Node, Topology
@@ -19,9 +20,9 @@ MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 30, 1 << 30, 1 << 30, (10,), pack
 PLAN = plan(SPEC, MACHINE, PlanOptions(workers=2))
 FILE = """\
 # Who owns what. Ranges are half-open [start, stop); row ranges are whole panels of 16 rows.
+# An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.
 
 model = "tiny qwen3moe"
-split = "tensor"
 notes = [
     "fewer NUMA nodes (1) than workers (2): workers share the cores out",
 ]
@@ -45,6 +46,11 @@ kv_heads = [2, 4]
 width_rows = [32, 64]
 expert_rows = [48, 96]
 vocabulary = [160, 331]
+"""
+EXPERTS = """
+[[experts]]
+layers = "1"
+workers = ["0-4", "4-7"]
 """
 
 
@@ -86,8 +92,7 @@ def test_an_uneven_but_complete_plan_is_accepted() -> None:
         ("cpus = [1]", "threads = 3\ncpus = [1]", "shard 1: found threads"),
         ("worker = 1", "worker = 2", "shard 1: found worker = 2"),
         ("node = 0", 'node = "0"', "shard 0: node: found '0'"),
-        ('split = "tensor"', 'split = "expert"', "split: found 'expert'"),
-        ('split = "tensor"\n', "", "the plan: split is missing"),
+        ("notes", 'split = "expert"\nnotes', "the plan: found split"),
         ('model = "tiny qwen3moe"', 'model = "another"', "the plan is for 'another', found 'tiny qwen3moe'"),
         ('model = "tiny qwen3moe"', "model = 3", "expected a string for model"),
         ("[[shard]]", "[shard]", "no valid TOML"),
@@ -101,11 +106,62 @@ def test_a_faulty_plan_is_refused_by_name(found: str, edited: str, message: str)
         from_toml(FILE.replace(found, edited), SPEC)
 
 
+def test_whole_experts_stand_in_tables_of_layers_that_share_them_alike() -> None:
+    owners = ExpertOwners(((0,),) * 4 + ((0, 1),) + ((1,),) * 3)
+    made = replace(PLAN, experts=(None, owners))
+    assert made.split == "mixed"
+    assert to_toml(made) == FILE + EXPERTS
+    assert from_toml(FILE + EXPERTS, SPEC) == made
+    both = replace(PLAN, experts=(owners, owners))
+    assert both.split == "expert"
+    assert to_toml(both) == FILE + EXPERTS.replace('"1"', '"0-1"')
+
+
+@pytest.mark.parametrize(
+    ("found", "edited", "message"),
+    [
+        ('"4-7"', '"4-6"', "layer 1: expert 7 has no owner, expected one or more for each"),
+        ('"4-7"', '"4-8"', "experts 0: workers: found '4-8', expected numbers below 8"),
+        ('"4-7"', '"x"', "experts 0: workers: found 'x', expected numbers below 8"),
+        ('"4-7"', "3", "experts 0: workers: found .*, expected 2 texts, one per worker"),
+        (', "4-7"', "", "experts 0: workers: found .*, expected 2 texts, one per worker"),
+        ('layers = "1"', 'layers = "2"', "experts 0: layers: found '2', expected numbers below 2"),
+        ('layers = "1"', "layers = 1", "experts 0: layers: found 1, expected numbers below 2"),
+        ('layers = "1"', "", "experts 0: layers is missing"),
+        ("[[experts]]", "[experts]", r"expected \[\[experts\]\] tables"),
+    ],
+)
+def test_faulty_tables_of_experts_are_refused(found: str, edited: str, message: str) -> None:
+    assert found in EXPERTS
+    with pytest.raises(PlanError, match=message):
+        from_toml(FILE + EXPERTS.replace(found, edited), SPEC)
+
+
+def test_a_layer_in_two_tables_is_refused() -> None:
+    with pytest.raises(PlanError, match="experts 1: layer 1 stands in another table too"):
+        from_toml(FILE + EXPERTS + EXPERTS, SPEC)
+
+
+def test_a_model_without_a_router_has_no_whole_experts() -> None:
+    dense = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
+    made = plan(dense, MACHINE, PlanOptions(workers=2))
+    with pytest.raises(PlanError, match="layer 0: the model has no experts to hold whole"):
+        check_plan(replace(made, experts=(ExpertOwners(((0,),)),) * dense.layers), dense)
+
+
+def test_ranges_ascend_with_the_workers() -> None:
+    """The workers' slices are put together in the workers' order."""
+    edited = FILE.replace("width_rows = [0, 32]", "width_rows = [9, 9]").replace("[32, 64]", "[0, 32]")
+    edited = edited.replace("[9, 9]", "[32, 64]")
+    with pytest.raises(PlanError, match=r"width_rows: the workers' ranges start at \[32, 0\], expected them to ascend"):
+        from_toml(edited, SPEC)
+
+
 def test_a_plan_of_too_many_shards_is_refused() -> None:
     empty = replace(PLAN.shards[0], heads=PLAN.shards[0].heads)
     shards: tuple[Shard, ...] = PLAN.shards + (empty,) * 7
     with pytest.raises(PlanError, match="found 9 shards, expected 1 to 8"):
-        check_plan(ShardPlan(SPEC.name, "tensor", shards), SPEC)
+        check_plan(ShardPlan(SPEC.name, shards, (None,) * SPEC.layers), SPEC)
 
 
 def test_a_plan_for_other_sizes_is_refused() -> None:

@@ -79,53 +79,76 @@ def shared_bytes(spec: ModelSpec) -> int:
 @pytest.mark.parametrize("tied", [False, True])
 def test_one_worker_holds_the_whole_file(tied: bool) -> None:
     spec = sized_spec(TinyShape(tied=tied))
-    [shard] = plan(spec, machine(1)).shards
-    assert shard_bytes(spec, shard).weights == file_bytes(spec)
+    made = plan(spec, machine(1))
+    [shard] = made.shards
+    assert shard_bytes(made, spec, shard).weights == file_bytes(spec)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_hold_the_file_between_them(workers: int) -> None:
     spec = sized_spec(TinyShape(types=(("attn_q", TensorType.Q8_0), ("ffn_down_exps", TensorType.F16))))
-    shards = plan(spec, machine(4), PlanOptions(workers=workers)).shards  # no kv head is shared
-    held = sum(shard_bytes(spec, shard).weights for shard in shards)
+    made = plan(spec, machine(4), PlanOptions(workers=workers))  # no kv head is shared
+    held = sum(shard_bytes(made, spec, shard).weights for shard in made.shards)
     assert held == file_bytes(spec) + (workers - 1) * shared_bytes(spec)
+
+
+@pytest.mark.parametrize("replicas", [0.0, 0.25])
+def test_whole_experts_are_held_once_and_replicas_once_more(replicas: float) -> None:
+    spec = sized_spec(TinyShape(experts=8, active_experts=2))
+    made = plan(spec, machine(2), PlanOptions(split="expert", replicas=replicas))
+    rows = plan(spec, machine(2))
+    layer = spec.layer_tensors[0]
+    more = spec.layers * round(replicas * 8) * (layer.gate.bytes + layer.up.bytes + layer.down.bytes) // 8
+    held, held_by_row = (sum(shard_bytes(one, spec, shard).weights for shard in one.shards) for one in (made, rows))
+    assert held == held_by_row + more
+    read, read_by_row = (
+        sum(shard_bytes(one, spec, shard).read_per_token for shard in one.shards) for one in (made, rows)
+    )
+    assert read == read_by_row
 
 
 def test_a_shared_key_value_head_counts_for_each_worker_that_keeps_it() -> None:
     spec = sized_spec(TinyShape(query_heads=8, kv_heads=1))
-    shards = plan(spec, machine(2)).shards
+    made = plan(spec, machine(2))
     layer = spec.layer_tensors[0]
     twice = spec.layers * (layer.attn_k.bytes + layer.attn_v.bytes)
-    assert sum(shard_bytes(spec, shard).weights for shard in shards) == file_bytes(spec) + shared_bytes(spec) + twice
+    assert (
+        sum(shard_bytes(made, spec, shard).weights for shard in made.shards)
+        == file_bytes(spec) + shared_bytes(spec) + twice
+    )
 
 
 def test_a_bias_is_held_with_its_rows() -> None:
     spec = sized_spec(TinyShape())
     bias = TensorInfo("bias", TensorType.F32, (8 * 32,), spec.output.path, 0, 8 * 32 * 4)
     layers = tuple(replace(layer, attn_q_bias=bias) for layer in spec.layer_tensors)
-    shards = plan(spec, machine(2)).shards
-    more = [shard_bytes(replace(spec, layer_tensors=layers), shard).weights for shard in shards]
-    assert [new - shard_bytes(spec, shard).weights for new, shard in zip(more, shards, strict=True)] == [1024, 1024]
+    made = plan(spec, machine(2))
+    more = [shard_bytes(made, replace(spec, layer_tensors=layers), shard).weights for shard in made.shards]
+    assert [new - shard_bytes(made, spec, shard).weights for new, shard in zip(more, made.shards, strict=True)] == [
+        1024,
+        1024,
+    ]
 
 
 def test_a_token_of_qwen3_30b_reads_3_22_gigabytes() -> None:
     spec = sized_spec(QWEN3_30B)
-    [shard] = plan(spec, machine(1)).shards
+    made = plan(spec, machine(1))
+    [shard] = made.shards
     router_and_norms = 51e6  # the published figure counts the quantised matrices only
-    assert shard_bytes(spec, shard).read_per_token - router_and_norms == pytest.approx(3.22e9, rel=0.003)
+    assert shard_bytes(made, spec, shard).read_per_token - router_and_norms == pytest.approx(3.22e9, rel=0.003)
 
 
 def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
     spec = sized_spec(QWEN3_30B)
-    shards = plan(spec, machine(2)).shards
-    assert sum(shard_bytes(spec, shard, context_tokens=1).kv_cache for shard in shards) == 98_304
-    assert shard_bytes(spec, shards[0], context_tokens=100, kv_value_bytes=4).kv_cache == 98_304 * 100
+    made = plan(spec, machine(2))
+    assert sum(shard_bytes(made, spec, shard, context_tokens=1).kv_cache for shard in made.shards) == 98_304
+    assert shard_bytes(made, spec, made.shards[0], context_tokens=100, kv_value_bytes=4).kv_cache == 98_304 * 100
 
 
 def test_workers_of_one_node_add_up() -> None:
     spec = sized_spec(TinyShape())
     made = plan(spec, machine(1), PlanOptions(workers=2))
-    sizes = [shard_bytes(spec, shard, context_tokens=10) for shard in made.shards]
+    sizes = [shard_bytes(made, spec, shard, context_tokens=10) for shard in made.shards]
     assert node_bytes(made, spec, context_tokens=10) == {0: sum(size.weights + size.kv_cache for size in sizes)}
 
 

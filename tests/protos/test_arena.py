@@ -26,7 +26,7 @@ from numoe.protos.arena import (
 from numoe.protos.messages import StepLimits
 
 LIMITS = StepLimits(step_tokens=70, sequences=9, context_tokens=300, kv_blocks=40, block_positions=64)
-PARTS = (PartShape(32, 64, 48, 100), PartShape(0, 0, 0, 0), PartShape(64, 32, 16, 11))
+PARTS = (PartShape(32, 64, 48, 0, 100), PartShape(0, 0, 0, 96, 0), PartShape(64, 32, 16, 96, 11))
 SHAPE = ArenaShape(LIMITS, layers=3, width=96, experts=8, active_experts=2, parts=PARTS)
 
 
@@ -110,7 +110,7 @@ def check_layout(layout: ArenaLayout) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(1, 600), st.integers(1, 40), st.integers(1, 5000), st.integers(1, 128), st.integers(1, 8),
-    st.lists(st.builds(PartShape, *[st.integers(0, 12).map(lambda n: 16 * n)] * 4), min_size=1, max_size=8),
+    st.lists(st.builds(PartShape, *[st.integers(0, 12).map(lambda n: 16 * n)] * 5), min_size=1, max_size=8),
 )  # fmt: skip
 def test_any_arena_is_laid_out_without_overlap(
     tokens: int, sequences: int, context: int, experts: int, active: int, parts: list[PartShape]
@@ -131,6 +131,7 @@ def test_fields_have_room_for_what_the_limits_allow() -> None:
     assert fields["worker0.hidden"].shape == (dense_columns(70), 32)
     assert fields["worker0.attention"].shape == (dense_columns(70), 64)
     assert fields["worker0.intermediate"].shape == (columns, 48)
+    assert fields["worker2.output"].shape == (columns, 96)
     assert fields["worker2.logits"].shape == (dense_columns(9), 16)
     assert all(fields[f"worker1.{name}"].bytes == 0 for name in ("hidden", "attention", "intermediate", "logits"))
 

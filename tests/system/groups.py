@@ -7,8 +7,8 @@ Ray as in service, and its processes are then given one order after another: oth
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from numoe.coordinator.config import EngineSettings, ServeSettings
 from numoe.coordinator.launcher import RayWorkers, start_workers
 from numoe.coordinator.served import read_model
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import PlanOptions, ShardPlan, plan
 from numoe.model.spec import ModelSpec
 from numoe.model.tokenizer import Tokenizer
@@ -80,8 +81,19 @@ class WorkerProcesses:
         self.bindings = [report.binding for report in self._first._reports]
         self._first._channel.abort()  # type: ignore[union-attr]  # its threads end, the processes stay
 
-    def load(self, model: TinyModel, workers: int, threads: int, engine: EngineSettings) -> RecordedWorkers:
-        """Make the first `workers` of the processes a group; the group before must be closed."""
+    def load(
+        self,
+        model: TinyModel,
+        workers: int,
+        threads: int,
+        engine: EngineSettings,
+        experts: Sequence[ExpertOwners | None] = (),
+    ) -> RecordedWorkers:
+        """Make the first `workers` of the processes a group; the group before must be closed.
+
+        Args:
+            experts: who holds the whole experts of each layer; none: all layers are split by row.
+        """
         self._loads += 1
         if self._loads > MOST_LOADS:
             self.close()
@@ -89,7 +101,9 @@ class WorkerProcesses:
                 if self._instruction_set is not None:
                     environment.setenv("NUMOE_ISA", self._instruction_set)
                 self._start()
-        group = _ReusedWorkers(model.spec, plan_of(model.spec, workers, threads), ServeSettings(engine=engine), self)
+        shards = plan_of(model.spec, workers, threads)
+        shards = replace(shards, experts=tuple(experts) or shards.experts)
+        group = _ReusedWorkers(model.spec, shards, ServeSettings(engine=engine), self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from numoe.coordinator.config import EngineSettings
+from numoe.model.expert_owners import ExpertOwners, share_experts
 from numoe.model.gguf_types import BLOCKS
-from numoe.model.spec import RUNNABLE_TYPES, TensorType
+from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
 from tests.system.conftest import ModelOf
 from tests.system.groups import WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
@@ -100,6 +102,42 @@ async def test_no_bit_depends_on_workers_threads_batch_chunks_or_neighbours(
     for chunk in CHUNKS:
         settings = engine(kv, chunk)
         assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+
+
+def whole_experts(spec: ModelSpec, workers: int, replicas: int) -> tuple[ExpertOwners, ...]:
+    """Each layer's experts, shared out as if other ones were popular in each."""
+    random = np.random.default_rng(workers)
+    return tuple(
+        share_experts(random.permutation(spec.experts).tolist(), workers, replicas) for _ in range(spec.layers)
+    )
+
+
+EXPERT_PLANS: dict[str, Callable[[ModelSpec, int], tuple[ExpertOwners | None, ...]]] = {
+    "expert": lambda spec, workers: whole_experts(spec, workers, 0),
+    "replicas": lambda spec, workers: whole_experts(spec, workers, -(-spec.experts // 4)),
+    "everywhere": lambda spec, workers: whole_experts(spec, workers, spec.experts * (workers - 1)),
+    "mixed": lambda spec, workers: (None, *whole_experts(spec, workers, 1)[1:]),
+}
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 1), (2, 2), (3, 2), (4, 1)])
+@pytest.mark.parametrize("experts", EXPERT_PLANS.values(), ids=EXPERT_PLANS)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES.values() if shape.experts > 1], ids=lambda s: s.type.name)
+async def test_no_bit_depends_on_which_worker_holds_an_expert(
+    shape: TinyShape,
+    experts: Callable[[ModelSpec, int], tuple[ExpertOwners | None, ...]],
+    workers: int,
+    threads: int,
+    processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    model, expected, settings = model_of(shape), await reference_of(shape, "f16"), engine("f16", 7)
+    owners = experts(model.spec, workers)
+    together = processes.load(model, workers, threads, settings, owners)
+    assert await run_together(together, model, settings) == expected
+    alone = processes.load(model, workers, threads, settings, owners)
+    assert await run_alone(alone, model, settings) == expected
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])

@@ -51,7 +51,7 @@ def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:
             split_evenly(size, PANEL_ROWS, workers)[worker] for size in (spec.width, spec.expert_width, spec.vocabulary)
         ]
         shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), *rows))
-    return ShardPlan(model=spec.name, split="tensor", shards=tuple(shards))
+    return ShardPlan(spec.name, tuple(shards), (None,) * spec.layers)
 
 
 class ShardGroup:
@@ -75,7 +75,7 @@ def running_shards(path: Path, cpus: Sequence[tuple[int, ...]], kv_half: bool = 
     """Start a process per worker and end them afterwards."""
     spec = read_spec(path)
     plan = even_plan(spec, cpus)
-    channel = StepChannel(layout_of(spec, plan, LIMITS))
+    channel = StepChannel(layout_of(spec, plan, LIMITS), plan.experts)
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for worker in range(len(cpus)):

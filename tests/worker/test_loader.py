@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from numoe.kernels.formats import BY_GGML_TYPE, NUMBERS
-from numoe.kernels.groups import BLOCK
-from numoe.model.plan import Range, Shard
+from numoe.kernels.groups import BLOCK, ROWS
+from numoe.model.expert_owners import ExpertOwners
+from numoe.model.plan import Range, Shard, ShardPlan
 from numoe.model.spec import ModelSpec, TensorInfo, TensorType
 from numoe.protos.errors import ModelFileError
-from numoe.worker import loader
-from numoe.worker.loader import LoadedWeights, layer_rows, load_weights, row_bytes, weight_bytes
+from numoe.worker import arrange as arranging
+from numoe.worker.arrange import PAGE, arrange, layer_rows, panel_bytes, row_bytes
+from numoe.worker.loader import LoadedWeights, load_weights
 from tests.kernels.numeric import dequantised, packed
 from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
 from tests.worker.shard_process import even_plan, read_spec
@@ -76,24 +78,27 @@ def file_rows(tensor: TensorInfo, weights: Weights) -> NDArray[np.uint8]:  # [E,
     return rows.reshape(tensor.shape[0] if len(tensor.shape) == 3 else 1, -1, rows.shape[1])
 
 
-def check_matrix(record: Any, tensor: TensorInfo, rows: Range, weights: Weights) -> None:
-    """A MATRIX record's panels are those that packing the shard's rows of each expert gives."""
-    format_ = BY_GGML_TYPE[tensor.type]
-    expected = np.stack(
-        [packed(format_, expert[rows.start : rows.stop]) for expert in file_rows(tensor, weights)]
-    )  # [E, panels, units, panel unit bytes]
-    assert record["rows"] == rows.size
-    assert record["panels"] == expected.shape[1]
+def check_matrix(
+    record: Any, tensor: TensorInfo, rows: Range, weights: Weights, held: Sequence[int] | None = None
+) -> None:
+    """A MATRIX record's panels are those that packing the shard's rows of each held expert gives; None: of all."""
+    format_, experts = BY_GGML_TYPE[tensor.type], file_rows(tensor, weights)
+    table = at(int(record["experts"]), 8 * len(experts)).view(np.uintp)
+    panels = -(-rows.size // ROWS)
+    assert (record["rows"], record["panels"]) == (rows.size, panels)
     assert record["blocks"] == tensor.shape[-1] // BLOCK
-    assert record["expert_bytes"] == expected[0].nbytes
+    assert record["panel_bytes"] == panel_bytes(tensor)
+    assert record["expert_bytes"] == panels * panel_bytes(tensor)
     assert record["tile"] == NUMBERS[format_.name]
     assert record["integer"] == format_.integer
-    strides = int(record["expert_stride"]), int(record["panel_stride"]), 1
-    shape = *expected.shape[:2], expected.shape[2] * expected.shape[3]
-    assert record["panel_bytes"] == shape[2]
-    size = sum(stride * (count - 1) for stride, count in zip(strides, shape, strict=True)) + 1
-    lying = as_strided(at(int(record["address"]), size), shape, strides) if expected.size else np.zeros(shape, np.uint8)
-    np.testing.assert_array_equal(lying, expected.reshape(shape))
+    for expert, stored in enumerate(experts):
+        if held is not None and expert not in held:
+            assert table[expert] == 0
+        elif panels:
+            expected = packed(format_, stored[rows.start : rows.stop]).reshape(panels, -1)
+            size, stride = int(record["panel_stride"]) * (panels - 1) + panel_bytes(tensor), int(record["panel_stride"])
+            lying = as_strided(at(int(table[expert]), size), (panels, panel_bytes(tensor)), (stride, 1))
+            np.testing.assert_array_equal(lying, expected)
 
 
 def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> None:
@@ -104,43 +109,49 @@ def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> N
         np.testing.assert_array_equal(found, weights[tensor.name])
 
 
-def load(spec: ModelSpec, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, Any, list[int]]:
+def load(spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, list[int]]:
     told: list[int] = []
-    loaded, vectors = load_weights(spec, shard, threads, told.append)
-    return loaded, vectors, told
+    return load_weights(spec, plan, shard, threads, told.append), told
 
 
-def shards_of(spec: ModelSpec, workers: int) -> Iterator[Shard]:
-    yield from even_plan(spec, [(0,)] * workers).shards
+def plan_of(spec: ModelSpec, workers: int, whole: Sequence[int] = ()) -> ShardPlan:
+    """An even split, but for layers whose experts are `whole`: expert 1 with all workers, the others in turn."""
+    even = even_plan(spec, [(0,)] * workers)
+    every = tuple(range(workers))
+    owners = ExpertOwners(tuple(every if expert == 1 else (expert % workers,) for expert in range(spec.experts)))
+    return replace(even, experts=tuple(owners if layer in whole else None for layer in range(spec.layers)))
 
 
+@pytest.mark.parametrize("whole", [(), (1,), (0, 1)], ids=["by row", "mixed", "whole experts"])
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_every_row_is_the_files_row(stored: Stored, workers: int) -> None:
+def test_every_row_is_the_files_row(stored: Stored, workers: int, whole: tuple[int, ...]) -> None:
     spec, weights = stored.spec, stored.weights
-    for shard in shards_of(spec, workers):
-        loaded, vectors, _ = load(spec, shard)
-        for record, tensors in zip(loaded.layers, spec.layer_tensors, strict=True):
-            for field, tensor, rows in layer_rows(tensors, spec, shard):
-                check_matrix(record[field], tensor, rows, weights)
+    plan = plan_of(spec, workers, whole)
+    for shard in plan.shards:
+        loaded, _ = load(spec, plan, shard)
+        for record, tensors, owners in zip(loaded.arranged.layers, spec.layer_tensors, plan.experts, strict=True):
+            assert record["whole"] == (owners is not None)
+            for field, tensor, rows in layer_rows(tensors, spec, shard, owners):
+                held = owners.held_by(shard.worker) if owners and field in ("gate", "up", "down") else None
+                check_matrix(record[field], tensor, rows, weights, held)
             check_vector(int(record["attention_norm"]), tensors.attn_norm, weights)
             check_vector(int(record["feed_forward_norm"]), tensors.ffn_norm, weights)
             check_vector(int(record["q_norm"]), tensors.attn_q_norm, weights)
             check_vector(int(record["k_norm"]), tensors.attn_k_norm, weights)
             assert record["q_bias"] == record["k_bias"] == record["v_bias"] == 0
-        check_matrix(loaded.head[0], spec.output, shard.vocabulary, weights)
+        check_matrix(loaded.arranged.head[0], spec.output, shard.vocabulary, weights)
         np.testing.assert_array_equal(loaded.output_norm, weights[spec.output_norm.name])
         embedding = loaded.embedding.reshape(shard.vocabulary.size, row_bytes(spec.token_embedding))
         [expected] = file_rows(spec.token_embedding, weights)
         np.testing.assert_array_equal(embedding, expected[shard.vocabulary.start : shard.vocabulary.stop])
-        assert vectors
 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_all_workers_together_hold_every_row_once(stored: Stored, workers: int) -> None:
     spec = stored.spec
     owned: dict[str, list[int]] = {}
-    for shard in shards_of(spec, workers):
-        for field, _, rows in layer_rows(spec.layer_tensors[0], spec, shard):
+    for shard in plan_of(spec, workers).shards:
+        for field, _, rows in layer_rows(spec.layer_tensors[0], spec, shard, None):
             owned.setdefault(field, []).extend(range(rows.start, rows.stop))
     for field, tensor in (("q", "attn_q"), ("output", "attn_output"), ("gate", "gate"), ("up", "up"), ("down", "down")):
         rows_of_tensor = getattr(spec.layer_tensors[0], tensor).shape[-2]
@@ -149,27 +160,47 @@ def test_all_workers_together_hold_every_row_once(stored: Stored, workers: int) 
         assert set(owned[field]) == set(range(spec.kv_heads * spec.head_size))
 
 
-def test_rows_read_in_many_small_pieces_are_the_same(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    [shard] = shards_of(stored.spec, 1)
-    whole, _, of_whole = load(stored.spec, shard)
-    monkeypatch.setattr(loader, "READ_BYTES", 1)
-    pieces, _, of_pieces = load(stored.spec, shard, threads=5)
-    np.testing.assert_array_equal(pieces.memory, whole.memory)
+@pytest.mark.parametrize("whole", [(), (0, 1)], ids=["by row", "whole experts"])
+def test_rows_read_in_many_small_pieces_are_the_same(
+    stored: Stored, whole: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(stored.spec, 1, whole)
+    [shard] = plan.shards
+    entire, of_whole = load(stored.spec, plan, shard)
+    monkeypatch.setattr(arranging, "READ_BYTES", 1)
+    pieces, of_pieces = load(stored.spec, plan, shard, threads=5)
+    np.testing.assert_array_equal(pieces.memory, entire.memory)
     assert len(of_pieces) > 5 * len(of_whole)
 
 
 def test_progress_adds_up_to_the_memory_taken(stored: Stored) -> None:
-    for shard in shards_of(stored.spec, 3):
-        loaded, _, told = load(stored.spec, shard)
-        assert sum(told) == weight_bytes(stored.spec, shard) == loaded.memory.size
+    plan = plan_of(stored.spec, 3)
+    for shard in plan.shards:
+        loaded, told = load(stored.spec, plan, shard)
+        assert sum(told) == arrange(stored.spec, plan, shard).bytes == loaded.memory.size
+
+
+def test_layers_and_embedding_share_the_memory_out(stored: Stored) -> None:
+    """Whole experts begin on pages of their own; before them at most a page is left empty."""
+    plan = plan_of(stored.spec, 2, (1,))
+    for shard in plan.shards:
+        loaded, told = load(stored.spec, plan, shard)
+        arranged = loaded.arranged
+        assert arranged.layer_bytes[0].start == 0
+        assert arranged.layer_bytes[0].stop == arranged.layer_bytes[1].start
+        assert arranged.layer_bytes[1].stop <= arranged.embedding.start
+        assert arranged.embedding.stop == loaded.memory.size
+        first = arranged.experts[1, 0][arranged.experts[1, 0] != 0]
+        assert np.all(first % PAGE == 0)
+        assert 0 <= loaded.memory.size - sum(told) <= PAGE * len(first)
 
 
 def test_a_worker_without_any_rows_loads_nothing_but_what_all_have(stored: Stored) -> None:
     spec, none = stored.spec, Range(0, 0)
     idle = Shard(0, 0, (0,), none, none, none, none, none)
-    loaded, _, _ = load(spec, idle)
-    for record, tensors in zip(loaded.layers, spec.layer_tensors, strict=True):
-        for field, tensor, rows in layer_rows(tensors, spec, idle):
+    loaded, _ = load(spec, plan_of(spec, 1), idle)
+    for record, tensors in zip(loaded.arranged.layers, spec.layer_tensors, strict=True):
+        for field, tensor, rows in layer_rows(tensors, spec, idle, None):
             check_matrix(record[field], tensor, rows, stored.weights)
         assert tensors.router is not None
         check_matrix(record["router"], tensors.router, Range(0, spec.experts), stored.weights)
@@ -190,15 +221,15 @@ def test_biases_are_the_own_heads_part(stored: Stored, tmp_path: Path) -> None:
         replace(tensors, attn_q_bias=bias(100, size), attn_k_bias=bias(700, kv), attn_v_bias=bias(1000, kv))
         for tensors in spec.layer_tensors
     )
-    for shard in shards_of(spec, 4):
-        loaded, vectors, _ = load(replace(spec, layer_tensors=layers), shard)
+    plan = plan_of(spec, 4)
+    for shard in plan.shards:
+        loaded, _ = load(replace(spec, layer_tensors=layers), plan, shard)
         for field, first, heads in (
             ("q_bias", 100, shard.heads), ("k_bias", 700, shard.kv_heads), ("v_bias", 1000, shard.kv_heads),
         ):  # fmt: skip
-            found = at(int(loaded.layers[1][field]), 4 * heads.size * spec.head_size).view(np.float32)
+            found = at(int(loaded.arranged.layers[1][field]), 4 * heads.size * spec.head_size).view(np.float32)
             start = first + heads.start * spec.head_size
             np.testing.assert_array_equal(found, values[start : start + found.size])
-        assert vectors
 
 
 @pytest.fixture
@@ -214,28 +245,31 @@ def test_a_file_that_shrank_is_refused(own_file: tuple[Path, ModelSpec], kept: f
     path, spec = own_file
     size = int(path.stat().st_size * kept)
     os.truncate(path, size)
-    [shard] = shards_of(spec, 1)
+    plan = plan_of(spec, 1)
+    [shard] = plan.shards
     with pytest.raises(
         ModelFileError, match=rf"own\.gguf has {size} bytes, expected at least \d+: it shrank"
     ) as caught:
-        load(spec, shard)
+        load(spec, plan, shard)
     assert caught.value.reason == "truncated"
 
 
 def test_a_file_that_vanished_is_an_error_of_the_system(own_file: tuple[Path, ModelSpec]) -> None:
     path, spec = own_file
     path.unlink()
-    [shard] = shards_of(spec, 1)
+    plan = plan_of(spec, 1)
+    [shard] = plan.shards
     with pytest.raises(FileNotFoundError, match=r"own\.gguf"):
-        load(spec, shard)
+        load(spec, plan, shard)
 
 
 def test_no_descriptor_is_left_open(own_file: tuple[Path, ModelSpec]) -> None:
     path, spec = own_file
-    [shard] = shards_of(spec, 1)
+    plan = plan_of(spec, 1)
+    [shard] = plan.shards
     before = os.listdir("/proc/self/fd")
-    load(spec, shard)
+    load(spec, plan, shard)
     os.truncate(path, 1000)
     with pytest.raises(ModelFileError):
-        load(spec, shard)
+        load(spec, plan, shard)
     assert os.listdir("/proc/self/fd") == before
