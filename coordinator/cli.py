@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
-from numoe.coordinator.cli_options import CallOptions, ShapeOptions
+from numoe.coordinator.cli_options import CallOptions, ServiceOptions, ShapeOptions
 from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, kv_tokens
 from numoe.protos.errors import NumoeError, SetupError
 
@@ -49,6 +49,7 @@ app = App(
 
 
 CALL_OPTIONS = CallOptions()
+SERVICE_OPTIONS = ServiceOptions()
 SHAPE_OPTIONS = ShapeOptions()
 SERVE_SETTINGS = ServeSettings()
 
@@ -139,6 +140,25 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
             # Ctrl-C ends an answer, and what there is of it stays in the conversation.
             answer = stream_answer(client.chat(request), keep_interrupted=text is None)
             messages.append(ChatMessage(role="assistant", content=answer))
+
+
+@app.command
+def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = None) -> None:
+    """Move whole experts between the workers of a running service, so that all compute equally much.
+
+    Parameters
+    ----------
+    options
+        Which service.
+    drain
+        A worker to empty of experts instead, so that its node can rest.
+    """
+    from numoe.coordinator.console import out, show_moves
+    from numoe.v1.placement_pb2 import RebalanceRequest
+
+    with _client(options) as client:
+        moves = show_moves(client.rebalance(RebalanceRequest(drain_worker=drain)))
+    out().print(f"{moves} experts moved" if moves else "the experts lie well as they are")
 
 
 @app.command
@@ -233,7 +253,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def _client(options: CallOptions) -> Iterator[Client]:
+def _client(options: ServiceOptions) -> Iterator[Client]:
     from numoe.coordinator.client import CallError, Client
 
     try:

@@ -18,13 +18,20 @@ Shape = Literal["qwen3moe", "llama", "qwen3-30b-a3b", "qwen3-235b-a22b"]
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
-class CallOptions:
-    """Which service to ask, and how."""
+class ServiceOptions:
+    """Which service to ask."""
 
     address: Annotated[str, Parameter(env_var="NUMOE_ADDRESS")] = DEFAULT_ADDRESS
     """Where the service listens."""
     timeout_seconds: float | None = None
     """Give up after this long. Default: never."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class CallOptions(ServiceOptions):
+    """Which service to ask, and how to draw."""
+
     max_tokens: int | None = None
     """Most tokens to generate. Default: what fits the context."""
     stop: tuple[str, ...] | None = None

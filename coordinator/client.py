@@ -11,7 +11,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from numoe.v1 import generation_pb2, generation_pb2_grpc
+from numoe.v1 import generation_pb2, generation_pb2_grpc, placement_pb2, placement_pb2_grpc
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 
@@ -33,6 +33,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._channel = grpc.insecure_channel(address, _OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._placement = placement_pb2_grpc.PlacementServiceStub(self._channel)
 
     def __enter__(self) -> Client:
         return self
@@ -50,7 +51,11 @@ class Client:
         """The stream of answers; closing the iterator cancels the call."""
         return self._stream(self._stub.Chat(request, timeout=self._timeout_seconds))
 
-    def _stream(self, call: Any) -> Generator[Answer]:
+    def rebalance(self, request: placement_pb2.RebalanceRequest) -> Generator[placement_pb2.RebalanceResponse]:
+        """How far it is, now and then; closing the iterator ends it after the move that is being made."""
+        return self._stream(self._placement.Rebalance(request, timeout=self._timeout_seconds))
+
+    def _stream(self, call: Any) -> Generator[Any]:
         try:
             with self._failures():
                 yield from call

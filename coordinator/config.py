@@ -53,6 +53,9 @@ class WorkerSettings:
     plan_file: Path | None = None
     """A plan written by `numoe plan`, to obey instead of making one."""
 
+    rebalance: Literal["off", "auto"] = "off"
+    """Whether whole experts move between workers as requests make other ones popular; see `numoe rebalance`."""
+
     step_timeout_seconds: float = 600.0
     """Longest a single step may take before its workers count as lost."""
 

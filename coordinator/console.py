@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from numoe.coordinator.describe import human_bytes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # importing these takes longer than printing most answers
     from numoe.coordinator.client import Answer
     from numoe.coordinator.server import Ready
     from numoe.v1.generation_pb2 import Finished
+    from numoe.v1.placement_pb2 import RebalanceResponse
 
 _KEPT_CONTROLS = "\n\t"
 
@@ -105,6 +106,18 @@ def stream_answer(answers: Generator[Answer], *, keep_interrupted: bool = False)
             raise
         console.out("")
     return "".join(text)
+
+
+def show_moves(answers: Generator[RebalanceResponse]) -> int:
+    """Shows how far the moving of experts is; how many were moved."""
+    moves = 0
+    columns = (TextColumn("moving experts"), BarColumn(), MofNCompleteColumn())
+    with closing(answers), Progress(*columns, console=err(), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        for answer in answers:
+            moves = answer.moves
+            progress.update(task, completed=answer.made, total=moves)
+    return moves
 
 
 def read_turns() -> Iterator[str]:

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from numoe.coordinator.ray_node import start_ray  # sets what Ray reads when it is imported
@@ -28,15 +30,19 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numoe.coordinator.config import ServeSettings, context_tokens, kv_tokens
+from numoe.coordinator.expert_mover import ExpertMover
 from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement, WorkerState
+from numoe.coordinator.step_boundary import StepBoundary
 from numoe.coordinator.step_channel import StepChannel
 from numoe.coordinator.survivors import start_watching
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import ShardPlan
+from numoe.model.rebalance import ExpertMove
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.model.topology import format_id_list
 from numoe.protos.arena import LOADING, READY
-from numoe.protos.errors import ServiceError, SetupError, WorkerLost
+from numoe.protos.errors import ServiceError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepLimits, StepResult
 
 BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
@@ -145,6 +151,7 @@ class RayWorkers:
         self._pids: list[int] = []
         self._watched: list[int] = []  # pidfds
         self._reports: list[Any] = []
+        self._boundary, self._moving = StepBoundary(), Lock()
 
     @property
     def limits(self) -> StepLimits:
@@ -230,9 +237,16 @@ class RayWorkers:
     def submit(self, step: Step) -> None:
         self.check()
         assert self._channel is not None
+        self._boundary.begin()
         self._channel.publish(step)
 
     def collect(self, timeout_seconds: float) -> StepResult:
+        try:
+            return self._result(timeout_seconds)
+        finally:
+            self._boundary.end()
+
+    def _result(self, timeout_seconds: float) -> StepResult:
         assert self._channel is not None
         end = time.monotonic() + timeout_seconds
         while True:
@@ -291,6 +305,29 @@ class RayWorkers:
             self._channel.close()
         self._channel, self._group = None, None
         self._actors, self._pids, self._watched, self._reports = [], [], [], []
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        return self._plan.experts
+
+    def expert_hits(self) -> NDArray[np.int64]:  # [L, E]
+        if self._channel is None:
+            raise Unavailable("the workers are being restarted; try again in a few seconds")
+        return self._channel.expert_hits()
+
+    def move_expert(self, move: ExpertMove) -> None:
+        with self._moving:
+            channel, owners = self._channel, self._plan.experts[move.layer]
+            if channel is None or not self._actors:
+                raise Unavailable("the workers are being restarted; try again in a few seconds")
+            assert owners is not None, move
+
+            def moved(after: ExpertOwners) -> None:
+                experts = list(self._plan.experts)
+                experts[move.layer] = after
+                self._plan = replace(self._plan, experts=tuple(experts))  # what a restart will load
+
+            timeout = self._settings.workers.step_timeout_seconds
+            ExpertMover(channel, self._actors, self._boundary, timeout).move(move, owners, moved)
 
     def placement(self) -> Placement:
         channel, reports, pids = self._channel, self._reports, self._pids

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from numoe.coordinator.executor import StepExecutor
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import Shard
+from numoe.model.rebalance import ExpertMove
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]
 
@@ -31,10 +36,22 @@ class Placement:
 
 
 class Workers(StepExecutor, Protocol):
-    """What the launcher starts: the executor of the engine's steps, which also knows where everything lies."""
+    """What the launcher starts: the executor of the engine's steps, which also knows where everything lies.
+
+    The methods that it adds may be called from any thread.
+    """
 
     def placement(self) -> Placement:
-        """As of now; may be called from any thread, while loading and restarting too."""
+        """As of now, while loading and restarting too."""
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        """[L] who holds the experts now; None where workers hold rows of every one."""
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        """[L, E] tokens routed to each expert since the workers started."""
+
+    def move_expert(self, move: ExpertMove) -> None:
+        """Moves one expert between two steps; raises ServiceError where that fails, with the service as before."""
 
 
 class LoadProgress(Protocol):

@@ -29,6 +29,7 @@ from numoe.coordinator.calls import CallInterceptor
 from numoe.coordinator.config import ListenSettings, ServeSettings, check_settings
 from numoe.coordinator.engine import EngineState
 from numoe.coordinator.placement import LoadProgress
+from numoe.coordinator.rebalancing import rebalance_forever
 from numoe.coordinator.served import Loader, ServedModel
 from numoe.coordinator.service import SERVICE_NAMES, GenerationService, ModelService, PlacementService
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, Unavailable
@@ -136,14 +137,17 @@ class Server:
     async def _serve(self, served: ServedModel, address: str) -> None:
         shards = [worker.shard for worker in served.workers.placement().workers]
         threads = sum(len(shard.cpus) for shard in shards)
-        health_task = asyncio.create_task(self._mirror_health(served))
+        tasks = [asyncio.create_task(self._mirror_health(served))]
+        if self._settings.workers.rebalance == "auto" and any(served.workers.experts()):
+            tasks.append(asyncio.create_task(rebalance_forever(served.spec, served.workers)))
         try:
             await self._set_health(serving=True)
             seconds = time.monotonic() - self._started
             self._announce(Ready(address, served.spec.name, len(shards), threads, seconds))
             await _first(self._stop.wait(), served.engine.wait_stopped())
         finally:
-            health_task.cancel()
+            for task in tasks:
+                task.cancel()
             await self._health.enter_graceful_shutdown()
             await self._drain(served)
         error = await served.engine.wait_stopped()

@@ -14,6 +14,7 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from numoe.coordinator.prompts import Turn, decode, encode_conversation, encode_text
+from numoe.coordinator.rebalancing import make_moves, wanted_moves
 from numoe.coordinator.requests import Failed, token_budget
 from numoe.coordinator.served import ServedModel
 from numoe.coordinator.wire import (
@@ -126,6 +127,16 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
         self, request: placement_pb2.GetPlacementRequest, context: Context
     ) -> placement_pb2.GetPlacementResponse:
         return placement_message(self._served().workers.placement())
+
+    async def Rebalance(  # noqa: N802
+        self, request: placement_pb2.RebalanceRequest, context: Context
+    ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
+        served = self._served()
+        drained = request.drain_worker if request.HasField("drain_worker") else None
+        hits = served.workers.expert_hits()
+        moves = await asyncio.to_thread(wanted_moves, served.spec, served.workers, hits, drained)
+        async for made in make_moves(served.workers, moves):
+            yield placement_pb2.RebalanceResponse(made=made, moves=len(moves))
 
 
 def _prompt_of(question: Question, served: ServedModel) -> Sequence[int]:

@@ -126,6 +126,10 @@ class StepChannel:
         counted: np.void = field[0]
         return counted
 
+    def expert_hits(self) -> NDArray[np.int64]:  # [L, E]
+        """Tokens routed to each expert so far, as worker 0 counts them; all count alike."""
+        return self._layout.view(self._arena, "worker0.expert_hits").copy()
+
     def state(self, worker: int) -> int:
         """STARTING, LOADING, READY or FAILED of protos/arena.py."""
         return int(self._layout.view(self._arena, f"worker{worker}.state")[0])

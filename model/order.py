@@ -9,6 +9,8 @@ from numoe.model.spec import ModelSpec
 from numoe.protos.arena import ArenaLayout, ArenaShape, PartShape, arena_layout
 from numoe.protos.messages import StepLimits
 
+TRANSFER_BYTES = 32 << 20  # an expert of Qwen3-235B-A22B at Q8_0 is 20 MB
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
@@ -42,5 +44,6 @@ def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayo
         )
         for shard in plan.shards
     )
-    shape = ArenaShape(limits, spec.layers, spec.width, spec.experts, spec.active_experts, parts)
+    transfer = TRANSFER_BYTES if whole else 0
+    shape = ArenaShape(limits, spec.layers, spec.width, spec.experts, spec.active_experts, parts, transfer)
     return arena_layout(shape)

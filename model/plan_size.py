@@ -44,7 +44,7 @@ def shard_bytes(
             size = _expert_bytes(layer, shard)
             held, turns = float(spec.experts), float(spec.experts)
         else:
-            size = sum(_row_bytes(tensor) * tensor.shape[-2] for tensor in (layer.gate, layer.up, layer.down))
+            size = whole_expert_bytes(layer)
             mine = owners.held_by(shard.worker)
             held, turns = len(mine), sum(1 / len(owners.workers[expert]) for expert in mine)
         experts += size * held
@@ -58,6 +58,11 @@ def shard_bytes(
         kv_cache=kv_position * context_tokens,
         read_per_token=attention + round(active) + everywhere + output,
     )
+
+
+def whole_expert_bytes(layer: LayerTensors) -> int:
+    """Bytes of all rows of one expert."""
+    return sum(_row_bytes(tensor) * tensor.shape[-2] for tensor in (layer.gate, layer.up, layer.down))
 
 
 def check_placement(

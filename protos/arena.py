@@ -6,6 +6,7 @@
     | step slot  header | token_ids | positions | token_sequence | kv_tables | samples | seen_* |  |  coordinator writes
     |            expert_holders                                                                    |
     | results    drawn_tokens | drawn_logprobs                                                     |  workers write
+    | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
     |            output | logits                                                                   |  all read
@@ -98,6 +99,7 @@ class ArenaShape:
     experts: int  # E
     active_experts: int  # A
     parts: tuple[PartShape, ...]
+    transfer_bytes: int = 0  # for experts on their way from worker to worker
 
 
 def dense_columns(tokens: int) -> int:
@@ -158,6 +160,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
         ("expert_holders", np.int32, (shape.layers, shape.experts)),
         ("drawn_tokens", np.int32, (limits.sequences,)),
         ("drawn_logprobs", np.float32, (limits.sequences,)),
+        ("transfer", np.uint8, (shape.transfer_bytes,)),
     ]
 
 

@@ -32,7 +32,7 @@ SERVICE_FILES = (
     "coordinator/cli.py",
 )
 FENCES = {
-    "ray": ("coordinator/launcher.py", "coordinator/ray_node.py", "worker/actor.py"),
+    "ray": ("coordinator/launcher.py", "coordinator/ray_node.py", "coordinator/expert_mover.py", "worker/actor.py"),
     "numba": ("kernels/*.py",),
     "llvmlite": ("kernels/*.py",),
     "grpc": SERVICE_FILES,

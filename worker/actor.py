@@ -34,3 +34,19 @@ class WorkerActor:
     def report(self) -> ShardReport:
         """As of now."""
         return self._shard.report()
+
+    def copy_expert_out(self, layer: int, expert: int, first: int) -> int:
+        """See HeldExperts.copy_out."""
+        return self._shard.experts.copy_out(layer, expert, first)
+
+    def copy_expert_in(self, layer: int, expert: int, first: int, count: int) -> str | None:
+        """See HeldExperts.copy_in; a text where the node has no room."""
+        try:
+            self._shard.experts.copy_in(layer, expert, first, count)
+        except MemoryError:
+            return f"no memory for expert {expert} of layer {layer} on NUMA node {self._shard.order.shard.node}"
+        return None
+
+    def drop_expert(self, layer: int, expert: int) -> None:
+        """See HeldExperts.drop."""
+        self._shard.experts.drop(layer, expert)

@@ -98,6 +98,26 @@ def layer_rows(
     yield "down", tensors.down, shard.width_rows if by_row else Range(0, spec.width)
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertBlock:
+    """One whole expert of a layer, as drawn above."""
+
+    up: int  # offset of the first up panel; gate panels begin at 0
+    down: int
+    bytes: int
+
+    def addresses(self, address: int) -> NDArray[np.uintp]:  # [3] of the first gate, up and down panel
+        """Where the matrices lie in a block at an address."""
+        return np.array([address, address + self.up, address + self.down], np.uintp)
+
+
+def expert_block(tensors: LayerTensors, spec: ModelSpec) -> ExpertBlock:
+    """How a whole expert of a layer lies."""
+    gate, up = panel_bytes(tensors.gate), panel_bytes(tensors.up)
+    down = -(-spec.expert_width // ROWS) * (gate + up)
+    return ExpertBlock(gate, down, down + -(-spec.width // ROWS) * panel_bytes(tensors.down))
+
+
 def arrange(spec: ModelSpec, plan: ShardPlan, shard: Shard) -> Arrangement:
     """Lay out one worker's memory."""
     arranger = _Arranger(spec)

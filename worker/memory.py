@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 
 import numpy as np
 from numpy.typing import NDArray
 
 HUGE_PAGE = 2 << 20
+_PAGE = mmap.PAGESIZE
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
@@ -17,6 +20,14 @@ def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge
     whole = np.frombuffer(mapping, np.uint8)
     skip = -whole.ctypes.data % HUGE_PAGE
     return whole[skip : skip + size]
+
+
+def give_back(part: NDArray[np.uint8]) -> None:
+    """Return the whole pages of a part of `allocate`d memory to the system; what it held is gone."""
+    first = -(-part.ctypes.data // _PAGE) * _PAGE
+    last = (part.ctypes.data + part.size) // _PAGE * _PAGE
+    if last > first:
+        _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]

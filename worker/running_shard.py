@@ -14,6 +14,7 @@ from numoe.kernels.attention import BLOCK as KV_BLOCK
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.protos.arena import FAILED, LOADING, READY
 from numoe.worker.arrange import arrange
+from numoe.worker.held_experts import HeldExperts
 from numoe.worker.loader import load_weights
 from numoe.worker.memory import allocate, map_arena
 from numoe.worker.shard import constants_of, formats_of, kv_bytes, memory_of, sizes_of, step_input, weights_of
@@ -65,6 +66,7 @@ class RunningShard:
         self._counters[0]["total_bytes"] = arrange(order.spec, order.plan, shard).bytes + kv_bytes(order)
         threads = len(set(shard.cpus))
         self._weights = load_weights(order.spec, order.plan, shard, threads, self._count)
+        self.experts = HeldExperts(order.spec, self._weights, self._layout.view(self._arena, "transfer"))
         self._kv = allocate(kv_bytes(order))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]
@@ -88,7 +90,7 @@ class RunningShard:
         """As of now, the CPUs as the kernel tells them."""
         return ShardReport(
             pid=os.getpid(),
-            weight_bytes=self._weights.memory.size,
+            weight_bytes=self._weights.memory.size + self.experts.arrived_bytes,
             kv_bytes=self._kv.size,
             binding=os.environ.get("NUMOE_BINDING", "none"),
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),

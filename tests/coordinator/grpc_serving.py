@@ -12,17 +12,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
+import numpy as np
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from numpy.typing import NDArray
 
 from numoe.coordinator.config import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.engine import Engine
 from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement
 from numoe.coordinator.served import ServedModel, read_model
 from numoe.coordinator.server import Ready, Server
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import PlanOptions, ShardPlan, plan
+from numoe.model.rebalance import ExpertMove
 from numoe.model.spec import ModelSpec
 from numoe.model.topology import Node, Topology
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
@@ -55,6 +59,15 @@ class FakeWorkers(FakeExecutor):
         first, *others = self.shards.shards
         lost = (WorkerPlacement(shard, "lost") for shard in others)
         return Placement(self.shards.split, (WorkerPlacement(first, "ready", 4242, 1000, 2000), *lost))
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        return self.shards.experts
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        return np.ones((SHAPE.layers, SHAPE.experts), np.int64)
+
+    def move_expert(self, move: ExpertMove) -> None:
+        raise AssertionError("a model split by row has no experts to move")
 
 
 @cache

@@ -56,7 +56,7 @@ def in_order(layout: ArenaLayout, prefix: str = "") -> list[str]:
 def test_the_drawing_has_a_section_for_control_step_and_each_worker() -> None:
     control, slot, first, second = drawn_sections()
     assert list(control) == ["control"]
-    assert list(slot) == ["step slot", "results"]
+    assert list(slot) == ["step slot", "results", "moves"]
     assert list(first) == ["worker 0"]
     assert second == {"worker 1": ["..."]}
 
@@ -75,7 +75,7 @@ def test_the_team_words_end_before_the_step_slot() -> None:
 
 def test_the_step_slot_lies_in_the_drawn_order() -> None:
     slot = drawn_sections()[1]
-    drawn = slot["step slot"] + slot["results"]
+    drawn = slot["step slot"] + slot["results"] + slot["moves"]
     found = in_order(arena_layout(SHAPE))
     assert [re.sub(r"^seen_.*", "seen_*", name) for name in found] == [
         name for drawn_name in drawn for name in ([drawn_name] * 2 if drawn_name == "seen_*" else [drawn_name])

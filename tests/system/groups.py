@@ -142,33 +142,33 @@ class RecordedWorkers:
         self.logits: dict[tuple[int, int], NDArray[np.float32]] = {}  # [V]
         self.chunks: list[tuple[int, ...]] = []  # per step the tokens of each chunk
         self.before_step: Callable[[int], None] = lambda number: None  # runs in the engine's thread
-        self._workers = workers
+        self.workers = workers
         self._step = Step(0, ())
 
     @property
     def limits(self) -> StepLimits:
-        return self._workers.limits
+        return self.workers.limits
 
     def submit(self, step: Step) -> None:
         self.before_step(step.number)
         self._step = step
-        self._workers.submit(step)
+        self.workers.submit(step)
 
     def collect(self, timeout_seconds: float) -> StepResult:
-        result = self._workers.collect(timeout_seconds)
+        result = self.workers.collect(timeout_seconds)
         drawn = [chunk for chunk in self._step.chunks if chunk.sampling is not None]
         if drawn:
-            for chunk, row in zip(drawn, self._workers.logits(), strict=True):
+            for chunk, row in zip(drawn, self.workers.logits(), strict=True):
                 assert chunk.sampling is not None
                 self.logits[chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)] = row.copy()
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
         return result
 
     def check(self) -> None:
-        self._workers.check()
+        self.workers.check()
 
     def restart(self) -> None:
-        self._workers.restart()
+        self.workers.restart()
 
     def close(self) -> None:
-        self._workers.close()
+        self.workers.close()

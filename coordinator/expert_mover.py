@@ -1,0 +1,59 @@
+"""Moves whole experts from worker to worker while steps run: copy, let the next step know, free.
+
+A worker copies the expert into the arena's transfer area, the other one out of it; no step looks at either. Between two
+steps the arena's expert_holders change, and only then may the first worker give its memory back. Every step so finds
+the experts with their holders, and the bits are the same whoever computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from numoe.coordinator.step_boundary import StepBoundary
+from numoe.coordinator.step_channel import StepChannel
+from numoe.model.expert_owners import ExpertOwners
+from numoe.model.rebalance import ExpertMove
+from numoe.protos.errors import ServiceError
+
+
+class ExpertMover:
+    """Of one group of workers; used by one thread at a time."""
+
+    def __init__(
+        self, channel: StepChannel, actors: Sequence[Any], boundary: StepBoundary, step_timeout_seconds: float
+    ) -> None:
+        self._channel, self._actors = channel, actors
+        self._boundary, self._step_timeout_seconds = boundary, step_timeout_seconds
+
+    def move(self, move: ExpertMove, owners: ExpertOwners, moved: Callable[[ExpertOwners], None]) -> None:
+        """Make a move in a layer of `owners`; `moved` is told the new ones between two steps.
+
+        Raises:
+            ServiceError: a worker died, the target has no room, or no step ends. Unless `moved` was called nothing has
+                changed.
+        """
+        after = move.applied(owners)
+
+        def change() -> None:
+            self._channel.share_experts(move.layer, after)
+            moved(after)
+
+        try:
+            if move.target is not None:
+                self._copy(move, self._actors[move.source], self._actors[move.target])
+            self._boundary.run(change, self._step_timeout_seconds)
+            if not move.keep:
+                ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
+        except ray.exceptions.RayError as error:
+            raise ServiceError(f"a worker was lost while experts moved: {error}") from error
+
+    def _copy(self, move: ExpertMove, source: Any, target: Any) -> None:
+        first = 0
+        while count := ray.get(source.copy_expert_out.remote(move.layer, move.expert, first)):
+            failed = ray.get(target.copy_expert_in.remote(move.layer, move.expert, first, count))
+            if failed:
+                raise ServiceError(failed)
+            first += count
