@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from numoe.model.kernel_files import chosen, labelled_lines, meminfo_bytes, read_text
+from numoe.model.processor import Processor, read_processor
 
 LOCAL_DISTANCE = 10  # ACPI SLIT: the distance of a node to itself; others are relative to it
 
@@ -36,7 +39,8 @@ class Node:
     available_bytes: int  # free, or held by the page cache and given back on demand; an estimate
     distances: tuple[int, ...]  # to each node of the topology, in its order; own distance is 10
     huge_pages_free: tuple[tuple[int, int], ...] = ()  # (page bytes, pages) set aside by the administrator and free
-    package: int | None = None  # None where the node has no CPUs
+    package: int | None = None  # the first that its CPUs belong to; None where the node has no CPUs
+    other_packages: tuple[int, ...] = ()  # further ones, where the firmware interleaves memory over sockets
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -51,12 +55,14 @@ class Topology:
     caches: tuple[Cache, ...] = ()
     transparent_huge_pages: str = "unknown"  # always, madvise, never
     numa_balancing: bool = False  # the kernel moves pages towards the CPUs that touch them
+    processor: Processor = field(default_factory=Processor)
     forbidden_cpus: tuple[int, ...] = ()
     forbidden_nodes: tuple[int, ...] = ()
 
     @property
     def packages(self) -> tuple[int, ...]:
-        return tuple(sorted({node.package for node in self.nodes if node.package is not None}))
+        first = {node.package for node in self.nodes if node.package is not None}
+        return tuple(sorted(first.union(*(node.other_packages for node in self.nodes))))
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -88,16 +94,17 @@ def read_topology(root: Path = Path("/")) -> Topology:
     """Read the machine below `root`; a kernel without NUMA in /sys is one node with all CPUs and all memory."""
     allowed = _read_allowed(root)
     folder = root / "sys/devices/system/node"
-    online = parse_id_list(_text(folder / "online"))
+    online = parse_id_list(read_text(folder / "online"))
     ids = [node for node in online if (folder / f"node{node}").is_dir()]
     nodes = tuple(_read_node(root, node, ids, allowed) for node in ids) or (_read_flat_node(root, allowed),)
-    listed = {cpu for node in ids for cpu in parse_id_list(_text(folder / f"node{node}/cpulist"))}
+    listed = {cpu for node in ids for cpu in parse_id_list(read_text(folder / f"node{node}/cpulist"))}
     listed = listed or set(_online_cpus(root))
     return Topology(
         nodes=nodes,
         caches=_read_caches(root, sorted(cpu for node in nodes for cpu in node.cpus)),
-        transparent_huge_pages=_chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
-        numa_balancing=_text(root / "proc/sys/kernel/numa_balancing") not in ("", "0"),
+        transparent_huge_pages=chosen(read_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+        numa_balancing=read_text(root / "proc/sys/kernel/numa_balancing") not in ("", "0"),
+        processor=read_processor(root),
         forbidden_cpus=tuple(sorted(cpu for cpu in listed if not allowed.cpu(cpu))),
         forbidden_nodes=tuple(node for node in ids if not allowed.node(node)),
     )
@@ -124,21 +131,8 @@ def format_id_list(ids: Iterable[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _text(path: Path) -> str:
-    """A small /sys file's text, or "" where the kernel or the copied tree does not have it."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _chosen(text: str) -> str:
-    """The bracketed word of a /sys choice such as "always [madvise] never"."""
-    return next((word[1:-1] for word in text.split() if word.startswith("[")), "unknown")
-
-
 def _read_allowed(root: Path) -> _Allowed:
-    lines = dict(line.split(":", 1) for line in _text(root / "proc/self/status").splitlines() if ":" in line)
+    lines = labelled_lines(read_text(root / "proc/self/status"))
     cpus, nodes = lines.get("Cpus_allowed_list"), lines.get("Mems_allowed_list")
     return _Allowed(
         None if cpus is None else frozenset(parse_id_list(cpus)),
@@ -148,9 +142,10 @@ def _read_allowed(root: Path) -> _Allowed:
 
 def _read_node(root: Path, node_id: int, ids: list[int], allowed: _Allowed) -> Node:
     folder = root / f"sys/devices/system/node/node{node_id}"
-    cpus = parse_id_list(_text(folder / "cpulist"))
-    memory = _meminfo_bytes(_text(folder / "meminfo")) if allowed.node(node_id) else {}
-    distances = tuple(int(word) for word in _text(folder / "distance").split())
+    cpus = parse_id_list(read_text(folder / "cpulist"))
+    memory = meminfo_bytes(read_text(folder / "meminfo")) if allowed.node(node_id) else {}
+    packages = _packages(root, cpus)
+    distances = tuple(int(word) for word in read_text(folder / "distance").split())
     return Node(
         id=node_id,
         cores=_group_cores(root, [cpu for cpu in cpus if allowed.cpu(cpu)]),
@@ -159,13 +154,14 @@ def _read_node(root: Path, node_id: int, ids: list[int], allowed: _Allowed) -> N
         available_bytes=_available(memory),
         distances=distances if len(distances) == len(ids) else _default_distances(node_id, ids),
         huge_pages_free=_read_huge_pages(folder / "hugepages") if allowed.node(node_id) else (),
-        package=_package(root, cpus),
+        package=packages[0] if packages else None,
+        other_packages=packages[1:],
     )
 
 
 def _read_flat_node(root: Path, allowed: _Allowed) -> Node:
     cpus = _online_cpus(root)
-    memory = _meminfo_bytes(_text(root / "proc/meminfo"))
+    memory, packages = meminfo_bytes(read_text(root / "proc/meminfo")), _packages(root, cpus)
     return Node(
         id=0,
         cores=_group_cores(root, [cpu for cpu in cpus if allowed.cpu(cpu)]),
@@ -174,13 +170,14 @@ def _read_flat_node(root: Path, allowed: _Allowed) -> Node:
         available_bytes=memory.get("MemAvailable", _available(memory)),
         distances=(LOCAL_DISTANCE,),
         huge_pages_free=_read_huge_pages(root / "sys/kernel/mm/hugepages"),
-        package=_package(root, cpus),
+        package=packages[0] if packages else None,
+        other_packages=packages[1:],
     )
 
 
 def _online_cpus(root: Path) -> tuple[int, ...]:
     """CPUs of a machine without node folders; without any /sys (some sandboxes) the affinity mask is all there is."""
-    online = parse_id_list(_text(root / "sys/devices/system/cpu/online"))
+    online = parse_id_list(read_text(root / "sys/devices/system/cpu/online"))
     return online or (tuple(sorted(os.sched_getaffinity(0))) if root == Path("/") else ())
 
 
@@ -193,25 +190,15 @@ def _group_cores(root: Path, cpus: list[int]) -> tuple[tuple[int, ...], ...]:
     """Group CPUs by physical core, cores in the order of their first CPU."""
     cores: dict[tuple[int, ...], list[int]] = {}
     for cpu in cpus:
-        siblings = parse_id_list(_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))
+        siblings = parse_id_list(read_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))
         cores.setdefault(siblings or (cpu,), []).append(cpu)
     return tuple(sorted(tuple(sorted(core)) for core in cores.values()))
 
 
-def _package(root: Path, cpus: tuple[int, ...]) -> int | None:
-    names = [_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id") for cpu in cpus[:1]]
-    return int(names[0]) if names and names[0] else None
-
-
-def _meminfo_bytes(text: str) -> dict[str, int]:
-    """Fields of a meminfo file in bytes; a node's lines begin with "Node 0 ", the machine's do not."""
-    fields: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        words = value.split()
-        if len(words) == 2 and words[1] == "kB":
-            fields[name.split()[-1]] = int(words[0]) * 1024
-    return fields
+def _packages(root: Path, cpus: tuple[int, ...]) -> tuple[int, ...]:
+    """The packages of these CPUs: one, unless the firmware hides the sockets' memory behind a single node."""
+    names = [read_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id") for cpu in cpus]
+    return tuple(sorted({int(name) for name in names if name.isdecimal()}))  # "-1" on boards that do not say
 
 
 def _available(memory: dict[str, int]) -> int:
@@ -223,7 +210,7 @@ def _available(memory: dict[str, int]) -> int:
 def _read_huge_pages(folder: Path) -> tuple[tuple[int, int], ...]:
     pages = []
     for size in sorted(folder.glob("hugepages-*kB")):
-        count = int(_text(size / "free_hugepages") or 0)
+        count = int(read_text(size / "free_hugepages") or 0)
         pages.append((int(size.name.removeprefix("hugepages-").removesuffix("kB")) * 1024, count))
     return tuple(sorted(pages))
 
@@ -232,8 +219,8 @@ def _read_caches(root: Path, cpus: list[int]) -> tuple[Cache, ...]:
     found: set[tuple[int, str, int, tuple[int, ...]]] = set()
     for cpu in cpus:
         for index in (root / f"sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
-            shared = parse_id_list(_text(index / "shared_cpu_list"))
-            size = _text(index / "size").removesuffix("K")
+            shared = parse_id_list(read_text(index / "shared_cpu_list"))
+            size = read_text(index / "size").removesuffix("K")
             if size and shared:
-                found.add((int(_text(index / "level") or 0), _text(index / "type"), int(size) * 1024, shared))
+                found.add((int(read_text(index / "level") or 0), read_text(index / "type"), int(size) * 1024, shared))
     return tuple(Cache(*cache) for cache in sorted(found))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.machines import Machine, write_machine
 
 RECORDED = Path(__file__).parent / "model/fixtures/topologies.tar.xz"
 
@@ -24,3 +27,16 @@ def recorded_machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (root / member.name).parent.mkdir(parents=True, exist_ok=True)
                 (root / member.name).write_bytes(content.read())
     return root
+
+
+@pytest.fixture(scope="session")
+def described_machine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Machine], Path]:
+    """Gives the folder of a described machine, written once, to read only."""
+    written: dict[Machine, Path] = {}
+
+    def folder(machine: Machine) -> Path:
+        if machine not in written:
+            written[machine] = write_machine(tmp_path_factory.mktemp("described_machine"), machine)
+        return written[machine]
+
+    return folder

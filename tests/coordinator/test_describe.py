@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from rich.console import Console, RenderableType
 from numoe.coordinator.describe import describe_plan, describe_topology, human_bytes
 from numoe.model.plan import PlanOptions, plan
 from numoe.model.topology import Topology, read_topology
+from tests.machines import (
+    SNC4_ONE_SOCKET,
+    TWO_EPYC_9755_NPS4,
+    TWO_XEON_6138_IN_TURN,
+    XEON_6138,
+    Machine,
+    write_machine,
+)
 from tests.tiny_model import TinyShape, tiny_spec
 
 
@@ -88,3 +97,36 @@ def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None
 )
 def test_bytes_are_said_in_three_digits(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_eight_nodes_stand_two_by_two(described_machine: Callable[[Machine], Path], width: int) -> None:
+    text = shown(describe_topology(read_topology(described_machine(TWO_EPYC_9755_NPS4))), width)
+    lines = text.splitlines()
+    assert max(len(line) for line in lines) <= width
+    titles = [line for line in lines if "─ node " in line]
+    assert [[part for part in "01234567" if f"node {part}" in title] for title in titles] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4", "5"],
+        ["6", "7"],
+    ]
+    assert "0-31 + 256-287" in text
+    assert "last-level cache 32.0 MiB x 4" in text
+    assert lines[0] == "AMD EPYC 9755 128-Core Processor"
+
+
+def test_many_cores_are_said_in_runs(described_machine: Callable[[Machine], Path]) -> None:
+    text = shown(describe_topology(read_topology(described_machine(TWO_XEON_6138_IN_TURN))), 80)
+    assert "1-39 by 2 + 41-79 by 2" in text
+
+
+def test_a_cache_of_several_nodes_says_which(described_machine: Callable[[Machine], Path]) -> None:
+    text = shown(describe_topology(read_topology(described_machine(SNC4_ONE_SOCKET))), 80)
+    assert "shared with nodes 0,2-3" in text
+    assert text.count("shared with") == 4
+
+
+def test_packages_of_one_node_share_a_frame(tmp_path: Path) -> None:
+    root = write_machine(tmp_path, Machine(XEON_6138, 2, 0, 4, 1, (4,)))
+    assert "packages 0-1" in shown(describe_topology(read_topology(root)), 80)
