@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from numoe.kernels.bandwidth import read_memory
 from numoe.kernels.dots import dot4
 from numoe.kernels.groups import VALUE_BYTES
 from numoe.kernels.instruction_sets import INSTRUCTION_SET, runnable
 from numoe.kernels.jit import kernel
 from numoe.kernels.llvm import V64U8, offset, pointer
-from numoe.kernels.simd import add, load_f32x16, splat, store_f32x16
+from numoe.kernels.simd import splat
 from numoe.kernels.tile_operations import tile_scale, tile_store, tile_zero_i32
 from numoe.model.topology import Topology, read_topology
 from numoe.worker.memory import allocate
@@ -68,20 +69,6 @@ def cores(topology: Topology | None = None) -> tuple[int, ...]:
     """The first CPU of every core that this process may use."""
     nodes = (topology or read_topology()).nodes
     return tuple(core[0] for node in nodes for core in node.cores)
-
-
-@kernel
-def read_memory(address: int, gap: int, stride: int, count: int, out: int) -> None:
-    """Load 128 bytes at address + gap * k + stride * i for k in 0 .. 3 and i below count."""
-    a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = splat(np.float32(0.0))
-    for step in range(count):
-        a = address + stride * step
-        b, c, d = a + gap, a + 2 * gap, a + 3 * gap
-        a0, a1 = add(a0, load_f32x16(a)), add(a1, load_f32x16(a + 64))
-        b0, b1 = add(b0, load_f32x16(b)), add(b1, load_f32x16(b + 64))
-        c0, c1 = add(c0, load_f32x16(c)), add(c1, load_f32x16(c + 64))
-        d0, d1 = add(d0, load_f32x16(d)), add(d1, load_f32x16(d + 64))
-    store_f32x16(out, add(add(add(a0, a1), add(b0, b1)), add(add(c0, c1), add(d0, d1))))
 
 
 def _accumulate(typing_context: Any, tile: Any, weights: Any, x: Any) -> Any:

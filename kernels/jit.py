@@ -9,9 +9,11 @@ No fast-math anywhere: the bits of a result must not depend on what the optimise
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,16 @@ def cache_folder() -> Path:
     digest.update(str(Path(__file__).parent).encode())
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "numoe" / "kernels" / digest.hexdigest()[:16]
+
+
+@contextmanager
+def sole_compiler() -> Iterator[Path]:
+    """Hold the cache folder, made if need be: other processes wait here, so that one at a time fills it."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
+        yield folder
 
 
 numba.config.CACHE_DIR = str(cache_folder())

@@ -7,7 +7,6 @@ function under the name of another.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from numoe.kernels.formats import FORMATS
-from numoe.kernels.jit import cache_folder, compile_for
+from numoe.kernels.jit import compile_for, sole_compiler
 from numoe.kernels.packing import pack
 from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step import serve_steps
@@ -30,7 +29,7 @@ from numoe.protos.messages import StepLimits
 from numoe.worker.memory import allocate
 from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input
 
-_STAMP, _LOCK = ".compiled", "lock"
+_STAMP = ".compiled"
 
 
 def smallest_order() -> WorkerOrder:
@@ -82,10 +81,7 @@ def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
 
 def main(names: list[str]) -> None:
     """Compile what is not in the cache; one process at a time, the others wait for it."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
+    with sole_compiler() as folder:
         _once(folder, "step", compile_step)
         for format_ in FORMATS:
             if not names or format_.name in names:
