@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
@@ -21,6 +21,7 @@ from numoe.protos.errors import NumoeError, SetupError
 if TYPE_CHECKING:  # grpc takes 0.2 s to import, Ray and numpy more: each command imports what it needs itself
     from numoe.coordinator.client import Client
     from numoe.coordinator.placement import LoadProgress
+    from numoe.model.topology import Topology
 
 FAILED_EXIT_CODE, SETUP_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
 
@@ -52,6 +53,7 @@ CALL_OPTIONS = CallOptions()
 SERVICE_OPTIONS = ServiceOptions()
 SHAPE_OPTIONS = ShapeOptions()
 SERVE_SETTINGS = ServeSettings()
+ROOT = Path("/")
 
 
 @app.command(config=[Env("NUMOE_", command=False), _config_file])
@@ -193,13 +195,56 @@ def plan(
 
 
 @app.command
-def topology() -> None:
-    """Show the machine as the planner sees it: packages, NUMA nodes, cores, memory."""
+def topology(*, root: Path = ROOT) -> None:
+    """Show the machine as the planner sees it: packages, NUMA nodes, cores, memory.
+
+    Parameters
+    ----------
+    root
+        A folder with a copy of another machine's /sys and /proc, to show that machine instead.
+    """
     from numoe.coordinator.console import out
     from numoe.coordinator.describe import describe_topology
-    from numoe.model.topology import read_topology
 
-    out().print(describe_topology(read_topology()))
+    out().print(describe_topology(_read_machine(root)))
+
+
+@app.command(config=[Env("NUMOE_", command=False), _config_file])
+def doctor(
+    model: Path | None = None,
+    /,
+    *,
+    settings: ServeSettings = SERVE_SETTINGS,
+    measure: Annotated[bool, Parameter(negative="--no-measure")] = True,
+    root: Path = ROOT,
+    config: Path | None = None,
+) -> None:
+    """Look the machine over for what slows models down: settings, limits, memory, measured bandwidth.
+
+    Every finding says what was found, what it costs and what mends it. The exit status is 0 without a problem, 1 with
+    one; notes and warnings do not count.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, to look whether its plan fits too, and how fast memory lets it be.
+    settings
+        As for serve.
+    measure
+        Read every node's memory with all cores for some seconds. Without it, the last measurement counts.
+    root
+        A folder with a copy of another machine's /sys and /proc, to judge that machine instead; nothing is measured.
+    config
+        As for serve.
+    """
+    from numoe.coordinator.checkup import examine
+    from numoe.coordinator.console import out
+    from numoe.coordinator.describe_doctor import describe_checkup
+
+    checkup = examine(_read_machine(root), root, model, settings, measure)
+    out().print(describe_checkup(checkup))
+    if checkup.failed:
+        sys.exit(FAILED_EXIT_CODE)
 
 
 @app.command(name="demo-model")
@@ -285,6 +330,14 @@ def _write_synthetic_model(path: Path, options: ShapeOptions, progress: LoadProg
     assert shape is not None
     write_synthetic_model(path, shape, options.weights_seed, lambda done, total: progress("writing", done, total))
     return path
+
+
+def _read_machine(root: Path) -> Topology:
+    from numoe.model.topology import read_topology
+
+    if not (root / "sys/devices/system").is_dir() and not (root / "proc").is_dir():
+        raise SetupError(f"{root} holds no copy of a machine: expected folders sys/devices/system and proc in it")
+    return read_topology(root)
 
 
 def _make_folder_of(path: Path) -> None:

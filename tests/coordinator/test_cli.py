@@ -24,6 +24,8 @@ from numoe.protos.messages import Sampling
 from tests.coordinator.fake_executor import LIMITS, expected_tokens
 from tests.coordinator.grpc_serving import SHAPE, tiny_read
 from tests.coordinator.tiny_tokenizer import LETTERS, text_of
+from tests.machines import set_governor, write_machine
+from tests.model.findings import TWO_NODES
 from tests.tiny_model import write_tiny_model
 
 NUMOE = str(Path(sys.executable).with_name("numoe"))
@@ -159,6 +161,10 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         (["serve", str(model), "--address", "127.0.0.1:0", "--workers", "9"], "workers: found 9"),
         (["serve", str(model), "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
         (["serve", str(model), "--address", "127.0.0.1:0", "--plan-file", str(tmp_path / "none")], "cannot be read"),
+        (["topology", "--root", str(tmp_path / "none")], "holds no copy of a machine"),
+        (["doctor", "--root", str(tmp_path)], "holds no copy of a machine"),
+        (["doctor", str(tmp_path / "none.gguf")], "none.gguf"),
+        (["doctor", "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
         (["plan", str(model), "--output", str(tmp_path / "none" / "plan.toml")], "cannot be written"),
         (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
         (["demo-model", "--shape", "llama"], "needs a PATH"),
@@ -211,6 +217,39 @@ def test_topology_shows_a_node() -> None:
     done = numoe("topology")
     assert done.returncode == 0, done.stderr
     assert "node 0" in done.stdout
+
+
+def test_topology_shows_the_copy_of_another_machine(recorded_machines: Path) -> None:
+    done = numoe("topology", "--root", str(recorded_machines / "two-sockets"))
+    assert done.returncode == 0, done.stderr
+    assert "package 1" in done.stdout
+
+
+def test_doctor_measures_this_machine_and_keeps_the_figures(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unmeasured = numoe("doctor", "--no-measure")
+    assert "GB/s" not in unmeasured.stdout
+    done = numoe("doctor", str(model))
+    assert done.returncode == ("problem" in done.stdout), done.stderr
+    for part in ("GB/s read by all cores", "bandwidth of nodes", "room for the model", "speed of the model"):
+        assert part in done.stdout
+    assert (tmp_path / "numoe" / "bandwidth.toml").exists()
+    assert "GB/s read by all cores" in numoe("doctor", "--no-measure").stdout
+
+
+def test_doctor_judges_the_copy_of_another_machine(tmp_path: Path, model: Path) -> None:
+    root = write_machine(tmp_path, TWO_NODES)
+    done = numoe("doctor", str(model), "--root", str(root))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("Nothing to mend.\n")
+    set_governor(root, "powersave", "acpi-cpufreq")
+    done = numoe("doctor", "--root", str(root))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "mend: cpupower frequency-set -g performance" in done.stdout
+    assert done.stdout.endswith("1 problem.\n")
+    assert "GB/s" not in done.stdout
 
 
 def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:

@@ -1,0 +1,28 @@
+"""What a check of the machine says: how bad it is, what was found, what it costs, what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "note", "warning", "problem"]
+LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from good to bad
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's report.
+
+    A note is worth knowing; a warning costs speed or may; with a problem the model does not run, or at a small part of
+    the machine's speed.
+    """
+
+    level: Level
+    subject: str  # what was looked at, in a few words
+    found: str
+    cost: str = ""
+    remedy: str = ""  # a command, or what to set where
+
+
+def worst(findings: tuple[Finding, ...]) -> Level:
+    return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
