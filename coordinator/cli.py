@@ -163,7 +163,7 @@ def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = 
     out().print(f"{moves} experts moved" if moves else "the experts lie well as they are")
 
 
-@app.command
+@app.command(config=[Env("NUMOE_", command=False), _config_file])
 def plan(
     model: Path, /, *, settings: ServeSettings = SERVE_SETTINGS, output: Path | None = None, config: Path | None = None
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         (["doctor", "--root", str(tmp_path)], "holds no copy of a machine"),
         (["doctor", str(tmp_path / "none.gguf")], "none.gguf"),
         (["doctor", "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
+        (["plan", str(model), "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
         (["plan", str(model), "--output", str(tmp_path / "none" / "plan.toml")], "cannot be written"),
         (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
         (["demo-model", "--shape", "llama"], "needs a PATH"),
