@@ -7,6 +7,7 @@ nothing else reads meanwhile. Together they hold the cores for some MEASURING_SE
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from numoe.model.bandwidth import Bandwidth, Read, cores_of_nodes
+from numoe.model.doctor_process import memory_limit
 from numoe.model.topology import Node, Topology, format_id_list
 from numoe.protos.errors import ServiceError
 
@@ -26,7 +29,7 @@ BYTES_PER_CORE = 64 << 20  # a pass over it takes some 10 ms, and leaves nothing
 CACHE_MULTIPLE = 8  # a buffer is this many times the last-level caches of any node's cores
 MOST_BYTES = 8 << 30
 LEAST_BYTES = 1 << 20
-MEMORY_SHARE = 4  # at most a quarter of what a node has available
+MEMORY_SHARE = 4  # at most a quarter of what a node has available, and of what a cgroup leaves
 ANSWER_SECONDS = 120.0  # for one process: compiling at first, then measuring
 MISPLACED_SHARE = 0.99  # of the buffer's pages at least lie where they should, or the figures are of another node
 
@@ -83,7 +86,8 @@ def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> 
         caches = [cache for cache in topology.caches if cache.level == last and set(cache.cpus) & set(node.cpus)]
         cached = sum(cache.bytes for cache in caches)
         wanted = max(wanted, BYTES_PER_CORE * len(node.cores), CACHE_MULTIPLE * cached)
-    return min(wanted, MOST_BYTES, memory.available_bytes // MEMORY_SHARE)
+    limit, used = memory_limit(Path("/")) or (memory.available_bytes, 0)
+    return min(wanted, MOST_BYTES, memory.available_bytes // MEMORY_SHARE, (limit - used) // MEMORY_SHARE)
 
 
 class _Measuring:
@@ -97,7 +101,7 @@ class _Measuring:
         every = format_id_list(cpu for own in cpus.values() for cpu in own)
         bound = [sys.executable, "-m", "numoe.worker.binding", str(memory.id), every]
         self._command = [*bound, sys.executable, "-m", "numoe.worker.bandwidth", json.dumps(order)]
-        self._node = memory.id
+        self._node, self._late = memory.id, False
 
     def __enter__(self) -> _Measuring:
         pipe = subprocess.PIPE
@@ -123,16 +127,24 @@ class _Measuring:
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:
-        timer = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        timer = threading.Timer(ANSWER_SECONDS, self._give_up)
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
 
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
+
     def _fail(self, errors: str) -> NoReturn:
-        said = errors.strip().splitlines() or [f"the process ended with {self._process.returncode} and no word"]
-        raise ServiceError(f"measuring node {self._node}'s memory failed: {said[-1]}")
+        said = [f"the process ended with {self._process.returncode} and no word", *errors.strip().splitlines()][-1]
+        if self._process.returncode == -signal.SIGKILL:
+            said = "the process was killed, most likely for its memory"
+        if self._late:
+            said = f"it took more than {ANSWER_SECONDS:.0f} s; is the machine overloaded?"
+        raise ServiceError(f"measuring node {self._node}'s memory failed: {said}")
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

@@ -19,7 +19,7 @@ POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capa
 def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]) -> Iterator[Finding]:
     """The cgroup's limit against the machine's memory, and against what a model's plan wants in all."""
     subject, total = "cgroup memory", sum(node.memory_bytes for node in topology.nodes)
-    found = _memory_limit(root)
+    found = memory_limit(root)
     if found is None or found[0] >= total:
         yield Finding("ok", subject, "no limit below the machine's memory")
         return
@@ -39,7 +39,7 @@ def _memory_remedy(bytes_: int) -> str:
     return f"a limit above {-(-bytes_ // GIBIBYTE)} GiB: docker run --memory, Kubernetes resources.limits, MemoryMax="
 
 
-def _memory_limit(root: Path) -> tuple[int, int] | None:
+def memory_limit(root: Path) -> tuple[int, int] | None:
     """(limit, used without page cache) of the cgroup that leaves least; None: no limit."""
     found = []
     for folder in _cgroup_folders(root, "memory"):

@@ -119,7 +119,7 @@ def write_machine(root: Path, machine: Machine) -> Path:
         write(root, f"sys/devices/system/cpu/{name}", every)
     for core in range(machine.cores):
         for thread in range(machine.threads_per_core):
-            _write_cpu(root, machine, core, machine.cpu(core, thread))
+            _write_cpu(root, machine, core, thread)
     folder, nodes = "sys/devices/system/node", format_id_list(range(machine.nodes))
     for name in ("online", "possible", "has_memory", "has_normal_memory"):
         write(root, f"{folder}/{name}", nodes)
@@ -159,12 +159,17 @@ def set_governor(root: Path, governor: str, driver: str, preference: str | None 
             write(root, f"{name}/energy_performance_preference", preference)
 
 
-def _write_cpu(root: Path, machine: Machine, core: int, cpu: int) -> None:
-    folder, chip = f"sys/devices/system/cpu/cpu{cpu}", machine.chip
+def _write_cpu(root: Path, machine: Machine, core: int, thread: int) -> None:
+    cpu, chip = machine.cpu(core, thread), machine.chip
+    folder = f"sys/devices/system/cpu/cpu{cpu}"
     per_package = machine.cores // machine.packages
     siblings = machine.core_cpus(range(core, core + 1))
     if cpu:  # the first cannot be taken offline
         write(root, f"{folder}/online", "1")
+    if thread:  # siblings share all that is said below: links halve the files of large machines
+        for name in ("topology", "cache"):
+            (root / folder / name).symlink_to(f"../cpu{machine.cpu(core, 0)}/{name}")
+        return
     write(root, f"{folder}/topology/physical_package_id", str(machine.package_of_core(core)))
     write(root, f"{folder}/topology/core_id", str(core % per_package))
     write(root, f"{folder}/topology/thread_siblings_list", format_id_list(siblings))
