@@ -30,6 +30,7 @@ from bench.ours import Layout, Workload, measure_ours
 from bench.peers import Peer, find_peers, measure_peer
 from bench.report import failures, rows, table
 from numoe.coordinator.cli_options import ShapeOptions
+from numoe.coordinator.config import KvType
 from numoe.kernels.instruction_sets import INSTRUCTION_SET
 from numoe.model.synthetic import SyntheticShape
 from numoe.protos.errors import SetupError
@@ -68,6 +69,8 @@ class Options:
     """Also decode while another process keeps the last core busy."""
     repetitions: int = 2
     """Of each measurement in a round."""
+    kv_type: KvType = "f16"
+    """Number format of keys and values, of all engines."""
     timeout_seconds: float = 7200.0
     """Longest run of a peer's program."""
 
@@ -81,6 +84,7 @@ class Options:
             stream_decode=self.stream_decode,
             disturbed_cpu=cores()[-1] if self.disturbed else None,
             repetitions=self.repetitions,
+            kv_type=self.kv_type,
         )
 
     def worker_layouts(self) -> list[Layout]:

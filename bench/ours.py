@@ -17,9 +17,10 @@ import numpy as np
 from bench.disturbance import busy
 from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
-from numoe.coordinator.config import KV_VALUE_BYTES, EngineSettings
+from numoe.coordinator.config import KV_TYPES, EngineSettings, KvType
 from numoe.coordinator.launcher import RayWorkers
 from numoe.coordinator.served import read_spec
+from numoe.model.plan_size import kv_position_bytes
 from numoe.model.spec import ModelSpec
 from numoe.protos.messages import Chunk, Step
 
@@ -50,6 +51,7 @@ class Workload:
     disturbed_decode: int = 16
     disturbed_cpu: int | None = None  # None: nothing disturbs
     repetitions: int = 2  # of each measurement in a round
+    kv_type: KvType = "f16"
 
     @property
     def deepest(self) -> int:
@@ -65,6 +67,7 @@ class Workload:
             sequences=max(self.streams, default=1),
             context_tokens=self.deepest,
             kv_tokens=-(-kv_tokens // 64) * 64,
+            kv_type=self.kv_type,
         )
 
     @property
@@ -82,11 +85,6 @@ def operations_per_token(spec: ModelSpec, *, with_output: bool) -> float:
             share = experts_share if matrix in (layer.gate, layer.up, layer.down) else 1.0
             values += share * float(np.prod(matrix.shape))
     return 2 * (values + (spec.vocabulary * spec.width if with_output else 0))
-
-
-def kv_bytes_per_position(spec: ModelSpec, settings: EngineSettings) -> float:
-    """Keys and values of one position in all layers."""
-    return 2.0 * spec.layers * spec.kv_heads * spec.head_size * KV_VALUE_BYTES[settings.kv_type]
 
 
 class Measured:
@@ -203,7 +201,7 @@ def measure_ours(
                 layout=str(layout),
                 threads=threads,
                 weight_bytes=sum(read for _, read in runs) / len(runs) / plan.tokens,
-                kv_bytes=plan.positions * kv_bytes_per_position(spec, settings),
+                kv_bytes=plan.positions * kv_position_bytes(spec, spec.kv_heads, KV_TYPES[work.kv_type]),
                 operations=operations_per_token(spec, with_output=not plan.prompt),
             )
 

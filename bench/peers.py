@@ -47,6 +47,7 @@ def commands(peer: Peer, model: Path, threads: int, work: Workload) -> Iterator[
     """What to run: a program's name and all its arguments, one model loading each."""
     common = ["-m", str(model), "-t", str(threads), "-fa", "1", "-r", str(work.repetitions), "-o", "json"]
     common += ["-rtr", "1"] if peer.repack else []
+    common += _kv_arguments(work)
     yield BENCH, ["-p", str(work.prompt), "-n", str(work.decode), *common]
     if work.depths and peer.is_ik:
         deep = [part for depth in work.depths for part in ("-gp", f"{depth},{work.decode}")]
@@ -63,7 +64,13 @@ def _batched_arguments(peer: Peer, model: Path, threads: int, work: Workload) ->
         *("-m", str(model), "-t", str(threads), "-fa", "on", "-c", str(context), "-b", "2048", "-ub", "512"),
         *("-npp", str(work.stream_prompt), "-ntg", str(work.stream_decode), "-npl", ",".join(map(str, work.streams))),
         *(["-rtr"] if peer.repack else []),
+        *_kv_arguments(work),
     ]
+
+
+def _kv_arguments(work: Workload) -> list[str]:
+    """Both programs of both peers keep keys and values in f16 unless they are told."""
+    return [] if work.kv_type == "f16" else ["-ctk", work.kv_type, "-ctv", work.kv_type]
 
 
 def measure_peer(

@@ -15,7 +15,7 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
 from numoe.coordinator.cli_options import CallOptions, ServiceOptions, ShapeOptions
-from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, kv_tokens
+from numoe.coordinator.config import KV_TYPES, ServeSettings, kv_tokens
 from numoe.protos.errors import NumoeError, SetupError
 
 if TYPE_CHECKING:  # grpc takes 0.2 s to import, Ray and numpy more: each command imports what it needs itself
@@ -189,7 +189,7 @@ def plan(
     spec, topology = read_spec(model), read_topology()
     shards = wanted_plan(spec, topology, settings.workers)
     positions = kv_tokens(settings.engine, spec.context_length)
-    out().print(describe_plan(shards, spec, topology, positions, KV_VALUE_BYTES[settings.engine.kv_type]))
+    out().print(describe_plan(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type]))
     if output is not None:
         _write_text(output, to_toml(shards))
 

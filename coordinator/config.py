@@ -7,15 +7,17 @@ the same names (step_tokens = 512); what none of them names keeps its default. N
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from numoe.model.spec import TensorType
 from numoe.protos.errors import SetupError
 
-KvType = Literal["f16", "f32"]
+KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
 DEFAULT_ADDRESS = "127.0.0.1:50151"
 
@@ -83,7 +85,7 @@ class EngineSettings:
     """Positions of all requests together that keys and values are kept for. Default: four full contexts."""
 
     kv_type: KvType = "f16"
-    """Number format of keys and values in memory."""
+    """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
 
     queue_length: int = 64
     """Requests that may wait; one more is refused."""
@@ -105,7 +107,12 @@ class ServeSettings:
     engine: Annotated[EngineSettings, Parameter(name="*")] = field(default_factory=EngineSettings)
 
 
-KV_VALUE_BYTES = {"f16": 2, "f32": 4}
+KV_TYPES: Mapping[KvType, TensorType] = {
+    "f16": TensorType.F16,
+    "bf16": TensorType.BF16,
+    "q8_0": TensorType.Q8_0,
+    "f32": TensorType.F32,
+}
 DEFAULT_CONTEXT_TOKENS = 8192  # more is asked for seldom, and keys and values of 40,960 positions take gigabytes
 DEFAULT_FULL_CONTEXTS = 4  # most requests fill a fraction of theirs, so many more than four run at once
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from numoe.model.plan import Range, ShardPlan
 from numoe.model.plan_size import ShardBytes, node_bytes, shard_bytes
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.model.topology import Node, Topology, format_id_list
 
 NODE_COLUMNS = 37  # outer width of a drawn node: two stand side by side in a package on a terminal of 80 columns
@@ -41,16 +41,20 @@ def describe_topology(topology: Topology) -> RenderableType:
 
 
 def describe_plan(
-    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int = 2
+    plan: ShardPlan,
+    spec: ModelSpec,
+    topology: Topology,
+    context_tokens: int,
+    kv_type: TensorType = TensorType.F16,
 ) -> RenderableType:
     """Tabulate each worker's place, share and bytes, then each node's memory against what the plan needs."""
-    sizes = [shard_bytes(plan, spec, shard, context_tokens, kv_value_bytes) for shard in plan.shards]
+    sizes = [shard_bytes(plan, spec, shard, context_tokens, kv_type) for shard in plan.shards]
     read = sum(size.read_per_token for size in sizes)
     return Group(
         Text(f"{printable(plan.model)}: {plan.split} split over {_count(len(plan.shards), 'worker')}"),
         _place_table(plan, sizes),
         _rows_table(plan),
-        _fit_table(plan, spec, topology, context_tokens, kv_value_bytes),
+        _fit_table(plan, spec, topology, context_tokens, kv_type),
         Text(f"One generated token reads {human_bytes(read)} of weights."),
         Text(f"The KV cache holds {context_tokens:,} positions."),
         *(Text(f"Note: {printable(note)}") for note in plan.notes),
@@ -180,11 +184,11 @@ def _span(owned: Range) -> str:
 
 
 def _fit_table(
-    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int
+    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_type: TensorType
 ) -> RenderableType:
     available = {node.id: node.available_bytes for node in topology.nodes}
     table = _table("memory", "node", "needed", "available", "fits")
-    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_value_bytes).items():
+    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
         room = available.get(node_id, 0)
         fits = "yes" if needed <= room else f"no, {human_bytes(needed - room)} short"
         table.add_row(str(node_id), human_bytes(needed), human_bytes(room), fits)

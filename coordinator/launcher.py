@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from numoe.coordinator.config import ServeSettings, context_tokens, kv_tokens
+from numoe.coordinator.config import KV_TYPES, ServeSettings, context_tokens, kv_tokens
 from numoe.coordinator.expert_mover import ExpertMover
 from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.step_boundary import StepBoundary
@@ -68,9 +68,10 @@ def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
     )
 
 
-def tile_types(spec: ModelSpec) -> list[str]:
-    """The types that workers run tiles of: the matrices', and the KV cache's of either kind."""
-    return sorted(type_.name for type_ in spec.matrix_types | {TensorType.F16, TensorType.F32})
+def tile_types(spec: ModelSpec, kv_type: TensorType) -> list[str]:
+    """What workers run tiles of, as numoe.worker.warm names it: the types of the matrices and of the KV cache."""
+    values = ["values"] if kv_type == TensorType.Q8_0 else []
+    return sorted(type_.name for type_ in spec.matrix_types | {kv_type}) + values
 
 
 def start_workers(
@@ -86,7 +87,7 @@ def start_workers(
     owns_ray = not ray.is_initialized()
     if owns_ray:
         start_watching()
-    warm = [sys.executable, "-m", "numoe.worker.warm", *tile_types(spec)]
+    warm = [sys.executable, "-m", "numoe.worker.warm", *tile_types(spec, KV_TYPES[settings.engine.kv_type])]
     with subprocess.Popen(warm, stderr=subprocess.PIPE, text=True) as warming:
         try:
             progress("starting", 0, 0)
@@ -215,7 +216,7 @@ class RayWorkers:
             spec=self._spec,
             plan=self._plan,
             limits=self._limits,
-            kv_half=self._settings.engine.kv_type == "f16",
+            kv_type=KV_TYPES[self._settings.engine.kv_type],
             coordinator=os.getpid(),
             arena=arena,
             spins=SPINS_CROWDED if _crowded(self._plan) else SPINS,

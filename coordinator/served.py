@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.coordinator.config import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
 from numoe.coordinator.engine import Engine
 from numoe.coordinator.placement import LoadProgress, Workers
 from numoe.coordinator.requests import RequestLimits
@@ -94,7 +94,7 @@ def shard_plan(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     topology = read_topology()
     shards = wanted_plan(spec, topology, settings.workers)
     positions = kv_tokens(settings.engine, spec.context_length)
-    check_placement(shards, spec, topology, positions, KV_VALUE_BYTES[settings.engine.kv_type])
+    check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
     return shards
 
 

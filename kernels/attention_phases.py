@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from numoe.kernels.activations import rms_norm
-from numoe.kernels.attention import BLOCK, MOST_HEADS, attend, store_key, store_value
-from numoe.kernels.groups import WIDTHS
+from numoe.kernels.attention import (
+    MOST_HEADS,
+    PIECE,
+    ROW_HEAD,
+    CachedHead,
+    attend,
+    attend_piece,
+    begin_head,
+    end_head,
+    merge_piece,
+    pieces_of,
+    scratch_of,
+    write_queries,
+)
 from numoe.kernels.jit import kernel
+from numoe.kernels.kv_cache import BLOCK, store_key, store_value
 from numoe.kernels.projection import (
     ATTENTION,
     HIDDEN,
@@ -22,7 +35,8 @@ from numoe.kernels.rope import rotate
 from numoe.kernels.router import width_for
 from numoe.kernels.simd import load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, barrier, claimed, gather
-from numoe.kernels.tiles import F16_TILE, F32_TILE
+
+SPLIT_BELOW = 4  # pieces are shared out where the longest of the step is more than this part of a thread's share
 
 
 @kernel
@@ -85,49 +99,125 @@ def _place_head(
     number = (index * sizes.kv_blocks + block) * sizes.own_kv_heads + kv_head
     place = memory.kv + number * memory.kv_block_bytes
     if is_value:
-        store_value(place, position % BLOCK, address, size, sizes.kv_half)
+        store_value(place, position % BLOCK, address, size, sizes.kv_format)
     else:
-        store_key(place, position % BLOCK, head, sizes.kv_half)
+        store_key(place, position % BLOCK, head, sizes.kv_format)
 
 
 @kernel
-def _attend_heads(
-    sizes: Sizes,
-    weights: Weights,
-    memory: Memory,
-    step: StepInput,
-    scratch: Floats,
-    index: int,
-    token: int,
-    kv_head: int,
-) -> None:
-    """The own query heads of one token that share one KV head, a tile of them at a time."""
+def list_pieces(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+    """By one thread: whether the threads share out pieces or whole tokens in this step, and if pieces, their list.
+
+    Tokens are best where there are enough of them for every thread: no results pass through memory, and there is no
+    second phase. What is decided changes no bit of a result.
+    """
+    tokens, starts = step.header[0], memory.piece_starts
+    total = most = 0
+    for token in range(tokens):
+        pieces = pieces_of(step.positions[token])
+        starts[token] = total
+        total, most = total + pieces, max(most, pieces)
+    few = total * sizes.own_kv_heads < SPLIT_BELOW * threads * most
+    starts[-1] = total if threads > 1 and most > 1 and few and total <= memory.piece_tokens.shape[0] else 0
+    if starts[-1] > 0:
+        for token in range(tokens):
+            memory.piece_tokens[starts[token] : starts[token] + pieces_of(step.positions[token])] = token
+
+
+def most_pieces(threads: int, kv_heads: int, context_tokens: int) -> int:
+    """Pieces of a step that are shared out at most: those of tokens that all see a full context."""
+    return -(-SPLIT_BELOW * threads // max(kv_heads, 1)) * -(-context_tokens // PIECE)
+
+
+@kernel
+def _cached_head(sizes: Sizes, memory: Memory, index: int, kv_head: int) -> CachedHead:
+    first = memory.kv + (index * sizes.kv_blocks * sizes.own_kv_heads + kv_head) * memory.kv_block_bytes
+    return CachedHead(first, sizes.own_kv_heads * memory.kv_block_bytes, sizes.kv_format, sizes.head_size)
+
+
+@kernel
+def _own_heads(sizes: Sizes, kv_head: int) -> tuple[int, int]:
+    """The first of the own query heads that share an own KV head, and how many they are."""
     shared = sizes.query_heads // sizes.kv_heads
     first = max((sizes.first_kv_head + kv_head) * shared, sizes.first_query_head)
     last = min((sizes.first_kv_head + kv_head + 1) * shared, sizes.first_query_head + sizes.own_query_heads)
-    tile = F16_TILE if sizes.kv_half else F32_TILE
-    kv = memory.kv + (index * sizes.kv_blocks * sizes.own_kv_heads + kv_head) * memory.kv_block_bytes
-    table = step.kv_tables[step.token_sequence[token]]
-    own = memory.parts[sizes.worker]
-    size = sizes.head_size
-    for head in range(first, last, MOST_HEADS):
-        used = min(last - head, MOST_HEADS)
-        width = width_for(used)
-        local = head - sizes.first_query_head
-        attend(
-            weights.tiles[tile, width],
-            WIDTHS[width],
+    return first - sizes.first_query_head, last - first
+
+
+@kernel
+def _attend_token(
+    sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, scratch: Floats, index: int, token: int, kv_head: int
+) -> None:
+    """The own query heads of one token that share one KV head."""
+    first, heads = _own_heads(sizes, kv_head)
+    own, size = memory.parts[sizes.worker], sizes.head_size
+    attend(
+        weights.tiles,
+        _cached_head(sizes, memory, index, kv_head),
+        step.kv_tables[step.token_sequence[token]],
+        step.positions[token],
+        memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + first * size),
+        heads,
+        own.attention + 4 * (own.attention_width * token + first * size),
+        scratch_of(scratch.ctypes.data, size, heads),
+    )
+
+
+@kernel
+def _attend_piece(
+    sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, scratch: Floats, index: int, number: int, kv_head: int
+) -> None:
+    """As `_attend_token`, one piece of the list only; its rows go to memory.piece_rows."""
+    token = memory.piece_tokens[number]
+    head, heads = _own_heads(sizes, kv_head)
+    size, parts = sizes.head_size, scratch_of(scratch.ctypes.data, sizes.head_size, heads)
+    queries = memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + head * size)
+    write_queries(parts.queries, queries, heads, sizes.kv_format, size)
+    for first in range(0, heads, MOST_HEADS):
+        used = min(heads - first, MOST_HEADS)
+        attend_piece(
+            weights.tiles,
+            width_for(used),
             used,
-            memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + local * size),
+            parts.queries + 4 * size * first,
+            _cached_head(sizes, memory, index, kv_head),
+            step.kv_tables[step.token_sequence[token]],
             step.positions[token],
-            kv,
-            sizes.own_kv_heads * memory.kv_block_bytes,
-            sizes.kv_half,
-            table,
-            own.attention + 4 * (own.attention_width * token + local * size),
-            scratch,
-            size,
+            number - memory.piece_starts[token],
+            memory.piece_rows[number * sizes.own_query_heads + head + first :].ctypes.data,
+            parts,
         )
+
+
+@kernel
+def _merge_pieces(sizes: Sizes, memory: Memory, step: StepInput, scratch: Floats, token: int, head: int) -> None:
+    """All pieces of one token and own query head."""
+    own, size, state = memory.parts[sizes.worker], sizes.head_size, scratch.ctypes.data
+    out = own.attention + 4 * (own.attention_width * token + head * size)
+    first = memory.piece_starts[token]
+    begin_head(state, out, size)
+    for number in range(first, first + pieces_of(step.positions[token])):
+        row = memory.piece_rows.ctypes.data + 4 * (ROW_HEAD + size) * (number * sizes.own_query_heads + head)
+        merge_piece(state, out, row, size)
+    end_head(state, out, size)
+
+
+@kernel
+def _attend(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
+    """All own heads of all tokens, shared out as `list_pieces` decided; ends with the gather of their outputs."""
+    tokens, pieces, scratch = step.header[0], memory.piece_starts[-1], memory.scratch[team.thread]
+    if pieces == 0:
+        for item in claimed(team, tokens * sizes.own_kv_heads):
+            token, kv_head = item // sizes.own_kv_heads, item % sizes.own_kv_heads
+            _attend_token(sizes, weights, memory, step, scratch, index, token, kv_head)
+    else:
+        for item in claimed(team, pieces * sizes.own_kv_heads):
+            _attend_piece(sizes, weights, memory, step, scratch, index, item % pieces, item // pieces)
+        barrier(team)
+        for item in claimed(team, tokens * sizes.own_query_heads):
+            token, head = item // sizes.own_query_heads, item % sizes.own_query_heads
+            _merge_pieces(sizes, memory, step, scratch, token, head)
+    gather(team)
 
 
 @kernel
@@ -148,10 +238,7 @@ def attention(
     for item in claimed(team, tokens * heads):
         _place_head(sizes, constants, memory, step, layer, index, item // heads, item % heads)
     barrier(team)
-    for item in claimed(team, tokens * sizes.own_kv_heads):
-        token, kv_head = item // sizes.own_kv_heads, item % sizes.own_kv_heads
-        _attend_heads(sizes, weights, memory, step, memory.scratch[team.thread], index, token, kv_head)
-    gather(team)
+    _attend(team, sizes, weights, memory, step, index)
 
 
 @kernel

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Records = NDArray[np.void]
-Tiles = NDArray[np.uintp]  # [formats, widths] addresses of the tile kernels
+Tiles = NDArray[np.uintp]  # [formats + 1, widths] addresses of the tile kernels; last those of value_tile.py
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
@@ -106,7 +106,7 @@ class Sizes(NamedTuple):
     first_vocabulary: int
     embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
     embedding_row_bytes: int
-    kv_half: int  # 1: float16 KV cache, 0: float32
+    kv_format: int  # of keys and values: a row of the tile table
     kv_blocks: int
 
 
@@ -152,6 +152,9 @@ class Memory(NamedTuple):
     down: Floats  # [expert columns, d]
     rows: Floats  # [threads, longest row] a thread's own row
     scratch: Floats  # [threads, ...] a thread's own, see attention.py
+    piece_rows: Floats  # [pieces * h, ...] results of pieces that threads share, see attention.py
+    piece_tokens: Ints  # [pieces] the token of each
+    piece_starts: Ints  # [T + 1] the first piece of each token; last how many pieces are shared out, 0 for none
     block: NDArray[np.uint8]  # [threads, ...] a thread's own, see packing.py
     chosen: Ints  # [T, A] experts by falling probability
     shares: Floats  # [T, A] their weights, sum 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from numoe.kernels.activations import copy_floats
-from numoe.kernels.attention_phases import attention, attention_output
+from numoe.kernels.attention_phases import attention, attention_output, list_pieces
 from numoe.kernels.embedding import embed_row
 from numoe.kernels.expert_phases import feed_forward
 from numoe.kernels.jit import kernel
@@ -39,9 +39,10 @@ from numoe.kernels.sync import (
 
 
 @kernel
-def _begin(sizes: Sizes, memory: Memory, step: StepInput) -> None:
-    """By one thread: the groups of the step's tokens, and for a dense feed-forward the one expert of all."""
+def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+    """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
     tokens = step.header[0]
+    list_pieces(threads, sizes, memory, step)
     group_all(memory.dense, tokens)
     for token in range(tokens):
         memory.dense.source[token] = token
@@ -133,7 +134,7 @@ def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, m
     """
     samples = step.header[2]
     if arrive(team):
-        _begin(sizes, memory, step)
+        _begin(team.threads, sizes, memory, step)
         release(team)
     _embed(team, sizes, weights, memory, step)
     for index in range(sizes.layers):

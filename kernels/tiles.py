@@ -72,7 +72,7 @@ DISTANCE = 8192  # bytes. The CPU's own prefetching alone brings half of what me
 F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 
 Tile = Callable[..., None]  # (panel, blocks, group, out, stride, ahead)
-_SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
+TILE_SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
 
 # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
 # functions do with each process, which would then compile its own tiles and add them to the cache. So tiles close over
@@ -84,9 +84,13 @@ def _float(format_: Format, columns: int) -> Tile:
     number = NUMBERS[format_.name]
     row_bytes = ROWS * bits // 8
     block_bytes = FLOAT_BYTES * columns
+    lines = BLOCK * row_bytes // CACHE_LINE
 
     def tile_float(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         total = tile_zero(columns)
+        coming = np.int64(ahead)  # signed: Numba makes floating-point numbers of sums of unsigned and signed ones
+        if columns < AHEAD_COLUMNS:
+            coming = np.int64(panel) + DISTANCE
         for block in range(blocks):
             weights = panel + BLOCK * row_bytes * block
             x = group + block_bytes * block
@@ -101,6 +105,10 @@ def _float(format_: Format, columns: int) -> Tile:
                     row = load_bf16x16(place)
                 part = tile_fma(part, row, x + 4 * value, 128)
             total = tile_add(total, part)
+            if coming != 0:
+                for line in range(lines):
+                    prefetch(coming + CACHE_LINE * line)
+                coming += CACHE_LINE * lines
         tile_store(total, out, stride)
 
     return tile_float
@@ -322,7 +330,7 @@ def tile_table(formats: Iterable[Format] = FORMATS) -> NDArray[np.uintp]:  # [fo
     table = np.zeros((len(FORMATS), len(WIDTHS)), np.uintp)
     for format_ in formats:
         make = _BY_NAME.get(format_.name, _BY_MEANING[format_.meaning])
-        row = [address_of(_SIGNATURE, make(format_, columns)) for columns in WIDTHS]
+        row = [address_of(TILE_SIGNATURE, make(format_, columns)) for columns in WIDTHS]
         table[NUMBERS[format_.name]] = row
     return table
 

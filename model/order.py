@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numoe.model.plan import Shard, ShardPlan
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.arena import ArenaLayout, ArenaShape, PartShape, arena_layout
 from numoe.protos.messages import StepLimits
 
@@ -20,7 +20,7 @@ class WorkerOrder:
     spec: ModelSpec
     plan: ShardPlan
     limits: StepLimits
-    kv_half: bool  # float16 KV cache, else float32
+    kv_type: TensorType  # of keys and values in memory
     coordinator: int  # process id; its memfd is the arena, and a worker ends with it
     arena: int  # file descriptor of the memfd in the coordinator
     spins: int  # looks at a word before a waiting thread sleeps

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from numoe.model.gguf_types import row_bytes
 from numoe.model.plan import Range, Shard, ShardPlan
-from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo
+from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo, TensorType
 from numoe.model.topology import Topology, format_id_list
 from numoe.protos.errors import PlanError
 
@@ -30,10 +31,19 @@ class ShardBytes:
         return self.weights + self.kv_cache
 
 
+def kv_position_bytes(spec: ModelSpec, kv_heads: int, kv_type: TensorType) -> int:
+    """Keys and values of one position in all layers, of so many KV heads."""
+    return 2 * spec.layers * kv_heads * row_bytes(kv_type, spec.head_size)
+
+
 def shard_bytes(
-    plan: ShardPlan, spec: ModelSpec, shard: Shard, context_tokens: int = 0, kv_value_bytes: int = 2
+    plan: ShardPlan,
+    spec: ModelSpec,
+    shard: Shard,
+    context_tokens: int = 0,
+    kv_type: TensorType = TensorType.F16,
 ) -> ShardBytes:
-    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all, `kv_value_bytes` 2 (f16) or 4.
+    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all.
 
     Where whole experts are held, a token is taken to choose all alike, and holders of one expert to take turns.
     """
@@ -52,10 +62,9 @@ def shard_bytes(
     everywhere = sum(_common_bytes(layer) for layer in spec.layer_tensors) + spec.output_norm.bytes
     output = _rows_bytes(spec.output, shard.vocabulary)
     embedding = 0 if spec.tied_output else _rows_bytes(spec.token_embedding, shard.vocabulary)
-    kv_position = 2 * spec.layers * shard.kv_heads.size * spec.head_size * kv_value_bytes
     return ShardBytes(
         weights=attention + round(experts) + everywhere + output + embedding,
-        kv_cache=kv_position * context_tokens,
+        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * context_tokens,
         read_per_token=attention + round(active) + everywhere + output,
     )
 
@@ -66,7 +75,11 @@ def whole_expert_bytes(layer: LayerTensors) -> int:
 
 
 def check_placement(
-    plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_value_bytes: int = 2
+    plan: ShardPlan,
+    spec: ModelSpec,
+    topology: Topology,
+    context_tokens: int,
+    kv_type: TensorType = TensorType.F16,
 ) -> None:
     """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the nodes' memory."""
     usable = {node.id for node in topology.nodes if node.memory_bytes}
@@ -81,7 +94,7 @@ def check_placement(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_value_bytes).items():
+    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
         available = topology.node(node_id).available_bytes
         if needed > available:
             raise PlanError(
@@ -90,11 +103,13 @@ def check_placement(
             )
 
 
-def node_bytes(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_value_bytes: int = 2) -> dict[int, int]:
+def node_bytes(
+    plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType = TensorType.F16
+) -> dict[int, int]:
     """Bytes that the plan's workers hold on each node they use, by node id."""
     totals: dict[int, int] = {}
     for shard in plan.shards:
-        held = shard_bytes(plan, spec, shard, context_tokens, kv_value_bytes).held
+        held = shard_bytes(plan, spec, shard, context_tokens, kv_type).held
         totals[shard.node] = totals.get(shard.node, 0) + held
     return dict(sorted(totals.items()))
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numoe.kernels.attention import BLOCK as KV_BLOCK
+from numoe.kernels.kv_cache import BLOCK as KV_BLOCK
 from numoe.model.order import WorkerOrder, layout_of
+from numoe.model.spec import TensorType
 from numoe.protos.arena import FAILED, LOADING, READY
 from numoe.worker.arrange import arrange
 from numoe.worker.held_experts import HeldExperts
@@ -77,7 +78,9 @@ class RunningShard:
             self._arena,
             sizes_of(order),
             constants_of(order),
-            weights_of(self._weights, formats_of(order.spec)),
+            weights_of(
+                self._weights, formats_of(order.spec, order.kv_type), values=order.kv_type == TensorType.Q8_0
+            ),
             memory_of(order, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
             self._fail,

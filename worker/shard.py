@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.attention import kv_block_bytes, scratch_floats
+from numoe.kernels.attention import row_floats, scratch_floats
+from numoe.kernels.attention_phases import most_pieces
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
 from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST
+from numoe.kernels.kv_cache import kv_block_bytes
 from numoe.kernels.packing import SCRATCH_BYTES
 from numoe.kernels.records import (
     GROUP,
@@ -23,7 +25,7 @@ from numoe.kernels.records import (
     Weights,
 )
 from numoe.kernels.rope import rope_table
-from numoe.kernels.tiles import tile_table
+from numoe.kernels.value_tile import attention_tiles
 from numoe.model.order import WorkerOrder
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
@@ -34,10 +36,15 @@ from numoe.worker.memory import allocate
 Views = NDArray[np.uint8]
 
 
+def kv_format(order: WorkerOrder) -> int:
+    """The number of the format that keys and values are kept in."""
+    return NUMBERS[BY_GGML_TYPE[order.kv_type].name]
+
+
 def kv_bytes(order: WorkerOrder) -> int:
     """Bytes of the shard's KV cache."""
     spec = order.spec
-    head = kv_block_bytes(spec.head_size, order.kv_half)
+    head = kv_block_bytes(spec.head_size, kv_format(order))
     return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
 
 
@@ -68,7 +75,7 @@ def sizes_of(order: WorkerOrder) -> Sizes:
         first_vocabulary=shard.vocabulary.start,
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
         embedding_row_bytes=row_bytes(spec.token_embedding),
-        kv_half=int(order.kv_half),
+        kv_format=kv_format(order),
         kv_blocks=order.limits.kv_blocks,
     )
 
@@ -91,16 +98,20 @@ def constants_of(order: WorkerOrder) -> Constants:
     return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
 
 
-def formats_of(spec: ModelSpec) -> list[Format]:
+def formats_of(spec: ModelSpec, kv_type: TensorType) -> list[Format]:
     """The formats whose tiles a model needs: those of its matrices and of the KV cache."""
-    types = spec.matrix_types | {TensorType.F16, TensorType.F32}
+    types = spec.matrix_types | {kv_type}
     return [format_ for format_ in FORMATS if format_.ggml_type in types]
 
 
-def weights_of(loaded: LoadedWeights, formats: Iterable[Format]) -> Weights:
-    """The weights of the compiled step; compiles the tiles or takes them from the cache."""
+def weights_of(loaded: LoadedWeights, formats: Iterable[Format], *, values: bool) -> Weights:
+    """The weights of the compiled step; compiles the tiles or takes them from the cache.
+
+    `values`: also the tiles of the values of a Q8_0 cache.
+    """
+    tiles = attention_tiles(formats, values=values)
     arranged = loaded.arranged
-    return Weights(arranged.layers, arranged.head, loaded.output_norm, loaded.embedding, tile_table(formats))
+    return Weights(arranged.layers, arranged.head, loaded.output_norm, loaded.embedding, tiles)
 
 
 def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
@@ -154,9 +165,11 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
     vocabulary = whole_panels(spec.vocabulary)
+    heads_per_kv = spec.query_heads // spec.kv_heads
+    pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
     return Memory(
         kv=kv.ctypes.data,
-        kv_block_bytes=kv_block_bytes(spec.head_size, order.kv_half),
+        kv_block_bytes=kv_block_bytes(spec.head_size, kv_format(order)),
         parts=_parts(order, layout, arena),
         x_integer=groups(dense, longest, INTEGER_BYTES),
         x_float=groups(dense, longest, FLOAT_BYTES),
@@ -166,7 +179,10 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         router_logits=floats(dense, whole_panels(spec.experts)),
         down=floats(experts, shard.width_rows.size),
         rows=floats(threads, longest),
-        scratch=floats(threads, max(scratch_floats(spec.head_size), 2 * WIDEST * ROWS)),
+        scratch=floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), 2 * WIDEST * ROWS)),
+        piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),
+        piece_tokens=ints(pieces),
+        piece_starts=ints(tokens + 1),
         block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
         chosen=ints(tokens, spec.active_experts),
         shares=floats(tokens, spec.active_experts),

@@ -1,6 +1,7 @@
 """Compiles the kernels into the cache, by one process before the workers start: python -m numoe.worker.warm Q4_K Q6_K
 
-The step is the same for all models; tiles are compiled for the formats named, for all if none is. Workers that find the
+The step is the same for all models; tiles are compiled for the formats named, for all if none is. `values` are the
+tiles of the values of a KV cache of Q8_0. Workers that find the
 cache full load it in a second. Several processes that fill it at once can crash (Numba #4807), or find the code of one
 function under the name of another.
 """
@@ -22,6 +23,7 @@ from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step import serve_steps
 from numoe.kernels.sync import Team, abort_all
 from numoe.kernels.tiles import tile_table
+from numoe.kernels.value_tile import attention_tiles
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import Range, Shard, ShardPlan
 from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
@@ -30,6 +32,7 @@ from numoe.worker.memory import allocate
 from numoe.worker.shard import constants_of, memory_of, sizes_of, step_input
 
 _STAMP = ".compiled"
+VALUES = "values"
 
 
 def smallest_order() -> WorkerOrder:
@@ -43,7 +46,7 @@ def smallest_order() -> WorkerOrder:
     )  # fmt: skip
     one, rows = Range(0, 1), Range(0, 32)
     plan = ShardPlan("", (Shard(0, 0, (0,), one, one, rows, rows, rows),), (None,))
-    return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), False, 0, 0, 1, 1.0)
+    return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), TensorType.F32, 0, 0, 1, 1.0)
 
 
 def compile_step() -> None:
@@ -60,7 +63,7 @@ def compile_step() -> None:
         Team(0, 0, 0, 1, 1, 0, 0, 0),
         sizes_of(order),
         constants_of(order),
-        Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, tile_table([])),
+        Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),
         memory_of(order, layout, arena, allocate(64)),
         step_input(layout, arena),
         0,
@@ -86,6 +89,8 @@ def main(names: list[str]) -> None:
         for format_ in FORMATS:
             if not names or format_.name in names:
                 _once(folder, format_.name, partial(tile_table, [format_]))
+        if not names or VALUES in names:
+            _once(folder, VALUES, partial(attention_tiles, [], values=True))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import pytest
 
 from bench.__main__ import Options, chosen_shapes
 from bench.models import CASES, model_path
-from bench.ours import Layout, Workload, kv_bytes_per_position, operations_per_token
+from bench.ours import Layout, Workload, operations_per_token
 from numoe.coordinator.cli_options import ShapeOptions
-from numoe.coordinator.config import EngineSettings
+from numoe.model.plan_size import kv_position_bytes
+from numoe.model.spec import TensorType
 from numoe.protos.errors import SetupError
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     *("--shape", "qwen3moe", "--layers", "1", "--rounds", "1", "--repetitions", "1", "--layouts", "1x1"),
     *("--prompt", "64", "--decode", "4", "--depths", "128", "--streams", "1,3"),
-    *("--stream-prompt", "8", "--stream-decode", "4", "--disturbed"),
+    *("--stream-prompt", "8", "--stream-decode", "4", "--disturbed", "--kv-type", "q8_0"),
 )
 
 
@@ -48,7 +49,7 @@ def test_operations_are_those_of_the_active_weights() -> None:
     experts = 2 * 3 * 64 * 96 + 8 * 64  # two active ones and the router
     assert operations_per_token(spec, with_output=False) == 2 * 2 * (attention + experts)
     assert operations_per_token(spec, with_output=True) == 2 * (2 * (attention + experts) + 331 * 64)
-    assert kv_bytes_per_position(spec, EngineSettings()) == 2 * 2 * 4 * 32 * 2
+    assert kv_position_bytes(spec, spec.kv_heads, TensorType.F16) == 2 * 2 * 4 * 32 * 2
 
 
 def test_there_is_room_for_the_deepest_and_for_all_streams() -> None:

@@ -23,6 +23,7 @@ from numoe.kernels.embedding import embed_row
 from numoe.kernels.formats import FORMATS, NUMBERS
 from numoe.kernels.groups import BLOCK, INTEGER_BYTES, ROWS, WIDEST
 from numoe.kernels.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.kv_cache import KV_FORMATS
 from numoe.kernels.packing import SCRATCH_BYTES
 from numoe.kernels.rope import rope_table, rotate
 from numoe.kernels.router import choose_experts
@@ -85,14 +86,15 @@ def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
-    for half in (True, False):
-        cache = empty_cache(64, half, range(11))
+    for kv_format in KV_FORMATS:
+        cache = empty_cache(64, kv_format, range(11))
         cache.store(0, keys, values)
-        yield f"cache {half}", cache.blocks
+        yield f"cache {kv_format}", cache.blocks
+        yield f"attend {kv_format}", cache.attend(queries, 699)
         for width in (1, 2, 4, 8):
             own = min(width, WIDEST)
-            heads = [cache.attend(queries[first : first + own], 699, own) for first in range(0, COLUMNS, own)]
-            yield f"attend {half} {width}", np.concatenate(heads)
+            heads = [cache.attend_pieces(queries[first : first + own], 699, own) for first in range(0, COLUMNS, own)]
+            yield f"attend {kv_format} {width}", np.concatenate(heads)
 
 
 def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:

@@ -17,6 +17,7 @@ from llvmlite import binding
 from numoe.kernels import instruction_sets
 from numoe.kernels.formats import FORMATS
 from numoe.kernels.instruction_sets import INSTRUCTION_SET, INSTRUCTION_SETS, detect, runnable
+from numoe.kernels.kv_cache import KV_FORMATS
 
 ROOT = Path(__file__).parents[2]
 RUNNABLE = [one.name for one in runnable()]
@@ -48,10 +49,12 @@ def hashes(instruction_set: str) -> Mapping[str, str]:
 
 def test_the_portable_kernels_compute_something() -> None:
     found = hashes("portable")
-    assert len(found) == 6 * len(FORMATS) + 20
+    assert len(found) == 6 * len(FORMATS) + 10 + 6 * len(KV_FORMATS)
     for format_ in FORMATS:
         assert len({found[f"tile {format_.name} {width}"] for width in (1, 2, 4, 8)}) == 1
-    assert len(set(found.values())) == len(found) - 3 * len(FORMATS) - 2 * 3
+    for name in KV_FORMATS:
+        assert len({found[f"attend {name}"], *(found[f"attend {name} {width}"] for width in (1, 2, 4, 8))}) == 1
+    assert len(set(found.values())) == len(found) - 3 * len(FORMATS) - 4 * len(KV_FORMATS)
 
 
 @pytest.mark.parametrize("instruction_set", [name for name in RUNNABLE if name != "portable"])
@@ -66,7 +69,9 @@ import numpy as np
 from numoe.kernels.formats import FORMATS
 from numoe.kernels.tiles import tile_table
 from numoe.kernels.activations import write_integer_column
+from numoe.kernels.value_tile import attention_tiles
 from tests.kernels.vector_maps import map_exp
+attention_tiles([], values=True)
 tile_table(format_ for format_ in FORMATS if format_.name in {A_TILE_OF_EACH_KIND})
 x = np.zeros(4096, np.float32)
 map_exp(x, x)

@@ -142,7 +142,8 @@ def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
     spec = sized_spec(QWEN3_30B)
     made = plan(spec, machine(2))
     assert sum(shard_bytes(made, spec, shard, context_tokens=1).kv_cache for shard in made.shards) == 98_304
-    assert shard_bytes(made, spec, made.shards[0], context_tokens=100, kv_value_bytes=4).kv_cache == 98_304 * 100
+    for kv_type, position in ((TensorType.F32, 98_304), (TensorType.BF16, 49_152), (TensorType.Q8_0, 26_112)):
+        assert shard_bytes(made, spec, made.shards[0], 100, kv_type).kv_cache == position * 100
 
 
 def test_workers_of_one_node_add_up() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.config import EngineSettings
+from numoe.coordinator.config import EngineSettings, KvType
 from numoe.model.spec import RUNNABLE_TYPES, TensorType
 from numoe.protos.messages import Chunk, Sampling, Step
 from tests.forward import wide_gap_tokens
@@ -19,7 +18,6 @@ from tests.system.conftest import ModelOf
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
 from tests.tiny_model import TinyShape, shape_of_type
 
-KvType = Literal["f16", "f32"]
 TOKENS, PROMPT = 64, 24
 LONG_TOKENS, LONG_PROMPT = 600, 500  # decoding crosses from the first piece of attention into the second
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 
-from numoe.coordinator.config import EngineSettings
+from numoe.coordinator.config import EngineSettings, KvType
 from numoe.model.expert_owners import ExpertOwners, share_experts
 from numoe.model.gguf_types import BLOCKS
 from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
@@ -19,7 +18,6 @@ from tests.system.groups import WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
 from tests.tiny_model import TinyShape
 
-KvType = Literal["f16", "f32"]
 ReferenceOf = Callable[[TinyShape, KvType], Awaitable[Answers]]
 
 # Heads, and panels of the width (6), of the experts (10) and of the vocabulary (21, the last short), divide unevenly.

@@ -23,7 +23,7 @@ from numoe.model.architectures import model_spec
 from numoe.model.gguf import open_gguf
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.worker.running_shard import RunningShard, end_with
 
@@ -71,7 +71,7 @@ class ShardGroup:
 
 
 @contextmanager
-def running_shards(path: Path, cpus: Sequence[tuple[int, ...]], kv_half: bool = True) -> Iterator[ShardGroup]:
+def running_shards(path: Path, cpus: Sequence[tuple[int, ...]], kv_type: TensorType = TensorType.F16) -> Iterator[ShardGroup]:
     """Start a process per worker and end them afterwards."""
     spec = read_spec(path)
     plan = even_plan(spec, cpus)
@@ -79,7 +79,7 @@ def running_shards(path: Path, cpus: Sequence[tuple[int, ...]], kv_half: bool = 
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for worker in range(len(cpus)):
-            order = WorkerOrder(worker, spec, plan, LIMITS, kv_half, os.getpid(), channel.descriptor, 100, SECONDS / 2)
+            order = WorkerOrder(worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2)
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker.shard_process"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,

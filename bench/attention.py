@@ -1,0 +1,92 @@
+"""How fast one core goes over keys and values: python -m bench.attention [--depths 16384,32768] [--heads 8,1]
+
+One decoded token per KV head, over caches that no CPU cache holds. *GB/s* are bytes of keys and values; *of bandwidth*
+is that over what the same core reads at most; *us/1000* is the time for a thousand positions of one KV head. On a
+shared machine the CPU's own time is taken, which leaves out what others were given, but not the bandwidth they took.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+
+import numpy as np
+from cyclopts import App
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import cores, read_bandwidth
+from numoe.kernels.attention import CachedHead, attend, scratch_floats, scratch_of
+from numoe.kernels.formats import FORMATS, NUMBERS
+from numoe.kernels.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes
+from numoe.kernels.value_tile import attention_tiles
+from numoe.worker.memory import allocate
+
+app = App(help=__doc__)
+
+CACHE_BYTES = 512 << 20  # of a measurement, sixteen times the last-level cache of a part of a server CPU
+HEAD_SIZE = 128
+PASSES = 5
+A_SMALL_NUMBER = 0x38  # in every byte: numbers below one in each format, and no zeros or subnormals
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float]:
+    """Bytes per second, and seconds per position of a KV head, medians of several passes."""
+    number, blocks = NUMBERS[kv_format], -(-depth // BLOCK)
+    size = kv_block_bytes(HEAD_SIZE, number)
+    kv_heads = max(1, CACHE_BYTES // (blocks * size))
+    cache = allocate(kv_heads * blocks * size)
+    cache.fill(A_SMALL_NUMBER)
+    tiles = attention_tiles([format_ for format_ in FORMATS if format_.name == kv_format], values=kv_format == "Q8_0")
+    queries = np.random.default_rng(0).standard_normal((heads, HEAD_SIZE), np.float32) * np.float32(HEAD_SIZE**-0.5)
+    out, table = np.zeros_like(queries), np.arange(blocks, dtype=np.int32)
+    memory = allocate(4 * scratch_floats(HEAD_SIZE, heads))
+    scratch = scratch_of(memory.ctypes.data, HEAD_SIZE, heads)
+    seconds = []
+    for _ in range(PASSES + 1):
+        started = time.process_time()
+        for head in range(kv_heads):
+            cached = CachedHead(cache.ctypes.data + head * size, kv_heads * size, number, HEAD_SIZE)
+            attend(tiles, cached, table, depth - 1, queries.ctypes.data, heads, out.ctypes.data, scratch)
+        seconds.append(time.process_time() - started)
+    taken = statistics.median(seconds[1:])
+    return kv_heads * blocks * size / taken, taken / (kv_heads * depth)
+
+
+@app.default
+def main(*, depths: str = "16384,32768", heads: str = "8,1") -> None:
+    """Print the table.
+
+    Parameters
+    ----------
+    depths
+        Positions before the token.
+    heads
+        Query heads that share a KV head.
+    """
+    console, core = Console(), cores()[0]
+    os.sched_setaffinity(0, {core})
+    most = read_bandwidth((core,)).median
+    console.print(
+        f"{platform.node()}, {INSTRUCTION_SET.name}, one core, {time.ctime()}: reads {most / 1e9:.1f} GB/s",
+        highlight=False,
+    )
+    table = Table("keys and values", "heads", "depth", "GB/s", "of bandwidth", "us/1000")
+    for shared in _numbers(heads):
+        for depth in _numbers(depths):
+            for kv_format in KV_FORMATS:
+                rate, each = measure(kv_format, depth, shared)
+                cells = (f"{rate / 1e9:.1f}", f"{rate / most:.0%}", f"{1e9 * each:.1f}")
+                table.add_row(kv_format.lower(), str(shared), str(depth), *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()
