@@ -212,7 +212,15 @@ def _scale_words(block: int, valid: int, spans: int, size: int, group: int, scal
 
 @kernel
 def _add_values(
-    tile: int, cached: CachedHead, block: int, spans: int, ahead: int, used: int, fresh: bool, scratch: Scratch, rows: int
+    tile: int,
+    cached: CachedHead,
+    block: int,
+    spans: int,
+    ahead: int,
+    used: int,
+    fresh: bool,
+    scratch: Scratch,
+    rows: int,
 ) -> None:
     """A block's weights times its values, added to the rows' output; put there, if the rows are fresh."""
     size, row_bytes = cached.size, 4 * (ROW_HEAD + cached.size)
@@ -330,9 +338,7 @@ def attend(
     for piece in range(pieces_of(position)):
         for first in range(0, heads, MOST_HEADS):
             used, group = min(heads - first, MOST_HEADS), scratch.queries + 4 * size * first
-            attend_piece(
-                tiles, width_for(used), used, group, cached, table, position, piece, scratch.rows, scratch
-            )
+            attend_piece(tiles, width_for(used), used, group, cached, table, position, piece, scratch.rows, scratch)
             for column in range(used):
                 head, row = first + column, scratch.rows + 4 * (ROW_HEAD + size) * column
                 merge_piece(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, row, size)

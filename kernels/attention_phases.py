@@ -146,7 +146,14 @@ def _own_heads(sizes: Sizes, kv_head: int) -> tuple[int, int]:
 
 @kernel
 def _attend_token(
-    sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, scratch: Floats, index: int, token: int, kv_head: int
+    sizes: Sizes,
+    weights: Weights,
+    memory: Memory,
+    step: StepInput,
+    scratch: Floats,
+    index: int,
+    token: int,
+    kv_head: int,
 ) -> None:
     """The own query heads of one token that share one KV head."""
     first, heads = _own_heads(sizes, kv_head)
@@ -165,7 +172,14 @@ def _attend_token(
 
 @kernel
 def _attend_piece(
-    sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, scratch: Floats, index: int, number: int, kv_head: int
+    sizes: Sizes,
+    weights: Weights,
+    memory: Memory,
+    step: StepInput,
+    scratch: Floats,
+    index: int,
+    number: int,
+    kv_head: int,
 ) -> None:
     """As `_attend_token`, one piece of the list only; its rows go to memory.piece_rows."""
     token = memory.piece_tokens[number]

@@ -78,9 +78,7 @@ class RunningShard:
             self._arena,
             sizes_of(order),
             constants_of(order),
-            weights_of(
-                self._weights, formats_of(order.spec, order.kv_type), values=order.kv_type == TensorType.Q8_0
-            ),
+            weights_of(self._weights, formats_of(order.spec, order.kv_type), values=order.kv_type == TensorType.Q8_0),
             memory_of(order, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
             self._fail,

@@ -10,6 +10,7 @@ import pytest
 
 from numoe.coordinator.cli import app
 from numoe.coordinator.config import (
+    KV_TYPES,
     EngineSettings,
     ListenSettings,
     ServeSettings,
@@ -46,6 +47,19 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path, mo
         WorkerSettings(workers=3),
         EngineSettings(step_tokens=300, sequences=21, queue_length=12, kv_type="f32"),
     )
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16", "q8_0", "f32"])
+def test_a_type_of_keys_and_values_can_be_named(name: str) -> None:
+    settings = parsed("--kv-type", name)
+    assert settings.engine.kv_type == name
+    assert KV_TYPES[settings.engine.kv_type].name.lower() == name
+
+
+def test_an_unknown_type_of_keys_and_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--kv-type", "q4_0")
+    assert "q8_0" in capsys.readouterr().err
 
 
 def test_several_nodes_can_be_named() -> None:

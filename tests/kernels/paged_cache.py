@@ -25,7 +25,9 @@ from numoe.kernels.attention import (
 )
 from numoe.kernels.formats import NUMBERS
 from numoe.kernels.groups import WIDTHS
-from numoe.kernels.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes, kv_half_bytes, store_key, store_value
+from numoe.kernels.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes, store_key, store_value
+from numoe.kernels.kv_operations import MOST_BF16
+from numoe.kernels.reference import Reals
 from numoe.kernels.value_tile import attention_tiles
 from tests.kernels.numeric import BY_NAME, address
 
@@ -58,6 +60,24 @@ class PagedCache:
     def head(self) -> CachedHead:
         return CachedHead(address(self.blocks), self.blocks.shape[1], self.format, self.size)
 
+    def values(self) -> Reals:  # [blocks, BLOCK, K]
+        """What the blocks hold as values."""
+        held = np.ascontiguousarray(self.blocks[:, self.blocks.shape[1] // 2 :])
+        count = len(held)
+        if self.format == NUMBERS["Q8_0"]:
+            scales_bytes = 2 * BLOCK * self.size // 32
+            scales = held[:, :scales_bytes].copy().view(np.float16).reshape(count, -1, BLOCK)
+            parts = held[:, scales_bytes:].view(np.int8).reshape(count, -1, BLOCK // 4, 16, 4)[..., [0, 2, 1, 3]]
+            quants = parts.transpose(0, 2, 4, 1, 3).reshape(count, BLOCK, self.size)
+            steps = np.repeat(scales.transpose(0, 2, 1).astype(np.float64), 32, axis=2)
+            return quants.astype(np.float64) * steps
+        if self.format == NUMBERS["BF16"]:
+            floats = (held.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            floats = held.view(np.float16 if self.format == NUMBERS["F16"] else np.float32).astype(np.float32)
+        panels = floats.astype(np.float64).reshape(count, -1, BLOCK, 16)
+        return panels.transpose(0, 2, 1, 3).reshape(count, BLOCK, self.size)
+
     def attend(self, queries: Singles, position: int, scratch: float = 0.0) -> Singles:
         """Attention of queries [heads, K] at `position`."""
         heads = len(queries)
@@ -67,7 +87,9 @@ class PagedCache:
         attend(kv_tiles(), self.head, self.table, position, address(queries), heads, address(out), parts)
         return out
 
-    def attend_pieces(self, queries: Singles, position: int, columns: int, order: Sequence[int] | None = None) -> Singles:
+    def attend_pieces(
+        self, queries: Singles, position: int, columns: int, order: Sequence[int] | None = None
+    ) -> Singles:
         """As `attend`, every piece on its own in a tile of `columns`; the pieces are computed in any order."""
         used, count = len(queries), pieces_of(position)
         rows = np.full((count, used, row_floats(self.size)), np.nan, np.float32)
@@ -86,6 +108,35 @@ class PagedCache:
                 merge_piece(address(state), address(out[head]), address(rows[piece, head]), self.size)
             end_head(address(state), address(out[head]), self.size)
         return out
+
+
+def as_stored(x: Singles, kv_format: str) -> Reals:
+    """What a cache keeps of vectors [..., K]; NaN counts as the lowest number."""
+    most = np.finfo(np.float32).max
+    bounded = np.clip(np.nan_to_num(x, nan=-np.inf, posinf=np.inf, neginf=-np.inf), -most, most)
+    if kv_format == "F16":
+        bounded = np.clip(bounded, -65504, 65504).astype(np.float16)
+    elif kv_format == "BF16":
+        bits = np.clip(bounded, -MOST_BF16, MOST_BF16).astype(np.float32).view(np.uint32)
+        bounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    elif kv_format == "Q8_0":
+        blocks = bounded.reshape(*x.shape[:-1], -1, 32)
+        largest = np.abs(blocks).max(axis=-1, keepdims=True)
+        inverse = np.where(largest > 1e-30, np.float32(127) / np.maximum(largest, np.float32(1e-30)), np.float32(0))
+        scales = np.minimum(largest / np.float32(127), np.float32(65504)).astype(np.float16)
+        stored: Reals = (np.rint(blocks * inverse) * scales.astype(np.float64)).reshape(x.shape)
+        return stored
+    return bounded.astype(np.float64)
+
+
+def largest_rounding(x: Reals, kv_format: str) -> Reals:
+    """How far as_stored can be from vectors [..., K] of ordinary size."""
+    if kv_format == "Q8_0":  # half a step; the scale is a half float
+        largest = np.abs(x).reshape(*x.shape[:-1], -1, 32).max(axis=-1)
+        return np.repeat(largest, 32, axis=-1) * (0.5 / 127 + 2.0**-11)
+    share = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8}[kv_format]
+    found: Reals = np.abs(x) * share + 2.0**-25
+    return found
 
 
 def empty_cache(size: int, kv_format: str, table: Sequence[int], fill: int = 0) -> PagedCache:

@@ -139,6 +139,43 @@ async def test_no_bit_depends_on_which_worker_holds_an_expert(
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
+@pytest.mark.parametrize("kv", ["bf16", "q8_0"])
+@pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
+async def test_no_bit_of_any_other_cache_depends_on_them(
+    shape: TinyShape,
+    kv: KvType,
+    workers: int,
+    threads: int,
+    processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    model, expected = model_of(shape), await reference_of(shape, kv)
+    for chunk in CHUNKS:
+        settings = engine(kv, chunk)
+        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 2)], ids=["1x2", "2x2"])
+@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+@pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
+async def test_no_bit_depends_on_whether_threads_share_out_the_pieces_of_one_context(
+    shape: TinyShape,
+    kv: KvType,
+    workers: int,
+    threads: int,
+    processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    """As they do where one request of several pieces is alone, and as the reference's one thread never does."""
+    model, settings = model_of(shape), engine(kv, 512)
+    assert await run_alone(processes.load(model, workers, threads, settings), model, settings) == await reference_of(
+        shape, kv
+    )
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
 @pytest.mark.parametrize("shape", OTHERS.values(), ids=OTHERS)
 async def test_no_bit_of_any_other_type_depends_on_them(
     shape: TinyShape,
@@ -158,6 +195,7 @@ async def test_no_bit_of_any_other_type_depends_on_them(
     ("shape", "kv"),
     [
         *(pytest.param(shape, kv, id=f"{name}-{kv}") for name, shape in SHAPES.items() for kv in ("f16", "f32")),
+        *(pytest.param(QWEN, kv, id=f"F32-{kv}") for kv in ("bf16", "q8_0")),
         *(pytest.param(shape, "f16", id=name) for name, shape in OTHERS.items()),
     ],
 )

@@ -71,7 +71,9 @@ class ShardGroup:
 
 
 @contextmanager
-def running_shards(path: Path, cpus: Sequence[tuple[int, ...]], kv_type: TensorType = TensorType.F16) -> Iterator[ShardGroup]:
+def running_shards(
+    path: Path, cpus: Sequence[tuple[int, ...]], kv_type: TensorType = TensorType.F16
+) -> Iterator[ShardGroup]:
     """Start a process per worker and end them afterwards."""
     spec = read_spec(path)
     plan = even_plan(spec, cpus)
