@@ -1,9 +1,8 @@
 """Compiles the kernels into the cache, by one process before the workers start: python -m numoe.worker.warm Q4_K Q6_K
 
-The step is the same for all models; tiles are compiled for the formats named, for all if none is. `values` are the
-tiles of the values of a KV cache of Q8_0. Workers that find the
-cache full load it in a second. Several processes that fill it at once can crash (Numba #4807), or find the code of one
-function under the name of another.
+The step is the same for all models; tiles are compiled for the formats named, for all if none is. `values` names the
+tiles of the values of a KV cache of Q8_0. Workers that find the cache full load it in a second. Several processes that
+fill it at once can crash (Numba #4807), or find the code of one function under the name of another.
 """
 
 from __future__ import annotations
