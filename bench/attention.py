@@ -1,8 +1,8 @@
 """How fast one core goes over keys and values: python -m bench.attention [--depths 16384,32768] [--heads 8,1]
 
 One decoded token per KV head, over caches that no CPU cache holds. *GB/s* are bytes of keys and values; *of bandwidth*
-is that over what the same core reads at most; *us/1000* is the time for a thousand positions of one KV head. On a
-shared machine the CPU's own time is taken, which leaves out what others were given, but not the bandwidth they took.
+is that over what the same core gets when it does nothing but read the same bytes, just before; *us/1000* is the time
+for a thousand positions of one KV head. All times are those of the CPU: what it gave to other processes is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import cores, read_bandwidth
+from bench.machine import cores, read_memory
 from numoe.kernels.attention import CachedHead, attend, scratch_floats, scratch_of
 from numoe.kernels.formats import FORMATS, NUMBERS
 from numoe.kernels.instruction_sets import INSTRUCTION_SET
@@ -37,8 +37,8 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float]:
-    """Bytes per second, and seconds per position of a KV head, medians of several passes."""
+def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float]:
+    """Bytes per second of attention and of mere reading, and seconds per position of a KV head: medians of passes."""
     number, blocks = NUMBERS[kv_format], -(-depth // BLOCK)
     size = kv_block_bytes(HEAD_SIZE, number)
     kv_heads = max(1, CACHE_BYTES // (blocks * size))
@@ -49,15 +49,19 @@ def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float]:
     out, table = np.zeros_like(queries), np.arange(blocks, dtype=np.int32)
     memory = allocate(4 * scratch_floats(HEAD_SIZE, heads))
     scratch = scratch_of(memory.ctypes.data, HEAD_SIZE, heads)
-    seconds = []
+    attending, reading = [], []
+    into, chunks = np.zeros(16, np.float32), cache.size // 512
     for _ in range(PASSES + 1):
+        started = time.process_time()
+        read_memory(cache.ctypes.data, 128, 512, chunks, into.ctypes.data)
+        reading.append(time.process_time() - started)
         started = time.process_time()
         for head in range(kv_heads):
             cached = CachedHead(cache.ctypes.data + head * size, kv_heads * size, number, HEAD_SIZE)
             attend(tiles, cached, table, depth - 1, queries.ctypes.data, heads, out.ctypes.data, scratch)
-        seconds.append(time.process_time() - started)
-    taken = statistics.median(seconds[1:])
-    return kv_heads * blocks * size / taken, taken / (kv_heads * depth)
+        attending.append(time.process_time() - started)
+    taken, least = statistics.median(attending[1:]), statistics.median(reading[1:])
+    return cache.size / taken, cache.size / least, taken / (kv_heads * depth)
 
 
 @app.default
@@ -73,16 +77,12 @@ def main(*, depths: str = "16384,32768", heads: str = "8,1") -> None:
     """
     console, core = Console(), cores()[0]
     os.sched_setaffinity(0, {core})
-    most = read_bandwidth((core,)).median
-    console.print(
-        f"{platform.node()}, {INSTRUCTION_SET.name}, one core, {time.ctime()}: reads {most / 1e9:.1f} GB/s",
-        highlight=False,
-    )
+    console.print(f"{platform.node()}, {INSTRUCTION_SET.name}, one core, {time.ctime()}", highlight=False)
     table = Table("keys and values", "heads", "depth", "GB/s", "of bandwidth", "us/1000")
     for shared in _numbers(heads):
         for depth in _numbers(depths):
             for kv_format in KV_FORMATS:
-                rate, each = measure(kv_format, depth, shared)
+                rate, most, each = measure(kv_format, depth, shared)
                 cells = (f"{rate / 1e9:.1f}", f"{rate / most:.0%}", f"{1e9 * each:.1f}")
                 table.add_row(kv_format.lower(), str(shared), str(depth), *cells)
     console.print(table)
