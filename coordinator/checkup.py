@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numoe.coordinator.bandwidth import Measured, measure_bandwidth
-from numoe.coordinator.config import KV_VALUE_BYTES, ServeSettings, kv_tokens
+from numoe.coordinator.config import KV_TYPES, ServeSettings, kv_tokens
 from numoe.coordinator.console import LoadingView
 from numoe.coordinator.served import read_spec, wanted_plan
 from numoe.model.bandwidth import Bandwidth, bandwidth_file, load_bandwidth, save_bandwidth
@@ -47,7 +47,7 @@ def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Wanted:
     spec = read_spec(model)
     plan = wanted_plan(spec, topology, settings.workers)
     positions = kv_tokens(settings.engine, spec.context_length)
-    return wanted_by(plan, spec, positions, KV_VALUE_BYTES[settings.engine.kv_type])
+    return wanted_by(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
 
 
 def _trial(topology: Topology) -> PolicyTrial | None:

@@ -12,7 +12,7 @@ from numoe.model.finding import Finding
 from numoe.model.memory_policy import PolicyTrial
 from numoe.model.plan import ShardPlan
 from numoe.model.plan_size import node_bytes, shard_bytes
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.model.topology import Topology
 
 
@@ -25,12 +25,12 @@ class Wanted:
     notes: tuple[str, ...] = ()  # the planner's
 
 
-def wanted_by(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_value_bytes: int) -> Wanted:
+def wanted_by(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType) -> Wanted:
     reads: dict[int, int] = {}
     for shard in plan.shards:
-        count = shard_bytes(plan, spec, shard, context_tokens, kv_value_bytes).read_per_token
+        count = shard_bytes(plan, spec, shard, context_tokens, kv_type).read_per_token
         reads[shard.node] = reads.get(shard.node, 0) + count
-    return Wanted(node_bytes(plan, spec, context_tokens, kv_value_bytes), reads, plan.notes)
+    return Wanted(node_bytes(plan, spec, context_tokens, kv_type), reads, plan.notes)
 
 
 def diagnose(
