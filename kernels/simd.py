@@ -230,10 +230,18 @@ def copy_32(builder: Any, values: Any) -> Any:
 
 @_operation(types.void, types.uintp)
 def prefetch(builder: Any, values: Any) -> Any:
-    """Ask for a cache line to be brought into the second-level cache; any address will do."""
-    read, second_level, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
+    """Ask for a cache line to be brought into the first-level cache; any address will do."""
+    read, first_level, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
     place = pointer(builder, values[0], I8)
-    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, read, second_level, data)
+    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, read, first_level, data)
+
+
+@_operation(types.void, types.uintp)
+def prefetch_write(builder: Any, values: Any) -> Any:
+    """Ask for a cache line that will be written."""
+    write, first_level, data = ir.Constant(I32, 1), ir.Constant(I32, 3), ir.Constant(I32, 1)
+    place = pointer(builder, values[0], I8)
+    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, write, first_level, data)
 
 
 # Arithmetic on vectors.

@@ -47,6 +47,7 @@ from numoe.kernels.simd import (
     multiply_words,
     negate,
     prefetch,
+    prefetch_write,
 )
 from numoe.kernels.tile_operations import (
     tile_add,
@@ -66,13 +67,21 @@ from numoe.kernels.tile_operations import (
 )
 
 CACHE_LINE = 64
-AHEAD_COLUMNS = 8  # tiles at least so wide ask for the panel that comes next, narrower ones for what follows at once:
-DISTANCE = 8192  # bytes. The CPU's own prefetching alone brings half of what memory gives.
+# Tiles at least so wide ask for the panel they are told, narrower ones for the panel that lies so many bytes further
+# on, or the first after them. Both ask for each of its lines, heads too, at the pace at which they read their own: the
+# CPU's own prefetching brings half of what memory gives, and what is asked for too fast is dropped. One column of Q2_K
+# streams 16 GB/s without, 25 where only quants are asked for, 35 as it is; twelve hide the memory altogether.
+AHEAD_COLUMNS = 8
+DISTANCE = 8192
 
 F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 
 Tile = Callable[..., None]  # (panel, blocks, group, out, stride, ahead)
-TILE_SIGNATURE = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
+# Addresses are signed here: to Numba the sum of an unsigned and a signed number is a float.
+TILE_SIGNATURE = types.void(*[types.intp] * 6)
+
+WHOLE, Q2_K, Q3_K, Q6_K = range(4)  # what small scales belong to: a block, or halves of one in three ways
+_KINDS = {"Q2_K": Q2_K, "Q3_K": Q3_K, "Q6_K": Q6_K}
 
 # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
 # functions do with each process, which would then compile its own tiles and add them to the cache. So tiles close over
@@ -88,9 +97,8 @@ def _float(format_: Format, columns: int) -> Tile:
 
     def tile_float(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         total = tile_zero(columns)
-        coming = np.int64(ahead)  # signed: Numba makes floating-point numbers of sums of unsigned and signed ones
         if columns < AHEAD_COLUMNS:
-            coming = np.int64(panel) + DISTANCE
+            ahead = panel + DISTANCE
         for block in range(blocks):
             weights = panel + BLOCK * row_bytes * block
             x = group + block_bytes * block
@@ -105,221 +113,102 @@ def _float(format_: Format, columns: int) -> Tile:
                     row = load_bf16x16(place)
                 part = tile_fma(part, row, x + 4 * value, 128)
             total = tile_add(total, part)
-            if coming != 0:
+            if ahead != 0:
                 for line in range(lines):
-                    prefetch(coming + CACHE_LINE * line)
-                coming += CACHE_LINE * lines
+                    prefetch(ahead + CACHE_LINE * line)
+                ahead += CACHE_LINE * lines
         tile_store(total, out, stride)
 
     return tile_float
 
 
-def _scaled(format_: Format, columns: int) -> Tile:
-    """d * (q - offset) or d * table[q], where d may be d * s of a block."""
+def _integer(format_: Format, columns: int) -> Tile:
+    """Per block d * s * dots, with s of the block or of its halves, less an offset or a minimum.
+
+    Q8_0 Q4_0 IQ4_NL ..   d * (q - offset), or d * table[q], where d may be d * s
+    Q4_1 Q5_1 Q4_K Q5_K   d * q + m, or d * s * q - m * t
+    Q2_K                  d * s * q - m * t of halves: quants times s are bytes still, and summed as one
+    Q3_K                  d * s * (q - 4) of halves, whose sums fit 16 bits, and are weighed with s as integers
+    Q6_K                  d * s * (q - 32) of halves, whose sums do not
+    """
+    kind = _KINDS.get(format_.name, WHOLE)
+    shifted = format_.meaning in (Meaning.SHIFTED, Meaning.K_SHIFTED)
     low, high, table, scales = format_.low_bits, format_.high_bits, format_.table, format_.scales
     shift = -format_.offset
     exponent = format_.scale_bytes == 1
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
-    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
-    x_sum_128, x_halves = (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
+    x_bytes = INTEGER_BYTES * columns
+    wide = columns if columns <= format_.most_columns else columns // 2
+    lines, head_lines = block_bytes // CACHE_LINE, (head_bytes + CACHE_LINE - 1) // CACHE_LINE
+    x_sum, x_sum_128, x_halves = (SUM - SCALE) * columns, (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
-    def tile_scaled(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
+    def tile_integer(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
+        distance = ahead - panel if ahead != 0 else 0
+        if columns < AHEAD_COLUMNS:
+            panel_bytes = blocks // unit_blocks * (head_bytes + unit_blocks * block_bytes)
+            distance = panel_bytes * ((DISTANCE + panel_bytes - 1) // panel_bytes)
+        for column in range(columns):  # rows of large outputs are far apart, and stores wait for their lines
+            prefetch_write(out + stride * column)
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             weights = panel + blocks // unit_blocks * head_bytes
             x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            if columns < AHEAD_COLUMNS:
-                ahead = weights + DISTANCE
             for unit in range(blocks // unit_blocks):
-                place = panel + head_bytes * unit
-                d = load_e8m0x16(place) if exponent else load_f16x16(place)
+                head = panel + head_bytes * unit
+                d = load_e8m0x16(head) if exponent else load_f16x16(head)
+                m = load_f16x16(head + 2 * ROWS) if shifted else d
                 for block in range(unit_blocks):
-                    small = place + scales_start + scales_bytes * block
-                    scale = mul(d, load_i8x16(small)) if scales else d
-                    if shift == -128:
-                        dots = tile_load_i32(wide, fields + x_sum_128)
+                    small = head + scales_start + scales_bytes * block
+                    if kind == Q2_K:
+                        both = load_u8_pairs(small)
+                        if columns > 2:
+                            dots = tile_dot_weighed(tile_zero_i32(wide), weights, x, low, low_nibbles(both))
+                        else:
+                            first = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 0, 4)
+                            last = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 4, 8)
+                            dots = tile_weigh_halves(first, last, low_nibbles(both))
+                        minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), fields + x_halves)
+                        part = tile_add_dots(tile_scale(dots, d), minima, negate(m))
+                    elif kind == Q3_K:
+                        pairs = load_i8_pairs(small)
+                        first = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 4)
+                        last = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 4, 8)
+                        dots = tile_weigh_halves(first, last, pairs)
+                        dots = tile_add_pairs(dots, multiply_words(pairs, shift), fields + x_halves)
+                        part = tile_scale(dots, d)
+                    elif kind == Q6_K:
+                        dots = tile_dot_pairs(wide, shift, 0, fields + x_halves)
+                        dots = tile_dot(dots, weights, x, low, high, 0, 0, 4)
+                        part = tile_scale(dots, mul(d, load_i8x16(small)))
+                        dots = tile_dot_pairs(wide, 0, shift, fields + x_halves)
+                        dots = tile_dot(dots, weights, x, low, high, 0, 4, 8)
+                        part = tile_add_dots(part, dots, mul(d, load_i8x16(small + ROWS)))
+                    elif shifted:
+                        scale = mul(d, load_u8x16(small)) if scales else d
+                        minimum = mul(negate(m), load_u8x16(small + ROWS)) if scales else m
+                        dots = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 8)
+                        part = tile_fma(tile_scale(dots, scale), minimum, fields + x_sum, 4)
                     else:
-                        dots = tile_dot_pairs(wide, shift, shift, fields + x_halves)
-                    dots = tile_dot(dots, weights, x, low, high, table, 0, 8)
-                    total = tile_add_scaled(total, tile_scale(dots, scale), fields)
-                    weights += block_bytes
-                    x += x_bytes
-                    fields += x_bytes
-                    if ahead != 0:
-                        for line in range(lines):
-                            prefetch(ahead + CACHE_LINE * line)
-                        ahead += CACHE_LINE * lines
-            tile_store(total, out + stride * first_column, stride)
-
-    return tile_scaled
-
-
-def _shifted(format_: Format, columns: int) -> Tile:
-    """d * q + m, or d * s * q - m * t with s and t of a block."""
-    low, high, scales = format_.low_bits, format_.high_bits, format_.scales
-    unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
-    block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
-    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
-    x_sum = (SUM - SCALE) * columns
-
-    def tile_shifted(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
-        for first_column in range(0, columns, wide):
-            total = tile_zero(wide)
-            weights = panel + blocks // unit_blocks * head_bytes
-            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            if columns < AHEAD_COLUMNS:
-                ahead = weights + DISTANCE
-            for unit in range(blocks // unit_blocks):
-                place = panel + head_bytes * unit
-                d, m = load_f16x16(place), load_f16x16(place + 2 * ROWS)
-                if scales:
-                    m = negate(m)
-                for block in range(unit_blocks):
-                    small = place + scales_start + scales_bytes * block
-                    scale = mul(d, load_u8x16(small)) if scales else d
-                    minimum = mul(m, load_u8x16(small + ROWS)) if scales else m
-                    dots = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 8)
-                    part = tile_fma(tile_scale(dots, scale), minimum, fields + x_sum, 4)
+                        if shift == -128:
+                            dots = tile_load_i32(wide, fields + x_sum_128)
+                        else:
+                            dots = tile_dot_pairs(wide, shift, shift, fields + x_halves)
+                        dots = tile_dot(dots, weights, x, low, high, table, 0, 8)
+                        part = tile_scale(dots, mul(d, load_i8x16(small)) if scales else d)
                     total = tile_add_scaled(total, part, fields)
+                    if distance != 0:
+                        if block < head_lines:
+                            prefetch(head + distance + CACHE_LINE * block)
+                        for line in range(lines):
+                            prefetch(weights + distance + CACHE_LINE * line)
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
-                    if ahead != 0:
-                        for line in range(lines):
-                            prefetch(ahead + CACHE_LINE * line)
-                        ahead += CACHE_LINE * lines
             tile_store(total, out + stride * first_column, stride)
+            distance = 0
 
-    return tile_shifted
-
-
-def _q2_k(format_: Format, columns: int) -> Tile:
-    """d * s * q - m * t with s and t of half a block: quants times s are bytes still, and summed as one."""
-    head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
-    x_halves = (HALF_SUMS - SCALE) * columns
-
-    def tile_q2_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
-        for first_column in range(0, columns, wide):
-            total = tile_zero(wide)
-            weights = panel + blocks // 8 * head_bytes
-            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            if columns < AHEAD_COLUMNS:
-                ahead = weights + DISTANCE
-            for unit in range(blocks // 8):
-                place = panel + head_bytes * unit
-                d, m = load_f16x16(place), negate(load_f16x16(place + 2 * ROWS))
-                for block in range(8):
-                    small = place + scales_start + 2 * ROWS * block
-                    both = load_u8_pairs(small)
-                    if columns > 2:
-                        dots = tile_dot_weighed(tile_zero_i32(wide), weights, x, 2, low_nibbles(both))
-                    else:
-                        first = tile_dot(tile_zero_i32(wide), weights, x, 2, 0, 0, 0, 4)
-                        last = tile_dot(tile_zero_i32(wide), weights, x, 2, 0, 0, 4, 8)
-                        dots = tile_weigh_halves(first, last, low_nibbles(both))
-                    minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), fields + x_halves)
-                    part = tile_add_dots(tile_scale(dots, d), minima, m)
-                    total = tile_add_scaled(total, part, fields)
-                    weights += block_bytes
-                    x += x_bytes
-                    fields += x_bytes
-                    if ahead != 0:
-                        for line in range(lines):
-                            prefetch(ahead + CACHE_LINE * line)
-                        ahead += CACHE_LINE * lines
-            tile_store(total, out + stride * first_column, stride)
-
-    return tile_q2_k
-
-
-def _q3_k(format_: Format, columns: int) -> Tile:
-    """d * s * (q - 4) with s of half a block: the halves' sums fit 16 bits, and are weighed with s as integers."""
-    head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
-    x_halves = (HALF_SUMS - SCALE) * columns
-
-    def tile_q3_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
-        for first_column in range(0, columns, wide):
-            total = tile_zero(wide)
-            weights = panel + blocks // 8 * head_bytes
-            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            if columns < AHEAD_COLUMNS:
-                ahead = weights + DISTANCE
-            for unit in range(blocks // 8):
-                place = panel + head_bytes * unit
-                d = load_f16x16(place)
-                for block in range(8):
-                    small = place + scales_start + 2 * ROWS * block
-                    scales = load_i8_pairs(small)
-                    first = tile_dot(tile_zero_i32(wide), weights, x, 2, 1, 0, 0, 4)
-                    last = tile_dot(tile_zero_i32(wide), weights, x, 2, 1, 0, 4, 8)
-                    dots = tile_weigh_halves(first, last, scales)
-                    dots = tile_add_pairs(dots, multiply_words(scales, -4), fields + x_halves)
-                    total = tile_add_scaled(total, tile_scale(dots, d), fields)
-                    weights += block_bytes
-                    x += x_bytes
-                    fields += x_bytes
-                    if ahead != 0:
-                        for line in range(lines):
-                            prefetch(ahead + CACHE_LINE * line)
-                        ahead += CACHE_LINE * lines
-            tile_store(total, out + stride * first_column, stride)
-
-    return tile_q3_k
-
-
-def _q6_k(format_: Format, columns: int) -> Tile:
-    """d * s * (q - 32) with s of half a block."""
-    head_bytes, scales_start, block_bytes = format_.head_bytes, format_.scales_start, format_.block_bytes
-    x_bytes, wide = INTEGER_BYTES * columns, min(columns, format_.most_columns)
-    lines = format_.block_bytes // CACHE_LINE * wide // columns  # of what is ahead, per block: as many as are read
-    x_halves = (HALF_SUMS - SCALE) * columns
-
-    def tile_q6_k(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
-        for first_column in range(0, columns, wide):
-            total = tile_zero(wide)
-            weights = panel + blocks // 8 * head_bytes
-            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            if columns < AHEAD_COLUMNS:
-                ahead = weights + DISTANCE
-            for unit in range(blocks // 8):
-                place = panel + head_bytes * unit
-                d = load_f16x16(place)
-                for block in range(8):
-                    small = place + scales_start + 2 * ROWS * block
-                    first = tile_dot_pairs(wide, -32, 0, fields + x_halves)
-                    last = tile_dot_pairs(wide, 0, -32, fields + x_halves)
-                    first = tile_dot(first, weights, x, 4, 2, 0, 0, 4)
-                    last = tile_dot(last, weights, x, 4, 2, 0, 4, 8)
-                    part = tile_scale(first, mul(d, load_i8x16(small)))
-                    part = tile_add_dots(part, last, mul(d, load_i8x16(small + ROWS)))
-                    total = tile_add_scaled(total, part, fields)
-                    weights += block_bytes
-                    x += x_bytes
-                    fields += x_bytes
-                    if ahead != 0:
-                        for line in range(lines):
-                            prefetch(ahead + CACHE_LINE * line)
-                        ahead += CACHE_LINE * lines
-            tile_store(total, out + stride * first_column, stride)
-
-    return tile_q6_k
-
-
-_BY_MEANING: dict[Meaning, Callable[[Format, int], Tile]] = {
-    Meaning.FLOAT: _float,
-    Meaning.SCALED: _scaled,
-    Meaning.SHIFTED: _shifted,
-    Meaning.K_SCALED: _scaled,
-    Meaning.K_SHIFTED: _shifted,
-}
-_BY_NAME = {"Q2_K": _q2_k, "Q3_K": _q3_k, "Q6_K": _q6_k}
+    return tile_integer
 
 
 def tile_table(formats: Iterable[Format] = FORMATS) -> NDArray[np.uintp]:  # [formats, widths]
@@ -329,9 +218,8 @@ def tile_table(formats: Iterable[Format] = FORMATS) -> NDArray[np.uintp]:  # [fo
     """
     table = np.zeros((len(FORMATS), len(WIDTHS)), np.uintp)
     for format_ in formats:
-        make = _BY_NAME.get(format_.name, _BY_MEANING[format_.meaning])
-        row = [address_of(TILE_SIGNATURE, make(format_, columns)) for columns in WIDTHS]
-        table[NUMBERS[format_.name]] = row
+        make = _integer if format_.integer else _float
+        table[NUMBERS[format_.name]] = [address_of(TILE_SIGNATURE, make(format_, columns)) for columns in WIDTHS]
     return table
 
 
