@@ -53,7 +53,7 @@ class Format:
     table: int = NO_TABLE
     scales: int = 0  # bytes of small scales and minima per row and block of 32 values
     scale_bytes: int = 2  # of d: float16, or 1: an exponent
-    most_columns: int = 16  # that one pass of its tile holds in registers; wider tiles make several passes
+    most_columns: int = 12  # that one pass of its tile holds in registers; wider tiles make several passes
 
     @property
     def integer(self) -> bool:
@@ -100,14 +100,14 @@ FORMATS = (
     Format("Q8_0", 8, _SCALED, 32, 34, 8, offset=128),
     Format("Q4_0", 2, _SCALED, 32, 18, 4, offset=8),
     Format("Q5_0", 6, _SCALED, 32, 22, 4, 1, offset=16),
-    Format("IQ4_NL", 20, _SCALED, 32, 18, 4, offset=128, table=IQ4_TABLE, most_columns=8),
-    Format("MXFP4", 39, _SCALED, 32, 17, 4, offset=128, table=MXFP4_TABLE, scale_bytes=1, most_columns=8),
+    Format("IQ4_NL", 20, _SCALED, 32, 18, 4, offset=128, table=IQ4_TABLE),
+    Format("MXFP4", 39, _SCALED, 32, 17, 4, offset=128, table=MXFP4_TABLE, scale_bytes=1),
     Format("Q4_1", 3, _SHIFTED, 32, 20, 4),
     Format("Q5_1", 7, _SHIFTED, 32, 24, 4, 1),
-    Format("Q3_K", 11, _K_SCALED, 256, 110, 2, 1, offset=4, scales=2, most_columns=8),
-    Format("Q6_K", 14, _K_SCALED, 256, 210, 4, 2, offset=32, scales=2, most_columns=8),
+    Format("Q3_K", 11, _K_SCALED, 256, 110, 2, 1, offset=4, scales=2),
+    Format("Q6_K", 14, _K_SCALED, 256, 210, 4, 2, offset=32, scales=2, most_columns=6),
     Format("IQ4_XS", 23, _K_SCALED, 256, 136, 4, offset=128, table=IQ4_TABLE, scales=1),
-    Format("Q2_K", 10, _K_SHIFTED, 256, 84, 2, scales=2, most_columns=8),
+    Format("Q2_K", 10, _K_SHIFTED, 256, 84, 2, scales=2),
     Format("Q4_K", 12, _K_SHIFTED, 256, 144, 4, scales=2),
     Format("Q5_K", 13, _K_SHIFTED, 256, 176, 4, 1, scales=2),
 )

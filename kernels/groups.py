@@ -19,8 +19,8 @@ BLOCK = 32  # values along the input per block, for every format
 ROWS = 16  # rows of a panel
 WIDTHS = INSTRUCTION_SET.widths  # columns of a tile
 WIDEST = WIDTHS[-1]
-# A tile is worth its width from so many columns on; at most 3 are padding.
-LEAST_COLUMNS = tuple({1: 1, 2: 2, 4: 3, 8: 5, 16: 13}[width] for width in WIDTHS)
+# A tile is worth its width from so many columns on; at most 1 is padding.
+LEAST_COLUMNS = tuple({1: 1, 2: 2, 4: 3, 8: 7, 12: 11}[width] for width in WIDTHS)
 
 VALUE_BYTES = INSTRUCTION_SET.value_bytes
 VALUES_BYTES = BLOCK * VALUE_BYTES  # of one column and block

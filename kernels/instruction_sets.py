@@ -33,7 +33,7 @@ class InstructionSet:
 _AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 INSTRUCTION_SETS = (
-    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, 1, (1, 2, 4, 8, 16)),
+    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, 1, (1, 2, 4, 8, 12)),
     InstructionSet("avx512", _AVX512, "skylake-avx512", 2, (1, 2, 4, 8)),
     InstructionSet("avxvnni", (*_AVX2, "avxvnni", "gfni"), "alderlake", 1, (1, 2, 4)),
     InstructionSet("avx2", _AVX2, "haswell", 2, (1, 2, 4)),

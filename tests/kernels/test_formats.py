@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format, Meaning
-from numoe.kernels.groups import BLOCK, ROWS, WIDEST
+from numoe.kernels.groups import BLOCK, ROWS, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.packing import DRAWINGS, SCRATCH_BYTES, dequantise, pack
 from numoe.kernels.quants import IQ4, MXFP4, place_of, quants_bytes
@@ -117,10 +117,11 @@ def test_panels_hold_the_very_values_of_the_file(format_: Format, rows: int) -> 
     stored = random_rows(format_, rows, values, np.random.default_rng(SEED))
     panels = packed(format_, stored)
     found = np.full((len(panels) * ROWS, values), np.nan, np.float32)
-    for first in range(0, values, WIDEST):
-        group = one_hot_group(format_, first, WIDEST, values)
+    columns = max(width for width in WIDTHS if BLOCK % width == 0)
+    for first in range(0, values, columns):
+        group = one_hot_group(format_, first, columns, values)
         for panel, own in zip(panels, found.reshape(len(panels), ROWS, values), strict=True):
-            own[:, first : first + WIDEST] = run_tile(format_, panel, group, WIDEST).T
+            own[:, first : first + columns] = run_tile(format_, panel, group, columns).T
     expected = dequantised(format_, stored)
     if format_.name in ("Q2_K", "Q3_K"):
         assert_within(found[:rows], expected.astype(np.float64), gamma(6) * masses(format_, stored))
