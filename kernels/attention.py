@@ -27,7 +27,7 @@ from numoe.kernels.jit import kernel
 from numoe.kernels.kv_cache import BLOCK, Q8_0, key_panel, kv_half_bytes, value_panel, value_scales
 from numoe.kernels.kv_operations import store_words
 from numoe.kernels.records import Tiles
-from numoe.kernels.router import width_for
+from numoe.kernels.router import width_over
 from numoe.kernels.simd import (
     add,
     fma,
@@ -130,7 +130,7 @@ def write_queries(out: int, queries: int, heads: int, kv_format: int, size: int)
     for first in range(0, heads, MOST_HEADS):
         used = min(heads - first, MOST_HEADS)
         place = 4 * size * first
-        write_group(out + place, WIDTHS[width_for(used)], queries + place, used, kv_format, size)
+        write_group(out + place, WIDTHS[width_over(used)], queries + place, used, kv_format, size)
 
 
 @kernel
@@ -338,7 +338,7 @@ def attend(
     for piece in range(pieces_of(position)):
         for first in range(0, heads, MOST_HEADS):
             used, group = min(heads - first, MOST_HEADS), scratch.queries + 4 * size * first
-            attend_piece(tiles, width_for(used), used, group, cached, table, position, piece, scratch.rows, scratch)
+            attend_piece(tiles, width_over(used), used, group, cached, table, position, piece, scratch.rows, scratch)
             for column in range(used):
                 head, row = first + column, scratch.rows + 4 * (ROW_HEAD + size) * column
                 merge_piece(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, row, size)

@@ -32,7 +32,7 @@ from numoe.kernels.projection import (
 )
 from numoe.kernels.records import Constants, Floats, Memory, Record, Sizes, StepInput, Weights
 from numoe.kernels.rope import rotate
-from numoe.kernels.router import width_for
+from numoe.kernels.router import width_over
 from numoe.kernels.simd import load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, barrier, claimed, gather
 
@@ -196,7 +196,7 @@ def _attend_piece(
         used = min(heads - first, MOST_HEADS)
         attend_piece(
             weights.tiles,
-            width_for(used),
+            width_over(used),
             used,
             parts.queries + 4 * size * first,
             _cached_head(sizes, memory, index, kv_head),

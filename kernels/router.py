@@ -74,6 +74,15 @@ def width_for(count: int) -> int:
 
 
 @kernel
+def width_over(count: int) -> int:
+    """The index in WIDTHS of the narrowest tile that holds `count` columns."""
+    index = 0
+    while WIDTHS[index] < count:
+        index += 1
+    return index
+
+
+@kernel
 def add_groups(grouping: Grouping, group: int, column: int, count: int) -> int:
     """Share `count` columns that start at `column` out to groups from index `group` on; returns the next free index."""
     while count > 0:

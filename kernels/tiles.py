@@ -68,9 +68,9 @@ from numoe.kernels.tile_operations import (
 
 CACHE_LINE = 64
 # Tiles at least so wide ask for the panel they are told, narrower ones for the first panel that lies so many bytes
-# further on. Both ask for each of its lines, heads too, at the pace at which they read their own: the
-# CPU's own prefetching brings half of what memory gives; one column of Q2_K
-# streams 16 GB/s without, 25 where only quants are asked for, 28 to 35 as it is; twelve hide the memory altogether.
+# further on. Both ask for each of its lines, heads too, at the pace at which they read their own: the CPU's own
+# prefetching brings half of what memory gives. One column of Q2_K streams 16 GB/s without, 25 where only quants are
+# asked for, 28 to 35 as it is; twelve hide the memory altogether.
 AHEAD_COLUMNS = 8
 DISTANCE = 8192
 # Past this a whole panel would not stay in the first-level cache until it is read: just DISTANCE then. With 2048 values

@@ -103,13 +103,13 @@ class ArenaShape:
 
 
 def dense_columns(tokens: int) -> int:
-    """Columns of `tokens` tokens in groups of 1, 2, 4 or 8: at most 3 are padding."""
-    return tokens + 3
+    """Columns of `tokens` tokens in groups of 1, 2, 4, 8 or 12: at most 1 is padding."""
+    return tokens + 1
 
 
 def expert_columns(tokens: int, active: int, experts: int) -> int:
-    """Columns when each token goes to `active` experts: at most 3 of padding for each expert."""
-    return tokens * active + 3 * min(experts, tokens * active)
+    """Columns when each token goes to `active` experts: at most 1 of padding for each expert."""
+    return tokens * active + min(experts, tokens * active)
 
 
 def whole_panels(rows: int) -> int:

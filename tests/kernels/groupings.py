@@ -26,7 +26,7 @@ def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
     """Hold a grouping to its promises; returns the columns of each expert.
 
     Segments, groups and columns follow each other without gaps; groups are full but for an expert's last, which has at
-    most 3 columns of padding, and never wider than the one before; a column knows its group, and padding has none.
+    most 1 column of padding, and never wider than the one before; a column knows its group, and padding has none.
     """
     segments, end = int(grouping.used[0]), int(grouping.used[1])
     group, column = 0, 0
@@ -42,7 +42,7 @@ def check_grouping(grouping: Grouping) -> dict[int, list[int]]:
             last = index == group + int(segment["groups"]) - 1
             assert record["column"] == column
             assert width <= before
-            assert width - min(3, width // 2) <= count <= width if last else count == width
+            assert width - 1 <= count <= width if last else count == width
             before = width
             expected = [number] * count + [-1] * (width - count)
             assert grouping.column_group[column : column + width].tolist() == expected
