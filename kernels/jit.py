@@ -1,8 +1,9 @@
 """The only Numba flags, and where compiled code is kept.
 
-Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU, instruction set): Numba
-looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several processes that
-write one cache at once can crash, so one process compiles everything (worker/warm.py) before workers start.
+Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU compiled for, instruction
+set): Numba looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several
+processes that write one cache at once can crash, so one process compiles everything (worker/warm.py) before workers
+start.
 
 No fast-math anywhere: the bits of a result must not depend on what the optimiser finds to reorder.
 """
@@ -31,7 +32,8 @@ def cache_folder() -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         if source.name != "reference.py":  # never compiled
             digest.update(source.read_bytes())
-    digest.update(f"{numba.__version__} {binding.get_host_cpu_name()} {INSTRUCTION_SET.name}".encode())
+    cpu = INSTRUCTION_SET.cpu or binding.get_host_cpu_name()
+    digest.update(f"{numba.__version__} {cpu} {INSTRUCTION_SET.name}".encode())
     digest.update(str(Path(__file__).parent).encode())
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "numoe" / "kernels" / digest.hexdigest()[:16]
