@@ -195,6 +195,22 @@ def plan(
 
 
 @app.command
+def placement(*, options: ServiceOptions = SERVICE_OPTIONS) -> None:
+    """Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.
+
+    Parameters
+    ----------
+    options
+        Which service.
+    """
+    from numoe.coordinator.console import out
+    from numoe.coordinator.describe_placement import describe_placement
+
+    with _client(options) as client:
+        out().print(describe_placement(client.placement()))
+
+
+@app.command
 def topology(*, root: Path = ROOT) -> None:
     """Show the machine as the planner sees it: packages, NUMA nodes, cores, memory.
 

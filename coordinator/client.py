@@ -55,6 +55,11 @@ class Client:
         """How far it is, now and then; closing the iterator ends it after the move that is being made."""
         return self._stream(self._placement.Rebalance(request, timeout=self._timeout_seconds))
 
+    def placement(self) -> placement_pb2.GetPlacementResponse:
+        """Where the served model lies."""
+        with self._failures():
+            return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), timeout=self._timeout_seconds)
+
     def _stream(self, call: Any) -> Generator[Any]:
         try:
             with self._failures():

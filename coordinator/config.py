@@ -58,6 +58,9 @@ class WorkerSettings:
     rebalance: Literal["off", "auto"] = "off"
     """Whether whole experts move between workers as requests make other ones popular; see `numoe rebalance`."""
 
+    allow_remote_memory: bool = False
+    """Start although memory or threads of a worker are not on its NUMA node and cannot be moved there, and say so."""
+
     step_timeout_seconds: float = 600.0
     """Longest a single step may take before its workers count as lost."""
 

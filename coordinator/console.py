@@ -43,6 +43,7 @@ def show_ready(ready: Ready) -> None:
     """One line that both people and scripts wait for."""
     name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
     facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
+    facts += f' binding="{ready.binding}"'
     console = out()
     console.print(Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}"))
     console.file.flush()  # behind a pipe nobody would see it before the process ends

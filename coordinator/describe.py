@@ -136,7 +136,7 @@ def _last_level(node: Node, topology: Topology) -> list[str]:
 
 
 def _distance_table(topology: Topology) -> Table:
-    table = _table("distances", "from \\ to", *(str(node.id) for node in topology.nodes))
+    table = ruled_table("distances", "from \\ to", *(str(node.id) for node in topology.nodes))
     for node in topology.nodes:
         table.add_row(str(node.id), *(str(distance) for distance in node.distances))
     return table
@@ -155,7 +155,7 @@ def _remarks(topology: Topology) -> list[str]:
     return lines
 
 
-def _table(title: str, *headings: str) -> Table:
+def ruled_table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
@@ -163,7 +163,7 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _place_table(plan: ShardPlan, sizes: Sequence[ShardBytes]) -> Table:
-    table = _table("where", "worker", "node", "CPUs", "threads", "weights", "KV cache", "read/token")
+    table = ruled_table("where", "worker", "node", "CPUs", "threads", "weights", "KV cache", "read/token")
     for shard, size in zip(plan.shards, sizes, strict=True):
         place = (str(shard.worker), str(shard.node), format_id_list(shard.cpus), str(len(shard.cpus)))
         table.add_row(*place, *(human_bytes(count) for count in (size.weights, size.kv_cache, size.read_per_token)))
@@ -171,7 +171,7 @@ def _place_table(plan: ShardPlan, sizes: Sequence[ShardBytes]) -> Table:
 
 
 def _rows_table(plan: ShardPlan) -> Table:
-    table = _table("what", "worker", "heads", "kv heads", "width", "expert", "vocabulary")
+    table = ruled_table("what", "worker", "heads", "kv heads", "width", "expert", "vocabulary")
     for shard in plan.shards:
         ranges = (shard.heads, shard.kv_heads, shard.width_rows, shard.expert_rows, shard.vocabulary)
         table.add_row(str(shard.worker), *(_span(owned) for owned in ranges))
@@ -187,7 +187,7 @@ def _fit_table(
     plan: ShardPlan, spec: ModelSpec, topology: Topology, context_tokens: int, kv_type: TensorType
 ) -> RenderableType:
     available = {node.id: node.available_bytes for node in topology.nodes}
-    table = _table("memory", "node", "needed", "available", "fits")
+    table = ruled_table("memory", "node", "needed", "available", "fits")
     for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
         room = available.get(node_id, 0)
         fits = "yes" if needed <= room else f"no, {human_bytes(needed - room)} short"

@@ -43,6 +43,7 @@ from numoe.model.spec import ModelSpec, TensorType
 from numoe.model.topology import format_id_list
 from numoe.protos.arena import LOADING, READY
 from numoe.protos.errors import ServiceError, SetupError, Unavailable, WorkerLost
+from numoe.protos.locality import VERIFIED
 from numoe.protos.messages import Step, StepLimits, StepResult
 
 BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
@@ -161,7 +162,8 @@ class RayWorkers:
     def start(self, progress: LoadProgress) -> None:
         """Start and load a new group; nothing of an old one may be left."""
         end = time.monotonic() + self._settings.workers.start_timeout_seconds
-        self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts)
+        nodes = tuple(shard.node for shard in self._plan.shards)
+        self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts, nodes)
         self._start_actors(end)
         loading = [
             actor.load.remote(self._order(worker, self._channel.descriptor))
@@ -176,6 +178,7 @@ class RayWorkers:
             if time.monotonic() > end:
                 raise ServiceError(f"loading took more than {self._settings.workers.start_timeout_seconds:.0f} s")
         self._reports = self._loaded(loading)
+        self._tell_binding()
 
     def _start_actors(self, end: float) -> None:
         from numoe.worker.actor import WorkerActor
@@ -221,6 +224,7 @@ class RayWorkers:
             arena=arena,
             spins=SPINS_CROWDED if _crowded(self._plan) else SPINS,
             step_timeout_seconds=self._settings.workers.step_timeout_seconds,
+            allow_remote_memory=self._settings.workers.allow_remote_memory,
         )
 
     def _loaded(self, loading: list[Any]) -> list[Any]:
@@ -234,6 +238,19 @@ class RayWorkers:
                 raise SetupError(report)
             reports.append(report)
         return reports
+
+    def _tell_binding(self) -> None:
+        """Log how sure it is that memory and threads are where they should be; loud where it is not."""
+        for worker, report in enumerate(self._reports):
+            found = report.locality
+            facts = {"worker": worker, "node": self._plan.shards[worker].node, "binding": found.level}
+            if found.moved_bytes:
+                facts["moved_bytes"] = found.moved_bytes
+            if found.level.endswith(VERIFIED):
+                _log.info("worker_bound", **facts)
+            else:
+                why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
+                _log.warning("worker_binding_unsure", **facts, why=why)
 
     def submit(self, step: Step) -> None:
         self.check()
@@ -348,6 +365,7 @@ class RayWorkers:
                     pid=pids[number] if number < len(pids) else None,
                     weight_bytes=report.weight_bytes if report else None,
                     kv_bytes=report.kv_bytes if report else None,
+                    locality=report.locality if report else None,
                 )
             )
         return Placement(split=self._plan.split, workers=tuple(placed))

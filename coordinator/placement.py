@@ -12,6 +12,7 @@ from numoe.coordinator.executor import StepExecutor
 from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import Shard
 from numoe.model.rebalance import ExpertMove
+from numoe.protos.locality import Locality
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]
 
@@ -25,6 +26,7 @@ class WorkerPlacement:
     pid: int | None = None  # None: not started yet, or lost
     weight_bytes: int | None = None  # None: not loaded yet
     kv_bytes: int | None = None  # None: not set aside yet
+    locality: Locality | None = None  # as found when it had loaded; None: not loaded yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class Placement:
 
     split: str
     workers: tuple[WorkerPlacement, ...]
+
+    @property
+    def binding(self) -> str:
+        """How sure the workers' placement is, e.g. "cpus+memory, verified"; each level once where they differ."""
+        levels = [worker.locality.level for worker in self.workers if worker.locality is not None]
+        return " / ".join(dict.fromkeys(levels)) or "none"
 
 
 class Workers(StepExecutor, Protocol):

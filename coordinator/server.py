@@ -50,6 +50,7 @@ class Ready:
     model: str
     workers: int
     threads: int  # of all workers
+    binding: str  # how sure it is that memory and threads are on their nodes, see Placement.binding
     seconds: float  # since the process began to serve
 
 
@@ -135,7 +136,8 @@ class Server:
         self._progress(phase, done, total)
 
     async def _serve(self, served: ServedModel, address: str) -> None:
-        shards = [worker.shard for worker in served.workers.placement().workers]
+        placement = served.workers.placement()
+        shards = [worker.shard for worker in placement.workers]
         threads = sum(len(shard.cpus) for shard in shards)
         tasks = [asyncio.create_task(self._mirror_health(served))]
         if self._settings.workers.rebalance == "auto" and any(served.workers.experts()):
@@ -143,7 +145,7 @@ class Server:
         try:
             await self._set_health(serving=True)
             seconds = time.monotonic() - self._started
-            self._announce(Ready(address, served.spec.name, len(shards), threads, seconds))
+            self._announce(Ready(address, served.spec.name, len(shards), threads, placement.binding, seconds))
             await _first(self._stop.wait(), served.engine.wait_stopped())
         finally:
             for task in tasks:

@@ -13,6 +13,7 @@ from numoe.coordinator.status import reason_of, status_of
 from numoe.model.plan import Range
 from numoe.model.spec import ModelSpec, TensorInfo
 from numoe.protos.errors import InvalidRequest, NumoeError
+from numoe.protos.locality import Locality, NodeBytes
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2, model_pb2, placement_pb2
 
@@ -219,7 +220,27 @@ def _worker(worker: WorkerPlacement) -> placement_pb2.WorkerPlacement:
         ),
         weight_bytes=worker.weight_bytes,
         kv_bytes=worker.kv_bytes,
+        locality=None if worker.locality is None else _locality(worker.locality),
     )
+
+
+def _locality(found: Locality) -> placement_pb2.Locality:
+    return placement_pb2.Locality(
+        binding=found.level,
+        problem=found.problem,
+        threads=found.threads,
+        threads_inside=found.threads_inside,
+        moved_bytes=found.moved_bytes,
+        layers=map(_on_nodes, found.layers),
+        vocabulary=_on_nodes(found.vocabulary),
+        kv=_on_nodes(found.kv),
+        arena=_on_nodes(found.arena),
+    )
+
+
+def _on_nodes(part: NodeBytes) -> placement_pb2.MemoryOnNodes:
+    nodes = (placement_pb2.NodeBytes(numa_node=node, bytes=count) for node, count in part.items())
+    return placement_pb2.MemoryOnNodes(nodes=nodes)
 
 
 def _range(owned: Range) -> placement_pb2.HalfOpenRange:

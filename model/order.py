@@ -25,6 +25,7 @@ class WorkerOrder:
     arena: int  # file descriptor of the memfd in the coordinator
     spins: int  # looks at a word before a waiting thread sleeps
     step_timeout_seconds: float
+    allow_remote_memory: bool = False  # load although something is not on the shard's node or CPUs
 
     @property
     def shard(self) -> Shard:

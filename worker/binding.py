@@ -14,9 +14,10 @@ import ctypes
 import os
 import sys
 
-_SET_MEMPOLICY = 238  # x86-64
+_SET_MEMPOLICY, _GET_MEMPOLICY = 238, 239  # x86-64
 _MPOL_BIND = 2
 _MASK_WORDS = 16  # 1024 nodes
+_LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
 
 
 def parse_cpus(text: str) -> set[int]:
@@ -28,12 +29,43 @@ def parse_cpus(text: str) -> set[int]:
     return cpus
 
 
-def bind_memory(node: int) -> bool:
-    """Let this process allocate on `node` only; False where the kernel refuses."""
+def system_call(number: int, *arguments: object) -> int:
+    """One of the kernel's calls; whole numbers are passed in 64 bits. Raises OSError."""
+    passed = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result = int(_LIBC.syscall(ctypes.c_long(number), *passed))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _node_mask(node: int) -> ctypes.Array[ctypes.c_uint64]:
+    """The set of one node, as the kernel reads it."""
     mask = (ctypes.c_uint64 * _MASK_WORDS)()
     mask[node // 64] = 1 << (node % 64)
-    libc = ctypes.CDLL(None, use_errno=True)
-    return int(libc.syscall(_SET_MEMPOLICY, _MPOL_BIND, ctypes.byref(mask), _MASK_WORDS * 64 + 1)) == 0
+    return mask
+
+
+def bind_memory(node: int) -> bool:
+    """Let this process allocate on `node` only; False where the kernel refuses."""
+    mask = _node_mask(node)
+    try:
+        system_call(_SET_MEMPOLICY, _MPOL_BIND, ctypes.byref(mask), 64 * _MASK_WORDS + 1)
+    except OSError:
+        return False
+    return True
+
+
+def bound_nodes() -> set[int] | None:
+    """The nodes that this thread may allocate on by its policy; None: any, or the kernel does not tell."""
+    mode, mask = ctypes.c_int(), (ctypes.c_uint64 * _MASK_WORDS)()
+    try:
+        system_call(_GET_MEMPOLICY, ctypes.byref(mode), ctypes.byref(mask), 64 * _MASK_WORDS, None, 0)
+    except OSError:
+        return None
+    if mode.value != _MPOL_BIND:
+        return None
+    return {64 * word + bit for word, bits in enumerate(mask) for bit in range(64) if bits >> bit & 1}
 
 
 def main() -> None:

@@ -34,6 +34,10 @@ class HeldExperts:
         """Memory of experts that came after loading."""
         return sum(block.size for block in self._arrived.values())
 
+    def arrived_in(self, layer: int) -> list[Bytes]:
+        """The memory of those of a layer."""
+        return [block for (own, _), block in self._arrived.items() if own == layer]
+
     def copy_out(self, layer: int, expert: int, first: int) -> int:
         """Put a held expert's bytes from `first` on into the transfer area; returns how many, 0 past its end."""
         part = self._block(layer, expert)[first : first + self._transfer.size]

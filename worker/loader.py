@@ -40,6 +40,16 @@ class LoadedWeights:
         """The embedding rows, as in the file."""
         return self.memory[self.arranged.embedding.start : self.arranged.embedding.stop]
 
+    def layer_memory(self, layer: int) -> NDArray[np.uint8]:  # [bytes of the layer]
+        """What of the memory one layer has."""
+        own = self.arranged.layer_bytes[layer]
+        return self.memory[own.start : own.stop]
+
+    @property
+    def vocabulary_memory(self) -> NDArray[np.uint8]:
+        """The rest of it: output and embedding rows."""
+        return self.memory[self.arranged.layer_bytes[-1].stop :]
+
 
 def _read(path: Path, descriptor: int, offset: int, out: NDArray[np.uint8]) -> None:
     """Fill `out` from the file; raises ModelFileError where the file ends first."""

@@ -13,11 +13,14 @@ import numpy as np
 from numoe.kernels.kv_cache import BLOCK as KV_BLOCK
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.spec import TensorType
-from numoe.protos.arena import FAILED, LOADING, READY
+from numoe.protos.arena import FAILED, LOADING, PAGE, READY
+from numoe.protos.locality import Locality
 from numoe.worker.arrange import arrange
 from numoe.worker.held_experts import HeldExperts
 from numoe.worker.loader import load_weights
+from numoe.worker.locality import ShardMemory, look, settle
 from numoe.worker.memory import allocate, map_arena
+from numoe.worker.pages import range_of
 from numoe.worker.shard import constants_of, formats_of, kv_bytes, memory_of, sizes_of, step_input, weights_of
 from numoe.worker.team import ThreadTeam
 
@@ -32,7 +35,7 @@ class ShardReport:
     pid: int
     weight_bytes: int
     kv_bytes: int
-    binding: str  # "cpus+memory", "cpus" or "none", see binding.py
+    locality: Locality
     cpus: tuple[tuple[int, ...], ...]  # per computing thread: where the kernel lets it run
 
 
@@ -61,9 +64,13 @@ class RunningShard:
         Raises:
             ModelFileError, OSError: the model file cannot be read as it was planned.
             MemoryError: the node cannot hold the shard.
+            SetupError: something is not on its node or CPUs and cannot be moved there.
         """
         order, shard = self.order, self.order.shard
         self._state[0] = LOADING
+        first, last = self._layout.parts[order.worker]
+        self._part = self._arena[first:last]
+        self._part[::PAGE] |= 0  # touched now, as the KV cache is below
         self._counters[0]["total_bytes"] = arrange(order.spec, order.plan, shard).bytes + kv_bytes(order)
         threads = len(set(shard.cpus))
         self._weights = load_weights(order.spec, order.plan, shard, threads, self._count)
@@ -84,17 +91,33 @@ class RunningShard:
             self._fail,
         )
         self._team.start()
+        locality = settle(self._memory(), shard, order.allow_remote_memory)
         self._state[0] = READY
-        return self.report()
+        return self._report(locality)
 
     def report(self) -> ShardReport:
-        """As of now, the CPUs as the kernel tells them."""
+        """As of now, memory and threads as the kernel tells them."""
+        return self._report(look(self._memory(), self.order.shard))
+
+    def _report(self, locality: Locality) -> ShardReport:
         return ShardReport(
             pid=os.getpid(),
             weight_bytes=self._weights.memory.size + self.experts.arrived_bytes,
             kv_bytes=self._kv.size,
-            binding=os.environ.get("NUMOE_BINDING", "none"),
+            locality=locality,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
+        )
+
+    def _memory(self) -> ShardMemory:
+        weights, layers = self._weights, range(self.order.spec.layers)
+        return ShardMemory(
+            layers=[
+                [range_of(part) for part in (weights.layer_memory(layer), *self.experts.arrived_in(layer))]
+                for layer in layers
+            ],
+            vocabulary=[range_of(weights.vocabulary_memory)],
+            kv=range_of(self._kv),
+            arena=range_of(self._part),
         )
 
     def _count(self, size: int) -> None:

@@ -29,6 +29,7 @@ from numoe.model.plan import PlanOptions, ShardPlan, plan
 from numoe.model.rebalance import ExpertMove
 from numoe.model.spec import ModelSpec
 from numoe.model.topology import Node, Topology
+from numoe.protos.locality import Locality
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 from numoe.v1.generation_pb2 import (
     ChatRequest,
@@ -47,6 +48,17 @@ from tests.tiny_model import TinyShape, write_tiny_model
 PATIENCE_SECONDS = 30.0
 SHAPE = TinyShape()
 NODE = Node(0, cores=((0,), (1,)), memory_bytes=1 << 34, free_bytes=1 << 33, available_bytes=1 << 33, distances=(10,))
+LOCALITY = Locality(
+    binding="cpus+memory",
+    verified=True,
+    layers=({0: 300}, {0: 200, 1: 100}),
+    vocabulary={0: 400},
+    kv={0: 2000},
+    arena={0: 500},
+    moved_bytes=64,
+    threads=9,
+    threads_inside=8,
+)
 Read = tuple[ModelSpec, Any, Any]
 
 
@@ -58,7 +70,7 @@ class FakeWorkers(FakeExecutor):
     def placement(self) -> Placement:
         first, *others = self.shards.shards
         lost = (WorkerPlacement(shard, "lost") for shard in others)
-        return Placement(self.shards.split, (WorkerPlacement(first, "ready", 4242, 1000, 2000), *lost))
+        return Placement(self.shards.split, (WorkerPlacement(first, "ready", 4242, 1000, 2000, LOCALITY), *lost))
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self.shards.experts

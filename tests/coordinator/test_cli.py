@@ -33,7 +33,8 @@ FAKE_SERVE = (sys.executable, "-m", "tests.coordinator.fake_serve", "serve")
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
 READY = re.compile(
-    r'READY grpc=(?P<address>127\.0\.0\.1:\d+) model="tiny qwen3moe" workers=2 threads=2 seconds=\d+\.\d'
+    r'READY grpc=(?P<address>127\.0\.0\.1:\d+) model="tiny qwen3moe" workers=2 threads=2 '
+    r'binding="cpus\+memory, verified" seconds=\d+\.\d'
 )
 
 
@@ -212,6 +213,13 @@ def test_demo_model_writes_the_mix_of_types_that_real_files_have(
     assert done.returncode == 0, done.stderr
     layer = read_spec(path).layer_tensors[0]
     assert (layer.gate.type, layer.down.type) == (TensorType.Q2_K, down)
+
+
+def test_placement_shows_where_a_served_model_lies(address: str) -> None:
+    done = numoe("placement", "--address", address)
+    assert done.returncode == 0, done.stderr
+    for part in ("2 workers", "4242", "cpus+memory", "8 of 9", "node 0: 200 B, node 1: 100 B", "vocabulary"):
+        assert part in done.stdout
 
 
 def test_topology_shows_a_node() -> None:

@@ -244,3 +244,17 @@ async def test_the_placement_tells_every_workers_shard() -> None:
     assert (first.shard.vocabulary.start, second.shard.vocabulary.end) == (0, 331)
     assert first.shard.heads.end == second.shard.heads.start == 4
     assert list(first.cpus) == [0]
+
+
+async def test_the_placement_tells_where_memory_and_threads_were_found() -> None:
+    async with running_server() as running:
+        placement = await running.placement.GetPlacement(GetPlacementRequest())
+    first, second = placement.workers
+    found = first.locality
+    assert (found.binding, found.problem) == ("cpus+memory, verified", "")
+    assert (found.threads, found.threads_inside, found.moved_bytes) == (9, 8, 64)
+    layers = [[(at.numa_node, at.bytes) for at in layer.nodes] for layer in found.layers]
+    assert layers == [[(0, 300)], [(0, 200), (1, 100)]]
+    rest = [[(at.numa_node, at.bytes) for at in part.nodes] for part in (found.vocabulary, found.kv, found.arena)]
+    assert rest == [[(0, 400)], [(0, 2000)], [(0, 500)]]
+    assert not second.HasField("locality")

@@ -78,7 +78,7 @@ class WorkerProcesses:
             progress=lambda phase, done, total: None,
         )
         self.actors, self.pids = self._first._actors, self._first._pids
-        self.bindings = [report.binding for report in self._first._reports]
+        self.bindings = [report.locality.binding for report in self._first._reports]
         self._first._channel.abort()  # type: ignore[union-attr]  # its threads end, the processes stay
 
     def load(

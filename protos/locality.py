@@ -1,0 +1,44 @@
+"""Where a worker's memory and threads were found to be, as the kernel told: worker -> coordinator, after loading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+VERIFIED = ", verified"
+NodeBytes = Mapping[int, int]  # bytes by NUMA node; pages that nobody has touched yet are on none
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """One worker. Without `verified` the kernel refused to tell where pages are, and all byte counts are empty."""
+
+    binding: str  # "cpus+memory", "cpus" or "none": what the worker was bound to when it started
+    verified: bool  # every page and thread was looked at
+    layers: tuple[NodeBytes, ...]  # [L] weights of each layer
+    vocabulary: NodeBytes  # weights that belong to no layer: embedding and output rows
+    kv: NodeBytes
+    arena: NodeBytes  # its part of the arena
+    moved_bytes: int  # lay on another node and were moved while loading
+    threads: int  # of the process
+    threads_inside: int  # those that may run on the ordered CPUs only
+    problem: str = ""  # what is elsewhere all the same, and was allowed to be
+
+    @property
+    def level(self) -> str:
+        """How sure the placement is, for people: "cpus+memory, verified" at best."""
+        return self.binding + (VERIFIED if self.verified and not self.problem else "")
+
+    @property
+    def weights(self) -> NodeBytes:
+        """Of all layers and the vocabulary."""
+        return total((*self.layers, self.vocabulary))
+
+
+def total(parts: tuple[NodeBytes, ...]) -> NodeBytes:
+    """The sum, node by node."""
+    summed: dict[int, int] = {}
+    for part in parts:
+        for node, count in part.items():
+            summed[node] = summed.get(node, 0) + count
+    return dict(sorted(summed.items()))
