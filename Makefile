@@ -1,8 +1,9 @@
-# numoe: six verbs, each complete in itself. `make run` and `make test` need only python3, venv and make.
+# numoe: its verbs, each complete in itself. `make run` and `make test` need only python3, venv and make.
 #
 #   make setup   .venv with the locked versions, numoe itself, the generated protobuf code
 #   make run     serve the embedded demo model;  MODEL=file.gguf  ARGS="--workers 2"  change that
 #   make test    all tests;  ARGS="tests/model -k plan"  chooses
+#   make test-numa   tests on two NUMA nodes, in an emulated guest where the machine has one;  needs root and apt
 #   make check   format, lint, types, protos, architecture
 #   make bench   speeds beside llama.cpp's;  ARGS="30b-q8_0 --llama-cpp FOLDER"  chooses, ARGS=--help tells
 #   make protos  generate the protobuf code anew where a .proto changed
@@ -25,7 +26,7 @@ TORCH := torch==2.13.0
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
-.PHONY: help setup run test check lint format types buf architecture bench protos lock clean
+.PHONY: help setup run test test-numa check lint format types buf architecture bench protos lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -39,6 +40,9 @@ run: setup
 
 test: setup .venv/torch-installed
 	$(BIN)/python -m pytest $(ARGS)
+
+test-numa: setup
+	$(BIN)/python -m tests.numa $(ARGS)
 
 # Each part is a verb of its own, so that `make -k check` shows all that is wrong at once.
 check: lint format types buf architecture
