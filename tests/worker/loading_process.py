@@ -17,7 +17,7 @@ from pathlib import Path
 from numoe.coordinator.step_channel import StepChannel
 from numoe.model.order import WorkerOrder, layout_of
 from numoe.model.plan import ShardPlan
-from numoe.model.spec import ModelSpec
+from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
 
@@ -90,7 +90,7 @@ class Group:
     def order(self, worker: int, allow_remote_memory: bool = False) -> WorkerOrder:
         """What a worker is to become."""
         channel = os.getpid(), self.channel.descriptor
-        order = WorkerOrder(worker, self._spec, self._plan, self._limits, True, *channel, 100, STEP_SECONDS)
+        order = WorkerOrder(worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS)
         return replace(order, allow_remote_memory=allow_remote_memory)
 
     def close(self) -> None:
