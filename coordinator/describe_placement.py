@@ -64,6 +64,8 @@ def _memory_of(worker: WorkerPlacement) -> Iterator[tuple[str, str]]:
         alike.setdefault(_by_node(_total([part])), []).append(layer)
     for where, layers in alike.items():
         yield f"{'layer' if len(layers) == 1 else 'each of layers'} {format_id_list(layers)}", where
+    for held in worker.experts:
+        yield f"experts in layers {format_id_list(held.layers)}", format_id_list(held.experts) or "none"
     if known:
         yield "vocabulary", _by_node(_total([found.vocabulary]))
     if worker.HasField("kv_bytes"):

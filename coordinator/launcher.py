@@ -368,4 +368,4 @@ class RayWorkers:
                     locality=report.locality if report else None,
                 )
             )
-        return Placement(split=self._plan.split, workers=tuple(placed))
+        return Placement(split=self._plan.split, workers=tuple(placed), experts=self._plan.experts)

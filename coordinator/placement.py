@@ -35,6 +35,7 @@ class Placement:
 
     split: str
     workers: tuple[WorkerPlacement, ...]
+    experts: tuple[ExpertOwners | None, ...] = ()  # [L] who holds whole experts; None: split by row
 
     @property
     def binding(self) -> str:

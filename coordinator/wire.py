@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from numoe.coordinator import requests
 from numoe.coordinator.placement import Placement, WorkerPlacement
 from numoe.coordinator.status import reason_of, status_of
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import Range
 from numoe.model.spec import ModelSpec, TensorInfo
 from numoe.protos.errors import InvalidRequest, NumoeError
@@ -199,10 +200,11 @@ def _type_shares(tensors: list[TensorInfo]) -> list[model_pb2.TensorTypeShare]:
 
 def placement_message(placement: Placement) -> placement_pb2.GetPlacementResponse:
     """Every worker and its shard."""
-    return placement_pb2.GetPlacementResponse(split=placement.split, workers=map(_worker, placement.workers))
+    workers = (_worker(worker, placement.experts) for worker in placement.workers)
+    return placement_pb2.GetPlacementResponse(split=placement.split, workers=workers)
 
 
-def _worker(worker: WorkerPlacement) -> placement_pb2.WorkerPlacement:
+def _worker(worker: WorkerPlacement, experts: Sequence[ExpertOwners | None]) -> placement_pb2.WorkerPlacement:
     shard = worker.shard
     return placement_pb2.WorkerPlacement(
         worker=shard.worker,
@@ -221,7 +223,16 @@ def _worker(worker: WorkerPlacement) -> placement_pb2.WorkerPlacement:
         weight_bytes=worker.weight_bytes,
         kv_bytes=worker.kv_bytes,
         locality=None if worker.locality is None else _locality(worker.locality),
+        experts=_held(shard.worker, experts),
     )
+
+
+def _held(worker: int, experts: Sequence[ExpertOwners | None]) -> list[placement_pb2.HeldExperts]:
+    layers: dict[tuple[int, ...], list[int]] = {}
+    for layer, owners in enumerate(experts):
+        if owners is not None:
+            layers.setdefault(owners.held_by(worker), []).append(layer)
+    return [placement_pb2.HeldExperts(layers=some, experts=held) for held, some in layers.items()]
 
 
 def _locality(found: Locality) -> placement_pb2.Locality:

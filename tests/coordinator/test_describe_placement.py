@@ -7,6 +7,7 @@ from dataclasses import replace
 from numoe.coordinator.describe_placement import describe_placement
 from numoe.coordinator.placement import Placement, WorkerPlacement
 from numoe.coordinator.wire import placement_message
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.plan import Range, Shard
 from numoe.protos.locality import Locality
 from tests.coordinator.test_describe import shown
@@ -54,3 +55,14 @@ def test_sizes_are_told_where_the_kernel_does_not_tell_nodes() -> None:
     text = screen(replace(HOME, verified=False, layers=({},) * 94, vocabulary={}, kv={}, arena={}))
     assert "142 GiB" in text
     assert "node 1:" not in text
+
+
+def test_whole_experts_are_told_by_layers_that_share_them_alike() -> None:
+    halves, other = ExpertOwners(((0,),) * 4 + ((0, 1),) + ((1,),) * 3), ExpertOwners(((0,),) * 8)
+    workers = tuple(WorkerPlacement(shard, "starting") for shard in SHARDS)
+    message = placement_message(Placement("mixed", workers, (None, halves, halves, other)))
+    told = [[(list(held.layers), list(held.experts)) for held in worker.experts] for worker in message.workers]
+    assert told == [[([1, 2], [0, 1, 2, 3, 4]), ([3], list(range(8)))], [([1, 2], [4, 5, 6, 7]), ([3], [])]]
+    lines = shown(describe_placement(message), width=200).splitlines()
+    assert any("experts in layers 1-2" in line and "4-7" in line for line in lines)
+    assert any("experts in layers 3" in line and "none" in line for line in lines)

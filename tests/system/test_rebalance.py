@@ -123,6 +123,11 @@ async def test_a_drained_worker_is_left_by_all_its_experts_and_answers_stay(serv
         assert done.returncode == 0, done.stderr
         half = SHAPE.layers * (SHAPE.experts // 2)
         assert done.stdout == f"{half} experts moved\n"
+        placement = await placement_pb2_grpc.PlacementServiceStub(client.channel).GetPlacement(
+            placement_pb2.GetPlacementRequest()
+        )
+        held = [{tuple(some.experts) for some in worker.experts} for worker in placement.workers]
+        assert held == [{tuple(range(SHAPE.experts))}, {()}]
         assert await client.tokens(ask(20)) == before
         again = await asyncio.to_thread(rebalance, server, "--drain", "1")
         assert again.stdout == "the experts lie well as they are\n"
