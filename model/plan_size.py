@@ -1,7 +1,8 @@
 """How many bytes each worker of a plan holds and reads, and whether they fit the nodes' memory.
 
-Weights are counted in the file's bytes, row by row. Every worker normalises and routes by itself, so norms and router
-weights count on each; rows of token_embd and output count on the owner of the vocabulary row, once if they are tied.
+Matrices are counted in whole panels, as workers hold them (panels.py); rows of token_embd in the file's bytes. Every
+worker normalises and routes by itself, so norms and router weights count on each; a tied output is held twice, its
+panels to multiply with and its rows to look up.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from numoe.model.expert_owners import ExpertOwners
 from numoe.model.gguf_types import row_bytes
-from numoe.model.plan import Range, Shard, ShardPlan
-from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo, TensorType
+from numoe.model.panels import PAGE_BYTES, rows_bytes
+from numoe.model.plan import Shard, ShardPlan
+from numoe.model.spec import LayerTensors, ModelSpec, TensorType
 from numoe.model.topology import Topology, format_id_list
 from numoe.protos.errors import PlanError
 
@@ -24,7 +27,7 @@ class ShardBytes:
 
     weights: int
     kv_cache: int  # its key-value heads over `context_tokens` positions
-    read_per_token: int  # weights only: the KV cache adds more as a sequence grows
+    read_per_token: int  # matrices only: the KV cache adds more as a sequence grows
 
     @property
     def held(self) -> int:
@@ -47,31 +50,78 @@ def shard_bytes(
 
     Where whole experts are held, a token is taken to choose all alike, and holders of one expert to take turns.
     """
-    attention = sum(_attention_bytes(spec, layer, shard) for layer in spec.layer_tensors)
-    experts, active = 0.0, 0.0  # as counts of whole layers' experts
+    held, vectors = 0, spec.output_norm.bytes
+    output = rows_bytes(spec.output, shard.vocabulary.size)
+    read = float(output)
     for layer, owners in zip(spec.layer_tensors, plan.experts, strict=True):
-        if owners is None:
-            size = _expert_bytes(layer, shard)
-            held, turns = float(spec.experts), float(spec.experts)
-        else:
-            size = whole_expert_bytes(layer)
-            mine = owners.held_by(shard.worker)
-            held, turns = len(mine), sum(1 / len(owners.workers[expert]) for expert in mine)
-        experts += size * held
-        active += size * turns * spec.active_experts / spec.experts
-    everywhere = sum(_common_bytes(layer) for layer in spec.layer_tensors) + spec.output_norm.bytes
-    output = _rows_bytes(spec.output, shard.vocabulary)
-    embedding = 0 if spec.tied_output else _rows_bytes(spec.token_embedding, shard.vocabulary)
+        dense, size = dense_bytes(spec, layer, shard), expert_bytes(layer, shard, whole=owners is not None)
+        held = _add_experts(held + dense, size, spec.experts, owners, shard.worker)
+        read += dense + size * _active_experts(spec, owners, shard.worker)
+        vectors += _vector_bytes(spec, layer, shard)
+    embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size
     return ShardBytes(
-        weights=attention + round(experts) + everywhere + output + embedding,
+        weights=held + output + embedding + vectors,
         kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * context_tokens,
-        read_per_token=attention + round(active) + everywhere + output,
+        read_per_token=round(read),
     )
 
 
+def dense_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
+    """The worker's rows of a layer's matrices but the experts'."""
+    size, heads, kv_heads = spec.head_size, shard.heads.size, shard.kv_heads.size
+    matrices = (
+        (layer.attn_q, heads * size),
+        (layer.attn_k, kv_heads * size),
+        (layer.attn_v, kv_heads * size),
+        (layer.attn_output, shard.width_rows.size),
+        *([(layer.router, spec.experts)] if layer.router else []),
+    )
+    return sum(rows_bytes(matrix, rows) for matrix, rows in matrices)
+
+
+def expert_bytes(layer: LayerTensors, shard: Shard, *, whole: bool) -> int:
+    """The worker's rows of one expert, or all rows of a `whole` one."""
+    if whole:
+        return whole_expert_bytes(layer)
+    inner, outer = shard.expert_rows.size, shard.width_rows.size
+    return rows_bytes(layer.gate, inner) + rows_bytes(layer.up, inner) + rows_bytes(layer.down, outer)
+
+
 def whole_expert_bytes(layer: LayerTensors) -> int:
-    """Bytes of all rows of one expert."""
-    return sum(_row_bytes(tensor) * tensor.shape[-2] for tensor in (layer.gate, layer.up, layer.down))
+    """All rows of one expert."""
+    return sum(rows_bytes(tensor, tensor.shape[-2]) for tensor in (layer.gate, layer.up, layer.down))
+
+
+def _add_experts(used: int, size: int, experts: int, owners: ExpertOwners | None, worker: int) -> int:
+    """The memory used once a layer's experts follow, the whole ones each on pages of its own."""
+    if owners is None:
+        return used + experts * size
+    for _ in owners.held_by(worker):
+        used = -(-used // PAGE_BYTES) * PAGE_BYTES + size
+    return used
+
+
+def _active_experts(spec: ModelSpec, owners: ExpertOwners | None, worker: int) -> float:
+    """How many experts of a layer a worker computes for one token, on average."""
+    if owners is None:
+        return float(spec.active_experts)
+    turns = sum(1 / len(owners.workers[expert]) for expert in owners.held_by(worker))
+    return turns * spec.active_experts / spec.experts
+
+
+def _vector_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
+    """Norms, which every worker holds, and the biases of its heads."""
+    norms = (layer.attn_norm, layer.attn_q_norm, layer.attn_k_norm, layer.ffn_norm)
+    total = sum(norm.bytes for norm in norms if norm is not None)
+    biases = (
+        (layer.attn_q_bias, shard.heads),
+        (layer.attn_k_bias, shard.kv_heads),
+        (layer.attn_v_bias, shard.kv_heads),
+    )
+    for bias, heads in biases:
+        if bias is not None:
+            total += bias.bytes // prod(bias.shape) * heads.size * spec.head_size
+    return total
 
 
 def check_placement(
@@ -116,39 +166,3 @@ def node_bytes(
 
 def _mebibytes(count: int) -> str:
     return f"{-(-count // MEBIBYTE):,} MiB"
-
-
-def _row_bytes(tensor: TensorInfo) -> int:
-    """Bytes of one row: quantised blocks never cross a row."""
-    return tensor.bytes // prod(tensor.shape[:-1])
-
-
-def _rows_bytes(tensor: TensorInfo, rows: Range, rows_per_index: int = 1) -> int:
-    return _row_bytes(tensor) * rows.size * rows_per_index
-
-
-def _attention_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
-    """Rows of Q, K, V for the worker's heads, their biases, and its rows of the output projection."""
-    owned = (
-        (layer.attn_q, layer.attn_q_bias, shard.heads),
-        (layer.attn_k, layer.attn_k_bias, shard.kv_heads),
-        (layer.attn_v, layer.attn_v_bias, shard.kv_heads),
-    )
-    total = _rows_bytes(layer.attn_output, shard.width_rows)
-    for matrix, bias, heads in owned:
-        total += _rows_bytes(matrix, heads, spec.head_size)
-        if bias is not None:
-            total += bias.bytes // bias.shape[0] * heads.size * spec.head_size
-    return total
-
-
-def _expert_bytes(layer: LayerTensors, shard: Shard) -> int:
-    """The worker's rows of one expert."""
-    intermediate = _rows_bytes(layer.gate, shard.expert_rows) + _rows_bytes(layer.up, shard.expert_rows)
-    return intermediate + _rows_bytes(layer.down, shard.width_rows)
-
-
-def _common_bytes(layer: LayerTensors) -> int:
-    """What every worker holds whole."""
-    tensors = (layer.attn_norm, layer.attn_q_norm, layer.attn_k_norm, layer.ffn_norm, layer.router)
-    return sum(tensor.bytes for tensor in tensors if tensor is not None)

