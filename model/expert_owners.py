@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,7 @@ def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> Ex
         holders = [{expert * workers // experts} for expert in range(experts)]
     else:
         holders = _heaviest_first(loads, workers)
-    room = [-(-replicas // workers)] * workers
-    for _ in range(min(replicas, experts * (workers - 1))):
-        carried = _carried(loads, holders, workers)
-        for expert in sorted(range(experts), key=lambda expert: (-loads[expert] / len(holders[expert]), expert)):
-            free = [worker for worker in range(workers) if room[worker] > 0 and worker not in holders[expert]]
-            if free:
-                chosen = min(free, key=lambda worker: (carried[worker], worker))
-                holders[expert].add(chosen)
-                room[chosen] -= 1
-                break
+    _add_replicas(loads, holders, workers, min(replicas, experts * (workers - 1)))
     return ExpertOwners(tuple(tuple(sorted(some)) for some in holders))
 
 
@@ -60,21 +52,37 @@ def _heaviest_first(loads: Sequence[float], workers: int) -> list[set[int]]:
     experts = len(loads)
     holders: list[set[int]] = [set() for _ in range(experts)]
     counts, carried = [0] * workers, [0.0] * workers
-    most, full = -(-experts // workers), experts % workers or workers  # so many workers may hold the most
+    most, may_be_full = -(-experts // workers), experts % workers or workers  # so many workers may hold the most
     for expert in sorted(range(experts), key=lambda expert: (-loads[expert], expert)):
-        limit = [most if count == most or counts.count(most) < full else most - 1 for count in counts]
-        free = [worker for worker in range(workers) if counts[worker] < limit[worker]]
-        chosen = min(free, key=lambda worker: (carried[worker], worker))
+        limit = most if may_be_full else most - 1
+        chosen = min((carried[worker], worker) for worker in range(workers) if counts[worker] < limit)[1]
         holders[expert].add(chosen)
         counts[chosen] += 1
+        may_be_full -= counts[chosen] == most
         carried[chosen] += loads[expert]
     return holders
 
 
-def _carried(loads: Sequence[float], holders: Sequence[set[int]], workers: int) -> list[float]:
-    """What each worker computes on average, if holders of one expert take turns."""
+def _add_replicas(loads: Sequence[float], holders: list[set[int]], workers: int, replicas: int) -> None:
+    """Give holders to the experts that need them most; a worker carries its part of what an expert's holders share."""
+    room = [-(-replicas // workers)] * workers
     carried = [0.0] * workers
     for load, some in zip(loads, holders, strict=True):
         for worker in some:
             carried[worker] += load / len(some)
-    return carried
+    waiting = [(-load / len(some), expert) for expert, (load, some) in enumerate(zip(loads, holders, strict=True))]
+    heapify(waiting)
+    while replicas and waiting:
+        _, expert = heappop(waiting)
+        some, load = holders[expert], loads[expert]
+        free = [worker for worker in range(workers) if room[worker] and worker not in some]
+        if not free:  # nor will it ever be: rooms only fill
+            continue
+        chosen = min(free, key=lambda worker: (carried[worker], worker))
+        for worker in some:
+            carried[worker] -= load / len(some) - load / (len(some) + 1)
+        some.add(chosen)
+        carried[chosen] += load / len(some)
+        room[chosen] -= 1
+        replicas -= 1
+        heappush(waiting, (-load / len(some), expert))
