@@ -165,9 +165,15 @@ def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = 
 
 @app.command(config=[Env("NUMOE_", command=False), _config_file])
 def plan(
-    model: Path, /, *, settings: ServeSettings = SERVE_SETTINGS, output: Path | None = None, config: Path | None = None
+    model: Path,
+    /,
+    *,
+    settings: ServeSettings = SERVE_SETTINGS,
+    output: Path | None = None,
+    root: Path = ROOT,
+    config: Path | None = None,
 ) -> None:
-    """Show which worker would own which part of a model, and whether it fits.
+    """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
 
     Parameters
     ----------
@@ -177,21 +183,28 @@ def plan(
         As for serve.
     output
         Write the plan here too, to be read, edited and given to `numoe serve --plan-file`.
+    root
+        A folder with a copy of another machine's /sys and /proc, to plan for that machine instead.
     config
         As for serve.
     """
+    from numoe.coordinator.config import check_settings
     from numoe.coordinator.console import out
     from numoe.coordinator.describe import describe_plan
-    from numoe.coordinator.served import read_spec, wanted_plan
+    from numoe.coordinator.describe_forecast import describe_choice
+    from numoe.coordinator.planning import planned, speeds_of, stats_of
+    from numoe.coordinator.served import read_spec
     from numoe.model.plan_file import to_toml
-    from numoe.model.topology import read_topology
 
-    spec, topology = read_spec(model), read_topology()
-    shards = wanted_plan(spec, topology, settings.workers)
+    check_settings(settings)
+    spec, topology = read_spec(model), _read_machine(root)
+    choice, workers = planned(spec, topology, settings), settings.workers
     positions = kv_tokens(settings.engine, spec.context_length)
-    out().print(describe_plan(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type]))
+    kv_type = KV_TYPES[settings.engine.kv_type]
+    out().print(describe_plan(choice.best.plan, spec, topology, positions, kv_type))
+    out().print(describe_choice(choice, spec, speeds_of(topology, workers), stats_of(spec, workers)))
     if output is not None:
-        _write_text(output, to_toml(shards))
+        _write_text(output, to_toml(choice.best.plan))
 
 
 @app.command
@@ -344,7 +357,11 @@ def _write_synthetic_model(path: Path, options: ShapeOptions, progress: LoadProg
     _make_folder_of(path)
     shape = options.synthetic()
     assert shape is not None
-    write_synthetic_model(path, shape, options.weights_seed, lambda done, total: progress("writing", done, total))
+
+    def report(done: int, total: int) -> None:
+        progress("writing", done, total)
+
+    write_synthetic_model(path, shape, options.weights_seed, report, header_only=options.header_only)
     return path
 
 

@@ -101,6 +101,8 @@ class ShapeOptions:
     """All matrices of the type that most matrices of --type have."""
     weights_seed: int = 0
     """The same seed gives the same file."""
+    header_only: bool = False
+    """Leave the weights out: the file has a hole of their size, takes no disk, and serves to plan with."""
 
     def synthetic(self) -> SyntheticShape | None:
         """The shape that was asked for; None: none was."""

@@ -61,6 +61,22 @@ class WorkerSettings:
     allow_remote_memory: bool = False
     """Start although memory or threads of a worker are not on its NUMA node and cannot be moved there, and say so."""
 
+    split: Literal["auto", "tensor", "expert"] = "auto"
+    """Experts on several workers: tensor gives each some rows of every expert, expert some experts whole.
+    Default: whichever is predicted to be faster."""
+
+    replicas: float | None = None
+    """Whole experts held once more, as a share of a layer's: 0.25. Default: as many as help and fit."""
+
+    batch: int = 1
+    """Requests at once that the plan is made for."""
+
+    expert_stats: Path | None = None
+    """A file that keeps how often each expert was chosen: read if it is there, written while serving."""
+
+    bandwidth: tuple[float, ...] | None = None
+    """Memory bandwidth in GB/s, of all nodes or of each, to predict with. Default: a guess."""
+
     step_timeout_seconds: float = 600.0
     """Longest a single step may take before its workers count as lost."""
 
@@ -135,6 +151,7 @@ _POSITIVE = (
     "listen.concurrent_requests",
     "workers.workers",
     "workers.threads_per_worker",
+    "workers.batch",
     "workers.step_timeout_seconds",
     "workers.start_timeout_seconds",
     "engine.step_tokens",

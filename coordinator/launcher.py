@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numoe.coordinator.config import KV_TYPES, ServeSettings, context_tokens, kv_tokens
 from numoe.coordinator.expert_mover import ExpertMover
+from numoe.coordinator.expert_tally import ExpertTally
 from numoe.coordinator.placement import LoadProgress, Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.step_boundary import StepBoundary
 from numoe.coordinator.step_channel import StepChannel
@@ -147,6 +148,7 @@ class RayWorkers:
     def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, owns_ray: bool) -> None:
         self._spec, self._plan, self._settings, self._owns_ray = spec, plan, settings, owns_ray
         self._limits = step_limits(spec, settings)
+        self._tally = ExpertTally(spec, settings.workers.expert_stats)
         self._channel: StepChannel | None = None
         self._group: Any = None
         self._actors: list[Any] = []
@@ -270,6 +272,7 @@ class RayWorkers:
         while True:
             result = self._channel.wait(WATCH_SECONDS)
             if result is not None:
+                self._tally.after_step(self._channel.expert_hits)
                 return result
             self.check()
             if time.monotonic() > end:
@@ -300,6 +303,7 @@ class RayWorkers:
         else:
             self._give_back()
         self._end_group()
+        self._tally.close()
 
     def _give_back(self) -> None:
         """Tell Ray that the group is over, so that another one finds room."""
@@ -311,6 +315,7 @@ class RayWorkers:
     def _end_group(self) -> None:
         """End every worker and wait until it is gone, and its memory with it."""
         if self._channel is not None:
+            self._tally.end_group(self._channel.expert_hits() if self._channel.idle else None)
             self._channel.abort()
         for watched in self._watched:  # Ray asks first: a stopped worker, which cannot hear it, lived over 2 s longer
             with suppress(ProcessLookupError):

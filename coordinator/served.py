@@ -9,20 +9,20 @@ from typing import Any
 
 import structlog
 
-from numoe.coordinator.config import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.coordinator.config import KV_TYPES, ServeSettings, kv_tokens
 from numoe.coordinator.engine import Engine
 from numoe.coordinator.placement import LoadProgress, Workers
+from numoe.coordinator.planning import planned
 from numoe.coordinator.requests import RequestLimits
 from numoe.model.architectures import model_spec
 from numoe.model.chat_template import ChatTemplate
 from numoe.model.gguf import open_gguf
-from numoe.model.plan import PlanOptions, ShardPlan, plan
-from numoe.model.plan_file import from_toml
+from numoe.model.plan import ShardPlan
 from numoe.model.plan_size import check_placement
 from numoe.model.spec import ModelSpec
 from numoe.model.tokenizer import Tokenizer
-from numoe.model.topology import Topology, read_topology
-from numoe.protos.errors import SetupError, UnsupportedModel
+from numoe.model.topology import read_topology
+from numoe.protos.errors import UnsupportedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +92,7 @@ def _token_text(metadata: Mapping[str, Any], tokenizer: Tokenizer, name: str) ->
 def shard_plan(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
     topology = read_topology()
-    shards = wanted_plan(spec, topology, settings.workers)
+    shards = planned(spec, topology, settings).best.plan
     positions = kv_tokens(settings.engine, spec.context_length)
     check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
     return shards
-
-
-def wanted_plan(spec: ModelSpec, topology: Topology, chosen: WorkerSettings) -> ShardPlan:
-    """The operator's plan where there is one, else a new one for this machine; not checked against its memory."""
-    if chosen.plan_file is None:
-        options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return plan(spec, topology, options)
-    try:
-        text = chosen.plan_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
-    return from_toml(text, spec)

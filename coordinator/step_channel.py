@@ -144,6 +144,11 @@ class StepChannel:
         """Tokens routed to each expert so far, as worker 0 counts them; all count alike."""
         return self._layout.view(self._arena, "worker0.expert_hits").copy()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the workers are done with every step that was published."""
+        return int(self._words[DONE // 4]) == _wrap(self._published)
+
     def state(self, worker: int) -> int:
         """STARTING, LOADING, READY or FAILED of protos/arena.py."""
         return int(self._layout.view(self._arena, f"worker{worker}.state")[0])

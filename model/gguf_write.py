@@ -50,8 +50,13 @@ def write_gguf(
     metadata: Mapping[str, Value | Sequence[str]],
     tensors: Sequence[NewTensor],
     progress: Progress | None = None,
+    *,
+    header_only: bool = False,
 ) -> None:
-    """Writes beside `path` and renames at the end, so `path` is never half a file; raises SetupError."""
+    """Writes beside `path` and renames at the end, so `path` is never half a file; raises SetupError.
+
+    `header_only`: the tensors' bytes are a hole in the file, which reads as zeros and takes no disk.
+    """
     gguf = import_gguf()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(part, architecture)
@@ -61,7 +66,10 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
-        _write_data(writer.fout[0], tensors, writer.data_alignment, progress)
+        if header_only:
+            _leave_hole(writer.fout[0], tensors, writer.data_alignment)
+        else:
+            _write_data(writer.fout[0], tensors, writer.data_alignment, progress)
         writer.close()
         part.replace(path)
     except OSError as error:
@@ -117,3 +125,11 @@ def _write_data(file: IO[bytes], tensors: Sequence[NewTensor], alignment: int, p
                 progress(done, total)
         assert done == end, f"{tensor.name}: {end - done} bytes are missing"
     file.write(bytes(-file.tell() % alignment))
+
+
+def _leave_hole(file: IO[bytes], tensors: Sequence[NewTensor], alignment: int) -> None:
+    """Make the file as long as its data would."""
+    end = file.tell()
+    for tensor in tensors:
+        end += -end % alignment + tensor.bytes
+    file.truncate(end + -end % alignment)

@@ -78,9 +78,17 @@ PRESETS: Mapping[str, SyntheticShape] = MappingProxyType({"qwen3-30b-a3b": _QWEN
 
 
 def write_synthetic_model(
-    path: str | Path, shape: SyntheticShape, seed: int = 0, progress: Progress | None = None
+    path: str | Path,
+    shape: SyntheticShape,
+    seed: int = 0,
+    progress: Progress | None = None,
+    *,
+    header_only: bool = False,
 ) -> None:
-    """Writes the model; `progress` is told bytes done and in all. Raises SetupError."""
+    """Writes the model; `progress` is told bytes done and in all. Raises SetupError.
+
+    `header_only`: all but the weights, which are a hole in the file: enough to plan with.
+    """
     shapes = tensor_shapes(shape)
     types = tensor_types(shape)
     for name, size in shapes.items():
@@ -91,7 +99,7 @@ def write_synthetic_model(
         for index, (name, size) in enumerate(shapes.items())
     ]
     metadata = {**hyperparameters(shape), **vocabulary_metadata(shape.vocabulary)}
-    write_gguf(Path(path), shape.architecture, metadata, tensors, progress)
+    write_gguf(Path(path), shape.architecture, metadata, tensors, progress, header_only=header_only)
 
 
 def tensor_shapes(shape: SyntheticShape) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from numoe.coordinator.cli import main
 from numoe.coordinator.console import harmless
 from numoe.coordinator.served import read_spec
+from numoe.model.expert_stats import no_stats, save_stats
 from numoe.model.plan_file import from_toml
 from numoe.model.spec import TensorType
 from numoe.protos.messages import Sampling
@@ -168,6 +169,10 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         (["doctor", "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
         (["plan", str(model), "--config", str(tmp_path / "none.toml")], "none.toml does not exist"),
         (["plan", str(model), "--output", str(tmp_path / "none" / "plan.toml")], "cannot be written"),
+        (["plan", str(model), "--root", str(tmp_path)], "no copy of a machine"),
+        (["plan", str(model), "--bandwidth", "0"], "bandwidth: found [0.0]"),
+        (["plan", str(model), "--batch", "0"], "--batch is 0"),
+        (["plan", str(model), "--split", "tensor", "--replicas", "0.5"], "the tensor split has none"),
         (["demo-model", "/proc/none/demo.gguf"], "cannot be made"),
         (["demo-model", "--shape", "llama"], "needs a PATH"),
         (["demo-model", str(tmp_path / "m.gguf"), "--layers", "2"], "without --shape"),
@@ -190,6 +195,44 @@ def test_plan_shows_and_writes_what_serve_can_obey(model: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "3 workers" in done.stdout
     assert len(from_toml((tmp_path / "p.toml").read_text(), tiny_read()[0]).shards) == 3
+
+
+def test_plan_makes_and_explains_the_split_that_was_asked_for(model: Path, tmp_path: Path) -> None:
+    spec, plans = tiny_read()[0], {}
+    for name, flags in (("rows", ["--split", "tensor"]), ("whole", ["--split", "expert", "--replicas", "0.25"])):
+        path = tmp_path / f"{name}.toml"
+        common = ("--workers", "2", "--threads-per-worker", "1", "--bandwidth", "40", "--batch", "4")
+        done = numoe("plan", str(model), *common, *flags, "--output", str(path))
+        assert done.returncode == 0, done.stderr
+        for part in ("as told: 40 GB/s", "was asked for", "4 at once", "ways to split", "expert + 25 %"):
+            assert part in done.stdout
+        plans[name] = from_toml(path.read_text(), spec)
+    assert [made.split for made in plans.values()] == ["tensor", "expert"]
+    done = numoe("plan", str(model), "--plan-file", str(tmp_path / "whole.toml"))
+    assert f"Split: expert. Why: {tmp_path}/whole.toml says so." in done.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_plan_predicts_by_what_was_counted(model: Path, tmp_path: Path) -> None:
+    spec, path = tiny_read()[0], tmp_path / "stats.json"
+    row = [0] * spec.experts
+    row[: spec.active_experts] = [50] * spec.active_experts
+    save_stats(path, no_stats(spec).plus([row] * spec.layers))
+    done = numoe("plan", str(model), "--workers", "2", "--expert-stats", str(path))
+    assert "as in 50 tokens that were counted" in done.stdout.replace("\n", " ")
+    assert "Nothing is known" in numoe("plan", str(model), "--workers", "2").stdout.replace("\n", " ")
+
+
+def test_a_large_model_is_planned_from_its_header_for_another_machine(tmp_path: Path, recorded_machines: Path) -> None:
+    path = tmp_path / "large.gguf"
+    done = numoe("demo-model", str(path), "--shape", "qwen3-235b-a22b", "--type", "q4_k_m", "--header-only")
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_size > 130 << 30
+    assert path.stat().st_blocks * 512 < 64 << 20
+    done = numoe("plan", str(path), "--root", str(recorded_machines / "two-sockets"), "--bandwidth", "105")
+    assert done.returncode == 0, done.stderr
+    assert "tensor split over 2 workers" in done.stdout
+    assert "nothing fits the nodes' memory" in done.stdout.replace("\n", " ")
+    assert [number for number in re.findall(r"([\d.]+) tokens/s for one", done.stdout) if 3 < float(number) < 20]
 
 
 def test_demo_model_writes_a_model_of_any_shape(tmp_path: Path) -> None:
