@@ -9,7 +9,8 @@ from pathlib import Path
 from numoe.coordinator.bandwidth import Measured, measure_bandwidth
 from numoe.coordinator.config import KV_TYPES, ServeSettings, kv_tokens
 from numoe.coordinator.console import LoadingView
-from numoe.coordinator.served import read_spec, wanted_plan
+from numoe.coordinator.planning import planned
+from numoe.coordinator.served import read_spec
 from numoe.model.bandwidth import Bandwidth, bandwidth_file, load_bandwidth, save_bandwidth
 from numoe.model.doctor import Wanted, diagnose, wanted_by
 from numoe.model.doctor_bandwidth import check_load
@@ -45,7 +46,7 @@ def examine(topology: Topology, root: Path, model: Path | None, settings: ServeS
 
 def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Wanted:
     spec = read_spec(model)
-    plan = wanted_plan(spec, topology, settings.workers)
+    plan = planned(spec, topology, settings).best.plan
     positions = kv_tokens(settings.engine, spec.context_length)
     return wanted_by(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
 

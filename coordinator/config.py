@@ -75,7 +75,8 @@ class WorkerSettings:
     """A file that keeps how often each expert was chosen: read if it is there, written while serving."""
 
     bandwidth: tuple[float, ...] | None = None
-    """Memory bandwidth in GB/s, of all nodes or of each, to predict with. Default: a guess."""
+    """Memory bandwidth in GB/s, of all nodes or of each, to predict with.
+    Default: as `numoe doctor` measured, or a guess."""
 
     step_timeout_seconds: float = 600.0
     """Longest a single step may take before its workers count as lost."""

@@ -19,7 +19,7 @@ from numoe.model.speeds import GIGA, Speeds
 
 _PHASES = {
     "attention": "attention: matrices",
-    "kv_cache": "attention: keys and values",
+    "kv_cache": "attention: keys and values (none yet)",
     "router": "router",
     "experts": "experts",
     "output": "logits",
@@ -58,7 +58,8 @@ def _words(best: Candidate) -> Iterator[str]:
 def _basis(best: Candidate, speeds: Speeds, stats: ExpertStats | None) -> str:
     used = {shard.node for shard in best.plan.shards}
     rates = {f"{rate / GIGA:.3g}" for node, rate in speeds.node_bandwidth.items() if node in used}
-    said = f"Memory bandwidth of each node, {speeds.source}: {' or '.join(sorted(rates))} GB/s. "
+    bandwidth, peak = " or ".join(sorted(rates)), speeds.integer_peak / GIGA
+    said = f"Memory bandwidth of each node, {speeds.source}: {bandwidth} GB/s; of each core: {peak:.0f} GOP/s. "
     if stats is None:
         return said + "Nothing is known of which experts are chosen: all are taken to be alike."
     return said + f"Experts are taken to be chosen as in {stats.tokens:,} tokens that were counted."

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from numoe.coordinator.config import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.model.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.expert_stats import ExpertStats, load_stats
 from numoe.model.plan import PlanOptions
 from numoe.model.plan_file import from_toml
 from numoe.model.planner import Choice, Wishes, choose_plan, price_plan
 from numoe.model.spec import ModelSpec
-from numoe.model.speeds import Speeds, guessed_speeds, told_speeds
+from numoe.model.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
 from numoe.model.topology import Topology
 from numoe.protos.errors import SetupError
 
@@ -38,8 +39,11 @@ def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Cho
 
 
 def speeds_of(topology: Topology, chosen: WorkerSettings) -> Speeds:
-    """Bandwidths as the operator said them, else a guess."""
-    return guessed_speeds(topology) if chosen.bandwidth is None else told_speeds(topology, chosen.bandwidth)
+    """Bandwidths as the operator said them, else as `numoe doctor` measured them here, else a guess."""
+    if chosen.bandwidth is not None:
+        return told_speeds(topology, chosen.bandwidth)
+    measured = load_bandwidth(bandwidth_file(), topology)
+    return guessed_speeds(topology) if measured is None else measured_speeds(topology, measured)
 
 
 def stats_of(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from numoe.model.bandwidth import Bandwidth
 from numoe.model.spec import TensorType
 from numoe.model.topology import Topology
 from numoe.protos.errors import PlanError
@@ -15,6 +16,9 @@ GIGA = 1e9
 # 105 GB/s), small machines more per core, and no node more than its memory channels give.
 GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
 REFERENCE_PEAK = 1e12  # integer operations per second of the core that STREAM_RATES was measured on
+# Of other cores, by vendor, family and model of the processor. Skylake-SP's AVX-512 has no VNNI: three instructions for
+# one, two a cycle, at 1.9 GHz when all cores use them (calculated; Cascade Lake, of the same number, has more).
+OTHER_PEAKS = MappingProxyType({("GenuineIntel", 6, 85): 0.16e12})
 
 # Bytes per second at which one core computes with one column of activations from its caches, at REFERENCE_PEAK: a
 # worker streams no faster than its cores compute. Measured on a Zen 5 core with AVX-512 VNNI; those marked * were not,
@@ -73,7 +77,19 @@ def guessed_speeds(topology: Topology) -> Speeds:
     guess = {
         node.id: min(max(GUESSED_CORE_BANDWIDTH * len(node.cores), LEAST_GUESS), MOST_GUESS) for node in topology.nodes
     }
-    return Speeds(guess, "guessed from the number of cores")
+    return Speeds(guess, "guessed from the number of cores", integer_peak=_peak(topology))
+
+
+def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
+    """Bandwidths as measured; of nodes that were not, guessed."""
+    rates = {**guessed_speeds(topology).node_bandwidth, **measured.local}
+    return Speeds(rates, f"measured at {measured.measured_at}", integer_peak=_peak(topology))
+
+
+def _peak(topology: Topology) -> float:
+    """Operations per second of one core, as far as the processor's name tells."""
+    processor = topology.processor
+    return OTHER_PEAKS.get((processor.vendor, processor.family, processor.model), REFERENCE_PEAK)
 
 
 def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
@@ -83,4 +99,5 @@ def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
     if len(each) != len(ids) or min(each) <= 0:
         expected = f"one number above 0 for all nodes, or {len(ids)}, one for each"
         raise PlanError(f"bandwidth: found {list(bandwidth)}, expected {expected}, in GB/s")
-    return Speeds({node: rate * GIGA for node, rate in zip(ids, each, strict=True)}, "as told")
+    rates = {node: rate * GIGA for node, rate in zip(ids, each, strict=True)}
+    return Speeds(rates, "as told", integer_peak=_peak(topology))

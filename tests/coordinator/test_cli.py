@@ -25,7 +25,7 @@ from numoe.protos.messages import Sampling
 from tests.coordinator.fake_executor import LIMITS, expected_tokens
 from tests.coordinator.grpc_serving import SHAPE, tiny_read
 from tests.coordinator.tiny_tokenizer import LETTERS, text_of
-from tests.machines import set_governor, write_machine
+from tests.machines import TWO_XEON_6138, set_governor, write_machine
 from tests.model.findings import TWO_NODES
 from tests.tiny_model import write_tiny_model
 
@@ -233,6 +233,20 @@ def test_a_large_model_is_planned_from_its_header_for_another_machine(tmp_path: 
     assert "tensor split over 2 workers" in done.stdout
     assert "nothing fits the nodes' memory" in done.stdout.replace("\n", " ")
     assert [number for number in re.findall(r"([\d.]+) tokens/s for one", done.stdout) if 3 < float(number) < 20]
+
+
+def test_a_plan_for_two_sockets_says_what_is_chosen_and_why(tmp_path: Path) -> None:
+    path, root = tmp_path / "large.gguf", tmp_path / "machine"
+    numoe("demo-model", str(path), "--shape", "qwen3-235b-a22b", "--header-only")
+    write_machine(root, TWO_XEON_6138)
+    done = numoe("plan", str(path), "--root", str(root), "--bandwidth", "105", "--output", str(tmp_path / "plan.toml"))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Split: tensor. Why: nothing else that fits is predicted to be more than 3% faster." in said
+    assert "of each core: 160 GOP/s" in said
+    [speed] = re.findall(r"Predicted: ([\d.]+) tokens/s for one request", said)
+    assert 5 < float(speed) < 2 * 105 / 22.9  # GB/s of both sockets over GB of a token
+    assert (tmp_path / "plan.toml").read_text().count("[[shard]]") == 2
 
 
 def test_demo_model_writes_a_model_of_any_shape(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from numoe.model.bandwidth import Bandwidth, Read
 from numoe.model.cost import NOT_OVERLAPPED, CostModel, Forecast
 from numoe.model.expert_owners import share_experts
 from numoe.model.expert_stats import ExpertStats
 from numoe.model.panels import rows_bytes
 from numoe.model.plan import PlanOptions, ShardPlan, plan
 from numoe.model.plan_size import shard_bytes
+from numoe.model.processor import Processor
 from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
-from numoe.model.speeds import GIGA, STREAM_RATES, Speeds, guessed_speeds, told_speeds
+from numoe.model.speeds import GIGA, STREAM_RATES, Speeds, guessed_speeds, measured_speeds, told_speeds
 from numoe.model.topology import Topology
 from numoe.protos.errors import PlanError
 from tests.model.test_plan import machine
@@ -142,6 +144,17 @@ def test_a_guess_is_named_one_and_what_was_told_is_taken() -> None:
     assert guessed_speeds(TWO_NODES).node_bandwidth == {0: 100 * GIGA, 1: 100 * GIGA}
     assert told_speeds(TWO_NODES, [90.0]).node_bandwidth == {0: 90 * GIGA, 1: 90 * GIGA}
     assert told_speeds(TWO_NODES, [90.0, 80.0]).node_bandwidth == {0: 90 * GIGA, 1: 80 * GIGA}
+
+
+def test_what_was_measured_counts_and_nodes_without_a_figure_are_guessed() -> None:
+    found = measured_speeds(TWO_NODES, Bandwidth("", "2026-11-23", (), (Read(0, 0, 9e10), Read(0, 1, 1e10))))
+    assert found.node_bandwidth == {0: 90 * GIGA, 1: 100 * GIGA}
+    assert "measured" in found.source
+
+
+def test_cores_without_fused_integer_products_are_known_by_their_number() -> None:
+    old = replace(TWO_NODES, processor=Processor("", "GenuineIntel", 6, 85))
+    assert guessed_speeds(old).integer_peak < 0.2 * guessed_speeds(TWO_NODES).integer_peak
 
 
 @pytest.mark.parametrize("told", [[], [1.0, 2.0, 3.0], [0.0], [-1.0, 2.0]])
