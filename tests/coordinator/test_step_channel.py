@@ -141,6 +141,16 @@ def test_a_prompt_in_the_middle_draws_nothing(channel: StepChannel) -> None:
     assert result.token_ids.size == result.logprobs.size == 0
 
 
+def test_a_channel_is_idle_but_for_the_time_of_a_step(channel: StepChannel) -> None:
+    assert channel.idle
+    seen: list[bool] = []
+    with playing(channel, LAYOUT, lambda slot: seen.append(channel.idle)):
+        channel.publish(Step(1, ()))
+        assert channel.wait(SECONDS) is not None
+    assert seen == [False]
+    assert channel.idle
+
+
 def test_waiting_for_a_step_that_is_not_done_ends_with_none(channel: StepChannel) -> None:
     channel.publish(Step(1, (Chunk(0, ints(1), ints(0)),)))
     assert channel.wait(0.0) is None

@@ -70,6 +70,16 @@ def test_a_model_of_any_shape_is_sound_and_its_activations_stay_sane(name: str, 
     assert (best_two[:, 1] - best_two[:, 0] > 1e-3).all()  # no ties
 
 
+def test_a_file_without_weights_has_the_header_and_the_size_of_one_with_them(tmp_path: Path) -> None:
+    for name, header_only in (("whole", False), ("header", True)):
+        write_synthetic_model(tmp_path / name, SHAPES["mixed"], header_only=header_only)
+    whole, header = ((tmp_path / name).read_bytes() for name in ("whole", "header"))
+    start = min(tensor.offset for tensor in open_gguf(tmp_path / "whole").tensors.values())
+    assert len(header) == len(whole)
+    assert header[:start] == whole[:start]
+    assert not any(header[start:])
+
+
 def test_the_description_read_back_is_the_shape(tmp_path: Path) -> None:
     shape = SHAPES["yarn"]
     write_synthetic_model(tmp_path / "model.gguf", shape)
