@@ -41,7 +41,7 @@ MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where 
 FLOAT_BYTES = 4
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
 # Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
-# decodes of Q4_K_M and Q2_K by two cores, where 0 predicts a third too much, and 1 a tenth too little.
+# decodes of Q4_K_M and Q2_K by two cores at 66 GB/s, where 0 predicts a third too much, and 1 a fifth too little.
 NOT_OVERLAPPED = 0.5
 
 
