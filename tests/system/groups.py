@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.config import EngineSettings, ServeSettings
+from numoe.coordinator.config import EngineSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.launcher import RayWorkers, start_workers
 from numoe.coordinator.served import read_model
 from numoe.model.expert_owners import ExpertOwners
@@ -103,7 +103,9 @@ class WorkerProcesses:
                 self._start()
         shards = plan_of(model.spec, workers, threads)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
-        group = _ReusedWorkers(model.spec, shards, ServeSettings(engine=engine), self)
+        # Bound to the CPUs that they were started for.
+        settings = ServeSettings(engine=engine, workers=WorkerSettings(allow_remote_memory=True))
+        group = _ReusedWorkers(model.spec, shards, settings, self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
 
