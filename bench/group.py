@@ -10,6 +10,7 @@ import numpy as np
 
 from numoe.coordinator.config import EngineSettings, ServeSettings
 from numoe.coordinator.launcher import RayWorkers, start_workers
+from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.served import read_spec
 from numoe.model.plan import PlanOptions, plan
 from numoe.model.topology import read_topology
@@ -22,6 +23,7 @@ PATIENCE_SECONDS = 600.0  # for one step
 @contextmanager
 def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[RayWorkers]:
     """Workers that hold the model of a file, ended with the context; threads None: one per core."""
+    configure_logging()  # to standard error: tables go to standard output
     spec = read_spec(path)
     group = start_workers(
         model_path=path,
