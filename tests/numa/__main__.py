@@ -34,14 +34,17 @@ def main(arguments: list[str]) -> int:
     if len([node for node in read_topology().nodes if node.memory_bytes and node.cores]) > 1:
         return subprocess.run(tests, cwd=ROOT, check=False).returncode
     if subprocess.run([str(GUEST), "--prepare"], check=False).returncode == GUEST_FAILED:
-        _log.warning("numa_tests_skipped", why="one NUMA node here, and no guest of two: its message is above")
-        return 0
+        return _skip("one NUMA node here, and no guest of two: its message is above")
     environment = _prepare()
     passed = [part for name in environment for part in ("--env", name)]
     guest = [str(GUEST), "--timeout", str(SECONDS), "--append", "numa_balancing=enable", *passed, "--", *tests]
-    return subprocess.run(
-        [*guest, "-p", "no:cacheprovider"], cwd=ROOT, env={**os.environ, **environment}, check=False
-    ).returncode
+    done = subprocess.run([*guest, "-p", "no:cacheprovider"], cwd=ROOT, env={**os.environ, **environment}, check=False)
+    return _skip("the guest broke down: its message is above") if done.returncode == GUEST_FAILED else done.returncode
+
+
+def _skip(why: str) -> int:
+    _log.warning("numa_tests_skipped", why=why)
+    return 0
 
 
 def _prepare() -> dict[str, str]:
