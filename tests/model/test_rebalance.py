@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.model.expert_owners import ExpertOwners, share_experts
-from numoe.model.rebalance import LEAST_GAIN, ExpertMove, balance, drain
+from numoe.model.rebalance import ExpertMove, balance, drain
 from numoe.protos.errors import PlanError
 
 SIZE = 10  # bytes of an expert
@@ -66,9 +66,10 @@ def test_no_layer_is_loaded_less_evenly_and_room_suffices(
         if old is None or new is None:
             assert old is new
             continue
-        before, now = (max(carried(owners, loads[layer], workers)) for owners in (old, new))
-        some = any(move.layer == layer for move in moves)
-        assert now <= before - LEAST_GAIN * sum(loads[layer]) / workers * some + 1e-9
+        before, now = (carried(owners, loads[layer], workers) for owners in (old, new))
+        assert max(now) <= max(before) + 1e-9  # another worker may be as loaded as the one that was helped
+        if any(move.layer == layer for move in moves):
+            assert sum(load**2 for load in now) < sum(load**2 for load in before)
     assert not balance(after, loads, [SIZE] * len(experts), [0] * workers)
 
 
