@@ -46,7 +46,7 @@ def examine(topology: Topology, root: Path, model: Path | None, settings: ServeS
 
 def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Wanted:
     spec = read_spec(model)
-    plan = planned(spec, topology, settings).best.plan
+    plan = planned(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
     return wanted_by(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
 

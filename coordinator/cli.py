@@ -192,19 +192,19 @@ def plan(
     from numoe.coordinator.console import out
     from numoe.coordinator.describe import describe_plan
     from numoe.coordinator.describe_forecast import describe_choice
-    from numoe.coordinator.planning import planned, speeds_of, stats_of
+    from numoe.coordinator.planning import planned
     from numoe.coordinator.served import read_spec
     from numoe.model.plan_file import to_toml
 
     check_settings(settings)
     spec, topology = read_spec(model), _read_machine(root)
-    choice, workers = planned(spec, topology, settings), settings.workers
+    made = planned(spec, topology, settings)
     positions = kv_tokens(settings.engine, spec.context_length)
     kv_type = KV_TYPES[settings.engine.kv_type]
-    out().print(describe_plan(choice.best.plan, spec, topology, positions, kv_type))
-    out().print(describe_choice(choice, spec, speeds_of(topology, workers), stats_of(spec, workers)))
+    out().print(describe_plan(made.plan, spec, topology, positions, kv_type))
+    out().print(describe_choice(made.choice, spec, made.speeds, made.stats))
     if output is not None:
-        _write_text(output, to_toml(choice.best.plan))
+        _write_text(output, to_toml(made.plan))
 
 
 @app.command

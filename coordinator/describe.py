@@ -155,10 +155,14 @@ def _remarks(topology: Topology) -> list[str]:
     return lines
 
 
-def ruled_table(title: str, *headings: str) -> Table:
+def ruled_table(title: str, *headings: str, named_rows: bool = False) -> Table:
+    """Columns of figures; if rows are named, the first column is for their names, which are never broken."""
     table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="right", overflow="fold")
+    for number, heading in enumerate(headings):
+        if named_rows and not number:
+            table.add_column(heading, no_wrap=True)
+        else:
+            table.add_column(heading, justify="right", overflow="fold")
     return table
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from numoe.coordinator.checkup import Checkup
-from numoe.coordinator.describe import printable
+from numoe.coordinator.describe import printable, ruled_table
 from numoe.model.bandwidth import Bandwidth
 from numoe.model.finding import LEVELS, Finding
 
@@ -32,9 +32,7 @@ def _matrix(bandwidth: Bandwidth) -> Table:
     """GB/s of each node's cores (rows) from each node's memory (columns)."""
     memories = sorted({read.memory_of for read in bandwidth.reads})
     title = f"GB/s read by all cores of a node, {bandwidth.measured_at}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("cores \\ memory", *(str(memory) for memory in memories)):
-        table.add_column(heading, justify="right")
+    table = ruled_table(title, "cores \\ memory", *(str(memory) for memory in memories))
     for node in sorted({read.cores_of for read in bandwidth.reads}):
         rates = [bandwidth.rate(node, memory) for memory in memories]
         cells = ("-" if rate is None else f"{rate / 1e9:.{0 if rate >= 99.5e9 else 1}f}" for rate in rates)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.describe import human_bytes
+from numoe.coordinator.describe import human_bytes, ruled_table
 from numoe.model.cost import Seconds
 from numoe.model.expert_stats import ExpertStats
 from numoe.model.plan_size import shard_bytes
@@ -67,7 +67,8 @@ def _basis(best: Candidate, speeds: Speeds, stats: ExpertStats | None) -> str:
 
 def _time_table(best: Candidate) -> Table:
     columns = [best.alone] if best.batched.batch == 1 else [best.alone, best.batched]
-    table = _table("predicted time of a step, ms", "", *(f"{one.batch} at once" for one in columns))
+    headings = (f"{one.batch} at once" for one in columns)
+    table = ruled_table("predicted time of a step, ms", "", *headings, named_rows=True)
     for field in fields(Seconds):
         table.add_row(_PHASES[field.name], *(_milliseconds(getattr(one.seconds, field.name)) for one in columns))
     table.add_row("together", *(_milliseconds(one.seconds.total) for one in columns))
@@ -77,7 +78,8 @@ def _time_table(best: Candidate) -> Table:
 def _ways_table(choice: Choice, spec: ModelSpec) -> Table:
     batch = choice.best.batched.batch
     several = [f"tokens/s of {batch}"] if batch > 1 else []
-    table = _table("ways to split the experts", "way", "tokens/s", *several, "unevenness", "weights", "fits")
+    headings = ("way", "tokens/s", *several, "unevenness", "weights", "fits")
+    table = ruled_table("ways to split the experts", *headings, named_rows=True)
     for candidate in (choice.best, *choice.others):
         weights = sum(shard_bytes(candidate.plan, spec, shard).weights for shard in candidate.plan.shards)
         together = [f"{candidate.batched.tokens_per_second:.3g}"] if batch > 1 else []
@@ -94,10 +96,3 @@ def _ways_table(choice: Choice, spec: ModelSpec) -> Table:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.2f}"
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-    return table

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from numoe.coordinator.config import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
 from numoe.model.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.expert_stats import ExpertStats, load_stats
-from numoe.model.plan import PlanOptions
+from numoe.model.plan import PlanOptions, ShardPlan
 from numoe.model.plan_file import from_toml
 from numoe.model.planner import Choice, Wishes, choose_plan, price_plan
 from numoe.model.spec import ModelSpec
@@ -16,7 +16,20 @@ from numoe.model.topology import Topology
 from numoe.protos.errors import SetupError
 
 
-def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A choice, and what it rests on."""
+
+    choice: Choice
+    speeds: Speeds
+    stats: ExpertStats | None  # None: nothing was counted
+
+    @property
+    def plan(self) -> ShardPlan:
+        return self.choice.best.plan
+
+
+def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Planned:
     """The operator's plan where there is one, else the best for this machine; not checked against its memory."""
     chosen = settings.workers
     wishes = Wishes(
@@ -26,19 +39,20 @@ def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Cho
         kv_tokens=kv_tokens(settings.engine, spec.context_length),
         kv_type=KV_TYPES[settings.engine.kv_type],
     )
-    speeds, stats = speeds_of(topology, chosen), stats_of(spec, chosen)
+    speeds, stats = _speeds(topology, chosen), _stats(spec, chosen)
     if chosen.plan_file is None:
         options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return choose_plan(spec, topology, options, wishes, speeds, stats)
+        return Planned(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
     try:
         text = chosen.plan_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
     found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
-    return Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
+    choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
+    return Planned(choice, speeds, stats)
 
 
-def speeds_of(topology: Topology, chosen: WorkerSettings) -> Speeds:
+def _speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
     """Bandwidths as the operator said them, else as `numoe doctor` measured them here, else a guess."""
     if chosen.bandwidth is not None:
         return told_speeds(topology, chosen.bandwidth)
@@ -46,7 +60,7 @@ def speeds_of(topology: Topology, chosen: WorkerSettings) -> Speeds:
     return guessed_speeds(topology) if measured is None else measured_speeds(topology, measured)
 
 
-def stats_of(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
+def _stats(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
     """What was counted before; None where there is no file yet, or no expert to count."""
     path = chosen.expert_stats
     if path is None or not spec.routed:

@@ -92,7 +92,7 @@ def _token_text(metadata: Mapping[str, Any], tokenizer: Tokenizer, name: str) ->
 def shard_plan(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
     topology = read_topology()
-    shards = planned(spec, topology, settings).best.plan
+    shards = planned(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
     check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
     return shards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -48,6 +48,15 @@ def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> Ex
     return ExpertOwners(tuple(tuple(sorted(some)) for some in holders))
 
 
+def carried_loads(loads: Sequence[float], holders: Iterable[Collection[int]], workers: int) -> list[float]:
+    """[workers] what each computes on average, if the holders of one expert take turns."""
+    carried = [0.0] * workers
+    for load, some in zip(loads, holders, strict=True):
+        for worker in some:
+            carried[worker] += load / len(some)
+    return carried
+
+
 def _heaviest_first(loads: Sequence[float], workers: int) -> list[set[int]]:
     experts = len(loads)
     holders: list[set[int]] = [set() for _ in range(experts)]
@@ -66,10 +75,7 @@ def _heaviest_first(loads: Sequence[float], workers: int) -> list[set[int]]:
 def _add_replicas(loads: Sequence[float], holders: list[set[int]], workers: int, replicas: int) -> None:
     """Give holders to the experts that need them most; a worker carries its part of what an expert's holders share."""
     room = [-(-replicas // workers)] * workers
-    carried = [0.0] * workers
-    for load, some in zip(loads, holders, strict=True):
-        for worker in some:
-            carried[worker] += load / len(some)
+    carried = carried_loads(loads, holders, workers)
     waiting = [(-load / len(some), expert) for expert, (load, some) in enumerate(zip(loads, holders, strict=True))]
     heapify(waiting)
     while replicas and waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from numoe.model.expert_owners import ExpertOwners
+from numoe.model.expert_owners import ExpertOwners, carried_loads
 from numoe.protos.errors import PlanError
 
 LEAST_GAIN = 0.02  # of a layer's load per worker: less is noise in the counts, and not worth copying for
@@ -78,7 +78,7 @@ def drain(
             if len(owners.workers[expert]) > 1:
                 target = None
             else:
-                carried = _carried(owners, loads[layer], len(left))
+                carried = carried_loads(loads[layer], owners.workers, len(left))
                 free = [other for other in range(len(left)) if other != worker and left[other] >= expert_bytes[layer]]
                 if not free:
                     missing += expert_bytes[layer]
@@ -102,21 +102,12 @@ def _account(move: ExpertMove, size: int, left: list[int]) -> None:
         left[move.source] += size
 
 
-def _carried(owners: ExpertOwners, loads: Sequence[float], workers: int) -> list[float]:
-    """What each worker computes on average, if holders of one expert take turns."""
-    carried = [0.0] * workers
-    for load, holders in zip(loads, owners.workers, strict=True):
-        for worker in holders:
-            carried[worker] += load / len(holders)
-    return carried
-
-
 def _best_moves(
     layer: int, owners: ExpertOwners, loads: Sequence[float], size: int, left: Sequence[int]
 ) -> list[ExpertMove]:
     """One move or exchange between the most and the least loaded worker; none if it would gain too little."""
     workers = len(left)
-    carried = _carried(owners, loads, workers)
+    carried = carried_loads(loads, owners.workers, workers)
     high = max(range(workers), key=lambda worker: (carried[worker], -worker))
     low = min(range(workers), key=lambda worker: (carried[worker], worker))
     gap = carried[high] - carried[low]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from numoe.kernels.formats import BY_GGML_TYPE
 from numoe.kernels.groups import ROWS
 from numoe.kernels.packing import pack
-from numoe.model.plan import Range, Shard, ShardPlan
+from numoe.model.plan import Range, Shard
 from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo
 from numoe.protos.errors import ModelFileError
-from numoe.worker.arrange import Arrangement, Piece, arrange, row_bytes
+from numoe.worker.arrange import Arrangement, Piece, row_bytes
 from numoe.worker.memory import allocate
 
 
@@ -106,15 +106,14 @@ def _layer_vectors(
 
 
 def load_weights(
-    spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int, report: Callable[[int], None]
+    spec: ModelSpec, shard: Shard, arranged: Arrangement, threads: int, report: Callable[[int], None]
 ) -> LoadedWeights:
-    """Read and pack a shard; `report` is told each piece's bytes when it is done.
+    """Read and pack a shard as it was arranged; `report` is told each piece's bytes when it is done.
 
     Raises:
         ModelFileError: the file is shorter than when it was opened.
         OSError: it cannot be read.
     """
-    arranged = arrange(spec, plan, shard)
     memory = allocate(arranged.bytes)
     arranged.place_at(memory.ctypes.data)
     files = _Files()

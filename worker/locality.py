@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from numoe.model.plan import Shard
-from numoe.model.topology import format_id_list
+from numoe.model.topology import format_id_list, parse_id_list
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality, NodeBytes, total
-from numoe.worker.binding import bound_nodes, parse_cpus
+from numoe.worker.binding import bound_nodes
 from numoe.worker.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 NONE, CPUS, CPUS_AND_MEMORY = "none", "cpus", "cpus+memory"  # see binding.py
@@ -96,7 +96,7 @@ def thread_cpus() -> list[set[int]]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
         [listed] = [line.split()[1] for line in lines if line.startswith("Cpus_allowed_list:")]
-        masks.append(parse_cpus(listed))
+        masks.append(set(parse_id_list(listed)))
     return masks
 
 

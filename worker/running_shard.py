@@ -71,9 +71,10 @@ class RunningShard:
         first, last = self._layout.parts[order.worker]
         self._part = self._arena[first:last]
         self._part[::PAGE] |= 0  # touched now, as the KV cache is below
-        self._counters[0]["total_bytes"] = arrange(order.spec, order.plan, shard).bytes + kv_bytes(order)
+        arranged = arrange(order.spec, order.plan, shard)
+        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(order)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(order.spec, order.plan, shard, threads, self._count)
+        self._weights = load_weights(order.spec, shard, arranged, threads, self._count)
         self.experts = HeldExperts(order.spec, self._weights, self._layout.view(self._arena, "transfer"))
         self._kv = allocate(kv_bytes(order))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now

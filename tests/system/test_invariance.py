@@ -14,7 +14,7 @@ from numoe.model.expert_owners import ExpertOwners, share_experts
 from numoe.model.gguf_types import BLOCKS
 from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
 from tests.system.conftest import ModelOf
-from tests.system.groups import WorkerProcesses
+from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
 from tests.tiny_model import TinyShape
 
@@ -84,6 +84,15 @@ def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
     return get
 
 
+async def check_chunks(
+    processes: WorkerProcesses, model: TinyModel, workers: int, threads: int, kv: KvType, expected: Answers
+) -> None:
+    """All requests together are answered as expected, whatever the chunks of their prompts."""
+    for chunk in CHUNKS:
+        settings = engine(kv, chunk)
+        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+
+
 @pytest.mark.parametrize(("workers", "threads"), PLANS, ids=[f"{workers}x{threads}" for workers, threads in PLANS])
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -96,10 +105,7 @@ async def test_no_bit_depends_on_workers_threads_batch_chunks_or_neighbours(
     model_of: ModelOf,
     reference_of: ReferenceOf,
 ) -> None:
-    model, expected = model_of(shape), await reference_of(shape, kv)
-    for chunk in CHUNKS:
-        settings = engine(kv, chunk)
-        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+    await check_chunks(processes, model_of(shape), workers, threads, kv, await reference_of(shape, kv))
 
 
 def whole_experts(spec: ModelSpec, workers: int, replicas: int) -> tuple[ExpertOwners, ...]:
@@ -150,10 +156,7 @@ async def test_no_bit_of_any_other_cache_depends_on_them(
     model_of: ModelOf,
     reference_of: ReferenceOf,
 ) -> None:
-    model, expected = model_of(shape), await reference_of(shape, kv)
-    for chunk in CHUNKS:
-        settings = engine(kv, chunk)
-        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+    await check_chunks(processes, model_of(shape), workers, threads, kv, await reference_of(shape, kv))
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 2)], ids=["1x2", "2x2"])
@@ -185,10 +188,7 @@ async def test_no_bit_of_any_other_type_depends_on_them(
     model_of: ModelOf,
     reference_of: ReferenceOf,
 ) -> None:
-    model, expected = model_of(shape), await reference_of(shape, "f16")
-    for chunk in CHUNKS:
-        settings = engine("f16", chunk)
-        assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
+    await check_chunks(processes, model_of(shape), workers, threads, "f16", await reference_of(shape, "f16"))
 
 
 @pytest.mark.parametrize(

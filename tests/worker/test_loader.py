@@ -111,7 +111,7 @@ def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> N
 
 def load(spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, list[int]]:
     told: list[int] = []
-    return load_weights(spec, plan, shard, threads, told.append), told
+    return load_weights(spec, shard, arrange(spec, plan, shard), threads, told.append), told
 
 
 def plan_of(spec: ModelSpec, workers: int, whole: Sequence[int] = ()) -> ShardPlan:
