@@ -72,8 +72,11 @@ def _touch(buffer: NDArray[np.uint8], cpus: Sequence[int]) -> None:
 def _share_on(buffer: NDArray[np.uint8], node: int) -> float | None:
     pages = buffer.size // mmap.PAGESIZE
     chosen = [pages * step // SAMPLED_PAGES for step in range(SAMPLED_PAGES)]
-    nodes = nodes_of_pages([buffer.ctypes.data + page * mmap.PAGESIZE for page in chosen])
-    return None if nodes is None else nodes.count(node) / len(nodes)
+    try:
+        nodes = nodes_of_pages([buffer.ctypes.data + page * mmap.PAGESIZE for page in chosen])
+    except OSError:  # of containers: the kernel does not tell
+        return None
+    return nodes.count(node) / len(nodes)
 
 
 def _rate(buffer: NDArray[np.uint8], cpus: Sequence[int], streams: int, seconds: float) -> float:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numoe.model.memory_policy import bound_nodes
 from numoe.model.plan import Shard
 from numoe.model.topology import format_id_list, parse_id_list
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality, NodeBytes, total
-from numoe.worker.binding import bound_nodes
 from numoe.worker.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 NONE, CPUS, CPUS_AND_MEMORY = "none", "cpus", "cpus+memory"  # see binding.py

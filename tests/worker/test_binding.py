@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from numoe.model.topology import read_topology
-from numoe.worker.binding import parse_cpus
 
 ROOT = Path(__file__).parents[2]
 TELL = """
@@ -93,10 +92,3 @@ def test_too_few_arguments_show_the_usage() -> None:
     process = run_bound(0, 0)
     assert process.returncode == 1
     assert process.stderr == "usage: python -m numoe.worker.binding NODE CPUS PROGRAM [ARGUMENT ...]\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "cpus"), [("3", {3}), ("0-3,8", {0, 1, 2, 3, 8}), ("2,0", {0, 2}), ("5-5,64-66", {5, 64, 65, 66})]
-)
-def test_lists_of_cpus_are_read_as_the_kernel_writes_them(text: str, cpus: set[int]) -> None:
-    assert parse_cpus(text) == cpus
