@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.formats import FORMATS, NUMBERS
+from numoe.kernels.formats import FORMATS, NUMBERS, unit_places
 from numoe.kernels.groups import ROWS
 from numoe.kernels.jit import kernel
 from numoe.kernels.kv_operations import (
@@ -50,8 +50,9 @@ F32, F16, BF16, Q8_0 = (NUMBERS[name] for name in KV_FORMATS)
 _BLOCK_VALUES = 32  # that share a scale
 _UNIT_BYTES = tuple(format_.unit_bytes for format_ in FORMATS)  # of 32 values, in these formats
 _SCALES_BYTES = 2 * BLOCK  # of 32 dimensions of values
-_HEAD_BYTES = 2 * ROWS  # scales of a panel block of keys
-_QUANTS_BYTES = _BLOCK_VALUES * ROWS  # of a panel block of keys
+_HEAD_BYTES = FORMATS[Q8_0].head_bytes  # scales of a panel block of keys
+_QUANTS_BYTES = FORMATS[Q8_0].block_bytes  # of a panel block of keys
+_TOGETHER = FORMATS[Q8_0].units_together
 _TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
 
 
@@ -102,13 +103,13 @@ def store_key(block: int, offset: int, key: NDArray[np.float32], kv_format: int)
     size, row, x = key.shape[0], offset % ROWS, key.ctypes.data
     panel = key_panel(block, offset // ROWS, size, kv_format)
     if kv_format == Q8_0:
-        quants = panel + _HEAD_BYTES * (size // _BLOCK_VALUES) + 4 * row
         for index in range(size // _BLOCK_VALUES):
+            head, quants = unit_places(panel, index, size // _BLOCK_VALUES, _TOGETHER, _HEAD_BYTES, _QUANTS_BYTES)
             scale, inverse = _scale_of(x + 128 * index)
-            store_f16(panel + _HEAD_BYTES * index + 2 * row, scale)
+            store_f16(head + 2 * row, scale)
             for half in range(2):
                 whole = round_even(mul(finite(load_f32x16(x + 128 * index + 64 * half)), splat(inverse)))
-                store_key_bytes(quants + _QUANTS_BYTES * index + 4 * PART_BYTES * half, whole)
+                store_key_bytes(quants + 4 * (row + PART_BYTES * half), whole)
         return
     if kv_format == BF16:
         for value in range(0, size, ROWS):

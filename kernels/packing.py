@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.blocks import read_block
-from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning
+from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning, unit_places
 from numoe.kernels.groups import ROWS
 from numoe.kernels.jit import kernel
 from numoe.kernels.quants import PARTS, TABLES, VECTOR_BYTES
@@ -28,7 +28,7 @@ _TABLES = np.array([table or (0,) * 16 for table in TABLES], np.int8)
 
 _FIELDS = (
     "unit_values", "unit_bytes", "low_bits", "high_bits", "offset", "table", "scales", "scale_bytes",
-    "scales_start", "head_bytes", "block_bytes",
+    "scales_start", "head_bytes", "units_together", "block_bytes",
 )  # fmt: skip
 # The numbers of each format, for compiled code.
 DRAWINGS = np.array(
@@ -115,9 +115,9 @@ def _pack(panels: Bytes, words: Words, start: int, rows: Bytes, drawing: Record)
             read_block(
                 drawing.number, rows[row, size * index : size * (index + 1)], unit.numbers, unit.scales, unit.quants
             )
-            first = start + head_bytes * units + quants_bytes * index
-            _put_head(panel, start + head_bytes * index, lane, unit, drawing)
-            _put_quants(panel_words, first // 4, lane, fours, drawing)
+            head, quants = unit_places(start, index, units, drawing.units_together, head_bytes, quants_bytes)
+            _put_head(panel, head, lane, unit, drawing)
+            _put_quants(panel_words, quants // 4, lane, fours, drawing)
 
 
 def pack(

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from numoe.kernels.formats import FORMATS, NUMBERS, Format, Meaning
+from numoe.kernels.formats import CACHE_LINE, FORMATS, NUMBERS, Format, Meaning
 from numoe.kernels.groups import (
     BLOCK,
     FIELD_BYTES,
@@ -66,16 +66,12 @@ from numoe.kernels.tile_operations import (
     tile_zero_i32,
 )
 
-CACHE_LINE = 64
-# Tiles at least so wide ask for the panel they are told, narrower ones for the first panel that lies so many bytes
-# further on. Both ask for each of its lines, heads too, at the pace at which they read their own: the CPU's own
-# prefetching brings half of what memory gives. One column of Q2_K streams 16 GB/s without, 25 where only quants are
-# asked for, 28 to 35 as it is; twelve hide the memory altogether.
+# Tiles at least so wide ask for the panel they are told, narrower ones for what lies so many bytes further on. Both ask
+# for line after line in the order of memory, at the pace at which they read their own: the CPU's own prefetching brings
+# half of what memory gives, and it helps only those who ask in order. One column reads 97 % of what a core can read at
+# all so, in every format; 78 % where it asked for quants and heads as it came to them.
 AHEAD_COLUMNS = 8
 DISTANCE = 8192
-# Past this a whole panel would not stay in the first-level cache until it is read: just DISTANCE then. With 2048 values
-# in a row Q8_0 streams 37 GB/s instead of 35 so, Q6_K 31 instead of 30.
-LARGE_PANEL = 24576
 
 F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 
@@ -140,27 +136,28 @@ def _integer(format_: Format, columns: int) -> Tile:
     shift = -format_.offset
     exponent = format_.scale_bytes == 1
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
+    together = format_.units_together
     block_bytes, scales_bytes = format_.block_bytes, ROWS * format_.scales
     x_bytes = INTEGER_BYTES * columns
     wide = columns if columns <= format_.most_columns else columns // 2
-    lines, head_lines = block_bytes // CACHE_LINE, (head_bytes + CACHE_LINE - 1) // CACHE_LINE
+    unit_bytes = format_.panel_unit_bytes
+    lines = -(-unit_bytes // (unit_blocks * CACHE_LINE))
     x_sum, x_sum_128, x_halves = (SUM - SCALE) * columns, (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
     def tile_integer(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
+        units = blocks // unit_blocks
         distance = ahead - panel if ahead != 0 else 0
         if columns < AHEAD_COLUMNS:
-            panel_bytes = blocks // unit_blocks * (head_bytes + unit_blocks * block_bytes)
             distance = DISTANCE
-            if panel_bytes <= LARGE_PANEL:
-                distance = panel_bytes * ((DISTANCE + panel_bytes - 1) // panel_bytes)
         for column in range(columns):  # rows of large outputs are far apart, and stores wait for their lines
             prefetch_write(out + stride * column)
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
-            weights = panel + blocks // unit_blocks * head_bytes
+            head = weights = panel
             x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
-            for unit in range(blocks // unit_blocks):
-                head = panel + head_bytes * unit
+            for unit in range(units):
+                if unit % together == 0:
+                    head, weights = weights, weights + head_bytes * min(together, units - unit)
                 d = load_e8m0x16(head) if exponent else load_f16x16(head)
                 m = load_f16x16(head + 2 * ROWS) if shifted else d
                 for block in range(unit_blocks):
@@ -203,13 +200,12 @@ def _integer(format_: Format, columns: int) -> Tile:
                         part = tile_scale(dots, mul(d, load_i8x16(small)) if scales else d)
                     total = tile_add_scaled(total, part, fields)
                     if distance != 0:
-                        if block < head_lines:
-                            prefetch(head + distance + CACHE_LINE * block)
-                        for line in range(lines):
-                            prefetch(weights + distance + CACHE_LINE * line)
+                        for line in range(lines * block, lines * block + lines):
+                            prefetch(panel + unit_bytes * unit + distance + CACHE_LINE * line)
                     weights += block_bytes
                     x += x_bytes
                     fields += x_bytes
+                head += head_bytes
             tile_store(total, out + stride * first_column, stride)
             distance = 0
 
