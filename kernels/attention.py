@@ -159,7 +159,7 @@ def _largest(scores: int, seen: int) -> np.float32:
         store_f32x16(place, where_less(lane_numbers(), limit, load_f32x16(place), splat(_MINUS_INFINITY)))
     highest = splat(_MINUS_INFINITY)
     for part in range((seen + 15) // 16):
-        highest = maximum(highest, load_f32x16(scores + 64 * part))
+        highest = maximum(load_f32x16(scores + 64 * part), highest)
     return max_lanes(highest)
 
 
@@ -199,7 +199,7 @@ def _scale_words(block: int, valid: int, spans: int, size: int, group: int, scal
         for part in range(2 * spans):
             limit = splat(np.float32(valid - 16 * part))
             scale = where_less(lane_numbers(), limit, load_f16x16(source + 32 * part), splat(_ZERO))
-            highest = maximum(highest, scale)
+            highest = maximum(scale, highest)
             store_f32x16(out + 64 * part, scale)
         largest = max_lanes(highest)
         factor = _ZERO

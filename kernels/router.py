@@ -42,7 +42,7 @@ def choose_experts(
     address = logits.ctypes.data
     highest = splat(np.float32(-np.inf))
     for expert in range(0, experts, 16):
-        highest = maximum(highest, load_f32x16(address + 4 * expert))
+        highest = maximum(load_f32x16(address + 4 * expert), highest)
     largest = splat(max_lanes(highest))
     total = splat(np.float32(0.0))
     for expert in range(0, experts, 16):

@@ -37,7 +37,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
     address = logits.ctypes.data
     highest = splat(np.float32(-np.inf))
     for value in range(0, logits.shape[0], 16):
-        highest = maximum(highest, load_f32x16(address + 4 * value))
+        highest = maximum(load_f32x16(address + 4 * value), highest)
     largest = max_lanes(highest)
     total = splat(np.float32(0.0))
     for value in range(0, logits.shape[0], 16):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -298,8 +299,8 @@ def fma(builder: Any, values: Any) -> Any:
 
 @_operation(f32x16, f32x16, f32x16)
 def maximum(builder: Any, values: Any) -> Any:
-    """The larger of x and y, lane by lane; the other one where one is NaN."""
-    return call_llvm(builder, "llvm.maxnum.v16f32", V16F32, *values)
+    """The larger of x and y, lane by lane; y where one is NaN."""
+    return _larger(builder, *values)
 
 
 @_operation(f32x16, f32x16)
@@ -328,22 +329,31 @@ def scale_by_power(builder: Any, values: Any) -> Any:
     return builder.fmul(values[0], power)
 
 
+def _larger(builder: Any, x: Any, y: Any) -> Any:
+    """One operation of every CPU; LLVM's own maxima care for NaN, and take three."""
+    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+def _folded(builder: Any, vector: Any, fold: Callable[[Any, Any], Any]) -> Any:
+    """One number of all lanes: the upper half onto the lower one, until one is left."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        halves = [ir.Constant(ir.VectorType(I32, width), list(range(first, first + width))) for first in (0, width)]
+        vector = fold(*(builder.shuffle_vector(vector, vector, half) for half in halves))
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
 @_operation(types.float32, f32x16)
 def sum_lanes(builder: Any, values: Any) -> Any:
     """The sum of the lanes, pairwise: halves are folded 8, 4, 2, 1."""
-    vector, width = values[0], LANES
-    while width > 1:
-        width //= 2
-        low = ir.Constant(ir.VectorType(I32, width), list(range(width)))
-        high = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
-        vector = builder.fadd(builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high))
-    return builder.extract_element(vector, ir.Constant(I32, 0))
+    return _folded(builder, values[0], builder.fadd)
 
 
 @_operation(types.float32, f32x16)
 def max_lanes(builder: Any, values: Any) -> Any:
     """The largest lane."""
-    return call_llvm(builder, "llvm.vector.reduce.fmax.v16f32", F32, values[0])
+    return _folded(builder, values[0], partial(_larger, builder))
 
 
 @_operation(f32x16)
