@@ -16,7 +16,7 @@ from numoe.coordinator.step_boundary import StepBoundary
 from numoe.coordinator.step_channel import StepChannel
 from numoe.model.expert_owners import ExpertOwners
 from numoe.model.rebalance import ExpertMove
-from numoe.protos.errors import ServiceError
+from numoe.protos.errors import PlanError, ServiceError
 
 
 class ExpertMover:
@@ -28,12 +28,15 @@ class ExpertMover:
         self._channel, self._actors = channel, actors
         self._boundary, self._step_timeout_seconds = boundary, step_timeout_seconds
 
-    def move(self, move: ExpertMove, owners: ExpertOwners, moved: Callable[[ExpertOwners], None]) -> None:
+    def move(self, move: ExpertMove, owners: ExpertOwners, moved: Callable[[ExpertOwners], None]) -> dict[int, Any]:
         """Make a move in a layer of `owners`; `moved` is told the new ones between two steps.
 
+        Returns the ShardReports of the workers that hold other experts now, by worker.
+
         Raises:
-            ServiceError: a worker died, the target has no room, or no step ends. Unless `moved` was called nothing has
-                changed.
+            PlanError: the target's node has no room.
+            ServiceError: a worker died, or no step ends.
+            Unless `moved` was called nothing has changed.
         """
         after = move.applied(owners)
 
@@ -47,6 +50,9 @@ class ExpertMover:
             self._boundary.run(change, self._step_timeout_seconds)
             if not move.keep:
                 ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
+            changed = [move.source] if move.target is None else [move.source, move.target]
+            reports = ray.get([self._actors[worker].report.remote() for worker in changed])
+            return dict(zip(changed, reports, strict=True))
         except ray.exceptions.RayError as error:
             raise ServiceError(f"a worker was lost while experts moved: {error}") from error
 
@@ -55,5 +61,5 @@ class ExpertMover:
         while count := ray.get(source.copy_expert_out.remote(move.layer, move.expert, first)):
             failed = ray.get(target.copy_expert_in.remote(move.layer, move.expert, first, count))
             if failed:
-                raise ServiceError(failed)
+                raise PlanError(failed)
             first += count

@@ -350,7 +350,8 @@ class RayWorkers:
                 self._plan = replace(self._plan, experts=tuple(experts))  # what a restart will load
 
             timeout = self._settings.workers.step_timeout_seconds
-            ExpertMover(channel, self._actors, self._boundary, timeout).move(move, owners, moved)
+            changed = ExpertMover(channel, self._actors, self._boundary, timeout).move(move, owners, moved)
+            self._reports = [changed.get(worker, report) for worker, report in enumerate(self._reports)]
 
     def placement(self) -> Placement:
         channel, reports, pids = self._channel, self._reports, self._pids

@@ -26,7 +26,7 @@ class WorkerPlacement:
     pid: int | None = None  # None: not started yet, or lost
     weight_bytes: int | None = None  # None: not loaded yet
     kv_bytes: int | None = None  # None: not set aside yet
-    locality: Locality | None = None  # as found when it had loaded; None: not loaded yet
+    locality: Locality | None = None  # as found when it had loaded, and of experts, since; None: not yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Workers(StepExecutor, Protocol):
         """[L, E] tokens routed to each expert since the workers started."""
 
     def move_expert(self, move: ExpertMove) -> None:
-        """Moves one expert between two steps; raises ServiceError where that fails, with the service as before."""
+        """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""
 
 
 class LoadProgress(Protocol):

@@ -22,6 +22,7 @@ from numoe.protos.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NumoeError,
+    PlanError,
     QueueFull,
     RequestCancelled,
     Unavailable,
@@ -39,6 +40,7 @@ _CODES: dict[type[NumoeError], code_pb2.Code] = {
     DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     RequestCancelled: code_pb2.CANCELLED,
     UnsupportedModel: code_pb2.FAILED_PRECONDITION,
+    PlanError: code_pb2.FAILED_PRECONDITION,
     Unavailable: code_pb2.UNAVAILABLE,
     WorkerLost: code_pb2.UNAVAILABLE,
 }

@@ -19,7 +19,7 @@ class Locality:
     vocabulary: NodeBytes  # weights that belong to no layer: embedding and output rows
     kv: NodeBytes
     arena: NodeBytes  # its part of the arena
-    moved_bytes: int  # lay on another node and were moved while loading
+    moved_bytes: int  # lay on another node and were moved, while loading or when an expert came
     threads: int  # of the process
     threads_inside: int  # those that may run on the ordered CPUs only
     problem: str = ""  # what is elsewhere all the same, and was allowed to be

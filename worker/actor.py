@@ -7,7 +7,7 @@ import os
 import ray
 
 from numoe.model.order import WorkerOrder
-from numoe.protos.errors import NumoeError
+from numoe.protos.errors import NumoeError, SetupError
 from numoe.worker.running_shard import RunningShard, ShardReport, end_with
 
 
@@ -32,8 +32,12 @@ class WorkerActor:
             return f"worker {order.worker} found no memory for its shard on NUMA node {node}; use more nodes or less KV"
 
     def report(self) -> ShardReport:
-        """As of now."""
+        """See RunningShard.report."""
         return self._shard.report()
+
+    def recount(self) -> ShardReport:
+        """See RunningShard.recount."""
+        return self._shard.recount()
 
     def copy_expert_out(self, layer: int, expert: int, first: int) -> int:
         """See HeldExperts.copy_out."""
@@ -43,6 +47,8 @@ class WorkerActor:
         """See HeldExperts.copy_in; a text where the node has no room."""
         try:
             self._shard.experts.copy_in(layer, expert, first, count)
+        except SetupError as error:
+            return str(error)
         except MemoryError:
             return f"no memory for expert {expert} of layer {layer} on NUMA node {self._shard.order.shard.node}"
         return None

@@ -2,7 +2,8 @@
 
 An expert's block (arrange.py draws it) is copied through the arena's transfer area, a part at a time: out of it by one
 worker, into it by another. The step finds an expert through the addresses of the tables, and uses them only while the
-arena's expert_holders name this worker; so they are set before that, and cleared after it.
+arena's expert_holders name this worker; so they are set before that, and cleared after it. An expert is held only once
+its pages are known to be where the worker's are to be.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from numoe.model.spec import ModelSpec
 from numoe.worker.arrange import ExpertBlock, expert_block
+from numoe.worker.kept_locality import KeptLocality
 from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate, give_back
+from numoe.worker.pages import range_of
 
 Bytes = NDArray[np.uint8]
 
@@ -23,19 +26,21 @@ Bytes = NDArray[np.uint8]
 class HeldExperts:
     """Moves experts of layers whose experts are whole."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedWeights, transfer: Bytes) -> None:
+    def __init__(self, spec: ModelSpec, loaded: LoadedWeights, transfer: Bytes, locality: KeptLocality) -> None:
         self._tables, self._memory, self._transfer = loaded.arranged.experts, loaded.memory, transfer
+        self._locality = locality
         self._blocks: Sequence[ExpertBlock] = [expert_block(tensors, spec) for tensors in spec.layer_tensors]
         self._arrived: dict[tuple[int, int], Bytes] = {}
         self._arriving: dict[tuple[int, int], Bytes] = {}
+        self._given_back = 0
 
     @property
-    def arrived_bytes(self) -> int:
-        """Memory of experts that came after loading."""
-        return sum(block.size for block in self._arrived.values())
+    def bytes(self) -> int:
+        """Memory of experts that came after loading, less what was given back of those loaded."""
+        return sum(block.size for block in self._arrived.values()) - self._given_back
 
     def arrived_in(self, layer: int) -> list[Bytes]:
-        """The memory of those of a layer."""
+        """The memory of those of a layer that came after loading."""
         return [block for (own, _), block in self._arrived.items() if own == layer]
 
     def copy_out(self, layer: int, expert: int, first: int) -> int:
@@ -49,6 +54,7 @@ class HeldExperts:
 
         Raises:
             MemoryError: the node has no room for it.
+            SetupError: its pages came to be on another node, and cannot be moved.
         """
         size = self._blocks[layer].bytes
         if first == 0:
@@ -56,15 +62,20 @@ class HeldExperts:
         block = self._arriving[layer, expert]
         block[first : first + count] = self._transfer[:count]
         if first + count == size:
-            self._arrived[layer, expert] = self._arriving.pop((layer, expert))
+            del self._arriving[layer, expert]
+            self._locality.arrive(layer, expert, range_of(block))
+            self._arrived[layer, expert] = block
             self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)
 
     def drop(self, layer: int, expert: int) -> None:
         """Give the memory of an expert back; no step may use it any more."""
         block = self._block(layer, expert)
         self._tables[layer, :, expert] = 0
-        if self._arrived.pop((layer, expert), None) is None:
-            give_back(block)  # a part of what was loaded at once
+        if self._arrived.pop((layer, expert), None) is not None:
+            self._locality.leave(layer, expert)
+        else:  # a part of what was loaded at once
+            with self._locality.changing(layer, range_of(block)):
+                self._given_back += give_back(block)
 
     def _block(self, layer: int, expert: int) -> Bytes:
         if (layer, expert) in self._arrived:

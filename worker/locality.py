@@ -3,6 +3,7 @@
 Guarantees: a worker whose locality is verified has every written byte of its weights, its KV cache and its part of the
 arena on its node, and every thread of its process within its CPUs, as the kernel told after they were loaded.
 Not guaranteed: that they stay. A process that is bound keeps them, unless somebody with the right to do so moves them.
+Experts that come later are counted by kept_locality.py.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def look(memory: ShardMemory, shard: Shard) -> Locality:
         if error.errno not in REFUSED:
             raise
         found = Locality(binding, False, tuple({} for _ in memory.layers), {}, {}, {}, 0, threads, inside)
-    return replace(found, problem=_problem(found, shard) if binding != NONE else "")
+    return replace(found, problem=problem_of(found, shard))
 
 
 def settle(memory: ShardMemory, shard: Shard, allow_remote: bool) -> Locality:
@@ -106,8 +107,10 @@ def _elsewhere(found: Locality, node: int) -> int:
     return sum(count for where, count in parts.items() if where != node)
 
 
-def _problem(found: Locality, shard: Shard) -> str:
-    """What is not as ordered, for people; empty where nothing is."""
+def problem_of(found: Locality, shard: Shard) -> str:
+    """What is not as ordered, for people; empty where nothing is, or the process is not bound."""
+    if found.binding == NONE:
+        return ""
     parts = {"weights": found.weights, "KV cache": found.kv, "its part of the arena": found.arena}
     remote = [
         f"{sum(part.values()):,} bytes of {name} ({_nodes(part)})"

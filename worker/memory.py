@@ -22,12 +22,14 @@ def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge
     return whole[skip : skip + size]
 
 
-def give_back(part: NDArray[np.uint8]) -> None:
-    """Return the whole pages of a part of `allocate`d memory to the system; what it held is gone."""
+def give_back(part: NDArray[np.uint8]) -> int:
+    """Return the whole pages of a part of `allocate`d memory to the system, and say how many bytes they are."""
     first = -(-part.ctypes.data // _PAGE) * _PAGE
     last = (part.ctypes.data + part.size) // _PAGE * _PAGE
-    if last > first:
-        _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    if last <= first:
+        return 0
+    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    return last - first
 
 
 def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]

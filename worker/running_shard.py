@@ -6,7 +6,7 @@ import os
 import select
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from numoe.protos.arena import FAILED, LOADING, PAGE, READY
 from numoe.protos.locality import Locality
 from numoe.worker.arrange import arrange
 from numoe.worker.held_experts import HeldExperts
+from numoe.worker.kept_locality import KeptLocality
 from numoe.worker.loader import load_weights
 from numoe.worker.locality import ShardMemory, look, settle
 from numoe.worker.memory import allocate, map_arena
@@ -75,7 +76,6 @@ class RunningShard:
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(order)
         threads = len(set(shard.cpus))
         self._weights = load_weights(order.spec, shard, arranged, threads, self._count)
-        self.experts = HeldExperts(order.spec, self._weights, self._layout.view(self._arena, "transfer"))
         self._kv = allocate(kv_bytes(order))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]
@@ -92,30 +92,39 @@ class RunningShard:
             self._fail,
         )
         self._team.start()
-        locality = settle(self._memory(), shard, order.allow_remote_memory)
+        found = settle(self._loaded_memory(), shard, order.allow_remote_memory)
+        self._locality = KeptLocality(found, shard, order.allow_remote_memory)
+        transfer = self._layout.view(self._arena, "transfer")
+        self.experts = HeldExperts(order.spec, self._weights, transfer, self._locality)
         self._state[0] = READY
-        return self._report(locality)
+        return self.report()
 
     def report(self) -> ShardReport:
-        """As of now, memory and threads as the kernel tells them."""
-        return self._report(look(self._memory(), self.order.shard))
+        """As it was loaded, and as its experts came and went since."""
+        return self._report(self._locality.now())
+
+    def recount(self) -> ShardReport:
+        """As the kernel tells it now of every page: 0.1 s per GiB. No expert may come or go meanwhile."""
+        loaded = self._loaded_memory()
+        layers = [
+            [*parts, *(range_of(block) for block in self.experts.arrived_in(layer))]
+            for layer, parts in enumerate(loaded.layers)
+        ]
+        return self._report(look(replace(loaded, layers=layers), self.order.shard))
 
     def _report(self, locality: Locality) -> ShardReport:
         return ShardReport(
             pid=os.getpid(),
-            weight_bytes=self._weights.memory.size + self.experts.arrived_bytes,
+            weight_bytes=self._weights.memory.size + self.experts.bytes,
             kv_bytes=self._kv.size,
             locality=locality,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
         )
 
-    def _memory(self) -> ShardMemory:
-        weights, layers = self._weights, range(self.order.spec.layers)
+    def _loaded_memory(self) -> ShardMemory:
+        weights = self._weights
         return ShardMemory(
-            layers=[
-                [range_of(part) for part in (weights.layer_memory(layer), *self.experts.arrived_in(layer))]
-                for layer in layers
-            ],
+            layers=[[range_of(weights.layer_memory(layer))] for layer in range(self.order.spec.layers)],
             vocabulary=[range_of(weights.vocabulary_memory)],
             kv=range_of(self._kv),
             arena=range_of(self._part),

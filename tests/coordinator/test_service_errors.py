@@ -16,6 +16,7 @@ from numoe.protos.errors import (
     InvalidRequest,
     ModelFileError,
     NumoeError,
+    PlanError,
     QueueFull,
     RequestCancelled,
     Unavailable,
@@ -53,6 +54,7 @@ ERRORS: tuple[tuple[NumoeError, grpc.StatusCode], ...] = (
     (DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (RequestCancelled("gone"), grpc.StatusCode.CANCELLED),
     (UnsupportedModel("no template"), grpc.StatusCode.FAILED_PRECONDITION),
+    (PlanError("no room"), grpc.StatusCode.FAILED_PRECONDITION),
     (Unavailable("loading"), grpc.StatusCode.UNAVAILABLE),
     (WorkerLost("died"), grpc.StatusCode.UNAVAILABLE),
 )

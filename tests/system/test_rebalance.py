@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from numoe.coordinator.config import EngineSettings
 from numoe.model.expert_owners import share_experts
@@ -17,7 +18,8 @@ from numoe.model.plan_file import to_toml
 from numoe.model.rebalance import ExpertMove
 from numoe.model.spec import TensorType
 from numoe.v1 import placement_pb2, placement_pb2_grpc
-from tests.system.clients import SERVE_FLAGS, SHAPE, ask, connected
+from numoe.worker.arrange import PAGE, expert_block
+from tests.system.clients import SERVE_FLAGS, SHAPE, Client, ask, connected
 from tests.system.conftest import ModelOf
 from tests.system.groups import RecordedWorkers, WorkerProcesses, plan_of
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, run_alone, run_together
@@ -90,6 +92,35 @@ async def test_all_experts_can_leave_a_worker_and_come_back(processes: WorkerPro
     assert await run_alone(recorded, model, ENGINE) == expected
 
 
+def layer_bytes(recorded: RecordedWorkers) -> list[int]:
+    """Of all layers, by worker, as the placement tells."""
+    found = [worker.locality for worker in recorded.workers.placement().workers]
+    return [sum(count for layer in one.layers for count in layer.values()) for one in found if one]
+
+
+async def test_what_the_placement_tells_is_what_every_page_says(processes: WorkerProcesses, model_of: ModelOf) -> None:
+    model = model_of(MODEL)
+    owners = (share_experts([1.0] * MODEL.experts, 2),) * MODEL.layers
+    recorded = processes.load(model, 2, 1, ENGINE, owners)
+    before, weights = layer_bytes(recorded), [worker.weight_bytes for worker in recorded.workers.placement().workers]
+    size = expert_block(model.spec.layer_tensors[0], model.spec).bytes
+    there, back = ExpertMove(0, 5, 1, 0, keep=True), ExpertMove(0, 0, 0, 1)
+    for move in (there, back, ExpertMove(0, 5, 1, None), ExpertMove(1, 3, 1, 0)):
+        recorded.workers.move_expert(move)
+    whole_pages = size // PAGE * PAGE
+    changes = [2 * size - whole_pages, size - 2 * whole_pages]  # two came to worker 0, and one left; one and two
+    assert layer_bytes(recorded) == [bytes_ + change for bytes_, change in zip(before, changes, strict=True)]
+    told = recorded.workers.placement().workers
+    assert [worker.weight_bytes for worker in told] == [
+        (bytes_ or 0) + change for bytes_, change in zip(weights, changes, strict=True)
+    ]
+    for worker, actor in zip(told, processes.actors, strict=False):
+        seen = ray.get(actor.recount.remote())
+        assert worker.locality is not None
+        assert worker.locality.layers == seen.locality.layers
+        assert worker.weight_bytes == seen.weight_bytes
+
+
 @pytest.fixture(scope="module")
 def server(served_model: Path) -> Iterator[ServeProcess]:
     """A service whose experts are whole."""
@@ -116,16 +147,33 @@ def rebalance(server: ServeProcess, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+async def placement_of(client: Client) -> placement_pb2.GetPlacementResponse:
+    stub = placement_pb2_grpc.PlacementServiceStub(client.channel)
+    answer = await stub.GetPlacement(placement_pb2.GetPlacementRequest())
+    assert isinstance(answer, placement_pb2.GetPlacementResponse)
+    return answer
+
+
+def bytes_by_layer(worker: placement_pb2.WorkerPlacement) -> list[int]:
+    """[L] on all nodes."""
+    return [sum(at.bytes for at in layer.nodes) for layer in worker.locality.layers]
+
+
 async def test_a_drained_worker_is_left_by_all_its_experts_and_answers_stay(server: ServeProcess) -> None:
     async with connected(server.address) as client:
+        loaded = [bytes_by_layer(worker) for worker in (await placement_of(client)).workers]
         before = await client.tokens(ask(20))
         done = await asyncio.to_thread(rebalance, server, "--drain", "1")
         assert done.returncode == 0, done.stderr
         half = SHAPE.layers * (SHAPE.experts // 2)
         assert done.stdout == f"{half} experts moved\n"
-        placement = await placement_pb2_grpc.PlacementServiceStub(client.channel).GetPlacement(
-            placement_pb2.GetPlacementRequest()
-        )
+        placement = await placement_of(client)
+        size = expert_block(tiny_spec(SHAPE).layer_tensors[0], tiny_spec(SHAPE)).bytes
+        moved = SHAPE.experts // 2
+        assert [bytes_by_layer(worker) for worker in placement.workers] == [
+            [count + moved * size for count in loaded[0]],
+            [count - moved * (size // PAGE * PAGE) for count in loaded[1]],  # the rest of a last page stays
+        ]
         held = [{tuple(some.experts) for some in worker.experts} for worker in placement.workers]
         assert held == [{tuple(range(SHAPE.experts))}, {()}]
         assert await client.tokens(ask(20)) == before

@@ -17,7 +17,7 @@ from numoe.worker.running_shard import RunningShard, end_with
 
 def answer_to(order: WorkerOrder | None, shards: list[RunningShard]) -> Locality | str:
     if order is None:
-        return shards[-1].report().locality
+        return shards[-1].recount().locality
     if not shards:
         end_with(order.coordinator)
     shards.append(RunningShard(order))
