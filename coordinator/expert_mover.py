@@ -16,7 +16,7 @@ from numoe.coordinator.step_boundary import StepBoundary
 from numoe.coordinator.step_channel import StepChannel
 from numoe.model.expert_owners import ExpertOwners
 from numoe.model.rebalance import ExpertMove
-from numoe.protos.errors import PlanError, ServiceError
+from numoe.protos.errors import PlanError, ServiceError, Unavailable
 
 
 class ExpertMover:
@@ -34,10 +34,15 @@ class ExpertMover:
         Returns the ShardReports of the workers that hold other experts now, by worker.
 
         Raises:
+            Unavailable: the layer's experts are held by others than when the move was planned.
             PlanError: the target's node has no room.
             ServiceError: a worker died, or no step ends.
             Unless `moved` was called nothing has changed.
         """
+        if not move.possible(owners):
+            raise Unavailable(
+                f"expert {move.expert} of layer {move.layer} was moved by somebody else meanwhile; rebalance again"
+            )
         after = move.applied(owners)
 
         def change() -> None:

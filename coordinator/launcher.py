@@ -324,10 +324,11 @@ class RayWorkers:
             if not select.select([watched], [], [], END_SECONDS)[0]:
                 _log.error("worker_outlives_kill", worker=worker, pid=self._pids[worker])
             os.close(watched)
-        if self._channel is not None:
-            self._channel.close()
-        self._channel, self._group = None, None
-        self._actors, self._pids, self._watched, self._reports = [], [], [], []
+        with self._moving:  # a move that was under way has failed by now, and must not be taken for the next group's
+            if self._channel is not None:
+                self._channel.close()
+            self._channel, self._group = None, None
+            self._actors, self._pids, self._watched, self._reports = [], [], [], []
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self._plan.experts
@@ -340,7 +341,7 @@ class RayWorkers:
     def move_expert(self, move: ExpertMove) -> None:
         with self._moving:
             channel, owners = self._channel, self._plan.experts[move.layer]
-            if channel is None or not self._actors:
+            if channel is None or not self._reports:  # a group that loads has its orders already
                 raise Unavailable("the workers are being restarted; try again in a few seconds")
             assert owners is not None, move
 

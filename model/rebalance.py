@@ -25,6 +25,12 @@ class ExpertMove:
     target: int | None
     keep: bool = False  # the source keeps its own: the target's is a replica
 
+    def possible(self, owners: ExpertOwners) -> bool:
+        """Whether the layer's experts are still held so that it can be made, and somebody holds this one afterwards."""
+        holders = owners.workers[self.expert]
+        here = self.source in holders
+        return here and (len(holders) > 1 if self.target is None else self.target not in holders)
+
     def applied(self, owners: ExpertOwners) -> ExpertOwners:
         """Who holds the layer's experts afterwards."""
         holders = set(owners.workers[self.expert])

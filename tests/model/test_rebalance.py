@@ -42,9 +42,8 @@ def applied(moves: list[ExpertMove], experts: list[ExpertOwners | None], room: l
     for move in moves:
         owners = after[move.layer]
         assert owners is not None
-        assert move.source in owners.workers[move.expert]
+        assert move.possible(owners)
         if move.target is not None:
-            assert move.target not in owners.workers[move.expert]
             assert left[move.target] >= SIZE
             left[move.target] -= SIZE
         if not move.keep:
@@ -112,6 +111,23 @@ def test_a_drained_worker_holds_nothing_or_the_missing_bytes_are_named(
         return
     for owners in applied(drain(worker, experts, loads, [SIZE] * len(experts), room), experts, room):
         assert owners is None or not owners.held_by(worker)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        ExpertMove(0, 0, 1, 0),  # the source does not hold it
+        ExpertMove(0, 1, 0, 1),  # the target does
+        ExpertMove(0, 0, 0, None),  # nobody would hold it
+        ExpertMove(0, 0, 1, None),
+    ],
+)
+def test_a_move_for_other_holders_is_not_possible(move: ExpertMove) -> None:
+    assert not move.possible(ExpertOwners(((0,), (0, 1))))
+
+
+def test_a_replica_can_be_given_up() -> None:
+    assert ExpertMove(0, 1, 0, None).possible(ExpertOwners(((0,), (0, 1))))
 
 
 def test_what_is_missing_is_told_in_bytes() -> None:

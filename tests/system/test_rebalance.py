@@ -17,6 +17,7 @@ from numoe.model.expert_owners import share_experts
 from numoe.model.plan_file import to_toml
 from numoe.model.rebalance import ExpertMove
 from numoe.model.spec import TensorType
+from numoe.protos.errors import Unavailable
 from numoe.v1 import placement_pb2, placement_pb2_grpc
 from numoe.worker.arrange import PAGE, expert_block
 from tests.system.clients import SERVE_FLAGS, SHAPE, Client, ask, connected
@@ -119,6 +120,22 @@ async def test_what_the_placement_tells_is_what_every_page_says(processes: Worke
         assert worker.locality is not None
         assert worker.locality.layers == seen.locality.layers
         assert worker.weight_bytes == seen.weight_bytes
+
+
+async def test_a_move_that_was_planned_for_other_holders_is_refused(
+    processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model = model_of(MODEL)
+    expected = await run_alone(processes.load(model, 1, 1, ENGINE), model, ENGINE)
+    owners = (share_experts([1.0] * MODEL.experts, 2),) * MODEL.layers
+    recorded = processes.load(model, 2, 1, ENGINE, owners)
+    recorded.workers.move_expert(ExpertMove(0, 5, 1, 0, keep=True))
+    now = recorded.workers.experts()
+    for late in (ExpertMove(0, 5, 1, 0), ExpertMove(0, 4, 0, 1), ExpertMove(0, 4, 1, None)):
+        with pytest.raises(Unavailable, match=f"^expert {late.expert} of layer 0 was moved by somebody else meanwhile"):
+            recorded.workers.move_expert(late)
+    assert recorded.workers.experts() == now
+    assert await run_alone(recorded, model, ENGINE) == expected
 
 
 @pytest.fixture(scope="module")
