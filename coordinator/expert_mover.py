@@ -49,22 +49,24 @@ class ExpertMover:
             self._channel.share_experts(move.layer, after)
             moved(after)
 
+        reports: dict[int, Any] = {}
         try:
             if move.target is not None:
-                self._copy(move, self._actors[move.source], self._actors[move.target])
+                reports[move.target] = self._copy(move, self._actors[move.source], self._actors[move.target])
             self._boundary.run(change, self._step_timeout_seconds)
             if not move.keep:
-                ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
-            changed = [move.source] if move.target is None else [move.source, move.target]
-            reports = ray.get([self._actors[worker].report.remote() for worker in changed])
-            return dict(zip(changed, reports, strict=True))
+                reports[move.source] = ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
         except ray.exceptions.RayError as error:
             raise ServiceError(f"a worker was lost while experts moved: {error}") from error
+        return reports
 
-    def _copy(self, move: ExpertMove, source: Any, target: Any) -> None:
-        first = 0
-        while count := ray.get(source.copy_expert_out.remote(move.layer, move.expert, first)):
-            failed = ray.get(target.copy_expert_in.remote(move.layer, move.expert, first, count))
-            if failed:
-                raise PlanError(failed)
+    def _copy(self, move: ExpertMove, source: Any, target: Any) -> Any:
+        """The target's report once it has the expert."""
+        first, held = 0, None
+        while held is None:
+            count = ray.get(source.copy_expert_out.remote(move.layer, move.expert, first))
+            held = ray.get(target.copy_expert_in.remote(move.layer, move.expert, first, count))
             first += count
+        if isinstance(held, str):
+            raise PlanError(held)
+        return held

@@ -44,13 +44,13 @@ class HeldExperts:
         return [block for (own, _), block in self._arrived.items() if own == layer]
 
     def copy_out(self, layer: int, expert: int, first: int) -> int:
-        """Put a held expert's bytes from `first` on into the transfer area; returns how many, 0 past its end."""
+        """Put a held expert's bytes from `first` on into the transfer area, as many as fit; returns how many."""
         part = self._block(layer, expert)[first : first + self._transfer.size]
         self._transfer[: part.size] = part
         return part.size
 
-    def copy_in(self, layer: int, expert: int, first: int, count: int) -> None:
-        """Take `count` bytes of an expert from the transfer area; with the last of them it is held.
+    def copy_in(self, layer: int, expert: int, first: int, count: int) -> bool:
+        """Take `count` bytes of an expert from the transfer area; whether they were the last, and it is held now.
 
         Raises:
             MemoryError: the node has no room for it.
@@ -61,11 +61,13 @@ class HeldExperts:
             self._arriving[layer, expert] = allocate(size)
         block = self._arriving[layer, expert]
         block[first : first + count] = self._transfer[:count]
-        if first + count == size:
-            del self._arriving[layer, expert]
-            self._locality.arrive(layer, expert, range_of(block))
-            self._arrived[layer, expert] = block
-            self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)
+        if first + count < size:
+            return False
+        del self._arriving[layer, expert]
+        self._locality.arrive(layer, expert, range_of(block))
+        self._arrived[layer, expert] = block
+        self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)
+        return True
 
     def drop(self, layer: int, expert: int) -> None:
         """Give the memory of an expert back; no step may use it any more."""

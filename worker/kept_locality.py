@@ -16,7 +16,7 @@ from dataclasses import replace
 from numoe.model.plan import Shard
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality, NodeBytes, total
-from numoe.worker.locality import NONE, SETTING, problem_of, thread_cpus
+from numoe.worker.locality import NONE, SETTING, problem_of
 from numoe.worker.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 
@@ -29,13 +29,11 @@ class KeptLocality:
         self._arrived: dict[tuple[int, int], NodeBytes] = {}  # by layer and expert
 
     def now(self) -> Locality:
-        """Memory as of the last change, threads as the kernel tells them now."""
+        """Memory as of the last change, threads as of loading."""
         layers = [dict(+counted) for counted in self._loaded]
         for (layer, _), counted in self._arrived.items():
             layers[layer] = dict(total((layers[layer], counted)))
-        masks = thread_cpus()
-        inside = sum(cpus <= set(self._shard.cpus) for cpus in masks)
-        found = replace(self._found, layers=tuple(layers), threads=len(masks), threads_inside=inside)
+        found = replace(self._found, layers=tuple(layers))
         return replace(found, problem=problem_of(found, self._shard))
 
     def arrive(self, layer: int, expert: int, block: MemoryRange) -> None:

@@ -80,9 +80,11 @@ def workers(tmp_path: Path) -> list[Worker]:
 
 
 def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPERT) -> None:
-    first = 0
-    while count := source.experts.copy_out(layer, expert, first):
-        target.experts.copy_in(layer, expert, first, count)
+    first = count = source.experts.copy_out(layer, expert, 0)
+    held = target.experts.copy_in(layer, expert, 0, count)
+    while not held:
+        count = source.experts.copy_out(layer, expert, first)
+        held = target.experts.copy_in(layer, expert, first, count)
         first += count
 
 
