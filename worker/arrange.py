@@ -166,8 +166,9 @@ class _Arranger:
 
     def experts_of(self, layer: int, held: Sequence[int], *, apart: bool) -> None:
         """The experts of the layer arranged last: all matrix by matrix, or each `apart` from the others."""
-        for some in [(expert,) for expert in held] if apart else [held]:
-            if apart:
+        blocks: list[Sequence[int]] = [(expert,) for expert in held] if apart else [held]
+        for some in blocks or [()]:  # the records are filled without any, as experts may come
+            if apart and some:
                 self.used = -(-self.used // PAGE) * PAGE
             for names in (("gate", "up"), ("down",)):
                 records = [self.layers[layer][name] for name in names]

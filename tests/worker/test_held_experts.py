@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.model.expert_owners import share_experts
+from numoe.kernels.records import MATRIX
+from numoe.model.expert_owners import ExpertOwners, share_experts
 from numoe.model.plan import ShardPlan
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
 from numoe.worker import kept_locality
+from numoe.worker.arrange import EXPERT as EXPERT_MATRICES
 from numoe.worker.arrange import PAGE, arrange, expert_block
 from numoe.worker.held_experts import HeldExperts
 from numoe.worker.kept_locality import KeptLocality
@@ -67,16 +69,20 @@ class Worker:
         return sum(self.kept.now().layers[layer].values())
 
 
-@pytest.fixture
-def workers(tmp_path: Path) -> list[Worker]:
-    """Two that hold half of the experts each."""
-    path = tmp_path / "tiny.gguf"
+def two_workers(folder: Path, owners: ExpertOwners) -> list[Worker]:
+    """Of a model whose layers' experts all have the same owners."""
+    path = folder / "tiny.gguf"
     write_tiny_model(path, SHAPE)
     spec = read_spec(path)
-    owners = share_experts([1.0] * SHAPE.experts, 2)
     plan = replace(even_plan(spec, [(0,), (0,)]), experts=(owners,) * SHAPE.layers)
     transfer = np.zeros(TRANSFER_BYTES, np.uint8)
     return [Worker(spec, plan, number, transfer) for number in range(2)]
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> list[Worker]:
+    """Two that hold half of the experts each."""
+    return two_workers(tmp_path, share_experts([1.0] * SHAPE.experts, 2))
 
 
 def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPERT) -> None:
@@ -120,6 +126,16 @@ def test_an_expert_that_comes_back_and_goes_again_leaves_nothing(workers: list[W
     copy(second, first)
     second.experts.drop(LAYER, EXPERT)
     assert second.kept.now().layers == gone
+
+
+def test_a_worker_that_was_loaded_without_experts_can_compute_those_that_come(tmp_path: Path) -> None:
+    none, all_ = two_workers(tmp_path, ExpertOwners(((1,),) * SHAPE.experts))
+    copy(all_, none)
+    for name in EXPERT_MATRICES:
+        here, there = (worker.weights.arranged.layers[LAYER][name] for worker in (none, all_))
+        assert here["experts"] == none.weights.arranged.experts[LAYER, EXPERT_MATRICES.index(name)].ctypes.data
+        fields = [field for field in MATRIX.names or () if field != "experts"]
+        assert [here[field] for field in fields] == [there[field] for field in fields]
 
 
 def test_an_expert_that_is_copied_twice_counts_once(workers: list[Worker]) -> None:
