@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from traceback import clear_frames
 from typing import Any, TypeAlias
 
 import grpc
@@ -70,7 +71,18 @@ async def _watched(method: str, context: Context) -> AsyncIterator[None]:
     except Exception as error:
         status = status_of(error)
         code = code_pb2.Code.Name(status.code)
+        _clear_frames(error)
         await context.abort_with_status(grpc_status(status))
     finally:
         seconds = round(time.monotonic() - started, 3)
         _log.info("call", method=method.removeprefix(PACKAGE), code=code, seconds=seconds, peer=peer)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """gRPC keeps the error of an aborted call until the next call comes; what its frames hold must not wait for that.
+
+    The arena of a lost group, for one, in whose workers experts were being moved.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

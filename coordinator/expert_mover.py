@@ -16,7 +16,7 @@ from numoe.coordinator.step_boundary import StepBoundary
 from numoe.coordinator.step_channel import StepChannel
 from numoe.model.expert_owners import ExpertOwners
 from numoe.model.rebalance import ExpertMove
-from numoe.protos.errors import PlanError, ServiceError, Unavailable
+from numoe.protos.errors import PlanError, Unavailable, WorkerLost
 
 
 class ExpertMover:
@@ -36,7 +36,8 @@ class ExpertMover:
         Raises:
             Unavailable: the layer's experts are held by others than when the move was planned.
             PlanError: the target's node has no room.
-            ServiceError: a worker died, or no step ends.
+            WorkerLost: a worker died.
+            ServiceError: no step ends.
             Unless `moved` was called nothing has changed.
         """
         if not move.possible(owners):
@@ -57,7 +58,10 @@ class ExpertMover:
             if not move.keep:
                 reports[move.source] = ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
         except ray.exceptions.RayError as error:
-            raise ServiceError(f"a worker was lost while experts moved: {error}") from error
+            raise WorkerLost(
+                f"a worker ended before expert {move.expert} of layer {move.layer} had left worker {move.source}; "
+                "rebalance again once all are back"
+            ) from error
         return reports
 
     def _copy(self, move: ExpertMove, source: Any, target: Any) -> Any:
