@@ -1,4 +1,4 @@
-"""Which processor the machine has, as far as its name decides what firmware can be set to."""
+"""Which processor the machine has, as far as that decides what firmware can be set to and how fast its cores are."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ class Processor:
     vendor: str = ""  # GenuineIntel, AuthenticAMD
     family: int = 0
     model: int = 0
+    vnni: bool = False  # AVX-512 VNNI: products of bytes and their sum in one instruction
     virtual: bool = False  # a hypervisor stands between: its nodes and cores need not be the machine's
 
 
 def read_processor(root: Path) -> Processor:
     lines = labelled_lines(read_text(root / "proc/cpuinfo").partition("\n\n")[0])
+    flags = lines.get("flags", "").split()
     return Processor(
         name=" ".join(lines.get("model name", "").split()),
         vendor=lines.get("vendor_id", ""),
         family=_number(lines.get("cpu family", "")),
         model=_number(lines.get("model", "")),
-        virtual="hypervisor" in lines.get("flags", "").split(),
+        vnni="avx512_vnni" in flags,
+        virtual="hypervisor" in flags,
     )
 
 

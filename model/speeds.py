@@ -16,9 +16,10 @@ GIGA = 1e9
 # 105 GB/s), small machines more per core, and no node more than its memory channels give.
 GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
 REFERENCE_PEAK = 1e12  # integer operations per second of the core that STREAM_RATES was measured on
-# Of other cores, by vendor, family and model of the processor. Skylake-SP's AVX-512 has no VNNI: three instructions for
-# one, two a cycle, at 1.9 GHz when all cores use them (calculated; Cascade Lake, of the same number, has more).
-OTHER_PEAKS = MappingProxyType({("GenuineIntel", 6, 85): 0.16e12})
+# Of other cores, by vendor, family and model of the processor, and whether it has VNNI. Skylake-SP has none: three
+# instructions for one, two a cycle, at 1.9 GHz when all cores use them. Cascade Lake, which came with it under the same
+# number, needs one. Both calculated.
+OTHER_PEAKS = MappingProxyType({("GenuineIntel", 6, 85, False): 0.16e12, ("GenuineIntel", 6, 85, True): 0.49e12})
 
 # Bytes per second at which one core computes with one column of activations from its caches, at REFERENCE_PEAK: a
 # worker streams no faster than its cores compute. Measured on a Zen 5 core with AVX-512 VNNI; those marked * were not,
@@ -87,9 +88,10 @@ def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
 
 
 def _peak(topology: Topology) -> float:
-    """Operations per second of one core, as far as the processor's name tells."""
+    """Operations per second of one core, as far as the processor's name and flags tell."""
     processor = topology.processor
-    return OTHER_PEAKS.get((processor.vendor, processor.family, processor.model), REFERENCE_PEAK)
+    known = (processor.vendor, processor.family, processor.model, processor.vnni)
+    return OTHER_PEAKS.get(known, REFERENCE_PEAK)
 
 
 def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:

@@ -33,9 +33,14 @@ class Chip:
     level2_kib: int
     level3_kib: int
     cores_per_level3: int = 0  # 0: one for the package
+    flags: str = "fpu vme sse2 avx2"
 
 
 XEON_6138 = Chip("Intel(R) Xeon(R) Gold 6138 CPU @ 2.00GHz", "GenuineIntel", 6, 85, 32, 1024, 28160)
+XEON_6238 = Chip(
+    "Intel(R) Xeon(R) Gold 6238 CPU @ 2.10GHz", "GenuineIntel", 6, 85, 32, 1024, 30976,
+    flags="fpu vme sse2 avx2 avx512f avx512bw avx512vl avx512_vnni",
+)  # fmt: skip
 XEON_8480 = Chip("Intel(R) Xeon(R) Platinum 8480+", "GenuineIntel", 6, 143, 32, 2048, 107520)
 EPYC_9354 = Chip("AMD EPYC 9354 32-Core Processor", "AuthenticAMD", 25, 17, 32, 1024, 32768, cores_per_level3=4)
 EPYC_9755 = Chip("AMD EPYC 9755 128-Core Processor", "AuthenticAMD", 26, 2, 48, 1024, 32768, cores_per_level3=8)
@@ -236,6 +241,6 @@ def _write_kernel(root: Path, machine: Machine) -> None:
         ("model\t", chip.model),
         ("model name", chip.name),
     )
-    block = "".join(f"{name}\t: {value}\n" for name, value in (*named, ("flags\t", "fpu vme sse2 avx2")))
+    block = "".join(f"{name}\t: {value}\n" for name, value in (*named, ("flags\t", chip.flags)))
     cpus = range(machine.cores * machine.threads_per_core)
     write(root, "proc/cpuinfo", "".join(f"processor\t: {cpu}\n{block}\n" for cpu in cpus))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,18 @@ from numoe.model.plan import PlanOptions, ShardPlan, plan
 from numoe.model.plan_size import shard_bytes
 from numoe.model.processor import Processor
 from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
-from numoe.model.speeds import GIGA, STREAM_RATES, Speeds, guessed_speeds, measured_speeds, told_speeds
-from numoe.model.topology import Topology
+from numoe.model.speeds import (
+    GIGA,
+    REFERENCE_PEAK,
+    STREAM_RATES,
+    Speeds,
+    guessed_speeds,
+    measured_speeds,
+    told_speeds,
+)
+from numoe.model.topology import Topology, read_topology
 from numoe.protos.errors import PlanError
+from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
 from tests.model.test_plan import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -152,9 +162,21 @@ def test_what_was_measured_counts_and_nodes_without_a_figure_are_guessed() -> No
     assert "measured" in found.source
 
 
-def test_cores_without_fused_integer_products_are_known_by_their_number() -> None:
-    old = replace(TWO_NODES, processor=Processor("", "GenuineIntel", 6, 85))
-    assert guessed_speeds(old).integer_peak < 0.2 * guessed_speeds(TWO_NODES).integer_peak
+def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_path: Path) -> None:
+    """Skylake-SP and Cascade Lake have one number; only one of them has VNNI."""
+    machines = [replace(TWO_XEON_6138, chip=chip) for chip in (XEON_6138, XEON_6238)]
+    seen = [read_topology(write_machine(tmp_path / str(number), one)) for number, one in enumerate(machines)]
+    assert {topology.processor.model for topology in seen} == {85}
+    skylake, cascade_lake = (guessed_speeds(topology).integer_peak for topology in seen)
+    assert skylake < 0.2 * REFERENCE_PEAK
+    assert cascade_lake == pytest.approx(3 * skylake, rel=0.05)  # three instructions for one
+    assert told_speeds(seen[1], [90.0]).integer_peak == cascade_lake
+
+
+def test_other_cores_are_taken_for_the_ones_that_were_measured_whatever_their_flags() -> None:
+    for vnni in (False, True):
+        other = replace(TWO_NODES, processor=Processor("", "AuthenticAMD", 26, 2, vnni=vnni))
+        assert guessed_speeds(other).integer_peak == REFERENCE_PEAK
 
 
 @pytest.mark.parametrize("told", [[], [1.0, 2.0, 3.0], [0.0], [-1.0, 2.0]])
