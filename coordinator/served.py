@@ -16,6 +16,7 @@ from numoe.coordinator.planning import planned
 from numoe.coordinator.requests import RequestLimits
 from numoe.model.architectures import model_spec
 from numoe.model.chat_template import ChatTemplate
+from numoe.model.doctor_process import cpu_quota, quota_cost, quota_remedy
 from numoe.model.gguf import open_gguf
 from numoe.model.plan import ShardPlan
 from numoe.model.plan_size import check_placement
@@ -95,4 +96,18 @@ def shard_plan(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     shards = planned(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
     check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
+    warn_of_quota(shards, Path("/"))
     return shards
+
+
+def warn_of_quota(shards: ShardPlan, root: Path) -> None:
+    """Log that the process may not use the plan's cores all the time."""
+    quota, cores = cpu_quota(root), len({cpu for shard in shards.shards for cpu in shard.cpus})
+    if quota is not None and quota < cores:
+        _log.warning(
+            "cpu_quota_too_small",
+            found=f"a cgroup quota of {quota:g} CPUs",
+            expected=f"none, or at least {cores}, as many as the workers compute on",
+            cost=quota_cost(quota, cores),
+            mend=quota_remedy(quota),
+        )

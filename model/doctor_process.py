@@ -55,26 +55,45 @@ def memory_limit(root: Path) -> tuple[int, int] | None:
 def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
     """CPU time that runs out in every period."""
     subject, cores = "cgroup CPU time", sum(len(node.cores) for node in topology.nodes)
-    quotas = [quota for folder in _cgroup_folders(root, "cpu") if (quota := _cpu_quota(folder)) is not None]
-    if not quotas:
+    quota = cpu_quota(root)
+    if quota is None:
         yield Finding("ok", subject, "no quota")
-    elif min(quotas) < cores:
+    elif quota < cores:
         yield Finding(
             "problem",
             subject,
-            f"a quota of {min(quotas):g} CPUs for {cores} cores",
-            "when it is used up all threads stand still until the next period, 100 ms as a rule: at most "
-            f"{min(quotas) / cores:.0%} of the speed, in jerks",
-            "give whole CPUs instead: docker run --cpuset-cpus without --cpus; Kubernetes: static CPU manager policy, "
-            "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
-            f"--threads-per-worker, for at most {max(1, int(min(quotas)))} threads in all",
+            f"a quota of {quota:g} CPUs for {cores} cores",
+            quota_cost(quota, cores),
+            quota_remedy(quota),
         )
     else:
-        yield Finding("note", subject, f"a quota of {min(quotas):g} CPUs, enough for {cores} cores")
+        yield Finding("note", subject, f"a quota of {quota:g} CPUs, enough for {cores} cores")
 
 
-def _cpu_quota(folder: Path) -> float | None:
-    """CPUs' worth of time; None: no limit."""
+def quota_cost(quota: float, cores: int) -> str:
+    """Of a quota of fewer CPUs than compute."""
+    return (
+        "when it is used up all threads stand still until the next period, 100 ms as a rule: at most "
+        f"{quota / cores:.0%} of the speed, in jerks"
+    )
+
+
+def quota_remedy(quota: float) -> str:
+    return (
+        "give whole CPUs instead: docker run --cpuset-cpus without --cpus; Kubernetes: static CPU manager policy, "
+        "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
+        f"--threads-per-worker, for at most {max(1, int(quota))} threads in all"
+    )
+
+
+def cpu_quota(root: Path) -> float | None:
+    """CPUs' worth of time that the process's cgroups leave it; None: no limit."""
+    quotas = [quota for folder in _cgroup_folders(root, "cpu") if (quota := _folder_quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _folder_quota(folder: Path) -> float | None:
+    """That of one cgroup."""
     words = read_text(folder / "cpu.max").split()
     if len(words) == 2 and words[0] != "max":
         return int(words[0]) / int(words[1])
