@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from numoe.coordinator.ray_node import start_ray  # sets what Ray reads when it is imported
+from numoe.coordinator.ray_node import remove_session, start_ray  # sets what Ray reads when it is imported
 
 # isort: split
 import numpy as np
@@ -86,7 +86,7 @@ def start_workers(
         ServiceError: the workers did not start in time.
     """
     del model_path  # the spec's tensors name their files
-    owns_ray = not ray.is_initialized()
+    owns_ray, session = not ray.is_initialized(), None
     if owns_ray:
         start_watching()
     warm = [sys.executable, "-m", "numoe.worker.warm", *tile_types(spec, KV_TYPES[settings.engine.kv_type])]
@@ -94,10 +94,10 @@ def start_workers(
         try:
             progress("starting", 0, 0)
             if owns_ray:
-                start_ray(_units(plan))
+                session = start_ray(_units(plan))
             progress("compiling", 0, 0)
             _await_warm(warming, settings.workers.start_timeout_seconds, progress)
-            workers = RayWorkers(spec, plan, settings, owns_ray)
+            workers = RayWorkers(spec, plan, settings, session)
             try:
                 workers.start(progress)
             except BaseException:
@@ -145,8 +145,10 @@ def _crowded(plan: ShardPlan) -> bool:
 class RayWorkers:
     """Implements Workers (placement.py): the executor of the engine's steps."""
 
-    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, owns_ray: bool) -> None:
-        self._spec, self._plan, self._settings, self._owns_ray = spec, plan, settings, owns_ray
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, session: Path | None) -> None:
+        """`session`: of the Ray node that was started for this; None: there was one before."""
+        self._spec, self._plan, self._settings, self._session = spec, plan, settings, session
+        self._sound = True  # nobody will want the session's logs
         self._limits = step_limits(spec, settings)
         self._tally = ExpertTally(spec, settings.workers.expert_stats)
         self._channel: StepChannel | None = None
@@ -163,6 +165,7 @@ class RayWorkers:
 
     def start(self, progress: LoadProgress) -> None:
         """Start and load a new group; nothing of an old one may be left."""
+        sound, self._sound = self._sound, False
         end = time.monotonic() + self._settings.workers.start_timeout_seconds
         nodes = tuple(shard.node for shard in self._plan.shards)
         self._channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts, nodes)
@@ -181,6 +184,7 @@ class RayWorkers:
                 raise ServiceError(f"loading took more than {self._settings.workers.start_timeout_seconds:.0f} s")
         self._reports = self._loaded(loading)
         self._tell_binding()
+        self._sound = sound
 
     def _start_actors(self, end: float) -> None:
         from numoe.worker.actor import WorkerActor
@@ -276,6 +280,7 @@ class RayWorkers:
                 return result
             self.check()
             if time.monotonic() > end:
+                self._sound = False
                 raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
 
     def logits(self) -> NDArray[np.float32]:  # [R, V]
@@ -286,6 +291,7 @@ class RayWorkers:
     def check(self) -> None:
         dead, _, _ = select.select(self._watched, [], [], 0)
         if dead or not self._watched:
+            self._sound = False
             lost = [str(worker) for worker, watched in enumerate(self._watched) if watched in dead]
             raise WorkerLost(f"worker {', '.join(lost) or 'of this group'} died; its requests can be sent again")
 
@@ -298,12 +304,14 @@ class RayWorkers:
     def close(self) -> None:
         if self._channel is not None:
             self._channel.abort()
-        if self._owns_ray:
+        if self._session is not None:
             ray.shutdown()  # first, lest it tells of every worker that ends
         else:
             self._give_back()
         self._end_group()
         self._tally.close()
+        if self._session is not None and self._sound:
+            remove_session(self._session)
 
     def _give_back(self) -> None:
         """Tell Ray that the group is over, so that another one finds room."""

@@ -117,7 +117,7 @@ class _ReusedWorkers(RayWorkers):
     """A group in processes that are there already and stay; all but that is the launcher's own code."""
 
     def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
-        super().__init__(spec, shards, settings, owns_ray=False)
+        super().__init__(spec, shards, settings, session=None)
         self._processes = processes
 
     def _start_actors(self, end: float) -> None:

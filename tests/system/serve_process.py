@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from numoe.coordinator.ray_node import SESSIONS
+
 NUMOE = str(Path(sys.executable).with_name("numoe"))
 PATIENCE_SECONDS = 120.0  # for anything to start, restart or end on a loaded machine
 _READY = re.compile(r"READY grpc=(?P<address>127\.0\.0\.1:\d+) .*\n")
@@ -28,6 +30,7 @@ class Belongings:
 
     session: re.Pattern[str]  # in the paths of its files in Ray's folder
     processes: tuple[psutil.Process, ...]
+    folder: Path  # its own there
     arenas: frozenset[int]  # inodes
     shared_memory: frozenset[str]  # what /dev/shm held before it started
     port: int
@@ -72,6 +75,7 @@ class ServeProcess:
         assert len(arenas) == 1, arenas
         return Belongings(
             session=re.compile(rf"/session_[^/]*_{pid}/"),
+            folder=_session_folder(pid),
             processes=tuple(psutil.Process(pid).children(recursive=True)),
             arenas=arenas,
             shared_memory=self._shared_memory,
@@ -119,6 +123,11 @@ def open_files(pid: int) -> dict[int, str]:
             if _ARENA in line:
                 found[int(line.split()[4])] = _ARENA
     return found
+
+
+def _session_folder(pid: int) -> Path:
+    """Ray's, of the service `pid`: the newest, as a service before may have had the same number."""
+    return max(SESSIONS.glob(f"session_*_{pid}"), key=lambda path: path.stat().st_ctime)
 
 
 def _lives(process: psutil.Process) -> bool:

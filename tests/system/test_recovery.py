@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -74,6 +75,19 @@ async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks(client: 
     await health.becomes(NOT_SERVING)
     await health.becomes(SERVING)
     assert await client.tokens(ask(TOKENS)) == before
+
+
+async def test_the_logs_of_a_service_that_lost_a_worker_stay(served_model: Path) -> None:
+    with serving(served_model.with_name("log of one that lost"), str(served_model), *SERVE_FLAGS) as server:
+        async with connected(server.address) as client:
+            health, [_, pid] = client.health(), await client.workers()
+            await health.becomes(SERVING)
+            os.kill(pid, signal.SIGKILL)
+            await health.becomes(NOT_SERVING)
+            await health.becomes(SERVING)
+            belongings = server.belongings()
+    assert (belongings.folder / "logs/raylet.out").exists()
+    shutil.rmtree(belongings.folder)
 
 
 async def test_nothing_outlives_a_killed_coordinator(server: ServeProcess, client: Client) -> None:

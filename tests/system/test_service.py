@@ -120,9 +120,14 @@ async def test_a_signal_lets_the_open_request_finish_and_leaves_nothing(server: 
         stream = client.stream(ask(TOKENS))
         await stream.read_until("delta")
         belongings = server.belongings()
+        assert list((belongings.folder / "logs").iterdir())
+        other = belongings.folder.with_name(f"session_of_an_earlier_process_{server.process.pid}")
+        other.mkdir()
         server.process.send_signal(signal.SIGTERM)
         assert len(await stream.finish()) == TOKENS
     code, log = server.wait()
     assert code == 0, log
     assert "Traceback" not in log
     belongings.assert_gone()
+    assert not belongings.folder.exists()
+    other.rmdir()  # fails where it was taken for the service's own
