@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 
 import ray
 
 from numoe.model.order import WorkerOrder
 from numoe.protos.errors import NumoeError, SetupError
 from numoe.worker.running_shard import RunningShard, ShardReport, end_with
-
-# Of threads that copy experts, on cores that compute: steps come first. One core for everything, 4 streams, experts of
-# 1.5 MB: 82 % of the tokens per second are kept while experts move, and 62 % at the priority of the steps.
-_COPYING_NICENESS = 10
 
 
 @ray.remote
@@ -42,12 +37,10 @@ class WorkerActor:
 
     def copy_expert_out(self, layer: int, expert: int, first: int) -> int:
         """See HeldExperts.copy_out."""
-        _let_steps_first()
         return self._shard.experts.copy_out(layer, expert, first)
 
     def copy_expert_in(self, layer: int, expert: int, first: int, count: int) -> ShardReport | str | None:
         """See HeldExperts.copy_in; a report once the expert is held, a text where the node has no room for it."""
-        _let_steps_first()
         try:
             held = self._shard.experts.copy_in(layer, expert, first, count)
         except SetupError as error:
@@ -58,11 +51,5 @@ class WorkerActor:
 
     def drop_expert(self, layer: int, expert: int) -> ShardReport:
         """See HeldExperts.drop."""
-        _let_steps_first()
         self._shard.experts.drop(layer, expert)
         return self._shard.report()
-
-
-def _let_steps_first() -> None:
-    """Give this thread less of the CPU where others want it, for good: after loading it does nothing else."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _COPYING_NICENESS)

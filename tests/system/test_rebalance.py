@@ -129,16 +129,6 @@ async def test_what_the_placement_tells_is_what_every_page_says(processes: Worke
         assert worker.weight_bytes == seen.weight_bytes
 
 
-async def test_threads_that_copy_experts_let_steps_first(processes: WorkerProcesses, model_of: ModelOf) -> None:
-    owners = (share_experts([1.0] * MODEL.experts, 2),) * MODEL.layers
-    recorded = processes.load(model_of(MODEL), 2, 1, ENGINE, owners)
-    recorded.workers.move_expert(ExpertMove(0, 5, 1, 0))
-    for pid in processes.pids[:2]:
-        niceness = [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()]
-        assert max(niceness) >= 10
-        assert niceness.count(0) > len(niceness) / 2
-
-
 async def test_a_move_that_was_planned_for_other_holders_is_refused(
     processes: WorkerProcesses, model_of: ModelOf
 ) -> None:

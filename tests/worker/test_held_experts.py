@@ -16,7 +16,7 @@ from numoe.model.plan import ShardPlan
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
-from numoe.worker import kept_locality
+from numoe.worker import held_experts, kept_locality
 from numoe.worker.arrange import EXPERT as EXPERT_MATRICES
 from numoe.worker.arrange import PAGE, arrange, expert_block
 from numoe.worker.held_experts import HeldExperts
@@ -111,6 +111,16 @@ def test_what_is_kept_is_what_a_look_at_every_page_finds(workers: list[Worker]) 
         assert worker.kept.now().layers == worker.recounted().layers
         assert worker.kept.now().layers[0] == worker.found.layers[0]
     assert (first.experts.bytes, second.experts.bytes) == (size, -(size // PAGE * PAGE))
+
+
+def test_what_is_copied_in_slices_is_whole(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_experts, "SLICE_BYTES", 999)  # no part of anything
+    first, second = workers
+    start = int(second.weights.arranged.experts[LAYER, 0, EXPERT]) - second.weights.memory.ctypes.data
+    loaded = second.weights.memory[start : start + size_of(second)].copy()
+    copy(second, first)
+    [arrived] = first.experts.arrived_in(LAYER)
+    np.testing.assert_array_equal(arrived, loaded)
 
 
 def test_an_expert_that_comes_back_and_goes_again_leaves_nothing(workers: list[Worker]) -> None:
