@@ -41,8 +41,8 @@ MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where 
 FLOAT_BYTES = 4
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
 # Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
-# decodes of Q4_K_M and Q2_K by two cores at 66 GB/s, where 0 predicts a third too much, and 1 a fifth too little.
-NOT_OVERLAPPED = 0.5
+# decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
+NOT_OVERLAPPED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
