@@ -50,15 +50,19 @@ def _project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, lay
     q_items, k_items, v_items = claims_of(q), claims_of(k), claims_of(v)
     stride = 4 * memory.qkv.shape[1]
     x_integer, x_float, out = memory.x_integer.ctypes.data, memory.x_float.ctypes.data, memory.qkv.ctypes.data
-    for item in claimed(team, q_items + k_items + v_items):
+    items = q_items + k_items + v_items
+    for claim in claimed(team, memory.dense.used[0] * items):
+        segment, item = claim // items, claim % items
         if item < q_items:
+            item += segment * q_items
             multiply_claim(weights.tiles, q, item, memory.dense, x_integer, x_float, out, stride)
         elif item < q_items + k_items:
-            place = out + 4 * q.rows
-            multiply_claim(weights.tiles, k, item - q_items, memory.dense, x_integer, x_float, place, stride)
+            item += segment * k_items - q_items
+            multiply_claim(weights.tiles, k, item, memory.dense, x_integer, x_float, out + 4 * q.rows, stride)
         else:
+            item += segment * v_items - q_items - k_items
             place = out + 4 * (q.rows + k.rows)
-            multiply_claim(weights.tiles, v, item - q_items - k_items, memory.dense, x_integer, x_float, place, stride)
+            multiply_claim(weights.tiles, v, item, memory.dense, x_integer, x_float, place, stride)
     barrier(team)
 
 
@@ -275,12 +279,15 @@ def attention_output(
         team, memory, ATTENTION, memory.dense, memory.dense.source, sizes.query_heads * sizes.head_size,
         np.uintp(0), np.uintp(0), constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
     )  # fmt: skip
-    out, stride = memory.down.ctypes.data, 4 * own.width
+    out, stride, hidden_stride = memory.down.ctypes.data, 4 * memory.down.shape[1], 4 * own.width
     chunk, items = panels_per_claim(matrix), claims_of(matrix)
-    for item in claimed(team, items):
+    for item in claimed(team, memory.dense.used[0] * items):
         multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, out, stride)
-        first, last = 16 * chunk * item, min(16 * chunk * (item + 1), own.width)
-        for token in range(memory.dense.used[1]):
-            if memory.dense.column_group[token] >= 0:
-                add_vector(own.hidden + stride * token + 4 * first, out + stride * token + 4 * first, last - first)
+        segment, first = memory.dense.segments[item // items], 16 * chunk * (item % items)
+        last = min(first + 16 * chunk, own.width)
+        for index in range(segment.first_group, segment.first_group + segment.groups):
+            group = memory.dense.groups[index]
+            for token in range(group.column, group.column + group.count):
+                place = own.hidden + hidden_stride * token + 4 * first
+                add_vector(place, out + stride * token + 4 * first, last - first)
     gather(team)

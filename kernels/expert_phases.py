@@ -37,7 +37,7 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     stride = 4 * memory.router_logits.shape[1]
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     out = memory.router_logits.ctypes.data
-    for item in claimed(team, claims_of(layer.router)):
+    for item in claimed(team, memory.dense.used[0] * claims_of(layer.router)):
         multiply_claim(weights.tiles, layer.router, item, memory.dense, x_integer, x_float, out, stride)
     barrier(team)
     for token in claimed(team, tokens):
@@ -113,10 +113,16 @@ def _gate_and_up(
 
 @kernel
 def _down(
-    team: Team, weights: Weights, memory: Memory, layer: Record, x_integer: int, x_float: int, out: int | np.uintp
+    team: Team,
+    weights: Weights,
+    memory: Memory,
+    layer: Record,
+    x_integer: int,
+    x_float: int,
+    out: int | np.uintp,
+    stride: int,
 ) -> None:
     """This worker's rows of each expert's down projection, one row of `out` per expert column."""
-    stride = 4 * layer.down.rows
     for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
         multiply_claim(weights.tiles, layer.down, item, memory.expert, x_integer, x_float, out, stride)
     if layer.whole:
@@ -141,7 +147,7 @@ def _add_experts(team: Team, sizes: Sizes, memory: Memory, tokens: int, whole: i
                     output = memory.parts[memory.owners[memory.chosen[token, rank]]].output
                     place = output + 4 * (sizes.width * column + sizes.first_width + value)
                 else:
-                    place = memory.down.ctypes.data + 4 * (own.width * column + value)
+                    place = memory.down.ctypes.data + 4 * (memory.down.shape[1] * column + value)
                 total = fma(splat(memory.shares[token, rank]), load_f32x16(place), total)
             place = own.hidden + 4 * (own.width * token + value)
             store_f32x16(place, add(load_f32x16(place), total))
@@ -170,10 +176,10 @@ def feed_forward(
     items = memory.expert.used[0] * claims_of(layer.gate)
     for item in claimed(team, items):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
-    whole, out = np.uintp(0), np.uintp(memory.down.ctypes.data)
+    whole, out, stride = np.uintp(0), np.uintp(memory.down.ctypes.data), 4 * memory.down.shape[1]
     if layer.whole:
         barrier(team)
-        whole, out = own.intermediate, own.output
+        whole, out, stride = own.intermediate, own.output, 4 * sizes.width
     else:
         gather(team)
     x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
@@ -181,5 +187,5 @@ def feed_forward(
         team, memory, INTERMEDIATE, memory.expert, memory.identity, sizes.expert_width, whole,
         np.uintp(0), constants.epsilon[0], layer.down.integer, 1 - layer.down.integer, x_integer, x_float,
     )  # fmt: skip
-    _down(team, weights, memory, layer, x_integer, x_float, out)
+    _down(team, weights, memory, layer, x_integer, x_float, out, stride)
     _add_experts(team, sizes, memory, step.header[0], layer.whole)

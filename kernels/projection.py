@@ -14,7 +14,6 @@ from numoe.kernels.tiles import run_tile
 
 HIDDEN, ATTENTION, INTERMEDIATE = range(3)  # what a row is gathered from
 CLAIM_BYTES = 65536  # of weights per claim: 3 microseconds at 20 GB/s, against 0.1 for the claim
-GROUPS_AT_ONCE = 16  # groups that go over one panel before the next panel: 128 columns of 2048 are 320 kB, inside L2
 
 
 @kernel
@@ -110,29 +109,6 @@ def run_panel(
 
 
 @kernel
-def _multiply_panels(
-    tiles: Tiles,
-    matrix: Record,
-    expert: int,
-    first_panel: int,
-    last_panel: int,
-    grouping: Grouping,
-    first_group: int,
-    last_group: int,
-    x: int,
-    out: int | np.uintp,  # address of column 0, row 0 of panel 0
-    stride: int,  # bytes between columns of out
-) -> None:
-    """Some panels of one expert times some groups."""
-    for start in range(first_group, last_group, GROUPS_AT_ONCE):
-        for panel in range(first_panel, last_panel):
-            for index in range(start, min(start + GROUPS_AT_ONCE, last_group)):
-                group = grouping.groups[index]
-                place = out + group.column * stride + 64 * panel
-                run_panel(tiles, matrix, expert, panel, group.width, x, group.column, place, stride, index == start)
-
-
-@kernel
 def multiply_claim(
     tiles: Tiles,
     matrix: Record,
@@ -144,13 +120,14 @@ def multiply_claim(
     stride: int,
 ) -> None:
     """Claim `item` of a matrix: segments outermost, then chunks of panels."""
-    chunks = claims_of(matrix)
-    segment = grouping.segments[item // chunks]
-    first = (item % chunks) * panels_per_claim(matrix)
-    last = min(first + panels_per_claim(matrix), matrix.panels)
+    chunks, at_once = claims_of(matrix), panels_per_claim(matrix)
+    segment, first_panel = grouping.segments[item // chunks], item % chunks * at_once
     x = x_integer if matrix.integer else x_float
-    end = segment.first_group + segment.groups
-    _multiply_panels(tiles, matrix, segment.expert, first, last, grouping, segment.first_group, end, x, out, stride)
+    for panel in range(first_panel, min(first_panel + at_once, matrix.panels)):
+        for index in range(segment.first_group, segment.first_group + segment.groups):
+            group, fetch = grouping.groups[index], index == segment.first_group
+            place = out + group.column * stride + 64 * panel
+            run_panel(tiles, matrix, segment.expert, panel, group.width, x, group.column, place, stride, fetch)
 
 
 @kernel

@@ -76,7 +76,7 @@ PART = np.dtype(
 
 # A run of columns that share tiles. `column` counts where results go, `x_column` where the activations lie.
 GROUP = np.dtype([("column", np.int32), ("x_column", np.int32), ("width", np.int32), ("count", np.int32)])
-# The groups that one expert works on (a dense matrix is expert 0).
+# Groups that go over the same panels: all of an expert, or some of a dense matrix, which is expert 0.
 SEGMENT = np.dtype([("expert", np.int32), ("first_group", np.int32), ("groups", np.int32)])
 
 
@@ -131,14 +131,18 @@ class Grouping(NamedTuple):
     """How columns share tiles. Padding columns belong to no token and to no group."""
 
     groups: Records  # GROUP
-    segments: Records  # [E] SEGMENT
+    segments: Records  # SEGMENT
     column_group: Ints  # [columns] group of each column, -1 for padding
     source: Ints  # [columns] token of each column
     used: Ints  # [2] segments, columns including padding
 
 
 class Memory(NamedTuple):
-    """The shard's working memory. Columns: the step's tokens, or their expert columns, rounded up to whole groups."""
+    """The shard's working memory. Columns: the step's tokens, or their expert columns, rounded up to whole groups.
+
+    Rows that are spread lie an odd number of cache lines apart: a tile writes up to 12 of them at once, which would all
+    fall into one set of the first-level cache if they were a multiple of 4096 bytes apart.
+    """
 
     kv: int  # address of [L, blocks, g] KV blocks
     kv_block_bytes: int  # of one KV head
@@ -147,9 +151,9 @@ class Memory(NamedTuple):
     x_float: NDArray[np.uint8]  # float groups of all tokens, of the longest row
     packed_integer: NDArray[np.uint8]  # integer groups of the expert columns
     packed_float: NDArray[np.uint8]
-    qkv: Floats  # [columns, (h + 2g) * K]
+    qkv: Floats  # [columns, (h + 2g) * K and more], spread
     router_logits: Floats  # [columns, E rounded up to 16]
-    down: Floats  # [expert columns, d]
+    down: Floats  # [expert columns, d and more], spread
     rows: Floats  # [threads, longest row] a thread's own row
     scratch: Floats  # [threads, ...] a thread's own, see attention.py
     piece_rows: Floats  # [pieces * h, ...] results of pieces that threads share, see attention.py

@@ -92,7 +92,7 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
         x_integer, x_float,
     )  # fmt: skip
     own = memory.parts[sizes.worker]
-    for item in claimed(team, claims_of(matrix)):
+    for item in claimed(team, memory.dense.used[0] * claims_of(matrix)):
         multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, own.logits, 64 * matrix.panels)
     gather(team)
 

@@ -25,6 +25,7 @@ from numoe.kernels.records import (
     Weights,
 )
 from numoe.kernels.rope import rope_table
+from numoe.kernels.router import GROUPS_AT_ONCE
 from numoe.kernels.value_tile import attention_tiles
 from numoe.model.order import WorkerOrder
 from numoe.model.spec import ModelSpec, TensorType
@@ -136,7 +137,7 @@ def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.
 def _grouping(columns: int, experts: int) -> Grouping:
     return Grouping(
         groups=np.zeros(columns, GROUP),
-        segments=np.zeros(experts, SEGMENT),
+        segments=np.zeros(experts + columns // GROUPS_AT_ONCE, SEGMENT),
         column_group=np.full(columns, -1, np.int32),
         source=np.zeros(columns, np.int32),
         used=np.zeros(2, np.int32),
@@ -159,6 +160,9 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
     def floats(*shape: int) -> NDArray[np.float32]:
         return allocate(max(1, int(np.prod(shape))) * 4).view(np.float32)[: int(np.prod(shape))].reshape(shape)
 
+    def spread(rows: int, values: int) -> NDArray[np.float32]:
+        return floats(rows, ROWS * (-(-values // ROWS) | 1))
+
     def ints(*shape: int) -> NDArray[np.int32]:
         return np.zeros(shape, np.int32)
 
@@ -175,9 +179,9 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         x_float=groups(dense, longest, FLOAT_BYTES),
         packed_integer=groups(experts, packed, INTEGER_BYTES),
         packed_float=groups(experts, packed, FLOAT_BYTES),
-        qkv=floats(dense, heads * spec.head_size),
+        qkv=spread(dense, heads * spec.head_size),
         router_logits=floats(dense, whole_panels(spec.experts)),
-        down=floats(experts, shard.width_rows.size),
+        down=spread(experts, shard.width_rows.size),
         rows=floats(threads, longest),
         scratch=floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), 2 * WIDEST * ROWS)),
         piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),

@@ -14,6 +14,7 @@ from numoe.kernels import reference
 from numoe.kernels.records import Grouping
 from numoe.kernels.router import (
     COLUMNS_OF_PANELS,
+    GROUPS_AT_ONCE,
     assign_experts,
     choose_experts,
     count_choices,
@@ -179,7 +180,7 @@ def test_active_experts_go_to_holders_and_none_could_finish_sooner_elsewhere(
         assert all(before <= loads[worker] for worker in range(workers) if mask >> worker & 1)
 
 
-@pytest.mark.parametrize("tokens", [*range(1, 20), 100])
+@pytest.mark.parametrize("tokens", [*range(1, 20), 100, 500])
 def test_all_tokens_are_grouped_as_one_expert(tokens: int) -> None:
     grouping = empty_grouping(dense_columns(tokens), 1)
     group_all(grouping, tokens)
@@ -187,3 +188,6 @@ def test_all_tokens_are_grouped_as_one_expert(tokens: int) -> None:
     assert list(columns_of) == [0]
     assert len(columns_of[0]) == tokens
     assert columns_of[0][-1] == tokens - 1  # only the last group has padding, so column and token are one
+    groups = grouping.segments["groups"][: grouping.used[0]].tolist()
+    assert groups[:-1] == [GROUPS_AT_ONCE] * (len(groups) - 1)
+    assert groups[-1] <= GROUPS_AT_ONCE
