@@ -15,7 +15,19 @@ from numpy.typing import NDArray
 from numoe.kernels.functions import exp_vector
 from numoe.kernels.jit import kernel
 from numoe.kernels.records import Record
-from numoe.kernels.simd import add, div, load_f32x16, max_lanes, maximum, splat, store_f32x16, sub, sum_lanes
+from numoe.kernels.simd import (
+    add,
+    div,
+    lane_numbers,
+    load_f32x16,
+    max_lanes,
+    maximum,
+    splat,
+    store_f32x16,
+    sub,
+    sum_lanes,
+    where_less,
+)
 
 
 @kernel
@@ -141,6 +153,23 @@ def _draw_filtered(
 
 
 @kernel
+def _most_likely(logits: NDArray[np.float32]) -> int:
+    """The lowest id of the largest logit; the length is a multiple of 16 with -inf as padding.
+
+    Ids are held as floats, which are exact to 2**24.
+    """
+    address, ids = logits.ctypes.data, lane_numbers()
+    best, best_ids = splat(np.float32(-np.inf)), splat(np.float32(0.0))
+    for token in range(0, logits.shape[0], 16):
+        x = load_f32x16(address + 4 * token)
+        best_ids = where_less(best, x, add(ids, splat(np.float32(token))), best_ids)
+        best = where_less(best, x, x, best)
+    others = splat(np.float32(2.0**24))
+    ids = where_less(best, splat(max_lanes(best)), others, best_ids)
+    return int(-max_lanes(sub(splat(np.float32(0.0)), ids)))
+
+
+@kernel
 def draw(
     logits: NDArray[np.float32],  # [V rounded up to 16, -inf as padding], changed in place
     ids: NDArray[np.int32],  # [the same] scratch
@@ -148,10 +177,7 @@ def draw(
     vocabulary: int,  # V
 ) -> int:
     """One token id."""
-    best = 0
-    for token in range(1, vocabulary):
-        if logits[token] > logits[best]:
-            best = token
+    best = _most_likely(logits)
     if sample.temperature <= 0:
         return best
     address, largest = logits.ctypes.data, splat(logits[best])

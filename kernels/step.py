@@ -34,7 +34,7 @@ from numoe.kernels.sync import (
     futex_wake,
     gather,
     release,
-    wait_while,
+    wait_idle,
 )
 
 
@@ -177,7 +177,7 @@ def serve_steps(
     seen = np.int32(0)
     dense_bytes = _dense_bytes(sizes, weights)
     while True:
-        wait_while(step_word, seen, step_sleepers, team.abort, idle_spins, 0)
+        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins)
         seen = atomic_load(step_word)
         started, tokens = clock_ns(), step.header[0]
         run_step(team, sizes, constants, weights, memory, step)
