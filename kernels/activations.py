@@ -1,13 +1,13 @@
-"""Activation vectors: gathering them from the workers' parts, RMS normalisation, and writing them as group columns.
+"""Activation vectors: RMS normalisation, and writing them as group columns.
 
 Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
-even. A vector is rounded once and read by every matrix and every worker, so its rounding does not depend on who reads
-it.
+even. A block is rounded the same whoever rounds it: the owner of its values, or every worker from a gathered row.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from numoe.kernels.groups import FIELD_BYTES, FIELDS, FLOAT_BYTES, INTEGER_BYTES, SCALE, VALUE_BYTES, VALUES_BYTES
 from numoe.kernels.jit import kernel
@@ -31,6 +31,14 @@ from numoe.kernels.simd import (
 )
 
 _TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
+
+_memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
+
+
+@kernel
+def copy_bytes(out: int, source: int, count: int) -> None:
+    """Copy `count` bytes, which do not overlap."""
+    _memcpy(out, source, count)
 
 
 @kernel
@@ -89,6 +97,21 @@ def write_float_column(group: int, columns: int, column: int, x: int, blocks: in
         place = group + (block * columns + column) * FLOAT_BYTES
         store_f32x16(place, load_f32x16(x + 128 * block))
         store_f32x16(place + 64, load_f32x16(x + 128 * block + 64))
+
+
+@kernel
+def write_column(group: int, columns: int, column: int, x: int, blocks: int, integer: bool | int) -> None:
+    """Write the float32 vector at x as one column of a group of `columns` columns, of integers or of floats."""
+    if integer:
+        write_integer_column(group, columns, column, x, blocks)
+    else:
+        write_float_column(group, columns, column, x, blocks)
+
+
+@kernel
+def block_bytes(integer: bool | int) -> int:
+    """Of one column and block of a group, of integers or of floats."""
+    return INTEGER_BYTES if integer else FLOAT_BYTES
 
 
 @kernel

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.activations import write_float_column, write_integer_column
+from numoe.kernels.activations import write_column
 from numoe.kernels.functions import exp, exp_vector
 from numoe.kernels.groups import WIDEST, WIDTHS
 from numoe.kernels.jit import kernel
@@ -115,22 +115,14 @@ def pieces_of(position: int) -> int:
 
 
 @kernel
-def write_group(group: int, columns: int, queries: int, used: int, kv_format: int, size: int) -> None:
-    """Queries [used, K] float32 as one group of the kind that the keys' tile reads."""
-    for column in range(used):
-        if kv_format == Q8_0:
-            write_integer_column(group, columns, column, queries + 4 * size * column, size // 32)
-        else:
-            write_float_column(group, columns, column, queries + 4 * size * column, size // 32)
-
-
-@kernel
 def write_queries(out: int, queries: int, heads: int, kv_format: int, size: int) -> None:
-    """Queries [heads, K] float32 as groups of MOST_HEADS."""
+    """Queries [heads, K] float32 as groups of MOST_HEADS, of the kind that the keys' tile reads."""
     for first in range(0, heads, MOST_HEADS):
         used = min(heads - first, MOST_HEADS)
-        place = 4 * size * first
-        write_group(out + place, WIDTHS[width_over(used)], queries + place, used, kv_format, size)
+        columns, group = WIDTHS[width_over(used)], out + 4 * size * first
+        for column in range(used):
+            query = queries + 4 * size * (first + column)
+            write_column(group, columns, column, query, size // 32, kv_format == Q8_0)
 
 
 @kernel

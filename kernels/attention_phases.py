@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.activations import rms_norm
+from numoe.kernels.activations import block_bytes, rms_norm, write_column
 from numoe.kernels.attention import (
     MOST_HEADS,
     PIECE,
@@ -19,13 +19,15 @@ from numoe.kernels.attention import (
     scratch_of,
     write_queries,
 )
+from numoe.kernels.groups import BLOCK, WIDTHS
 from numoe.kernels.jit import kernel
-from numoe.kernels.kv_cache import BLOCK, store_key, store_value
+from numoe.kernels.kv_cache import BLOCK as KV_BLOCK
+from numoe.kernels.kv_cache import store_key, store_value
 from numoe.kernels.projection import (
     ATTENTION,
-    HIDDEN,
     add_vector,
     claims_of,
+    collect,
     multiply_claim,
     panels_per_claim,
     prepare,
@@ -104,13 +106,13 @@ def _place_heads(
             for value in range(0, size, 16):
                 store_f32x16(address + 4 * value, mul(load_f32x16(address + 4 * value), scale))
             continue
-        block = step.kv_tables[step.token_sequence[token], position // BLOCK]
+        block = step.kv_tables[step.token_sequence[token], position // KV_BLOCK]
         number = (index * sizes.kv_blocks + block) * sizes.own_kv_heads + kv_head
         place = memory.kv + number * memory.kv_block_bytes
         if is_value:
-            store_value(place, position % BLOCK, address, size, sizes.kv_format)
+            store_value(place, position % KV_BLOCK, address, size, sizes.kv_format)
         else:
-            store_key(place, position % BLOCK, head, sizes.kv_format)
+            store_key(place, position % KV_BLOCK, head, sizes.kv_format)
 
 
 @kernel
@@ -154,19 +156,30 @@ def _own_heads(sizes: Sizes, kv_head: int) -> tuple[int, int]:
 
 
 @kernel
+def _write_heads(sizes: Sizes, memory: Memory, token: int, first: int, heads: int, x: int, integer: int) -> None:
+    """Write finished own heads [heads, K] of a token into its group, of which this worker holds own heads only."""
+    own, group = memory.parts[sizes.worker], memory.dense.groups[memory.dense.column_group[token]]
+    columns, blocks = WIDTHS[group.width], sizes.head_size // BLOCK
+    start = group.column * sizes.own_query_heads * blocks + columns * first * blocks
+    place = own.attention + start * block_bytes(integer)
+    write_column(place, columns, token - group.column, x, heads * blocks, integer)
+
+
+@kernel
 def _attend_token(
     sizes: Sizes,
     weights: Weights,
     memory: Memory,
     step: StepInput,
     scratch: Floats,
+    out: int,  # [heads, K] float32 of the thread
     index: int,
     token: int,
     kv_head: int,
 ) -> None:
     """The own query heads of one token that share one KV head."""
     first, heads = _own_heads(sizes, kv_head)
-    own, size = memory.parts[sizes.worker], sizes.head_size
+    size = sizes.head_size
     attend(
         weights.tiles,
         _cached_head(sizes, memory, index, kv_head),
@@ -174,9 +187,10 @@ def _attend_token(
         step.positions[token],
         memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + first * size),
         heads,
-        own.attention + 4 * (own.attention_width * token + first * size),
+        out,
         scratch_of(scratch.ctypes.data, size, heads),
     )
+    _write_heads(sizes, memory, token, first, heads, out, weights.layers[index].output.integer)
 
 
 @kernel
@@ -213,49 +227,55 @@ def _attend_piece(
 
 
 @kernel
-def _merge_pieces(sizes: Sizes, memory: Memory, step: StepInput, scratch: Floats, token: int, head: int) -> None:
+def _merge_pieces(
+    sizes: Sizes,
+    memory: Memory,
+    step: StepInput,
+    scratch: Floats,
+    out: int,  # [K] float32 of the thread
+    token: int,
+    head: int,
+    integer: int,
+) -> None:
     """All pieces of one token and own query head."""
-    own, size, state = memory.parts[sizes.worker], sizes.head_size, scratch.ctypes.data
-    out = own.attention + 4 * (own.attention_width * token + head * size)
-    first = memory.piece_starts[token]
+    size, state, first = sizes.head_size, scratch.ctypes.data, memory.piece_starts[token]
     begin_head(state, out, size)
     for number in range(first, first + pieces_of(step.positions[token])):
         row = memory.piece_rows.ctypes.data + 4 * (ROW_HEAD + size) * (number * sizes.own_query_heads + head)
         merge_piece(state, out, row, size)
     end_head(state, out, size)
+    _write_heads(sizes, memory, token, head, 1, out, integer)
 
 
 @kernel
 def _attend(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
-    """All own heads of all tokens, shared out as `list_pieces` decided; ends with the gather of their outputs."""
-    tokens, pieces, scratch = step.header[0], memory.piece_starts[-1], memory.scratch[team.thread]
+    """All own heads of all tokens, shared out as `list_pieces` decided, and rounded."""
+    tokens, pieces = step.header[0], memory.piece_starts[-1]
+    scratch, out = memory.scratch[team.thread], memory.rows[team.thread].ctypes.data
     if pieces == 0:
         for item in claimed(team, tokens * sizes.own_kv_heads):
             token, kv_head = item // sizes.own_kv_heads, item % sizes.own_kv_heads
-            _attend_token(sizes, weights, memory, step, scratch, index, token, kv_head)
+            _attend_token(sizes, weights, memory, step, scratch, out, index, token, kv_head)
     else:
         for item in claimed(team, pieces * sizes.own_kv_heads):
             _attend_piece(sizes, weights, memory, step, scratch, index, item % pieces, item // pieces)
         barrier(team)
+        integer = weights.layers[index].output.integer
         for item in claimed(team, tokens * sizes.own_query_heads):
             token, head = item // sizes.own_query_heads, item % sizes.own_query_heads
-            _merge_pieces(sizes, memory, step, scratch, token, head)
-    gather(team)
+            _merge_pieces(sizes, memory, step, scratch, out, token, head, integer)
 
 
 @kernel
 def attention(
     team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
-    """Own heads of a layer's attention; ends with the gather of their outputs."""
+    """Own heads of a layer's attention."""
     layer = weights.layers[index]
     tokens = step.header[0]
     integer = layer.q.integer | layer.k.integer | layer.v.integer
     floating = (1 - layer.q.integer) | (1 - layer.k.integer) | (1 - layer.v.integer)
-    prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0), layer.attention_norm,
-        constants.epsilon[0], integer, floating, memory.x_integer.ctypes.data, memory.x_float.ctypes.data,
-    )  # fmt: skip
+    prepare(team, memory, sizes.width, layer.attention_norm, constants.epsilon[0], integer, floating)
     _project_qkv(team, sizes, weights, memory, layer)
     heads = sizes.own_query_heads + 2 * sizes.own_kv_heads
     chunks = (heads + PLACED_AT_ONCE - 1) // PLACED_AT_ONCE
@@ -268,21 +288,16 @@ def attention(
 
 
 @kernel
-def attention_output(
-    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, layer: Record
-) -> None:
-    """Own rows of the output projection, added to the own slice of the residual stream."""
+def attention_output(team: Team, sizes: Sizes, weights: Weights, memory: Memory, layer: Record) -> None:
+    """Own rows of the output projection of all heads, added to the own slice of the residual stream."""
     matrix = layer.output
     own = memory.parts[sizes.worker]
-    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    prepare(
-        team, memory, ATTENTION, memory.dense, memory.dense.source, sizes.query_heads * sizes.head_size,
-        np.uintp(0), np.uintp(0), constants.epsilon[0], matrix.integer, 1 - matrix.integer, x_integer, x_float,
-    )  # fmt: skip
+    x = memory.x_integer.ctypes.data if matrix.integer else memory.x_float.ctypes.data
+    x = collect(team, memory.parts, ATTENTION, memory.dense, matrix.integer, x)
     out, stride, hidden_stride = memory.down.ctypes.data, 4 * memory.down.shape[1], 4 * own.width
     chunk, items = panels_per_claim(matrix), claims_of(matrix)
     for item in claimed(team, memory.dense.used[0] * items):
-        multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, out, stride)
+        multiply_claim(weights.tiles, matrix, item, memory.dense, x, x, out, stride)
         segment, first = memory.dense.segments[item // items], 16 * chunk * (item % items)
         last = min(first + 16 * chunk, own.width)
         for index in range(segment.first_group, segment.first_group + segment.groups):

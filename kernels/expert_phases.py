@@ -1,21 +1,22 @@
 """The feed-forward half of a layer: the router, and own rows of every active expert, or own experts.
 
-Split by row, workers gather after gate and up, so that each has every intermediate row whole to round. Where experts
-are whole a worker has those rows, and all gather the experts' outputs instead. The bits are the same.
+Intermediates are rounded as they are made, in blocks of 32 rows. Split by row, workers gather them after gate and up;
+where experts are whole a worker has all that its experts need, and all gather the experts' outputs instead. The bits
+are the same.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.activations import copy_float_column, copy_integer_column
+from numoe.kernels.activations import block_bytes, copy_bytes, copy_float_column, copy_integer_column, write_column
 from numoe.kernels.functions import silu_vector
-from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST, WIDTHS
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST, WIDTHS
 from numoe.kernels.jit import kernel
 from numoe.kernels.projection import (
-    HIDDEN,
     INTERMEDIATE,
     claims_of,
+    collect,
     multiply_claim,
     panels_per_claim,
     prepare,
@@ -27,6 +28,20 @@ from numoe.kernels.simd import add, fma, load_f32x16, mul, splat, store_f32x16
 from numoe.kernels.sync import Team, arrive, barrier, claimed, gather, release
 
 ADD_CHUNK = 512  # values of the residual stream per claim
+GATE_AND_UP_TILES = 3  # of WIDEST columns, in the scratch of a thread: rows of a block, and of one panel of up
+
+
+@kernel
+def _take_choices(team: Team, sizes: Sizes, memory: Memory) -> None:
+    """The choices that other workers made for their tokens."""
+    own = memory.parts[sizes.worker]
+    for worker in claimed(team, sizes.workers):
+        if worker != sizes.worker:
+            part = memory.parts[worker]
+            first, last = memory.routed_starts[worker], memory.routed_starts[worker + 1]
+            start, count = 4 * sizes.active_experts * first, 4 * sizes.active_experts * (last - first)
+            copy_bytes(own.chosen + start, part.chosen + start, count)
+            copy_bytes(own.shares + start, part.shares + start, count)
 
 
 @kernel
@@ -37,11 +52,18 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
     stride = 4 * memory.router_logits.shape[1]
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
     out = memory.router_logits.ctypes.data
-    for item in claimed(team, memory.dense.used[0] * claims_of(layer.router)):
-        multiply_claim(weights.tiles, layer.router, item, memory.dense, x_integer, x_float, out, stride)
+    for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
+        multiply_claim(weights.tiles, layer.router, item, memory.routed, x_integer, x_float, out, stride)
     barrier(team)
-    for token in claimed(team, tokens):
+    shared, first, last = memory.routed_starts[sizes.workers] > 0, 0, tokens
+    if shared:
+        first, last = memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
+    for item in claimed(team, last - first):
+        token = first + item
         choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
+    if shared:
+        gather(team)
+        _take_choices(team, sizes, memory)
     if arrive(team):
         count_choices(memory.counts, memory.expert_hits[index], memory.chosen, tokens)
         worker = -1
@@ -82,6 +104,19 @@ def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
 
 
 @kernel
+def _blocks_per_claim(gate: Record) -> int:
+    """Blocks of 32 rows of gate and up, 2 panels of each."""
+    return max(1, panels_per_claim(gate) // 2)
+
+
+@kernel
+def _claims_of_blocks(gate: Record) -> int:
+    """Claims that gate and up are shared out in."""
+    at_once = _blocks_per_claim(gate)
+    return (gate.rows // BLOCK + at_once - 1) // at_once
+
+
+@kernel
 def _gate_and_up(
     tiles: Tiles,
     layer: Record,
@@ -89,42 +124,39 @@ def _gate_and_up(
     item: int,
     x_integer: int,
     x_float: int,
-    out: int,  # [columns, f] float32, written
-    scratch: int,  # of the thread, 2 tiles
+    out: int,  # groups of own rows of the expert columns, written
+    scratch: int,  # of the thread, GATE_AND_UP_TILES tiles
 ) -> None:
-    """silu(gate x) * (up x) for one claim of an expert's rows."""
-    gate, up = layer.gate, layer.up
-    chunks = claims_of(gate)
-    segment = grouping.segments[item // chunks]
-    first = (item % chunks) * panels_per_claim(gate)
-    stride = 4 * gate.rows
+    """silu(gate x) * (up x) for one claim of an expert's rows, rounded."""
+    gate, up, integer = layer.gate, layer.up, layer.down.integer
+    chunks, at_once, blocks = _claims_of_blocks(gate), _blocks_per_claim(gate), gate.rows // BLOCK
+    segment, first = grouping.segments[item // chunks], item % chunks * at_once
     x_gate, x_up = x_integer if gate.integer else x_float, x_integer if up.integer else x_float
-    second = scratch + 4 * WIDEST * ROWS
-    for panel in range(first, min(first + panels_per_claim(gate), gate.panels)):
+    up_tile, unit = scratch + 4 * WIDEST * BLOCK, block_bytes(integer)
+    for block in range(first, min(first + at_once, blocks)):
         for index in range(segment.first_group, segment.first_group + segment.groups):
             group, fetch = grouping.groups[index], index == segment.first_group
-            run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, scratch, 64, fetch)
-            run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, second, 64, fetch)
+            for half in range(2):
+                panel, tile = 2 * block + half, scratch + 4 * ROWS * half
+                run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, tile, 128, fetch)
+                run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, up_tile, 64, fetch)
+                for column in range(group.count):
+                    place = tile + 128 * column
+                    activated = silu_vector(load_f32x16(place))
+                    store_f32x16(place, mul(activated, load_f32x16(up_tile + 64 * column)))
+            columns = WIDTHS[group.width]
+            place = out + (group.column * blocks + block * columns) * unit
             for column in range(group.count):
-                activated = silu_vector(load_f32x16(scratch + 64 * column))
-                product = mul(activated, load_f32x16(second + 64 * column))
-                store_f32x16(out + stride * (group.column + column) + 64 * panel, product)
+                write_column(place, columns, column, scratch + 128 * column, 1, integer)
 
 
 @kernel
 def _down(
-    team: Team,
-    weights: Weights,
-    memory: Memory,
-    layer: Record,
-    x_integer: int,
-    x_float: int,
-    out: int | np.uintp,
-    stride: int,
+    team: Team, weights: Weights, memory: Memory, layer: Record, x: int, out: int | np.uintp, stride: int
 ) -> None:
     """This worker's rows of each expert's down projection, one row of `out` per expert column."""
     for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
-        multiply_claim(weights.tiles, layer.down, item, memory.expert, x_integer, x_float, out, stride)
+        multiply_claim(weights.tiles, layer.down, item, memory.expert, x, x, out, stride)
     if layer.whole:
         gather(team)
     else:
@@ -163,29 +195,20 @@ def feed_forward(
     integer = layer.gate.integer | layer.up.integer
     floating = (1 - layer.gate.integer) | (1 - layer.up.integer) | sizes.routed
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0), layer.feed_forward_norm,
-        constants.epsilon[0], integer, floating, x_integer, x_float,
-    )  # fmt: skip
+    prepare(team, memory, sizes.width, layer.feed_forward_norm, constants.epsilon[0], integer, floating)
     if sizes.routed:
         _route(team, sizes, weights, memory, step, index)
         if step.header[0] > 1:
             x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
     own = memory.parts[sizes.worker]
     scratch = memory.scratch[team.thread].ctypes.data
-    items = memory.expert.used[0] * claims_of(layer.gate)
-    for item in claimed(team, items):
+    for item in claimed(team, memory.expert.used[0] * _claims_of_blocks(layer.gate)):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
-    whole, out, stride = np.uintp(0), np.uintp(memory.down.ctypes.data), 4 * memory.down.shape[1]
     if layer.whole:
         barrier(team)
-        whole, out, stride = own.intermediate, own.output, 4 * sizes.width
+        _down(team, weights, memory, layer, own.intermediate, own.output, 4 * sizes.width)
     else:
-        gather(team)
-    x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
-    prepare(
-        team, memory, INTERMEDIATE, memory.expert, memory.identity, sizes.expert_width, whole,
-        np.uintp(0), constants.epsilon[0], layer.down.integer, 1 - layer.down.integer, x_integer, x_float,
-    )  # fmt: skip
-    _down(team, weights, memory, layer, x_integer, x_float, out, stride)
+        x = memory.packed_integer.ctypes.data if layer.down.integer else memory.packed_float.ctypes.data
+        x = collect(team, memory.parts, INTERMEDIATE, memory.expert, layer.down.integer, x)
+        _down(team, weights, memory, layer, x, np.uintp(memory.down.ctypes.data), 4 * memory.down.shape[1])
     _add_experts(team, sizes, memory, step.header[0], layer.whole)

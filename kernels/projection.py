@@ -4,69 +4,94 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.activations import copy_floats, rms_norm, write_float_column, write_integer_column
-from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
+from numoe.kernels.activations import (
+    block_bytes,
+    copy_bytes,
+    copy_floats,
+    rms_norm,
+    write_float_column,
+    write_integer_column,
+)
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.jit import kernel
-from numoe.kernels.records import Grouping, Ints, Memory, Record, Records, Tiles
+from numoe.kernels.records import Grouping, Memory, Record, Records, Tiles
 from numoe.kernels.simd import add, load_address, load_f32x16, store_f32x16
-from numoe.kernels.sync import Team, barrier, claimed
+from numoe.kernels.sync import Team, barrier, claimed, gather
 from numoe.kernels.tiles import run_tile
 
-HIDDEN, ATTENTION, INTERMEDIATE = range(3)  # what a row is gathered from
+ATTENTION, INTERMEDIATE = range(2)  # columns that are rounded by the owners of their blocks
 CLAIM_BYTES = 65536  # of weights per claim: 3 microseconds at 20 GB/s, against 0.1 for the claim
 
 
 @kernel
-def gather_row(row: int, parts: Records, kind: int, index: int) -> None:
-    """Assemble row `index` from the slices of all workers."""
+def gather_row(row: int, parts: Records, token: int) -> None:
+    """Assemble a token's residual stream from the slices of all workers."""
     for worker in range(parts.shape[0]):
         part = parts[worker]
-        if kind == HIDDEN:
-            address, width = part.hidden, part.width
-        elif kind == ATTENTION:
-            address, width = part.attention, part.attention_width
-        else:
-            address, width = part.intermediate, part.expert_width
-        copy_floats(row, address + 4 * width * index, width)
-        row += 4 * width
+        copy_floats(row, part.hidden + 4 * part.width * token, part.width)
+        row += 4 * part.width
 
 
 @kernel
 def prepare(
     team: Team,
     memory: Memory,
-    kind: int,
-    grouping: Grouping,
-    source: Ints,  # [columns] row of each column
     width: int,
-    whole: int | np.uintp,  # address of [rows, width] to take rows from instead of the workers' slices, 0: those
-    norm: int | np.uintp,  # address of RMSNorm weights, 0: no norm
+    norm: int | np.uintp,  # address of RMSNorm weights
     epsilon: float,
     integer: int,
     floating: int,
-    x_integer: int,
-    x_float: int,
 ) -> None:
-    """Gather each column's row, normalise it, and write it into its group in the forms that are needed."""
-    blocks = width // 32
+    """Gather the residual stream of each dense column's token, normalise it, and write it in the forms needed."""
+    blocks, grouping = width // BLOCK, memory.dense
     for column in claimed(team, grouping.used[1]):
         number = grouping.column_group[column]
         if number >= 0:
             group = grouping.groups[number]
             row = memory.rows[team.thread].ctypes.data
-            if whole != 0:
-                row = whole + 4 * width * source[column]
-            else:
-                gather_row(row, memory.parts, kind, source[column])
-            if norm != 0:
-                rms_norm(row, norm, width, epsilon)
-            first = group.column * blocks
-            columns = WIDTHS[group.width]
+            gather_row(row, memory.parts, grouping.source[column])
+            rms_norm(row, norm, width, epsilon)
+            first, columns, at = group.column * blocks, WIDTHS[group.width], column - group.column
             if integer:
-                write_integer_column(x_integer + first * INTEGER_BYTES, columns, column - group.column, row, blocks)
+                write_integer_column(memory.x_integer.ctypes.data + first * INTEGER_BYTES, columns, at, row, blocks)
             if floating:
-                write_float_column(x_float + first * FLOAT_BYTES, columns, column - group.column, row, blocks)
+                write_float_column(memory.x_float.ctypes.data + first * FLOAT_BYTES, columns, at, row, blocks)
     barrier(team)
+
+
+@kernel
+def _rounded(part: Record, kind: int) -> tuple[int, int]:
+    """Where a worker writes its blocks of every column, and how many it has of each."""
+    if kind == ATTENTION:
+        return part.attention, part.attention_width // BLOCK
+    return part.intermediate, part.expert_width // BLOCK
+
+
+@kernel
+def collect(team: Team, parts: Records, kind: int, grouping: Grouping, integer: int, out: int) -> int:
+    """Gather columns whose blocks were rounded by their owners; the address of whole groups.
+
+    A worker's groups hold its own blocks only, so that they are a run of bytes in the whole ones, which are put
+    together at `out`. Where there is one worker nothing is copied.
+    """
+    gather(team)
+    if parts.shape[0] == 1:
+        own, _ = _rounded(parts[0], kind)
+        return own
+    unit, blocks = block_bytes(integer), 0
+    for worker in range(parts.shape[0]):
+        _, held = _rounded(parts[worker], kind)
+        blocks += held
+    for column in claimed(team, grouping.used[1]):
+        number = grouping.column_group[column]
+        if number >= 0 and grouping.groups[number].column == column:
+            columns, place = WIDTHS[grouping.groups[number].width], out + unit * blocks * column
+            for worker in range(parts.shape[0]):
+                source, held = _rounded(parts[worker], kind)
+                copy_bytes(place, source + unit * held * column, unit * held * columns)
+                place += unit * held * columns
+    barrier(team)
+    return out
 
 
 @kernel
@@ -101,7 +126,7 @@ def run_panel(
         tiles[matrix.tile, width],
         place,
         matrix.blocks,
-        x + column * matrix.blocks * (INTEGER_BYTES if matrix.integer else FLOAT_BYTES),
+        x + column * matrix.blocks * block_bytes(matrix.integer),
         out,
         stride,
         place + matrix.panel_stride if fetch else 0,

@@ -61,9 +61,11 @@ PART = np.dtype(
     [
         ("embedding", np.uintp),  # [T, D] whole rows of the tokens whose vocabulary row this worker owns
         ("hidden", np.uintp),  # [T, d] the residual stream
-        ("attention", np.uintp),  # [T, h*K]
-        ("intermediate", np.uintp),  # [columns, f] silu(gate) * up of each token and expert; [columns, F] if whole
+        ("attention", np.uintp),  # groups of own heads' blocks, as the output projection reads them
+        ("intermediate", np.uintp),  # groups of own rows' blocks of silu(gate) * up; whole experts': of all rows
         ("output", np.uintp),  # [columns, D] of the whole experts that this worker computed
+        ("chosen", np.uintp),  # [T, A] int32 experts of the tokens that this worker chose for
+        ("shares", np.uintp),  # [T, A]
         ("logits", np.uintp),  # [R, v]
         ("first_vocabulary", np.int64),
         ("width", np.int64),  # d
@@ -160,15 +162,16 @@ class Memory(NamedTuple):
     piece_tokens: Ints  # [pieces] the token of each
     piece_starts: Ints  # [T + 1] the first piece of each token; last how many pieces are shared out, 0 for none
     block: NDArray[np.uint8]  # [threads, ...] a thread's own, see packing.py
-    chosen: Ints  # [T, A] experts by falling probability
-    shares: Floats  # [T, A] their weights, sum 1
+    chosen: Ints  # [T, A] in the arena: experts by falling probability
+    shares: Floats  # [T, A] in the arena: their weights, sum 1
+    routed_starts: Ints  # [workers + 1] tokens whose experts each worker chooses, see router.py
     columns: Ints  # [T, A] the expert column of each
     counts: Ints  # [E] scratch of grouping
     loads: Ints  # [workers] scratch of assigning experts
     owners: Ints  # [E] the worker that computes each active expert of the layer, where experts are whole
     dense: Grouping
+    routed: Grouping  # the groups of `dense` whose tokens' experts this worker chooses
     expert: Grouping
-    identity: Ints  # 0, 1, 2, ...
     counters: Records  # [1] in the arena: steps, tokens, bytes_read, step_ns
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
     candidates: Floats  # [threads, V rounded up to 16] scratch of sampling

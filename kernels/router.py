@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from numoe.kernels.functions import exp_vector
 from numoe.kernels.groups import LEAST_COLUMNS, WIDTHS
 from numoe.kernels.jit import kernel
-from numoe.kernels.records import Grouping
+from numoe.kernels.records import Grouping, Ints
 from numoe.kernels.simd import (
     add,
     load_f32x16,
@@ -29,6 +29,9 @@ COLUMNS_OF_PANELS = 13
 # Groups of one segment of a dense matrix: 96 columns of 4096 values are 0.6 MB, which stay in the second-level cache
 # while the panels go by. Experts rarely have more, and reading their panels again costs more than it saves.
 GROUPS_AT_ONCE = 8
+
+# Groups per worker from which on choosing for a share of the tokens is worth one more gather: 12 tokens take 50 us.
+ROUTED_GROUPS = 2
 
 _LEAST_SUM = np.float32(6.103515625e-5)  # as llama.cpp: the smallest normal half float
 
@@ -112,16 +115,44 @@ def columns_end(grouping: Grouping, groups: int) -> int:
 
 
 @kernel
-def group_all(grouping: Grouping, count: int) -> None:
-    """Columns 0 .. count - 1 of expert 0."""
-    groups, segments = add_groups(grouping, 0, 0, count), 0
-    for first in range(0, groups, GROUPS_AT_ONCE):
+def add_segments(grouping: Grouping, first: int, last: int) -> None:
+    """Let groups first .. last - 1, of expert 0, be all that is used."""
+    segments = 0
+    for group in range(first, last, GROUPS_AT_ONCE):
         grouping.segments[segments].expert = 0
-        grouping.segments[segments].first_group = first
-        grouping.segments[segments].groups = min(groups - first, GROUPS_AT_ONCE)
+        grouping.segments[segments].first_group = group
+        grouping.segments[segments].groups = min(last - group, GROUPS_AT_ONCE)
         segments += 1
     grouping.used[0] = segments
+
+
+@kernel
+def group_all(grouping: Grouping, count: int) -> int:
+    """Columns 0 .. count - 1 of expert 0; returns how many groups they are."""
+    groups = add_groups(grouping, 0, 0, count)
+    add_segments(grouping, 0, groups)
     grouping.used[1] = columns_end(grouping, groups)
+    return groups
+
+
+@kernel
+def share_routing(
+    routed: Grouping,  # segments written: the groups whose tokens' experts this worker chooses
+    starts: Ints,  # [workers + 1], written: the first token of each worker; last all tokens, 0 if none are shared out
+    groups: int,
+    tokens: int,
+    worker: int,
+) -> None:
+    """Share groups of tokens out to the workers; where they are few every worker chooses for all, and none waits."""
+    workers = starts.shape[0] - 1
+    starts[workers] = 0
+    if workers == 1 or groups < ROUTED_GROUPS * workers:
+        add_segments(routed, 0, groups)
+        return
+    for other in range(workers):
+        starts[other] = routed.groups[groups * other // workers].column
+    starts[workers] = tokens
+    add_segments(routed, groups * worker // workers, groups * (worker + 1) // workers)
 
 
 @kernel

@@ -3,9 +3,11 @@
 Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (sync.py).
 Per layer, `->` is a gather and `|` a barrier:
 
-    normalise | q, k, v | rotate, store | attend -> quantise | output rows -> normalise | router | choose | pack |
-    gate, up -> quantise | down | add to the residual stream ->        where experts are split by row
-    gate, up | quantise | down -> add to the residual stream ->        where workers hold whole experts
+    normalise | q, k, v | rotate, store | attend, round -> collect | output rows -> normalise | router | choose | pack |
+    gate, up, round -> collect | down | add to the residual stream ->        where experts are split by row
+    gate, up, round | down -> add to the residual stream ->                  where workers hold whole experts
+
+One worker collects nothing: all blocks are its own.
 
 Owner computes: every output element is made by one thread of one worker, in one order of operations, and nothing is
 summed across workers. So the bits do not depend on how the model, the batch or the work is shared out.
@@ -20,9 +22,9 @@ from numoe.kernels.attention_phases import attention, attention_output, list_pie
 from numoe.kernels.embedding import embed_row
 from numoe.kernels.expert_phases import feed_forward
 from numoe.kernels.jit import kernel
-from numoe.kernels.projection import HIDDEN, claims_of, multiply_claim, prepare
+from numoe.kernels.projection import claims_of, multiply_claim, prepare
 from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
-from numoe.kernels.router import group_all
+from numoe.kernels.router import group_all, share_routing
 from numoe.kernels.sampling import draw, log_sum_exp, penalise
 from numoe.kernels.sync import (
     Team,
@@ -43,10 +45,12 @@ def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
     """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
     tokens = step.header[0]
     list_pieces(threads, sizes, memory, step)
-    group_all(memory.dense, tokens)
+    groups = group_all(memory.dense, tokens)
     for token in range(tokens):
         memory.dense.source[token] = token
-    if not sizes.routed:
+    if sizes.routed:
+        share_routing(memory.routed, memory.routed_starts, groups, tokens, sizes.worker)
+    else:
         group_all(memory.expert, tokens)
         for token in range(tokens):
             memory.columns[token, 0] = token
@@ -86,11 +90,8 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
             memory.dense.source[sample] = step.samples[sample].token
         release(team)
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    prepare(
-        team, memory, HIDDEN, memory.dense, memory.dense.source, sizes.width, np.uintp(0),
-        np.uintp(weights.output_norm.ctypes.data), constants.epsilon[0], matrix.integer, 1 - matrix.integer,
-        x_integer, x_float,
-    )  # fmt: skip
+    norm = np.uintp(weights.output_norm.ctypes.data)
+    prepare(team, memory, sizes.width, norm, constants.epsilon[0], matrix.integer, 1 - matrix.integer)
     own = memory.parts[sizes.worker]
     for item in claimed(team, memory.dense.used[0] * claims_of(matrix)):
         multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, own.logits, 64 * matrix.panels)
@@ -139,7 +140,7 @@ def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, m
     _embed(team, sizes, weights, memory, step)
     for index in range(sizes.layers):
         attention(team, sizes, constants, weights, memory, step, index)
-        attention_output(team, sizes, constants, weights, memory, weights.layers[index])
+        attention_output(team, sizes, weights, memory, weights.layers[index])
         feed_forward(team, sizes, constants, weights, memory, step, index)
     if samples > 0:
         _logits(team, sizes, constants, weights, memory, step)

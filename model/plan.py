@@ -19,6 +19,7 @@ from numoe.model.topology import Node, Topology, format_id_list
 from numoe.protos.errors import PlanError
 
 PANEL_ROWS = 16  # the kernels' panel: a row range starts at a multiple of it and ends at one or at the matrix's end
+BLOCK_ROWS = 32  # the same of expert_rows: who computes them rounds them, in blocks
 MOST_WORKERS = 8  # the arena's layout and the invariance tests cover 1 to 8
 MOST_THREADS = 512  # per worker; more is a slip of the finger
 
@@ -121,7 +122,7 @@ def _shard(spec: ModelSpec, worker: int, workers: int, node: int, cpus: tuple[in
         heads=heads,
         kv_heads=kv_heads_of(spec, heads),
         width_rows=split_evenly(spec.width, PANEL_ROWS, workers)[worker],
-        expert_rows=split_evenly(spec.expert_width, PANEL_ROWS, workers)[worker],
+        expert_rows=split_evenly(spec.expert_width, BLOCK_ROWS, workers)[worker],
         vocabulary=split_evenly(spec.vocabulary, PANEL_ROWS, workers)[worker],
     )
 

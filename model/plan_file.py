@@ -29,13 +29,13 @@ from dataclasses import fields
 from typing import Any
 
 from numoe.model.expert_owners import ExpertOwners
-from numoe.model.plan import MOST_THREADS, MOST_WORKERS, PANEL_ROWS, Range, Shard, ShardPlan, kv_heads_of
+from numoe.model.plan import BLOCK_ROWS, MOST_THREADS, MOST_WORKERS, PANEL_ROWS, Range, Shard, ShardPlan, kv_heads_of
 from numoe.model.spec import ModelSpec
 from numoe.model.topology import format_id_list, parse_id_list
 from numoe.protos.errors import PlanError
 
 HEADER = (
-    "# Who owns what. Ranges are half-open [start, stop); row ranges are whole panels of 16 rows.\n"
+    "# Who owns what. Ranges are half-open [start, stop) and of multiples of 16 rows; expert_rows of 32.\n"
     "# An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.\n"
 )
 RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
@@ -115,7 +115,7 @@ def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
         raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
     _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)
     _check_cover("width_rows", [shard.width_rows for shard in plan.shards], spec.width, PANEL_ROWS)
-    _check_cover("expert_rows", [shard.expert_rows for shard in plan.shards], spec.expert_width, PANEL_ROWS)
+    _check_cover("expert_rows", [shard.expert_rows for shard in plan.shards], spec.expert_width, BLOCK_ROWS)
     _check_cover("vocabulary", [shard.vocabulary for shard in plan.shards], spec.vocabulary, PANEL_ROWS)
     for layer, owners in enumerate(plan.experts):
         if owners is not None:
@@ -145,7 +145,7 @@ def _check_cover(name: str, ranges: Sequence[Range], size: int, unit: int) -> No
             low, high = min(owned.start, covered), max(owned.start, covered)
             raise PlanError(f"{name}: {low} to {high - 1} {fault}, expected exactly one each")
         if owned.start % unit or (owned.stop % unit and owned.stop != size):
-            raise PlanError(f"{name}: [{owned.start}, {owned.stop}] cuts a panel, expected multiples of {unit}")
+            raise PlanError(f"{name}: found [{owned.start}, {owned.stop}], expected multiples of {unit}")
         covered = owned.stop
     starts = [owned.start for owned in ranges if owned.size]
     if starts != sorted(starts):

@@ -9,7 +9,7 @@
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
-    |            output | logits                                                                   |  all read
+    |            output | chosen | shares | logits                                                 |  all read
     +--------------------------------------------------------------------------------------------+ page
     | worker 1   ...                                              placed on worker 1's NUMA node   |
     +--------------------------------------------------------------------------------------------+
@@ -174,9 +174,11 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("expert_hits", np.int64, (shape.layers, shape.experts)),
         ("embedding", np.float32, (limits.step_tokens, shape.width)),
         ("hidden", np.float32, (tokens, part.width)),
-        ("attention", np.float32, (tokens, part.attention_width)),
+        ("attention", np.float32, (tokens, part.attention_width)),  # or rounded, which takes less
         ("intermediate", np.float32, (columns, part.expert_width)),
         ("output", np.float32, (columns, part.output_width)),
+        ("chosen", np.int32, (limits.step_tokens, shape.active_experts)),
+        ("shares", np.float32, (limits.step_tokens, shape.active_experts)),
         ("logits", np.float32, (dense_columns(limits.sequences), whole_panels(part.vocabulary))),
     ]
 

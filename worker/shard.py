@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.attention import row_floats, scratch_floats
 from numoe.kernels.attention_phases import most_pieces
+from numoe.kernels.expert_phases import GATE_AND_UP_TILES
 from numoe.kernels.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
 from numoe.kernels.groups import FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST
 from numoe.kernels.kv_cache import kv_block_bytes
@@ -124,7 +125,7 @@ def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
-        for name in ("embedding", "hidden", "attention", "intermediate", "output", "logits"):
+        for name in ("embedding", "hidden", "attention", "intermediate", "output", "chosen", "shares", "logits"):
             part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
         part["first_vocabulary"] = shard.vocabulary.start
         part["width"] = shard.width_rows.size
@@ -168,7 +169,7 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
 
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
-    vocabulary = whole_panels(spec.vocabulary)
+    vocabulary, tokens_grouping = whole_panels(spec.vocabulary), _grouping(dense, 1)
     heads_per_kv = spec.query_heads // spec.kv_heads
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
     return Memory(
@@ -183,20 +184,21 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         router_logits=floats(dense, whole_panels(spec.experts)),
         down=spread(experts, shard.width_rows.size),
         rows=floats(threads, longest),
-        scratch=floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), 2 * WIDEST * ROWS)),
+        scratch=floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), GATE_AND_UP_TILES * WIDEST * ROWS)),
         piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),
         piece_tokens=ints(pieces),
         piece_starts=ints(tokens + 1),
         block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
-        chosen=ints(tokens, spec.active_experts),
-        shares=floats(tokens, spec.active_experts),
+        chosen=layout.view(arena, own + "chosen"),
+        shares=layout.view(arena, own + "shares"),
+        routed_starts=ints(len(order.plan.shards) + 1),
         columns=ints(tokens, spec.active_experts),
         counts=ints(spec.experts),
         loads=ints(len(order.plan.shards)),
         owners=ints(spec.experts),
-        dense=_grouping(dense, 1),
+        dense=tokens_grouping,
+        routed=tokens_grouping._replace(segments=np.zeros_like(tokens_grouping.segments), used=ints(2)),
         expert=_grouping(experts, spec.experts),
-        identity=np.arange(experts, dtype=np.int32),
         counters=layout.view(arena, own + "counters"),
         expert_hits=layout.view(arena, own + "expert_hits"),
         candidates=floats(threads, vocabulary),

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.activations import write_column
 from numoe.kernels.attention import (
     ROW_HEAD,
     CachedHead,
@@ -21,7 +22,6 @@ from numoe.kernels.attention import (
     row_floats,
     scratch_floats,
     scratch_of,
-    write_group,
 )
 from numoe.kernels.formats import NUMBERS
 from numoe.kernels.groups import WIDTHS
@@ -96,7 +96,9 @@ class PagedCache:
         for piece in order or range(count):
             memory = np.full(scratch_floats(self.size, used), np.nan, np.float32)
             parts = scratch_of(address(memory), self.size, used)
-            write_group(parts.queries, columns, address(queries), used, self.format, self.size)
+            for column in range(used):
+                integer, blocks = self.format == NUMBERS["Q8_0"], self.size // 32
+                write_column(parts.queries, columns, column, address(queries[column]), blocks, integer)
             attend_piece(
                 kv_tiles(), WIDTHS.index(columns), used, parts.queries, self.head, self.table, position, piece,
                 address(rows[piece]), parts,

@@ -1,4 +1,4 @@
-"""A matrix times the step's columns: every panel once, every column gathered from all workers' slices."""
+"""A matrix times the step's columns: every panel once, every column gathered from all workers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.kernels import reference
+from numoe.kernels.activations import block_bytes, write_column
 from numoe.kernels.formats import NUMBERS, Format
 from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDTHS
 from numoe.kernels.projection import (
     ATTENTION,
     CLAIM_BYTES,
-    HIDDEN,
     INTERMEDIATE,
     add_vector,
     claims_of,
+    collect,
     gather_row,
     multiply_claim,
     panels_per_claim,
     prepare,
 )
 from numoe.kernels.records import MATRIX, PART, Grouping, Memory, Record
-from numoe.kernels.router import count_choices, group_by_expert
+from numoe.kernels.router import count_choices, group_all, group_by_expert
 from numoe.model.order import layout_of
 from numoe.protos.arena import dense_columns, expert_columns
 from numoe.worker.memory import allocate
@@ -110,27 +111,56 @@ def test_claims_cover_all_panels_and_are_large_enough_to_be_worth_it() -> None:
         assert claims_of(record) == -(-panels // each)
 
 
-def parts_of(slices: list[Singles], rows: int, kind: int) -> NDArray[np.void]:
-    """Workers' parts that hold slices of `rows` rows."""
+def parts_of(slices: list[Singles]) -> NDArray[np.void]:
+    """Workers' parts that hold slices of the residual stream."""
     parts = np.zeros(len(slices), PART)
-    array, width = {
-        HIDDEN: ("hidden", "width"),
-        ATTENTION: ("attention", "attention_width"),
-        INTERMEDIATE: ("intermediate", "expert_width"),
-    }[kind]
     for part, held in zip(parts, slices, strict=True):
-        assert len(held) == rows
-        part[array], part[width] = held.ctypes.data, held.shape[1]
+        part["hidden"], part["width"] = held.ctypes.data, held.shape[1]
     return parts
 
 
-@pytest.mark.parametrize("kind", [HIDDEN, ATTENTION, INTERMEDIATE])
-def test_a_row_is_put_together_from_all_slices_empty_ones_too(kind: int) -> None:
+def test_a_row_is_put_together_from_all_slices_empty_ones_too() -> None:
     x = np.arange(4 * 96, dtype=np.float32).reshape(4, 96)
     slices = [np.ascontiguousarray(part) for part in np.split(x, [32, 32, 80], axis=1)]
     out = np.zeros(96, np.float32)
-    gather_row(address(out), parts_of(slices, 4, kind), kind, 2)
+    gather_row(address(out), parts_of(slices), 2)
     np.testing.assert_array_equal(out, x[2])
+
+
+def groups_of(x: Singles, grouping: Grouping, integer: bool) -> NDArray[np.uint8]:
+    """Tokens' rows [T, n] in groups."""
+    blocks = x.shape[1] // BLOCK
+    groups = np.zeros((int(grouping.used[1]), blocks * block_bytes(integer)), np.uint8)
+    for token, row in enumerate(np.ascontiguousarray(x)):
+        group = grouping.groups[grouping.column_group[token]]
+        first = int(group["column"])
+        place = address(groups) + first * blocks * block_bytes(integer)
+        write_column(place, WIDTHS[group["width"]], token - first, address(row), blocks, integer)
+    return groups
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 13, 40])
+@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("kind", [ATTENTION, INTERMEDIATE])
+@pytest.mark.parametrize("cuts", [(), (32, 32, 96)])
+def test_collected_columns_are_those_that_are_written_whole(
+    kind: int, integer: bool, tokens: int, cuts: tuple[int, ...]
+) -> None:
+    """One worker's are its own, without a copy."""
+    x = np.random.default_rng(SEED).standard_normal((tokens, 160), np.float32)
+    grouping = empty_grouping(dense_columns(tokens), 1)
+    group_all(grouping, tokens)
+    slices = np.split(x, cuts, axis=1)
+    held = [groups_of(part, grouping, integer) for part in slices]
+    parts = np.zeros(len(held), PART)
+    array, width = ("attention", "attention_width") if kind == ATTENTION else ("intermediate", "expert_width")
+    for part, groups, columns in zip(parts, held, slices, strict=True):
+        part[array], part[width] = groups.ctypes.data, columns.shape[1]
+    expected = groups_of(x, grouping, integer)
+    out = np.full_like(expected, 77)
+    place = collect(TeamWords(1).team(0, 0, 1), parts, kind, grouping, int(integer), address(out))
+    assert place == (address(out) if cuts else address(held[0]))
+    np.testing.assert_array_equal(out if cuts else held[0], expected)
 
 
 def test_vectors_are_added_in_place() -> None:
@@ -148,23 +178,19 @@ def some_memory(width: int, parts: NDArray[np.void]) -> Memory:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 13])
-@pytest.mark.parametrize(("normed", "whole"), [(True, False), (False, False), (False, True)])
-def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int, normed: bool, whole: bool) -> None:
+def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int) -> None:
     random, width = np.random.default_rng(SEED), 96
     x = random.standard_normal((tokens, width), np.float32)
     weight = random.standard_normal(width, np.float32)
     slices = [x[:, :32].copy(), x[:, 32:].copy()]
-    memory = some_memory(width, parts_of([] if whole else slices, tokens, HIDDEN))
     columns, blocks = dense_columns(tokens), width // BLOCK
     grouping = empty_grouping(columns, 1)
-    group_choices(grouping, np.zeros((tokens, 1), np.int32), np.zeros((tokens, 1), np.int32), 1)
-    source = np.arange(columns, dtype=np.int32)[::-1].copy() % tokens  # columns need not be in the rows' order
+    group_all(grouping, tokens)
+    source = grouping.source[:] = np.arange(columns)[::-1] % tokens  # columns need not be in the rows' order
     integers, floats = (np.zeros((columns, blocks * unit), np.uint8) for unit in (INTEGER_BYTES, FLOAT_BYTES))
-    prepare(
-        TeamWords(1).team(0, 0, 1), memory, HIDDEN, grouping, source, width,
-        np.uintp(address(x) if whole else 0), np.uintp(address(weight) if normed else 0), 1e-6, 1, 1,
-        address(integers), address(floats),
-    )  # fmt: skip
+    memory = some_memory(width, parts_of(slices))
+    memory = memory._replace(dense=grouping, x_integer=integers.reshape(-1), x_float=floats.reshape(-1))
+    prepare(TeamWords(1).team(0, 0, 1), memory, width, np.uintp(address(weight)), 1e-6, 1, 1)
     for column in range(int(grouping.used[1])):
         number = int(grouping.column_group[column])
         if number < 0:
@@ -172,10 +198,10 @@ def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int, 
         group = grouping.groups[number]
         first, count = int(group["column"]), WIDTHS[group["width"]]
         row = x[source[column]].astype(np.float64)
-        expected = reference.rms_norm(row, weight.astype(np.float64), 1e-6) if normed else row
+        expected = reference.rms_norm(row, weight.astype(np.float64), 1e-6)
         written = floats[first : first + count].view(np.float32).reshape(blocks, count, BLOCK)
         found = np.ascontiguousarray(written[:, column - first]).reshape(-1)
-        assert_within(found, expected, gamma(12 if normed else 0) * np.abs(expected))
+        assert_within(found, expected, gamma(12) * np.abs(expected))
         again = np.zeros(count * blocks * INTEGER_BYTES, np.uint8)
         reference.write_integer_column(again, count, column - first, found, blocks)
         rounded, expected = (

@@ -15,11 +15,13 @@ from numoe.kernels.records import Grouping
 from numoe.kernels.router import (
     COLUMNS_OF_PANELS,
     GROUPS_AT_ONCE,
+    ROUTED_GROUPS,
     assign_experts,
     choose_experts,
     count_choices,
     group_all,
     group_by_expert,
+    share_routing,
 )
 from numoe.protos.arena import dense_columns, expert_columns
 from tests.kernels.groupings import check_grouping, empty_grouping
@@ -191,3 +193,27 @@ def test_all_tokens_are_grouped_as_one_expert(tokens: int) -> None:
     groups = grouping.segments["groups"][: grouping.used[0]].tolist()
     assert groups[:-1] == [GROUPS_AT_ONCE] * (len(groups) - 1)
     assert groups[-1] <= GROUPS_AT_ONCE
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 23, 96, 97, 512])
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_each_token_is_routed_by_one_worker_or_by_all(tokens: int, workers: int) -> None:
+    dense = empty_grouping(dense_columns(tokens), 1)
+    groups, found = group_all(dense, tokens), []
+    for worker in range(workers):
+        own = empty_grouping(dense_columns(tokens), 1)
+        routed, starts = dense._replace(segments=own.segments, used=own.used), np.full(workers + 1, 77, np.int32)
+        share_routing(routed, starts, groups, tokens, worker)
+        chosen: list[int] = []
+        for segment in routed.segments[: routed.used[0]]:
+            assert 0 < segment["groups"] <= GROUPS_AT_ONCE
+            for group in dense.groups[segment["first_group"] :][: segment["groups"]]:
+                chosen += range(group["column"], group["column"] + group["count"])
+        shared = workers > 1 and groups >= ROUTED_GROUPS * workers
+        assert starts[-1] == (tokens if shared else 0)
+        if shared:
+            assert chosen == list(range(starts[worker], starts[worker + 1]))
+            found += chosen
+        else:
+            found = chosen
+    assert found == list(range(tokens))

@@ -19,7 +19,7 @@ SPEC = tiny_spec(TinyShape())  # 8 heads, 4 kv heads, width 64, expert width 96,
 MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
 PLAN = plan(SPEC, MACHINE, PlanOptions(workers=2))
 FILE = """\
-# Who owns what. Ranges are half-open [start, stop); row ranges are whole panels of 16 rows.
+# Who owns what. Ranges are half-open [start, stop) and of multiples of 16 rows; expert_rows of 32.
 # An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.
 
 model = "tiny qwen3moe"
@@ -34,7 +34,7 @@ cpus = [0]
 heads = [0, 4]
 kv_heads = [0, 2]
 width_rows = [0, 32]
-expert_rows = [0, 48]
+expert_rows = [0, 32]
 vocabulary = [0, 160]
 
 [[shard]]
@@ -44,7 +44,7 @@ cpus = [1]
 heads = [4, 8]
 kv_heads = [2, 4]
 width_rows = [32, 64]
-expert_rows = [48, 96]
+expert_rows = [32, 96]
 vocabulary = [160, 331]
 """
 EXPERTS = """
@@ -66,7 +66,7 @@ def test_a_plan_is_read_as_it_was_written(workers: int, name: str, notes: list[s
 
 
 def test_an_uneven_but_complete_plan_is_accepted() -> None:
-    edited = FILE.replace("[0, 48]", "[0, 96]").replace("[48, 96]", "[96, 96]")
+    edited = FILE.replace("[0, 32]", "[0, 96]").replace("[32, 96]", "[96, 96]")
     assert [shard.expert_rows.size for shard in from_toml(edited, SPEC).shards] == [96, 0]
 
 
@@ -79,13 +79,14 @@ def test_an_uneven_but_complete_plan_is_accepted() -> None:
         ("heads = [4, 8]", "heads = [4, 9]", "heads: the ranges end at 9, expected 8"),
         ("kv_heads = [2, 4]", "kv_heads = [3, 4]", r"shard 1: kv_heads: found \[3, 4\], expected \[2, 4\]"),
         ("width_rows = [32, 64]", "width_rows = [48, 64]", "width_rows: 32 to 47 have no owner"),
-        ("[0, 160]", "[0, 161]", r"vocabulary: \[0, 161\] cuts a panel"),
+        ("[0, 160]", "[0, 161]", r"vocabulary: found \[0, 161\], expected multiples of 16"),
+        ("[0, 32]\nvocabulary", "[0, 48]\nvocabulary", r"expert_rows: found \[0, 48\], expected multiples of 32"),
         ("[160, 331]", "[160, 336]", "vocabulary: the ranges end at 336, expected 331"),
-        ("expert_rows = [48, 96]", "expert_rows = [96, 48]", "shard 1: expert_rows: found"),
-        ("expert_rows = [48, 96]", "expert_rows = [-48, 96]", "shard 1: expert_rows: found"),
-        ("expert_rows = [48, 96]", "expert_rows = [48]", "shard 1: expert_rows: found"),
-        ("expert_rows = [48, 96]", "expert_rows = [48.0, 96]", "shard 1: expert_rows: found"),
-        ("expert_rows = [48, 96]\n", "", "shard 1: expert_rows is missing"),
+        ("expert_rows = [32, 96]", "expert_rows = [96, 32]", "shard 1: expert_rows: found"),
+        ("expert_rows = [32, 96]", "expert_rows = [-32, 96]", "shard 1: expert_rows: found"),
+        ("expert_rows = [32, 96]", "expert_rows = [32]", "shard 1: expert_rows: found"),
+        ("expert_rows = [32, 96]", "expert_rows = [32.0, 96]", "shard 1: expert_rows: found"),
+        ("expert_rows = [32, 96]\n", "", "shard 1: expert_rows is missing"),
         ("cpus = [1]", "cpus = []", "shard 1: cpus: found"),
         ("cpus = [1]", "cpus = [true]", "shard 1: cpus: found"),
         ("cpus = [1]", "cpus = [-1]", "shard 1: cpus: found"),

@@ -22,7 +22,7 @@ from numoe.coordinator.step_channel import StepChannel
 from numoe.model.architectures import model_spec
 from numoe.model.gguf import open_gguf
 from numoe.model.order import WorkerOrder, layout_of
-from numoe.model.plan import PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
+from numoe.model.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.model.spec import ModelSpec, TensorType
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.worker.running_shard import RunningShard, end_with
@@ -47,9 +47,8 @@ def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:
     shards = []
     for worker in range(workers):
         heads = split_evenly(spec.query_heads, 1, workers)[worker]
-        rows = [
-            split_evenly(size, PANEL_ROWS, workers)[worker] for size in (spec.width, spec.expert_width, spec.vocabulary)
-        ]
+        sizes = ((spec.width, PANEL_ROWS), (spec.expert_width, BLOCK_ROWS), (spec.vocabulary, PANEL_ROWS))
+        rows = [split_evenly(size, unit, workers)[worker] for size, unit in sizes]
         shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), *rows))
     return ShardPlan(spec.name, tuple(shards), (None,) * spec.layers)
 
