@@ -66,7 +66,7 @@ def test_a_plan_is_read_as_it_was_written(workers: int, name: str, notes: list[s
 
 
 def test_an_uneven_but_complete_plan_is_accepted() -> None:
-    edited = FILE.replace("[0, 32]", "[0, 96]").replace("[32, 96]", "[96, 96]")
+    edited = FILE.replace("expert_rows = [0, 32]", "expert_rows = [0, 96]").replace("[32, 96]", "[96, 96]")
     assert [shard.expert_rows.size for shard in from_toml(edited, SPEC).shards] == [96, 0]
 
 
