@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from numoe.kernels.groups import FIELD_BYTES, FIELDS, FLOAT_BYTES, INTEGER_BYTES, SCALE, VALUE_BYTES, VALUES_BYTES
+from numoe.kernels.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, VALUE_BYTES
 from numoe.kernels.jit import kernel
 from numoe.kernels.simd import (
     absolute,
     add,
-    copy_32,
+    copy_16,
     fma,
-    load_f32,
     load_f32x16,
     max_lanes,
     maximum,
@@ -72,7 +71,7 @@ def rms_norm(
 def write_integer_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
     """Round the float32 vector at x and write it as one column of the integer group of `columns` columns."""
     for block in range(blocks):
-        place = group + block * columns * INTEGER_BYTES
+        place = group + (block * columns + column) * INTEGER_BYTES
         a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
         largest = max_lanes(maximum(absolute(a), absolute(b)))
         scale = largest / np.float32(127.0)
@@ -80,14 +79,13 @@ def write_integer_column(group: int, columns: int, column: int, x: int, blocks: 
         if largest > _TINY:
             inverse = np.float32(127.0) / largest
         qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
-        store_rounded(place + VALUES_BYTES * column, qa)
-        store_rounded(place + VALUES_BYTES * column + 16 * VALUE_BYTES, qb)
+        store_rounded(place, qa)
+        store_rounded(place + 16 * VALUE_BYTES, qb)
         first, last = sum_lanes(qa), sum_lanes(qb)
-        field = place + SCALE * columns + FIELD_BYTES * column
-        store_f32(field, scale)
-        store_f32(field + FIELD_BYTES * columns, first + last)
-        store_i32(field + 2 * FIELD_BYTES * columns, np.int32(-128) * np.int32(first + last))
-        store_i32(field + 3 * FIELD_BYTES * columns, (np.int32(first) & 0xFFFF) | (np.int32(last) << 16))
+        store_f32(place + SCALE, scale)
+        store_f32(place + SUM, first + last)
+        store_i32(place + SUM_128, np.int32(-128) * np.int32(first + last))
+        store_i32(place + HALF_SUMS, (np.int32(first) & 0xFFFF) | (np.int32(last) << 16))
 
 
 @kernel
@@ -115,29 +113,12 @@ def block_bytes(integer: bool | int) -> int:
 
 
 @kernel
-def copy_integer_column(
-    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int
+def copy_column(
+    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int, size: int
 ) -> None:
-    """Copy one column from an integer group to another."""
+    """Copy one column from a group to another, of `size` bytes per block, a multiple of 16."""
     for block in range(blocks):
-        place = group + block * columns * INTEGER_BYTES
-        origin = source + block * source_columns * INTEGER_BYTES
-        for value in range(0, VALUES_BYTES, 32):
-            copy_32(place + VALUES_BYTES * column + value, origin + VALUES_BYTES * source_column + value)
-        place += SCALE * columns + FIELD_BYTES * column
-        origin += SCALE * source_columns + FIELD_BYTES * source_column
-        for field in range(FIELDS):
-            step = FIELD_BYTES * field
-            store_f32(place + step * columns, load_f32(origin + step * source_columns))
-
-
-@kernel
-def copy_float_column(
-    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int
-) -> None:
-    """Copy one column from a float group to another."""
-    for block in range(blocks):
-        place = group + (block * columns + column) * FLOAT_BYTES
-        origin = source + (block * source_columns + source_column) * FLOAT_BYTES
-        store_f32x16(place, load_f32x16(origin))
-        store_f32x16(place + 64, load_f32x16(origin + 64))
+        place = group + (block * columns + column) * size
+        origin = source + (block * source_columns + source_column) * size
+        for at in range(0, size, 16):
+            copy_16(place + at, origin + at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.activations import block_bytes, copy_bytes, copy_float_column, copy_integer_column, write_column
+from numoe.kernels.activations import block_bytes, copy_bytes, copy_column, write_column
 from numoe.kernels.functions import silu_vector
 from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST, WIDTHS
 from numoe.kernels.jit import kernel
@@ -95,11 +95,11 @@ def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
             if integer:
                 place = memory.packed_integer.ctypes.data + first * INTEGER_BYTES
                 source = memory.x_integer.ctypes.data + from_first * INTEGER_BYTES
-                copy_integer_column(place, columns, at, source, from_columns, from_at, blocks)
+                copy_column(place, columns, at, source, from_columns, from_at, blocks, INTEGER_BYTES)
             if floating:
                 place = memory.packed_float.ctypes.data + first * FLOAT_BYTES
                 source = memory.x_float.ctypes.data + from_first * FLOAT_BYTES
-                copy_float_column(place, columns, at, source, from_columns, from_at, blocks)
+                copy_column(place, columns, at, source, from_columns, from_at, blocks, FLOAT_BYTES)
     barrier(team)
 
 

@@ -54,16 +54,15 @@ def _integer_fields(group: Bytes, columns: int, blocks: int) -> list[NDArray[Any
     """An integer group as [blocks, columns, 32] values and [blocks, columns] scale, sum, -128 * sum, halves' sums."""
     drawing = np.dtype(
         [
-            ("values", np.int8 if VALUE_BYTES == 1 else np.int16, (columns, BLOCK)),
-            ("scale", np.float32, columns),
-            ("sum", np.float32, columns),
-            ("sum_128", np.int32, columns),
-            ("halves", np.int16, (columns, 2)),
+            ("values", np.int8 if VALUE_BYTES == 1 else np.int16, BLOCK),
+            ("scale", np.float32),
+            ("sum", np.float32),
+            ("sum_128", np.int32),
+            ("halves", np.int16, 2),
         ]
     )
-    assert drawing.itemsize == columns * INTEGER_BYTES
-    records = group.view(drawing)
-    assert len(records) == blocks
+    assert drawing.itemsize == INTEGER_BYTES
+    records = group.view(drawing).reshape(blocks, columns)
     return [records[name] for name in drawing.names or ()]
 
 

@@ -221,9 +221,9 @@ def store_f16(builder: Any, values: Any) -> Any:
 
 
 @_operation(types.void, types.uintp, types.uintp)
-def copy_32(builder: Any, values: Any) -> Any:
-    """Copy 32 bytes: to the first address, from the second."""
-    chunk = ir.VectorType(I8, 32)
+def copy_16(builder: Any, values: Any) -> Any:
+    """Copy 16 bytes: to the first address, from the second."""
+    chunk = ir.VectorType(I8, 16)
     builder.store(
         builder.load(pointer(builder, values[1], chunk), align=1), pointer(builder, values[0], chunk), align=1
     )

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from numoe.kernels import quants
 from numoe.kernels.dots import dot2, dot4
-from numoe.kernels.groups import VALUE_BYTES, VALUES_BYTES
+from numoe.kernels.groups import INTEGER_BYTES, VALUE_BYTES
 from numoe.kernels.llvm import (
     I64,
     LANES,
@@ -63,13 +63,16 @@ def tile_zero_i32(typing_context: Any, columns: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def tile_load_i32(typing_context: Any, columns: Any, address: Any) -> Any:
-    """An integer tile: each column starts at its own int32, 4 bytes apart."""
+    """An integer tile: each column starts at its own int32, a field of its block."""
     tile = Tile("i32", columns.literal_value)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
         return _map_columns(
-            builder, tile, undefined, lambda c, _: load_splat(builder, offset(builder, values[1], 4 * c), V16I32)
+            builder,
+            tile,
+            undefined,
+            lambda c, _: load_splat(builder, offset(builder, values[1], INTEGER_BYTES * c), V16I32),
         )
 
     return tile(columns, types.uintp), code
@@ -132,11 +135,11 @@ def tile_add_dots(typing_context: Any, tile: Any, dots: Any, scale: Any) -> Any:
 
 @intrinsic
 def tile_add_scaled(typing_context: Any, tile: Any, block: Any, address: Any) -> Any:
-    """tile[c] += x_scale[c] * block[c]; x_scale: floats 4 bytes apart."""
+    """tile[c] += x_scale[c] * block[c]; x_scale: a field of each column's block."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         def each(column: int, sums: Any) -> Any:
-            x_scale = load_splat(builder, offset(builder, values[2], 4 * column), V16F32)
+            x_scale = load_splat(builder, offset(builder, values[2], INTEGER_BYTES * column), V16F32)
             return fma_value(builder, x_scale, builder.extract_value(values[1], column), sums)
 
         return _map_columns(builder, tile, values[0], each)
@@ -163,13 +166,13 @@ def tile_store(typing_context: Any, tile: Any, address: Any, stride: Any) -> Any
 
 @intrinsic(prefer_literal=True)
 def tile_dot_pairs(typing_context: Any, columns: Any, low: Any, high: Any, address: Any) -> Any:
-    """low * x.low + high * x.high for each column's pair of int16, 4 bytes apart; low and high are constants."""
+    """low * x.low + high * x.high for the pair of int16 in each column's block; low and high are constants."""
     tile = Tile("i32", columns.literal_value)
     words = ir.Constant(V16I32, [(low.literal_value & 0xFFFF) | (high.literal_value & 0xFFFF) << 16] * LANES)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         def each(column: int, _: Any) -> Any:
-            pair = load_splat(builder, offset(builder, values[3], 4 * column), V16I32)
+            pair = load_splat(builder, offset(builder, values[3], INTEGER_BYTES * column), V16I32)
             return dot2(builder, ir.Constant(V16I32, [0] * LANES), words, pair)
 
         return _map_columns(builder, tile, ir.Constant(context.get_value_type(tile), ir.Undefined), each)
@@ -179,11 +182,11 @@ def tile_dot_pairs(typing_context: Any, columns: Any, low: Any, high: Any, addre
 
 @intrinsic
 def tile_add_pairs(typing_context: Any, tile: Any, words: Any, address: Any) -> Any:
-    """tile[c] += words.low * x.low + words.high * x.high, x being each column's pair of int16, 4 bytes apart."""
+    """tile[c] += words.low * x.low + words.high * x.high, x being a pair of int16, a field of each column's block."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         def each(column: int, sums: Any) -> Any:
-            pair = load_splat(builder, offset(builder, values[2], 4 * column), V16I32)
+            pair = load_splat(builder, offset(builder, values[2], INTEGER_BYTES * column), V16I32)
             return dot2(builder, sums, values[1], pair)
 
         return _map_columns(builder, tile, values[0], each)
@@ -255,6 +258,6 @@ def tile_dot_weighed(typing_context: Any, tile: Any, weights: Any, x: Any, low_b
 
 def _dot_part(builder: Any, tile: Tile, sums: Any, row: Any, x: Any, part: int) -> Any:
     def each(column: int, total: Any) -> Any:
-        return dot4(builder, total, row, offset(builder, x, VALUES_BYTES * column + 4 * VALUE_BYTES * part))
+        return dot4(builder, total, row, offset(builder, x, INTEGER_BYTES * column + 4 * VALUE_BYTES * part))
 
     return _map_columns(builder, tile, sums, each)

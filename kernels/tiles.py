@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from numoe.kernels.formats import CACHE_LINE, FORMATS, NUMBERS, Format, Meaning
 from numoe.kernels.groups import (
     BLOCK,
-    FIELD_BYTES,
     FLOAT_BYTES,
     HALF_SUMS,
     INTEGER_BYTES,
@@ -28,7 +27,6 @@ from numoe.kernels.groups import (
     SCALE,
     SUM,
     SUM_128,
-    VALUES_BYTES,
     WIDTHS,
 )
 from numoe.kernels.jit import address_of
@@ -142,7 +140,6 @@ def _integer(format_: Format, columns: int) -> Tile:
     wide = columns if columns <= format_.most_columns else columns // 2
     unit_bytes = format_.panel_unit_bytes
     lines = -(-unit_bytes // (unit_blocks * CACHE_LINE))
-    x_sum, x_sum_128, x_halves = (SUM - SCALE) * columns, (SUM_128 - SCALE) * columns, (HALF_SUMS - SCALE) * columns
 
     def tile_integer(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         units = blocks // unit_blocks
@@ -154,7 +151,7 @@ def _integer(format_: Format, columns: int) -> Tile:
         for first_column in range(0, columns, wide):
             total = tile_zero(wide)
             head = weights = panel
-            x, fields = group + VALUES_BYTES * first_column, group + SCALE * columns + FIELD_BYTES * first_column
+            x = group + INTEGER_BYTES * first_column
             for unit in range(units):
                 if unit % together == 0:
                     head, weights = weights, weights + head_bytes * min(together, units - unit)
@@ -170,41 +167,40 @@ def _integer(format_: Format, columns: int) -> Tile:
                             first = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 0, 4)
                             last = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 4, 8)
                             dots = tile_weigh_halves(first, last, low_nibbles(both))
-                        minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), fields + x_halves)
+                        minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), x + HALF_SUMS)
                         part = tile_add_dots(tile_scale(dots, d), minima, negate(m))
                     elif kind == Q3_K:
                         pairs = load_i8_pairs(small)
                         first = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 4)
                         last = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 4, 8)
                         dots = tile_weigh_halves(first, last, pairs)
-                        dots = tile_add_pairs(dots, multiply_words(pairs, shift), fields + x_halves)
+                        dots = tile_add_pairs(dots, multiply_words(pairs, shift), x + HALF_SUMS)
                         part = tile_scale(dots, d)
                     elif kind == Q6_K:
-                        dots = tile_dot_pairs(wide, shift, 0, fields + x_halves)
+                        dots = tile_dot_pairs(wide, shift, 0, x + HALF_SUMS)
                         dots = tile_dot(dots, weights, x, low, high, 0, 0, 4)
                         part = tile_scale(dots, mul(d, load_i8x16(small)))
-                        dots = tile_dot_pairs(wide, 0, shift, fields + x_halves)
+                        dots = tile_dot_pairs(wide, 0, shift, x + HALF_SUMS)
                         dots = tile_dot(dots, weights, x, low, high, 0, 4, 8)
                         part = tile_add_dots(part, dots, mul(d, load_i8x16(small + ROWS)))
                     elif shifted:
                         scale = mul(d, load_u8x16(small)) if scales else d
                         minimum = mul(negate(m), load_u8x16(small + ROWS)) if scales else m
                         dots = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 8)
-                        part = tile_fma(tile_scale(dots, scale), minimum, fields + x_sum, 4)
+                        part = tile_fma(tile_scale(dots, scale), minimum, x + SUM, INTEGER_BYTES)
                     else:
                         if shift == -128:
-                            dots = tile_load_i32(wide, fields + x_sum_128)
+                            dots = tile_load_i32(wide, x + SUM_128)
                         else:
-                            dots = tile_dot_pairs(wide, shift, shift, fields + x_halves)
+                            dots = tile_dot_pairs(wide, shift, shift, x + HALF_SUMS)
                         dots = tile_dot(dots, weights, x, low, high, table, 0, 8)
                         part = tile_scale(dots, mul(d, load_i8x16(small)) if scales else d)
-                    total = tile_add_scaled(total, part, fields)
+                    total = tile_add_scaled(total, part, x + SCALE)
                     if distance != 0:
                         for line in range(lines * block, lines * block + lines):
                             prefetch(panel + unit_bytes * unit + distance + CACHE_LINE * line)
                     weights += block_bytes
                     x += x_bytes
-                    fields += x_bytes
                 head += head_bytes
             tile_store(total, out + stride * first_column, stride)
             distance = 0

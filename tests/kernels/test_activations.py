@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.activations import (
-    copy_float_column,
+    copy_column,
     copy_floats,
-    copy_integer_column,
     rms_norm,
     write_float_column,
     write_integer_column,
@@ -104,16 +103,13 @@ def test_float_columns_are_copied_into_their_places() -> None:
 def test_copied_columns_are_those_written_there(columns: int, column: int, from_columns: int, from_column: int) -> None:
     random, blocks = np.random.default_rng(SEED), 6
     x = random.standard_normal(blocks * BLOCK, np.float32)
-    for write, copy, unit in (
-        (write_integer_column, copy_integer_column, INTEGER_BYTES),
-        (write_float_column, copy_float_column, FLOAT_BYTES),
-    ):
+    for write, unit in ((write_integer_column, INTEGER_BYTES), (write_float_column, FLOAT_BYTES)):
         origin = random.integers(0, 256, from_columns * blocks * unit).astype(np.uint8)
         found = random.integers(0, 256, columns * blocks * unit).astype(np.uint8)
         expected = found.copy()
         write(address(origin), from_columns, from_column, address(x), blocks)
         write(address(expected), columns, column, address(x), blocks)
-        copy(address(found), columns, column, address(origin), from_columns, from_column, blocks)
+        copy_column(address(found), columns, column, address(origin), from_columns, from_column, blocks, unit)
         np.testing.assert_array_equal(found, expected)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels import reference
 from numoe.kernels.formats import Format
-from numoe.kernels.groups import BLOCK, FIELD_BYTES, FIELDS, FLOAT_BYTES, INTEGER_BYTES, ROWS, VALUES_BYTES, WIDTHS
+from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, SCALE, WIDTHS
 from tests.kernels.numeric import (
     SEED,
     Bytes,
@@ -103,11 +103,9 @@ def with_garbage(format_: Format, group: Bytes, columns: int, column: int) -> By
         floats.reshape(-1, columns, FLOAT_BYTES // 4)[:, column] = np.nan
         return floats.view(np.uint8)
     garbage = group.copy()
-    for block in garbage.reshape(-1, columns * INTEGER_BYTES):
-        block[column * VALUES_BYTES : (column + 1) * VALUES_BYTES] = 0x7F
-        fields = block[columns * VALUES_BYTES :].reshape(FIELDS, columns, FIELD_BYTES)
-        fields[:, column] = 0x7F
-        fields[0, column] = 0xFF  # a scale that is NaN
+    blocks = garbage.reshape(-1, columns, INTEGER_BYTES)
+    blocks[:, column] = 0x7F
+    blocks[:, column, SCALE : SCALE + 4] = 0xFF  # a scale that is NaN
     return garbage
 
 
