@@ -113,12 +113,9 @@ def block_bytes(integer: bool | int) -> int:
 
 
 @kernel
-def copy_column(
-    group: int, columns: int, column: int, source: int, source_columns: int, source_column: int, blocks: int, size: int
-) -> None:
-    """Copy one column from a group to another, of `size` bytes per block, a multiple of 16."""
+def copy_column(group: int, columns: int, column: int, source: int, blocks: int, size: int) -> None:
+    """Copy a column that lies by itself into a group of `columns`; `size` bytes per block, a multiple of 16."""
     for block in range(blocks):
         place = group + (block * columns + column) * size
-        origin = source + (block * source_columns + source_column) * size
         for at in range(0, size, 16):
-            copy_16(place + at, origin + at)
+            copy_16(place + at, source + block * size + at)

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.activations import block_bytes, copy_bytes, copy_column, write_column
+from numoe.kernels.activations import (
+    block_bytes,
+    copy_bytes,
+    copy_column,
+    rms_norm,
+    write_column,
+    write_float_column,
+    write_integer_column,
+)
 from numoe.kernels.functions import silu_vector
 from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDEST, WIDTHS
 from numoe.kernels.jit import kernel
@@ -17,6 +25,7 @@ from numoe.kernels.projection import (
     INTERMEDIATE,
     claims_of,
     collect,
+    gather_row,
     multiply_claim,
     panels_per_claim,
     prepare,
@@ -29,6 +38,34 @@ from numoe.kernels.sync import Team, arrive, barrier, claimed, gather, release
 
 ADD_CHUNK = 512  # values of the residual stream per claim
 GATE_AND_UP_TILES = 3  # of WIDEST columns, in the scratch of a thread: rows of a block, and of one panel of up
+
+
+@kernel
+def _routed_tokens(sizes: Sizes, memory: Memory, tokens: int) -> tuple[int, int]:
+    """The first of the tokens that this worker normalises and routes, and the first after them."""
+    if memory.routed_starts[sizes.workers] == 0:
+        return 0, tokens
+    return memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
+
+
+@kernel
+def _prepare_tokens(
+    team: Team, sizes: Sizes, constants: Constants, memory: Memory, layer: Record, first: int, last: int
+) -> None:
+    """Normalise own tokens: each as a column by itself, for any of its experts, and in groups for the router."""
+    own, blocks = memory.parts[sizes.worker], sizes.width // BLOCK
+    for item in claimed(team, last - first):
+        token, row = first + item, memory.rows[team.thread].ctypes.data
+        gather_row(row, memory.parts, token)
+        rms_norm(row, layer.feed_forward_norm, sizes.width, constants.epsilon[0])
+        if layer.gate.integer | layer.up.integer:
+            write_integer_column(own.normed_integer + token * blocks * INTEGER_BYTES, 1, 0, row, blocks)
+        if not (layer.gate.integer & layer.up.integer):
+            write_float_column(own.normed_float + token * blocks * FLOAT_BYTES, 1, 0, row, blocks)
+        group = memory.dense.groups[memory.dense.column_group[token]]
+        place = memory.x_float.ctypes.data + group.column * blocks * FLOAT_BYTES
+        write_float_column(place, WIDTHS[group.width], token - group.column, row, blocks)
+    barrier(team)
 
 
 @kernel
@@ -45,23 +82,21 @@ def _take_choices(team: Team, sizes: Sizes, memory: Memory) -> None:
 
 
 @kernel
-def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
-    """Router logits, the experts of each token, and the tokens of each expert, packed into groups."""
+def _route(
+    team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int, first: int, last: int
+) -> None:
+    """Router logits and experts of own tokens, and the tokens of each expert, packed into groups."""
     layer = weights.layers[index]
     tokens = step.header[0]
-    stride = 4 * memory.router_logits.shape[1]
-    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    out = memory.router_logits.ctypes.data
+    stride, out = 4 * memory.router_logits.shape[1], memory.router_logits.ctypes.data
+    x = memory.x_float.ctypes.data
     for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
-        multiply_claim(weights.tiles, layer.router, item, memory.routed, x_integer, x_float, out, stride)
+        multiply_claim(weights.tiles, layer.router, item, memory.routed, x, x, out, stride)
     barrier(team)
-    shared, first, last = memory.routed_starts[sizes.workers] > 0, 0, tokens
-    if shared:
-        first, last = memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
     for item in claimed(team, last - first):
         token = first + item
         choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
-    if shared:
+    if last - first < tokens:
         gather(team)
         _take_choices(team, sizes, memory)
     if arrive(team):
@@ -75,31 +110,31 @@ def _route(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
         memory.counters[0].bytes_read += memory.expert.used[0] * expert_bytes
         release(team)
     if tokens > 1:
-        _pack(team, memory, sizes.width // 32, layer)
+        _pack(team, sizes, memory, layer)
 
 
 @kernel
-def _pack(team: Team, memory: Memory, blocks: int, layer: Record) -> None:
-    """Copy each token's column into the groups of its experts."""
-    integer = layer.gate.integer | layer.up.integer
-    floating = (1 - layer.gate.integer) | (1 - layer.up.integer)
+def _pack(team: Team, sizes: Sizes, memory: Memory, layer: Record) -> None:
+    """Copy each token's column from who normalised it into the groups of its experts."""
+    blocks, starts = sizes.width // BLOCK, memory.routed_starts
     for column in claimed(team, memory.expert.used[1]):
         number = memory.expert.column_group[column]
         if number >= 0:
-            group = memory.expert.groups[number]
-            token = memory.expert.source[column]
-            origin = memory.dense.groups[memory.dense.column_group[token]]
-            columns, from_columns = WIDTHS[group.width], WIDTHS[origin.width]
-            first, from_first = group.column * blocks, origin.column * blocks
-            at, from_at = column - group.column, token - origin.column
-            if integer:
+            group, token, worker = memory.expert.groups[number], memory.expert.source[column], sizes.worker
+            if starts[sizes.workers] > 0:
+                worker = 0
+                while starts[worker + 1] <= token:
+                    worker += 1
+            part = memory.parts[worker]
+            columns, first, at = WIDTHS[group.width], group.column * blocks, column - group.column
+            if layer.gate.integer | layer.up.integer:
                 place = memory.packed_integer.ctypes.data + first * INTEGER_BYTES
-                source = memory.x_integer.ctypes.data + from_first * INTEGER_BYTES
-                copy_column(place, columns, at, source, from_columns, from_at, blocks, INTEGER_BYTES)
-            if floating:
+                source = part.normed_integer + token * blocks * INTEGER_BYTES
+                copy_column(place, columns, at, source, blocks, INTEGER_BYTES)
+            if not (layer.gate.integer & layer.up.integer):
                 place = memory.packed_float.ctypes.data + first * FLOAT_BYTES
-                source = memory.x_float.ctypes.data + from_first * FLOAT_BYTES
-                copy_column(place, columns, at, source, from_columns, from_at, blocks, FLOAT_BYTES)
+                source = part.normed_float + token * blocks * FLOAT_BYTES
+                copy_column(place, columns, at, source, blocks, FLOAT_BYTES)
     barrier(team)
 
 
@@ -191,16 +226,20 @@ def feed_forward(
     team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
     """A layer's experts: own rows of all, or all rows of those that are this worker's in this step."""
-    layer = weights.layers[index]
-    integer = layer.gate.integer | layer.up.integer
-    floating = (1 - layer.gate.integer) | (1 - layer.up.integer) | sizes.routed
-    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    prepare(team, memory, sizes.width, layer.feed_forward_norm, constants.epsilon[0], integer, floating)
-    if sizes.routed:
-        _route(team, sizes, weights, memory, step, index)
-        if step.header[0] > 1:
-            x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
+    layer, tokens = weights.layers[index], step.header[0]
     own = memory.parts[sizes.worker]
+    if sizes.routed:
+        first, last = _routed_tokens(sizes, memory, tokens)
+        _prepare_tokens(team, sizes, constants, memory, layer, first, last)
+        _route(team, sizes, weights, memory, step, index, first, last)
+        x_integer, x_float = own.normed_integer, own.normed_float
+        if tokens > 1:
+            x_integer, x_float = np.uintp(memory.packed_integer.ctypes.data), np.uintp(memory.packed_float.ctypes.data)
+    else:
+        integer = layer.gate.integer | layer.up.integer
+        floating = 1 - (layer.gate.integer & layer.up.integer)
+        prepare(team, memory, sizes.width, layer.feed_forward_norm, constants.epsilon[0], integer, floating)
+        x_integer, x_float = np.uintp(memory.x_integer.ctypes.data), np.uintp(memory.x_float.ctypes.data)
     scratch = memory.scratch[team.thread].ctypes.data
     for item in claimed(team, memory.expert.used[0] * _claims_of_blocks(layer.gate)):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)
@@ -211,4 +250,4 @@ def feed_forward(
         x = memory.packed_integer.ctypes.data if layer.down.integer else memory.packed_float.ctypes.data
         x = collect(team, memory.parts, INTERMEDIATE, memory.expert, layer.down.integer, x)
         _down(team, weights, memory, layer, x, np.uintp(memory.down.ctypes.data), 4 * memory.down.shape[1])
-    _add_experts(team, sizes, memory, step.header[0], layer.whole)
+    _add_experts(team, sizes, memory, tokens, layer.whole)

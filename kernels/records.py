@@ -64,7 +64,9 @@ PART = np.dtype(
         ("attention", np.uintp),  # groups of own heads' blocks, as the output projection reads them
         ("intermediate", np.uintp),  # groups of own rows' blocks of silu(gate) * up; whole experts': of all rows
         ("output", np.uintp),  # [columns, D] of the whole experts that this worker computed
-        ("chosen", np.uintp),  # [T, A] int32 experts of the tokens that this worker chose for
+        ("normed_integer", np.uintp),  # [T] integer columns, each by itself, of the tokens that this worker routed
+        ("normed_float", np.uintp),  # the same as float columns
+        ("chosen", np.uintp),  # [T, A] int32, their experts
         ("shares", np.uintp),  # [T, A]
         ("logits", np.uintp),  # [R, v]
         ("first_vocabulary", np.int64),

@@ -38,7 +38,7 @@ CHOICE_SECONDS, DRAW_SECONDS = 1.0e-9, 1.0e-9  # per expert and rank; per token 
 VALUE_SECONDS = 0.6e-9
 STEP_SECONDS = 60e-6  # the coordinator's part of a step, and waking the workers
 MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where many layers differ, and of many tokens
-FLOAT_BYTES = 4
+FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5  # of a value that workers exchange: as it is, and rounded in blocks of 32
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
 # Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
 # decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
@@ -181,7 +181,7 @@ class CostModel:
                 router=router,
                 experts=float(each.max(axis=1).mean()),
                 exchanges=self._exchange(whole),
-                rest=self._small(whole),
+                rest=self._small(),
             ),
             float(each.mean()),
         )
@@ -201,22 +201,22 @@ class CostModel:
         if workers == 1:
             return 0.0
         columns = self._batch * spec.active_experts
-        seconds = 2 * self._speeds.gather_seconds + self._remote(spec.width, self._batch)
+        seconds = 2 * self._speeds.gather_seconds + self._remote(spec.width, self._batch, FLOAT_BYTES)
         if whole:
-            return seconds + self._remote(spec.width // workers, columns)
-        return seconds + self._remote(spec.expert_width, columns)
+            return seconds + self._remote(spec.width // workers, columns, FLOAT_BYTES)
+        return seconds + self._remote(spec.expert_width, columns, ROUNDED_BYTES)
 
-    def _remote(self, values: int, columns: int) -> float:
+    def _remote(self, values: int, columns: int, value_bytes: float) -> float:
         """Reading columns of which every worker made a part; a core takes a column at a time."""
         others = 1 - 1 / len(self._shards)
         turns = -(-columns // min(rates.cores for rates in self._rates))
-        return turns * values * others * FLOAT_BYTES / self._speeds.link_bandwidth
+        return turns * values * others * value_bytes / self._speeds.link_bandwidth
 
-    def _small(self, whole: bool) -> float:
-        """Normalising and rounding the input, choosing, and rounding the intermediates."""
+    def _small(self) -> float:
+        """Normalising and rounding the input, choosing, and rounding own intermediates."""
         spec, cores = self._spec, min(rates.cores for rates in self._rates)
         tokens, columns = -(-self._batch // cores), self._batch * spec.active_experts
-        own = columns / len(self._shards) if whole else columns
+        own = columns / len(self._shards)
         choice = CHOICE_SECONDS * spec.experts * spec.active_experts if spec.layer_tensors[0].router else 0.0
         values = tokens * spec.width + -(-own // cores) * spec.expert_width * 2
         return VALUE_SECONDS * values + tokens * choice + 6 * self._speeds.barrier_seconds
@@ -242,7 +242,8 @@ class CostModel:
         exchanges = 0.0
         if len(self._shards) > 1:
             exchanges = 2 * self._speeds.gather_seconds
-            exchanges += self._remote(width, self._batch) + self._remote(spec.width, self._batch)
+            exchanges += self._remote(width, self._batch, ROUNDED_BYTES)
+            exchanges += self._remote(spec.width, self._batch, FLOAT_BYTES)
         tokens = -(-self._batch // min(rates.cores for rates in self._rates))
         rest = VALUE_SECONDS * tokens * (spec.width + 2 * width) + 3 * self._speeds.barrier_seconds
         return slowest + Seconds(attention=output, exchanges=exchanges, rest=rest)
@@ -269,7 +270,7 @@ class CostModel:
         draws = -(-self._batch // cores) * spec.vocabulary * DRAW_SECONDS
         exchanges = STEP_GATHERS * self._speeds.gather_seconds if len(self._shards) > 1 else 0.0
         if exchanges:
-            exchanges += self._remote(spec.vocabulary, -(-self._batch // len(self._shards)))
+            exchanges += self._remote(spec.vocabulary, -(-self._batch // len(self._shards)), FLOAT_BYTES)
         return Seconds(output=output, exchanges=exchanges, rest=draws + STEP_SECONDS)
 
     def _matrix(self, tensor: TensorInfo, rows: int, rates: _Rates, columns: int) -> float:

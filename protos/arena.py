@@ -9,7 +9,7 @@
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
-    |            output | chosen | shares | logits                                                 |  all read
+    |            output | normed_integer | normed_float | chosen | shares | logits                 |  all read
     +--------------------------------------------------------------------------------------------+ page
     | worker 1   ...                                              placed on worker 1's NUMA node   |
     +--------------------------------------------------------------------------------------------+
@@ -177,6 +177,8 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("attention", np.float32, (tokens, part.attention_width)),  # or rounded, which takes less
         ("intermediate", np.float32, (columns, part.expert_width)),
         ("output", np.float32, (columns, part.output_width)),
+        ("normed_integer", np.float32, (tokens, shape.width)),  # rounded, which takes less
+        ("normed_float", np.float32, (tokens, shape.width)),
         ("chosen", np.int32, (limits.step_tokens, shape.active_experts)),
         ("shares", np.float32, (limits.step_tokens, shape.active_experts)),
         ("logits", np.float32, (dense_columns(limits.sequences), whole_panels(part.vocabulary))),

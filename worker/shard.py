@@ -35,6 +35,10 @@ from numoe.worker.arrange import row_bytes
 from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
 
+PART_ARRAYS = (
+    "embedding", "hidden", "attention", "normed_integer", "normed_float", "chosen", "shares", "intermediate", "output",
+    "logits",
+)  # fmt: skip
 Views = NDArray[np.uint8]
 
 
@@ -125,7 +129,7 @@ def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
-        for name in ("embedding", "hidden", "attention", "intermediate", "output", "chosen", "shares", "logits"):
+        for name in PART_ARRAYS:
             part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
         part["first_vocabulary"] = shard.vocabulary.start
         part["width"] = shard.width_rows.size

@@ -20,7 +20,7 @@ from numoe.protos.errors import PlanError
 from tests.model.test_plan import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
-SPEC = tiny_spec(TinyShape(layers=3, experts=8, active_experts=2))
+SPEC = tiny_spec(TinyShape(layers=3, experts=8, active_experts=2, expert_width=128))
 
 
 def choose(
@@ -125,8 +125,8 @@ def test_replicas_keep_to_the_memory_that_is_left() -> None:
 
 
 def test_rows_that_cannot_be_shared_evenly_give_way_to_whole_experts() -> None:
-    """One panel of 16 rows: split by row, one worker of two computes all of gate and up."""
-    spec = tiny_spec(TinyShape(layers=2, width=4096, expert_width=16, experts=64, active_experts=32, vocabulary=64))
+    """One block of 32 rows: split by row, one worker of two computes all of gate and up."""
+    spec = tiny_spec(TinyShape(layers=2, width=4096, expert_width=32, experts=64, active_experts=32, vocabulary=64))
     slow = Speeds({0: 1e9, 1: 1e9}, "as told")
     choice = choose(spec, speeds=slow)
     assert choice.best.plan.split == "expert"
@@ -134,8 +134,8 @@ def test_rows_that_cannot_be_shared_evenly_give_way_to_whole_experts() -> None:
 
 
 def test_layers_that_differ_are_split_in_different_ways() -> None:
-    """Two experts that get all choices, one on each worker, beat rows, of which one worker has two panels of three."""
-    shape = TinyShape(layers=2, width=4096, query_heads=2, kv_heads=1, expert_width=48, experts=8, vocabulary=64)
+    """Two experts that get all choices, one on each worker, beat rows, of which one worker has two blocks of three."""
+    shape = TinyShape(layers=2, width=4096, query_heads=2, kv_heads=1, expert_width=96, experts=8, vocabulary=64)
     spec = tiny_spec(shape)
     stats = ExpertStats(spec.name, 2, ((10,) * 8, (40, 40, 0, 0, 0, 0, 0, 0)))
     speeds = Speeds({0: 1e9, 1: 1e9}, "as told")
