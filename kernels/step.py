@@ -7,7 +7,8 @@ Per layer, `->` is a gather and `|` a barrier:
     gate, up, round -> collect | down | add to the residual stream ->        where experts are split by row
     gate, up, round | down -> add to the residual stream ->                  where workers hold whole experts
 
-One worker collects nothing: all blocks are its own.
+One worker collects nothing: all blocks are its own. In a step of many tokens each worker normalises and routes a share
+of them, and all gather the choices before they pack.
 
 Owner computes: every output element is made by one thread of one worker, in one order of operations, and nothing is
 summed across workers. So the bits do not depend on how the model, the batch or the work is shared out.
