@@ -1,7 +1,7 @@
 """Activation vectors: RMS normalisation, and writing them as group columns.
 
 Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
-even. A block is rounded the same whoever rounds it: the owner of its values, or every worker from a gathered row.
+even. A block is rounded the same whoever rounds it: who made its values, who routes its token, or every worker alike.
 """
 
 from __future__ import annotations

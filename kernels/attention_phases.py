@@ -249,7 +249,7 @@ def _merge_pieces(
 
 @kernel
 def _attend(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
-    """All own heads of all tokens, shared out as `list_pieces` decided, and rounded."""
+    """All own heads of all tokens, shared out as `list_pieces` decided; no barrier follows, `collect` has it."""
     tokens, pieces = step.header[0], memory.piece_starts[-1]
     scratch, out = memory.scratch[team.thread], memory.rows[team.thread].ctypes.data
     if pieces == 0:
@@ -270,7 +270,7 @@ def _attend(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: St
 def attention(
     team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
-    """Own heads of a layer's attention."""
+    """Own heads of a layer's attention; `attention_output` begins with the gather of all."""
     layer = weights.layers[index]
     tokens = step.header[0]
     integer = layer.q.integer | layer.k.integer | layer.v.integer

@@ -13,7 +13,6 @@ from numoe.kernels.activations import (
     block_bytes,
     copy_bytes,
     copy_column,
-    rms_norm,
     write_column,
     write_float_column,
     write_integer_column,
@@ -25,8 +24,8 @@ from numoe.kernels.projection import (
     INTERMEDIATE,
     claims_of,
     collect,
-    gather_row,
     multiply_claim,
+    normalise,
     panels_per_claim,
     prepare,
     run_panel,
@@ -41,11 +40,15 @@ GATE_AND_UP_TILES = 3  # of WIDEST columns, in the scratch of a thread: rows of 
 
 
 @kernel
-def _routed_tokens(sizes: Sizes, memory: Memory, tokens: int) -> tuple[int, int]:
-    """The first of the tokens that this worker normalises and routes, and the first after them."""
-    if memory.routed_starts[sizes.workers] == 0:
-        return 0, tokens
-    return memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
+def _integer(layer: Record) -> int:
+    """Whether gate or up takes columns of integers."""
+    return layer.gate.integer | layer.up.integer
+
+
+@kernel
+def _floating(layer: Record) -> int:
+    """Whether gate or up takes columns of floats."""
+    return 1 - (layer.gate.integer & layer.up.integer)
 
 
 @kernel
@@ -56,11 +59,10 @@ def _prepare_tokens(
     own, blocks = memory.parts[sizes.worker], sizes.width // BLOCK
     for item in claimed(team, last - first):
         token, row = first + item, memory.rows[team.thread].ctypes.data
-        gather_row(row, memory.parts, token)
-        rms_norm(row, layer.feed_forward_norm, sizes.width, constants.epsilon[0])
-        if layer.gate.integer | layer.up.integer:
+        normalise(row, memory.parts, token, layer.feed_forward_norm, sizes.width, constants.epsilon[0])
+        if _integer(layer):
             write_integer_column(own.normed_integer + token * blocks * INTEGER_BYTES, 1, 0, row, blocks)
-        if not (layer.gate.integer & layer.up.integer):
+        if _floating(layer):
             write_float_column(own.normed_float + token * blocks * FLOAT_BYTES, 1, 0, row, blocks)
         group = memory.dense.groups[memory.dense.column_group[token]]
         place = memory.x_float.ctypes.data + group.column * blocks * FLOAT_BYTES
@@ -69,25 +71,39 @@ def _prepare_tokens(
 
 
 @kernel
-def _take_choices(team: Team, sizes: Sizes, memory: Memory) -> None:
-    """The choices that other workers made for their tokens."""
-    own = memory.parts[sizes.worker]
-    for worker in claimed(team, sizes.workers):
+def _take(out: int, source: int, token: int, size: int) -> None:
+    """Copy the `size` bytes that belong to a token."""
+    copy_bytes(out + size * token, source + size * token, size)
+
+
+@kernel
+def _take_tokens(team: Team, sizes: Sizes, memory: Memory, layer: Record, tokens: int) -> None:
+    """The columns and choices of the tokens that other workers routed."""
+    own, starts, blocks = memory.parts[sizes.worker], memory.routed_starts, sizes.width // BLOCK
+    for token in claimed(team, tokens):
+        worker = 0
+        while starts[worker + 1] <= token:
+            worker += 1
         if worker != sizes.worker:
             part = memory.parts[worker]
-            first, last = memory.routed_starts[worker], memory.routed_starts[worker + 1]
-            start, count = 4 * sizes.active_experts * first, 4 * sizes.active_experts * (last - first)
-            copy_bytes(own.chosen + start, part.chosen + start, count)
-            copy_bytes(own.shares + start, part.shares + start, count)
+            if _integer(layer):
+                _take(own.normed_integer, part.normed_integer, token, blocks * INTEGER_BYTES)
+            if _floating(layer):
+                _take(own.normed_float, part.normed_float, token, blocks * FLOAT_BYTES)
+            _take(own.chosen, part.chosen, token, 4 * sizes.active_experts)
+            _take(own.shares, part.shares, token, 4 * sizes.active_experts)
 
 
 @kernel
 def _route(
-    team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int, first: int, last: int
+    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
-    """Router logits and experts of own tokens, and the tokens of each expert, packed into groups."""
-    layer = weights.layers[index]
-    tokens = step.header[0]
+    """Normalise and route own tokens, and pack those of each expert into groups."""
+    layer, tokens = weights.layers[index], step.header[0]
+    shared, first, last = memory.routed_starts[sizes.workers] > 0, 0, tokens
+    if shared:
+        first, last = memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
+    _prepare_tokens(team, sizes, constants, memory, layer, first, last)
     stride, out = 4 * memory.router_logits.shape[1], memory.router_logits.ctypes.data
     x = memory.x_float.ctypes.data
     for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
@@ -96,9 +112,9 @@ def _route(
     for item in claimed(team, last - first):
         token = first + item
         choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
-    if last - first < tokens:
+    if shared:
         gather(team)
-        _take_choices(team, sizes, memory)
+        _take_tokens(team, sizes, memory, layer, tokens)
     if arrive(team):
         count_choices(memory.counts, memory.expert_hits[index], memory.chosen, tokens)
         worker = -1
@@ -115,25 +131,20 @@ def _route(
 
 @kernel
 def _pack(team: Team, sizes: Sizes, memory: Memory, layer: Record) -> None:
-    """Copy each token's column from who normalised it into the groups of its experts."""
-    blocks, starts = sizes.width // BLOCK, memory.routed_starts
+    """Copy each token's column into the groups of its experts."""
+    own, blocks = memory.parts[sizes.worker], sizes.width // BLOCK
     for column in claimed(team, memory.expert.used[1]):
         number = memory.expert.column_group[column]
         if number >= 0:
-            group, token, worker = memory.expert.groups[number], memory.expert.source[column], sizes.worker
-            if starts[sizes.workers] > 0:
-                worker = 0
-                while starts[worker + 1] <= token:
-                    worker += 1
-            part = memory.parts[worker]
+            group, token = memory.expert.groups[number], memory.expert.source[column]
             columns, first, at = WIDTHS[group.width], group.column * blocks, column - group.column
-            if layer.gate.integer | layer.up.integer:
+            if _integer(layer):
                 place = memory.packed_integer.ctypes.data + first * INTEGER_BYTES
-                source = part.normed_integer + token * blocks * INTEGER_BYTES
+                source = own.normed_integer + token * blocks * INTEGER_BYTES
                 copy_column(place, columns, at, source, blocks, INTEGER_BYTES)
-            if not (layer.gate.integer & layer.up.integer):
+            if _floating(layer):
                 place = memory.packed_float.ctypes.data + first * FLOAT_BYTES
-                source = part.normed_float + token * blocks * FLOAT_BYTES
+                source = own.normed_float + token * blocks * FLOAT_BYTES
                 copy_column(place, columns, at, source, blocks, FLOAT_BYTES)
     barrier(team)
 
@@ -229,16 +240,13 @@ def feed_forward(
     layer, tokens = weights.layers[index], step.header[0]
     own = memory.parts[sizes.worker]
     if sizes.routed:
-        first, last = _routed_tokens(sizes, memory, tokens)
-        _prepare_tokens(team, sizes, constants, memory, layer, first, last)
-        _route(team, sizes, weights, memory, step, index, first, last)
+        _route(team, sizes, constants, weights, memory, step, index)
         x_integer, x_float = own.normed_integer, own.normed_float
         if tokens > 1:
             x_integer, x_float = np.uintp(memory.packed_integer.ctypes.data), np.uintp(memory.packed_float.ctypes.data)
     else:
-        integer = layer.gate.integer | layer.up.integer
-        floating = 1 - (layer.gate.integer & layer.up.integer)
-        prepare(team, memory, sizes.width, layer.feed_forward_norm, constants.epsilon[0], integer, floating)
+        norm, epsilon = layer.feed_forward_norm, constants.epsilon[0]
+        prepare(team, memory, sizes.width, norm, epsilon, _integer(layer), _floating(layer))
         x_integer, x_float = np.uintp(memory.x_integer.ctypes.data), np.uintp(memory.x_float.ctypes.data)
     scratch = memory.scratch[team.thread].ctypes.data
     for item in claimed(team, memory.expert.used[0] * _claims_of_blocks(layer.gate)):

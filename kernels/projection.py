@@ -19,7 +19,7 @@ from numoe.kernels.simd import add, load_address, load_f32x16, store_f32x16
 from numoe.kernels.sync import Team, barrier, claimed, gather
 from numoe.kernels.tiles import run_tile
 
-ATTENTION, INTERMEDIATE = range(2)  # columns that are rounded by the owners of their blocks
+ATTENTION, INTERMEDIATE = range(2)  # columns whose blocks are made, and rounded, by several workers
 CLAIM_BYTES = 65536  # of weights per claim: 3 microseconds at 20 GB/s, against 0.1 for the claim
 
 
@@ -33,6 +33,13 @@ def gather_row(row: int, parts: Records, token: int) -> None:
 
 
 @kernel
+def normalise(row: int, parts: Records, token: int, norm: int | np.uintp, width: int, epsilon: float) -> None:
+    """A token's residual stream from all workers, normalised."""
+    gather_row(row, parts, token)
+    rms_norm(row, norm, width, epsilon)
+
+
+@kernel
 def prepare(
     team: Team,
     memory: Memory,
@@ -42,15 +49,14 @@ def prepare(
     integer: int,
     floating: int,
 ) -> None:
-    """Gather the residual stream of each dense column's token, normalise it, and write it in the forms needed."""
+    """Normalise the residual stream of each dense column's token, and write it in the forms that are needed."""
     blocks, grouping = width // BLOCK, memory.dense
     for column in claimed(team, grouping.used[1]):
         number = grouping.column_group[column]
         if number >= 0:
             group = grouping.groups[number]
             row = memory.rows[team.thread].ctypes.data
-            gather_row(row, memory.parts, grouping.source[column])
-            rms_norm(row, norm, width, epsilon)
+            normalise(row, memory.parts, grouping.source[column], norm, width, epsilon)
             first, columns, at = group.column * blocks, WIDTHS[group.width], column - group.column
             if integer:
                 write_integer_column(memory.x_integer.ctypes.data + first * INTEGER_BYTES, columns, at, row, blocks)
@@ -60,8 +66,8 @@ def prepare(
 
 
 @kernel
-def _rounded(part: Record, kind: int) -> tuple[int, int]:
-    """Where a worker writes its blocks of every column, and how many it has of each."""
+def _made(part: Record, kind: int) -> tuple[int, int]:
+    """Where a worker writes its blocks of every column, and how many of each column it makes."""
     if kind == ATTENTION:
         return part.attention, part.attention_width // BLOCK
     return part.intermediate, part.expert_width // BLOCK
@@ -69,26 +75,29 @@ def _rounded(part: Record, kind: int) -> tuple[int, int]:
 
 @kernel
 def collect(team: Team, parts: Records, kind: int, grouping: Grouping, integer: int, out: int) -> int:
-    """Gather columns whose blocks were rounded by their owners; the address of whole groups.
+    """Gather columns of which each worker made some blocks; the address of whole groups.
 
-    A worker's groups hold its own blocks only, so that they are a run of bytes in the whole ones, which are put
-    together at `out`. Where there is one worker nothing is copied.
+    A worker's groups hold its own blocks only, so that each is a run of bytes of a whole group, which is put together
+    at `out`, by as many claims as it has columns. Where there is one worker nothing is copied.
     """
     gather(team)
     if parts.shape[0] == 1:
-        own, _ = _rounded(parts[0], kind)
+        own, _ = _made(parts[0], kind)
         return own
     unit, blocks = block_bytes(integer), 0
     for worker in range(parts.shape[0]):
-        _, held = _rounded(parts[worker], kind)
+        _, held = _made(parts[worker], kind)
         blocks += held
     for column in claimed(team, grouping.used[1]):
         number = grouping.column_group[column]
-        if number >= 0 and grouping.groups[number].column == column:
-            columns, place = WIDTHS[grouping.groups[number].width], out + unit * blocks * column
+        if number >= 0:
+            group = grouping.groups[number]
+            columns, share, place = WIDTHS[group.width], column - group.column, out + unit * blocks * group.column
             for worker in range(parts.shape[0]):
-                source, held = _rounded(parts[worker], kind)
-                copy_bytes(place, source + unit * held * column, unit * held * columns)
+                source, held = _made(parts[worker], kind)
+                first, last = held * columns * share // group.count, held * columns * (share + 1) // group.count
+                start = source + unit * (held * group.column + first)
+                copy_bytes(place + unit * first, start, unit * (last - first))
                 place += unit * held * columns
     barrier(team)
     return out

@@ -96,7 +96,6 @@ class Sizes(NamedTuple):
     neox: int  # 1: pairs (i, i + rotated/2), 0: pairs (2i, 2i + 1)
     experts: int  # E
     active_experts: int  # A
-    expert_width: int  # F
     vocabulary: int  # V
     routed: int  # 1: a router chooses; 0: one expert of weight 1
     worker: int
@@ -166,13 +165,13 @@ class Memory(NamedTuple):
     block: NDArray[np.uint8]  # [threads, ...] a thread's own, see packing.py
     chosen: Ints  # [T, A] in the arena: experts by falling probability
     shares: Floats  # [T, A] in the arena: their weights, sum 1
-    routed_starts: Ints  # [workers + 1] tokens whose experts each worker chooses, see router.py
+    routed_starts: Ints  # [workers + 1] tokens that each worker routes, see router.py
     columns: Ints  # [T, A] the expert column of each
     counts: Ints  # [E] scratch of grouping
     loads: Ints  # [workers] scratch of assigning experts
     owners: Ints  # [E] the worker that computes each active expert of the layer, where experts are whole
     dense: Grouping
-    routed: Grouping  # the groups of `dense` whose tokens' experts this worker chooses
+    routed: Grouping  # of `dense`, but with own segments: the tokens that this worker routes; columns are not counted
     expert: Grouping
     counters: Records  # [1] in the arena: steps, tokens, bytes_read, step_ns
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert

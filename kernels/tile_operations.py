@@ -1,6 +1,7 @@
 """Operations on tiles: C vectors, one per activation column, that take the same weights.
 
-`stride` and `columns` are compile-time constants; column c's operand lies at address + c * stride.
+`stride` and `columns` are compile-time constants; column c's operand lies at address + c * stride, or if none is given
+in the column's block of an integer group, INTEGER_BYTES after the one before.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ its cores' peak, whichever is longer, and a part of the other; the slowest worke
 experts, they gather after down instead; which worker is slowest then depends on what the router chose: steps are drawn
 (routing.py).
 
-*Not counted*: what caches keep from one step to the next, prompts' attention beyond its reading, and what other
-programs take.
+*Not counted*: what caches keep from one step to the next, prompts' attention beyond its reading, that workers share the
+routing of many tokens, and what other programs take.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from numoe.model.spec import LayerTensors, ModelSpec, TensorInfo, TensorType
 from numoe.model.speeds import FLOATS_SHARE, LEAST_GUESS, Speeds
 from numoe.model.topology import Topology
 
-LAYER_GATHERS, STEP_GATHERS = 4, 4  # of all workers; of a step: two while embedding, after the logits, after drawing
-LAYER_BARRIERS = 9  # of one worker's threads
+STEP_GATHERS = 4  # of all workers, beside those of layers: two while embedding, after the logits, after drawing
 # One thread each: the router's choice compares all experts A times; a token is drawn from the vocabulary, three passes.
 CHOICE_SECONDS, DRAW_SECONDS = 1.0e-9, 1.0e-9  # per expert and rank; per token id
 # A value of activations is normalised, rounded to 8 bits or passed through a sigmoid.
 VALUE_SECONDS = 0.6e-9
 STEP_SECONDS = 60e-6  # the coordinator's part of a step, and waking the workers
 MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where many layers differ, and of many tokens
-FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5  # of a value that workers exchange: as it is, and rounded in blocks of 32
+# Of a value that workers exchange: as it is, and rounded in blocks of 32 (without VNNI 2.5, for float formats 4).
+FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
 # Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
 # decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
@@ -245,7 +245,7 @@ class CostModel:
             exchanges += self._remote(width, self._batch, ROUNDED_BYTES)
             exchanges += self._remote(spec.width, self._batch, FLOAT_BYTES)
         tokens = -(-self._batch // min(rates.cores for rates in self._rates))
-        rest = VALUE_SECONDS * tokens * (spec.width + 2 * width) + 3 * self._speeds.barrier_seconds
+        rest = VALUE_SECONDS * tokens * (spec.width + 2 * width / len(self._shards)) + 3 * self._speeds.barrier_seconds
         return slowest + Seconds(attention=output, exchanges=exchanges, rest=rest)
 
     def _kv(self, shard: Shard, rates: _Rates) -> float:

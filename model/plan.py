@@ -1,7 +1,7 @@
 """Who owns what: plan(spec, topology, options) splits a model's heads and rows over workers, one per NUMA node.
 
 Guarantees: every query head, width row, expert row and vocabulary row has exactly one owner; no worker owns more
-than one unit (a head, or a panel of 16 rows) more than another; the same arguments give the same plan.
+than one unit (a head, a panel of 16 rows, or 32 expert rows) more than another; the same arguments give the same plan.
 Not guaranteed: that every worker owns something (8 workers of a model with 4 heads), or that a key-value head has
 one owner: workers whose query heads need the same one each compute and keep it.
 """

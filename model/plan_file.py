@@ -35,7 +35,7 @@ from numoe.model.topology import format_id_list, parse_id_list
 from numoe.protos.errors import PlanError
 
 HEADER = (
-    "# Who owns what. Ranges are half-open [start, stop) and of multiples of 16 rows; expert_rows of 32.\n"
+    "# Who owns what. Ranges are half-open [start, stop); those of rows start at multiples of 16, of expert_rows 32.\n"
     "# An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.\n"
 )
 RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
@@ -108,7 +108,7 @@ def _read_ids(text: Any, count: int, where: str) -> tuple[int, ...]:
 
 
 def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
-    """Raise PlanError unless `plan` splits exactly this model: every head and row owned once, in whole panels."""
+    """Raise PlanError unless `plan` splits exactly this model: every head and row owned once, in whole units."""
     if plan.model != spec.name:
         raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
     if not 1 <= len(plan.shards) <= MOST_WORKERS:

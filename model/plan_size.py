@@ -1,8 +1,8 @@
 """How many bytes each worker of a plan holds and reads, and whether they fit the nodes' memory.
 
 Matrices are counted in whole panels, as workers hold them (panels.py); rows of token_embd in the file's bytes. Every
-worker normalises and routes by itself, so norms and router weights count on each; a tied output is held twice, its
-panels to multiply with and its rows to look up.
+worker normalises and routes, so norms and router weights count on each; a tied output is held twice, its panels to
+multiply with and its rows to look up.
 """
 
 from __future__ import annotations

@@ -174,11 +174,12 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("expert_hits", np.int64, (shape.layers, shape.experts)),
         ("embedding", np.float32, (limits.step_tokens, shape.width)),
         ("hidden", np.float32, (tokens, part.width)),
-        ("attention", np.float32, (tokens, part.attention_width)),  # or rounded, which takes less
+        # Groups and columns as in kernels/groups.py: at most 4 bytes a value, most of them rounded to less.
+        ("attention", np.float32, (tokens, part.attention_width)),
         ("intermediate", np.float32, (columns, part.expert_width)),
         ("output", np.float32, (columns, part.output_width)),
-        ("normed_integer", np.float32, (tokens, shape.width)),  # rounded, which takes less
-        ("normed_float", np.float32, (tokens, shape.width)),
+        ("normed_integer", np.float32, (limits.step_tokens, shape.width)),
+        ("normed_float", np.float32, (limits.step_tokens, shape.width)),
         ("chosen", np.int32, (limits.step_tokens, shape.active_experts)),
         ("shares", np.float32, (limits.step_tokens, shape.active_experts)),
         ("logits", np.float32, (dense_columns(limits.sequences), whole_panels(part.vocabulary))),

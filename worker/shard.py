@@ -35,10 +35,6 @@ from numoe.worker.arrange import row_bytes
 from numoe.worker.loader import LoadedWeights
 from numoe.worker.memory import allocate
 
-PART_ARRAYS = (
-    "embedding", "hidden", "attention", "normed_integer", "normed_float", "chosen", "shares", "intermediate", "output",
-    "logits",
-)  # fmt: skip
 Views = NDArray[np.uint8]
 
 
@@ -67,7 +63,6 @@ def sizes_of(order: WorkerOrder) -> Sizes:
         neox=int(spec.rope.style == "neox"),
         experts=spec.experts,
         active_experts=spec.active_experts,
-        expert_width=spec.expert_width,
         vocabulary=spec.vocabulary,
         routed=int(spec.routed),
         worker=order.worker,
@@ -129,8 +124,9 @@ def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
-        for name in PART_ARRAYS:
-            part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
+        for name in PART.names or ():
+            if PART[name] == np.uintp:
+                part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
         part["first_vocabulary"] = shard.vocabulary.start
         part["width"] = shard.width_rows.size
         part["attention_width"] = shard.heads.size * order.spec.head_size
@@ -173,7 +169,8 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
 
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
-    vocabulary, tokens_grouping = whole_panels(spec.vocabulary), _grouping(dense, 1)
+    vocabulary = whole_panels(spec.vocabulary)
+    of_tokens = _grouping(dense, 1)
     heads_per_kv = spec.query_heads // spec.kv_heads
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
     return Memory(
@@ -200,8 +197,8 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         counts=ints(spec.experts),
         loads=ints(len(order.plan.shards)),
         owners=ints(spec.experts),
-        dense=tokens_grouping,
-        routed=tokens_grouping._replace(segments=np.zeros_like(tokens_grouping.segments), used=ints(2)),
+        dense=of_tokens,
+        routed=of_tokens._replace(segments=np.zeros_like(of_tokens.segments), used=ints(2)),
         expert=_grouping(experts, spec.experts),
         counters=layout.view(arena, own + "counters"),
         expert_hits=layout.view(arena, own + "expert_hits"),

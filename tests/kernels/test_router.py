@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from numoe.kernels import reference
+from numoe.kernels.groups import WIDEST
 from numoe.kernels.records import Grouping
 from numoe.kernels.router import (
     COLUMNS_OF_PANELS,
     GROUPS_AT_ONCE,
-    ROUTED_GROUPS,
+    ROUTED_TOKENS,
     assign_experts,
     choose_experts,
     count_choices,
@@ -195,7 +196,7 @@ def test_all_tokens_are_grouped_as_one_expert(tokens: int) -> None:
     assert groups[-1] <= GROUPS_AT_ONCE
 
 
-@pytest.mark.parametrize("tokens", [1, 12, 23, 96, 97, 512])
+@pytest.mark.parametrize("tokens", [1, 12, 47, 48, 96, 97, 200, 512])
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_each_token_is_routed_by_one_worker_or_by_all(tokens: int, workers: int) -> None:
     dense = empty_grouping(dense_columns(tokens), 1)
@@ -209,10 +210,11 @@ def test_each_token_is_routed_by_one_worker_or_by_all(tokens: int, workers: int)
             assert 0 < segment["groups"] <= GROUPS_AT_ONCE
             for group in dense.groups[segment["first_group"] :][: segment["groups"]]:
                 chosen += range(group["column"], group["column"] + group["count"])
-        shared = workers > 1 and groups >= ROUTED_GROUPS * workers
+        shared = workers > 1 and tokens >= ROUTED_TOKENS * workers
         assert starts[-1] == (tokens if shared else 0)
         if shared:
             assert chosen == list(range(starts[worker], starts[worker + 1]))
+            assert abs(len(chosen) - tokens / workers) < WIDEST
             found += chosen
         else:
             found = chosen

@@ -19,7 +19,7 @@ SPEC = tiny_spec(TinyShape())  # 8 heads, 4 kv heads, width 64, expert width 96,
 MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
 PLAN = plan(SPEC, MACHINE, PlanOptions(workers=2))
 FILE = """\
-# Who owns what. Ranges are half-open [start, stop) and of multiples of 16 rows; expert_rows of 32.
+# Who owns what. Ranges are half-open [start, stop); those of rows start at multiples of 16, of expert_rows 32.
 # An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.
 
 model = "tiny qwen3moe"
