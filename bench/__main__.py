@@ -82,6 +82,7 @@ class Options:
             streams=_numbers(self.streams),
             stream_prompt=self.stream_prompt,
             stream_decode=self.stream_decode,
+            alike=self.ik_llama_cpp is not None,
             disturbed_cpu=cores()[-1] if self.disturbed else None,
             repetitions=self.repetitions,
             kv_type=self.kv_type,

@@ -4,6 +4,7 @@ pp512            a prompt of 512 tokens, from an empty cache, logits of its last
 tg128            128 tokens one by one, from an empty cache
 tg128 @ 4096     the same after 4096 tokens
 16 x tg32        32 tokens of each of 16 sequences at once, after a prompt each
+16 x tg32 alike  the same tokens in all 16, which so choose the same experts: what ik_llama.cpp's tool decodes
 tg16 disturbed   16 tokens one by one while another process keeps one of the cores busy
 """
 
@@ -22,8 +23,8 @@ def decode_name(tokens: int, depth: int = 0) -> str:
     return f"tg{tokens} @ {depth}" if depth else f"tg{tokens}"
 
 
-def streams_name(streams: int, tokens: int) -> str:
-    return f"{streams} x tg{tokens}"
+def streams_name(streams: int, tokens: int, *, alike: bool = False) -> str:
+    return f"{streams} x tg{tokens}{' alike' if alike and streams > 1 else ''}"
 
 
 def disturbed_name(tokens: int) -> str:

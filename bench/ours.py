@@ -48,6 +48,7 @@ class Workload:
     streams: tuple[int, ...] = (1, 4, 16, 32)
     stream_prompt: int = 64
     stream_decode: int = 32
+    alike: bool = False  # streams also with the same tokens in all
     disturbed_decode: int = 16
     disturbed_cpu: int | None = None  # None: nothing disturbs
     repetitions: int = 2  # of each measurement in a round
@@ -115,10 +116,15 @@ class Measured:
 
         return self._timed(run)
 
-    def streams(self, count: int) -> tuple[float, float]:
-        """Seconds, and bytes of weights, of the decoded tokens of `count` sequences, after their prompts."""
+    def streams(self, count: int, *, alike: bool) -> tuple[float, float]:
+        """Seconds, and bytes of weights, of the decoded tokens of `count` sequences, after their prompts.
+
+        alike: all see the same tokens.
+        """
         prompt, length, room = self._workload.stream_prompt, self._workload.stream_decode, self._workload.stream_room
         tokens = [self._tokens(prompt + length) for _ in range(count)]
+        if alike:
+            tokens = tokens[:1] * count
         for row in range(count):
             self._step(self._chunk(row, 0, tokens[row][:prompt], room))
 
@@ -170,10 +176,11 @@ def _plans(measured: Measured, work: Workload, *, everything: bool) -> Iterator[
             work.decode,
             depth + work.decode / 2,
         )
-    for count in work.streams:
+    unlike = [(count, False) for count in work.streams]
+    for count, alike in unlike + [(count, True) for count in work.streams if work.alike and count > 1]:
         yield _Plan(
-            streams_name(count, work.stream_decode),
-            lambda count=count: measured.streams(count),  # type: ignore[misc]
+            streams_name(count, work.stream_decode, alike=alike),
+            lambda count=count, alike=alike: measured.streams(count, alike=alike),  # type: ignore[misc]
             count * work.stream_decode,
             work.stream_prompt + work.stream_decode / 2,
         )

@@ -88,7 +88,7 @@ def measure_peer(
         with busy(cpu) if cpu is not None else nullcontext():
             text, error = _output([str(path.resolve()), *arguments], timeout_seconds)
         try:
-            speeds = parse_batched(text) if program == BATCHED else parse_bench(text)
+            speeds = parse_batched(text, alike=peer.is_ik) if program == BATCHED else parse_bench(text)
         except (ValueError, KeyError) as fault:
             speeds, error = {}, error or f"its output could not be read: {fault}"
         if disturbed:
@@ -136,8 +136,11 @@ def _metric(entry: dict[str, Any]) -> str:
     return decode_name(decoded, int(entry.get("n_depth", 0)) or prompt)
 
 
-def parse_batched(text: str) -> dict[str, tuple[float, ...]]:
-    """Decoded tokens per second of all sequences by metric, from the table of either llama-batched-bench."""
+def parse_batched(text: str, *, alike: bool = False) -> dict[str, tuple[float, ...]]:
+    """Decoded tokens per second of all sequences by metric, from the table of either llama-batched-bench.
+
+    alike: the tool decodes the same tokens in all sequences. llama.cpp's draws each, ik_llama.cpp's takes token 0.
+    """
     lines = [line.strip() for line in text.splitlines()]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     if not rows or "S_TG t/s" not in rows[0]:
@@ -146,5 +149,6 @@ def parse_batched(text: str) -> dict[str, tuple[float, ...]]:
     for row in rows[1:]:
         cells = dict(zip(rows[0], row, strict=False))
         if cells["PP"].isdecimal():
-            speeds[streams_name(int(cells["B"]), int(cells["TG"]))] = (float(cells["S_TG t/s"]),)
+            metric = streams_name(int(cells["B"]), int(cells["TG"]), alike=alike)
+            speeds[metric] = (float(cells["S_TG t/s"]),)
     return speeds

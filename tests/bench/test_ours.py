@@ -28,14 +28,15 @@ SMALL = (
 
 
 def test_a_tiny_model_is_measured_from_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", *SMALL, "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "bench", *SMALL, "--folder", str(tmp_path), "--ik-llama-cpp", str(tmp_path)]
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     [path] = tmp_path.glob("results-*.json")
     assert str(path) in done.stdout
     figures = {figure["metric"]: figure for figure in json.loads(path.read_text())["figures"]}
-    assert list(figures) == ["pp64", "tg4", "tg4 @ 128", "1 x tg4", "3 x tg4", "tg16 disturbed"]
+    assert list(figures) == ["pp64", "tg4", "tg4 @ 128", "1 x tg4", "3 x tg4", "3 x tg4 alike", "tg16 disturbed"]
+    assert figures["3 x tg4 alike"]["weight_bytes"] < figures["3 x tg4"]["weight_bytes"]  # the same experts in all
     for figure in figures.values():
         assert len(figure["tokens_per_second"]) == 1
         assert figure["tokens_per_second"][0] > 0

@@ -34,11 +34,14 @@ def test_llama_bench_of_ik_is_understood_with_messages_around_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "last"),
-    [("llama_cpp_batched_bench.txt", 3681.55, 4564.91), ("ik_batched_bench.txt", 514.77, 30977.74)],
+    ("name", "alike", "speeds"),
+    [
+        ("llama_cpp_batched_bench.txt", False, {"1 x tg8": (3681.55,), "4 x tg8": (4564.91,)}),
+        ("ik_batched_bench.txt", True, {"1 x tg8": (514.77,), "4 x tg8 alike": (30977.74,)}),
+    ],
 )
-def test_the_batched_bench_of_both_is_understood(name: str, first: float, last: float) -> None:
-    assert parse_batched(recorded(name)) == {"1 x tg8": (first,), "4 x tg8": (last,)}
+def test_the_batched_bench_of_both_is_understood(name: str, alike: bool, speeds: dict[str, tuple[float, ...]]) -> None:
+    assert parse_batched(recorded(name), alike=alike) == speeds
 
 
 @pytest.mark.parametrize("parse", [parse_bench, parse_batched])
