@@ -2,7 +2,7 @@
 
 SmolLM2-135M, padded with zeros so that every format fits (padded.py), is quantised by llama-quantize, all matrices to
 one type. The truth is that very file, dequantised and run in float64 by tests/forward.py: what is measured is
-arithmetic (activations rounded to 8 bits, keys and values to 16), not what quantising the weights costs. Of 2 chunks of
+arithmetic (activations rounded to 8 bits, keys and values to 16), not what quantising the weights costs. Of chunks of
 256 tokens of plain English the predictions of the later halves count, numoe's decoded one by one after a prompt of half
 a chunk.
 """
@@ -34,7 +34,7 @@ from tests.forward import Forward
 app = App(name="python -m bench.quality", help=__doc__)
 
 TEXT = Path(__file__).with_name("plain_english.txt")
-CONTEXT, CHUNKS = 256, 2
+CONTEXT = 256
 # As llama-quantize calls them; the K-quants' mixes are made pure.
 FORMATS = (
     *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4_MOE"),
@@ -66,13 +66,14 @@ def _run(command: list[str]) -> None:
         raise SetupError(f"{Path(command[0]).name} ended with {done.returncode}: {lines[-1]}")
 
 
-def chunks_of(model: Path, text: Path) -> NDArray[np.int32]:  # [CHUNKS, CONTEXT]
+def chunks_of(model: Path, text: Path, count: int) -> NDArray[np.int32]:  # [count, CONTEXT]
     """The text's first tokens. Raises SetupError if they are too few."""
     _, tokenizer, _ = read_model(model)
     found = tokenizer.encode(text.read_text())
-    if len(found) < CHUNKS * CONTEXT:
-        raise SetupError(f"{text} has {len(found)} tokens, expected at least {CHUNKS * CONTEXT}")
-    return np.array(found[: CHUNKS * CONTEXT], np.int32).reshape(CHUNKS, CONTEXT)
+    if not 1 <= count <= len(found) // CONTEXT:
+        most = len(found) // CONTEXT
+        raise SetupError(f"{text} has {len(found)} tokens: found {count} chunks, expected 1 to {most} of {CONTEXT} each")
+    return np.array(found[: count * CONTEXT], np.int32).reshape(count, CONTEXT)
 
 
 def true_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float64]:  # [positions, V]
@@ -103,7 +104,7 @@ def peer_logits(model: Path, programs: Path, text: Path, chunks: NDArray[np.int3
     program, saved = programs / "llama-perplexity", model.with_suffix(".logits")
     if not program.is_file():
         return None
-    context = ["-c", str(CONTEXT), "--chunks", str(CHUNKS), "-fa", "on"]
+    context = ["-c", str(CONTEXT), "--chunks", str(len(chunks)), "-fa", "on"]
     try:
         _run([str(program), "-m", str(model), "-f", str(text), *context, "--save-all-logits", str(saved)])
         found = read_saved(saved)
@@ -119,7 +120,7 @@ def _cells(found: Divergence | None) -> tuple[str, str]:
 
 
 @app.default
-def main(*formats: str, llama_cpp: Path, folder: Path | None = None, text: Path = TEXT) -> None:
+def main(*formats: str, llama_cpp: Path, folder: Path | None = None, text: Path = TEXT, chunks: int = 2) -> None:
     """Print the divergence from the truth (and its standard error), and how often the likeliest token is the truth's.
 
     Args:
@@ -127,16 +128,17 @@ def main(*formats: str, llama_cpp: Path, folder: Path | None = None, text: Path 
         llama_cpp: Folder of llama.cpp's programs: llama-quantize, and llama-perplexity for the comparison.
         folder: Where the models are kept. Default: $XDG_CACHE_HOME/numoe/bench.
         text: What is predicted.
+        chunks: Of the text, which is 2 if none is named. The error falls with the root of their number.
     """
     console = Console()
     made = Table("format", "KL, ours (nats)", "KL, llama.cpp", "top 1, ours", "top 1, llama.cpp")
     try:
         for name in formats or FORMATS:
             model = quantised_model(folder or default_folder(), llama_cpp, name)
-            chunks = chunks_of(model, text)
-            truth = true_logits(model, chunks)
-            ours = divergence(truth, our_logits(model, chunks))
-            logits = peer_logits(model, llama_cpp, text, chunks)
+            tokens = chunks_of(model, text, chunks)
+            truth = true_logits(model, tokens)
+            ours = divergence(truth, our_logits(model, tokens))
+            logits = peer_logits(model, llama_cpp, text, tokens)
             peer = None if logits is None else divergence(truth, logits)
             (our_kl, our_top), (peer_kl, peer_top) = _cells(ours), _cells(peer)
             console.print(f"{name}: KL {our_kl} {peer_kl}", highlight=False)
