@@ -72,7 +72,7 @@ def chunks_of(model: Path, text: Path, count: int) -> NDArray[np.int32]:  # [cou
     found = tokenizer.encode(text.read_text())
     if not 1 <= count <= len(found) // CONTEXT:
         most = len(found) // CONTEXT
-        raise SetupError(f"{text} has {len(found)} tokens: found {count} chunks, expected 1 to {most} of {CONTEXT} each")
+        raise SetupError(f"{text} has {len(found)} tokens: found {count} chunks, expected 1 to {most} of {CONTEXT}")
     return np.array(found[: count * CONTEXT], np.int32).reshape(count, CONTEXT)
 
 
