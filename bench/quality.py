@@ -67,12 +67,12 @@ def _run(command: list[str]) -> None:
 
 
 def chunks_of(model: Path, text: Path, count: int) -> NDArray[np.int32]:  # [count, CONTEXT]
-    """The text's first tokens. Raises SetupError if they are too few."""
+    """The text's first tokens. Raises SetupError if it has not so many chunks."""
     _, tokenizer, _ = read_model(model)
     found = tokenizer.encode(text.read_text())
-    if not 1 <= count <= len(found) // CONTEXT:
-        most = len(found) // CONTEXT
-        raise SetupError(f"{text} has {len(found)} tokens: found {count} chunks, expected 1 to {most} of {CONTEXT}")
+    most = len(found) // CONTEXT
+    if not 1 <= count <= most:
+        raise SetupError(f"--chunks is {count}, expected 1 to the {most} of {CONTEXT} tokens in {text}")
     return np.array(found[: count * CONTEXT], np.int32).reshape(count, CONTEXT)
 
 
@@ -128,7 +128,7 @@ def main(*formats: str, llama_cpp: Path, folder: Path | None = None, text: Path 
         llama_cpp: Folder of llama.cpp's programs: llama-quantize, and llama-perplexity for the comparison.
         folder: Where the models are kept. Default: $XDG_CACHE_HOME/numoe/bench.
         text: What is predicted.
-        chunks: Of the text, which is 2 if none is named. The error falls with the root of their number.
+        chunks: How many of the text count; the default text has 2. The error falls with the root of their number.
     """
     console = Console()
     made = Table("format", "KL, ours (nats)", "KL, llama.cpp", "top 1, ours", "top 1, llama.cpp")
