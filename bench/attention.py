@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cores, read_memory
-from numoe.kernels.attention import CachedHead, attend, scratch_floats, scratch_of
-from numoe.kernels.formats import FORMATS, NUMBERS
-from numoe.kernels.instruction_sets import INSTRUCTION_SET
-from numoe.kernels.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes
-from numoe.kernels.value_tile import attention_tiles
-from numoe.worker.memory import allocate
+from numoe.kernels.attention.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes
+from numoe.kernels.attention.pieces import CachedHead, attend, scratch_floats, scratch_of
+from numoe.kernels.attention.value_tile import attention_tiles
+from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.weights.formats import FORMATS, NUMBERS
+from numoe.worker.placing.memory import allocate
 
 app = App(help=__doc__)
 

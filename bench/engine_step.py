@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from numoe.coordinator.config import EngineSettings
-from numoe.coordinator.engine import Engine
-from numoe.coordinator.requests import GenerationRequest
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Sampling, Step, StepLimits, StepResult
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 

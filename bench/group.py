@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from numoe.coordinator.config import EngineSettings, ServeSettings
-from numoe.coordinator.launcher import RayWorkers, start_workers
 from numoe.coordinator.logs import configure_logging
-from numoe.coordinator.served import read_spec
-from numoe.model.plan import PlanOptions, plan
-from numoe.model.topology import read_topology
+from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.settings import EngineSettings, ServeSettings
+from numoe.coordinator.workers.group import RayWorkers, start_workers
+from numoe.model.machine.topology import read_topology
+from numoe.model.planning.plan import PlanOptions, plan
 from numoe.protos.messages import Chunk, Sampling
 
 GREEDY = Sampling()

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from numoe.model.quantiser import named
-from numoe.model.synthetic import PRESETS, SyntheticShape, write_synthetic_model
+from numoe.model.made_up.synthetic import PRESETS, SyntheticShape, write_synthetic_model
+from numoe.model.made_up.type_mixes import named
 
 
 def _shape(preset: str, layers: int, type_name: str) -> SyntheticShape:

@@ -17,11 +17,11 @@ import numpy as np
 from bench.disturbance import busy
 from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
-from numoe.coordinator.config import KV_TYPES, EngineSettings, KvType
-from numoe.coordinator.launcher import RayWorkers
-from numoe.coordinator.served import read_spec
-from numoe.model.plan_size import kv_position_bytes
-from numoe.model.spec import ModelSpec
+from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.settings import KV_TYPES, EngineSettings, KvType
+from numoe.coordinator.workers.group import RayWorkers
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.messages import Chunk, Step
 
 WARM_TOKENS = 8  # decoded before anything is timed

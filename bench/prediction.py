@@ -19,12 +19,12 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.machine import integer_peak, read_bandwidth
 from bench.ours import Measured, Workload
-from numoe.coordinator.served import read_spec
-from numoe.model.cost import CostModel, Forecast
-from numoe.model.plan import PlanOptions, ShardPlan, plan
-from numoe.model.spec import ModelSpec
-from numoe.model.speeds import Speeds
-from numoe.model.topology import Topology, read_topology
+from numoe.coordinator.process.loading import read_spec
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.prediction.cost import CostModel, Forecast
+from numoe.model.planning.prediction.speeds import Speeds
 
 app = App(help=__doc__)
 

@@ -26,10 +26,10 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from numoe.coordinator.client import CallError, Client
-from numoe.coordinator.served import read_spec
-from numoe.model.plan_size import whole_expert_bytes
-from numoe.model.spec import ModelSpec
+from numoe.coordinator.commands.client import CallError, Client
+from numoe.coordinator.process.loading import read_spec
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.v1.generation_pb2 import GenerateRequest, Sampling, Stopping, TokenIds
 from numoe.v1.placement_pb2 import GetPlacementResponse, RebalanceRequest
 

@@ -1,6 +1,6 @@
 """What the compiled step is given: the model's matrices, the sizes of a shard, its memory, and the step's inputs.
 
-Addresses are bytes in this process. The letters of shapes are those of model/spec.py.
+Addresses are bytes in this process. The letters of shapes are those of model/architectures/spec.py.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from numoe.protos.messages import StepLimits
 PAGE = 4096
 LINE = 64
 
-# Control words: byte offsets. Each is an int32 on a cache line of its own; the team words are drawn in kernels/sync.py.
+# Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/sync.py).
 ABORT, STEP, STEP_SLEEPERS, DONE, TEAM_WORDS = 0, 64, 128, 192, 256
 
 STARTING, LOADING, READY, FAILED = range(4)
@@ -174,7 +174,7 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("expert_hits", np.int64, (shape.layers, shape.experts)),
         ("embedding", np.float32, (limits.step_tokens, shape.width)),
         ("hidden", np.float32, (tokens, part.width)),
-        # Groups and columns as in kernels/groups.py: at most 4 bytes a value, most of them rounded to less.
+        # Groups and columns as in kernels/matmul/groups.py: at most 4 bytes a value, most of them rounded to less.
         ("attention", np.float32, (tokens, part.attention_width)),
         ("intermediate", np.float32, (columns, part.expert_width)),
         ("output", np.float32, (columns, part.output_width)),

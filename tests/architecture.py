@@ -4,44 +4,107 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 LONGEST_FILE = 400  # lines; past that a file is about two things
+MOST_FILES = 15  # of code in one folder; past that it is about two things
 
-# Which folders a folder's modules may import from, itself included. numoe.v1 is generated from protos/numoe/v1.
-LAYERS = {
-    "coordinator": {"coordinator", "model", "protos", "v1"},
-    "worker": {"worker", "model", "protos", "v1", "kernels"},
-    "model": {"model", "protos"},
-    "kernels": {"kernels"},
-    "protos": {"protos", "v1"},
+# Every folder of the product that holds code, and the rooms below it whose modules it may import; its own are allowed.
+# Listed from the bottom up, a room may name only rooms that stand above it here, so there can be no circle.
+ROOMS: Mapping[str, tuple[str, ...]] = {
+    "protos": (),
+    "model/gguf": ("protos",),
+    "model/text": ("protos",),
+    "model/machine": ("protos",),
+    "model/architectures": ("model/gguf", "protos"),
+    "model/made_up": ("model/gguf", "model/text", "protos"),
+    "model/planning": ("model/gguf", "model/architectures", "model/machine", "protos"),
+    "model/planning/prediction": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
+    "model/doctor": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
+    "kernels": (),  # the records that a step is given
+    "kernels/cpu": (),
+    "kernels/threads": ("kernels/cpu",),
+    "kernels/weights": ("kernels/cpu", "kernels"),
+    "kernels/matmul": ("kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
+    "kernels/attention": ("kernels/matmul", "kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
+    "kernels/experts": ("kernels/matmul", "kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
+    "kernels/step": (
+        "kernels/attention",
+        "kernels/experts",
+        "kernels/matmul",
+        "kernels/weights",
+        "kernels/threads",
+        "kernels/cpu",
+        "kernels",
+    ),
+    "worker/placing": ("model/machine", "model/planning", "kernels/threads", "kernels/cpu", "protos"),
+    "worker/loading": ("worker/placing", "model/*", "kernels/weights", "kernels", "protos"),
+    "worker/running": ("worker/placing", "worker/loading", "model/*", "kernels/*", "kernels", "protos"),
+    "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs
+    "coordinator/engine": ("coordinator", "model/text", "protos"),
+    "coordinator/machine": ("coordinator", "model/*", "protos"),
+    "coordinator/workers": ("coordinator", "coordinator/engine", "model/*", "protos"),
+    "coordinator/api": ("coordinator", "coordinator/engine", "coordinator/workers", "model/*", "protos"),
+    "coordinator/api/grpc": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/workers",
+        "coordinator/api",
+        "model/*",
+        "protos",
+    ),
+    "coordinator/process": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/machine",
+        "coordinator/workers",
+        "coordinator/api",
+        "coordinator/api/grpc",
+        "model/*",
+        "protos",
+    ),
+    "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos"),
+    "coordinator/commands": (
+        "coordinator",
+        "coordinator/machine",
+        "coordinator/process",
+        "coordinator/workers",
+        "coordinator/commands/tables",
+        "model/*",
+        "protos",
+    ),
 }
-# The one module that may look across: it names the class that it starts in another process.
-EXCEPTIONS = {("coordinator/launcher.py", "numoe.worker.actor")}
+# Two files that may look across: one starts the class in another process; the other is imported where a command runs.
+EXCEPTIONS = {("coordinator/workers/starting.py", "numoe.worker.running.actor")}
+
+TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))
+GENERATED = "protos/numoe/v1"  # imported as numoe.v1
 
 # Libraries that only some files may import: patterns of those files.
-SERVICE_FILES = (
-    "coordinator/service*.py",
-    "coordinator/server.py",
-    "coordinator/calls.py",  # what every call passes through
-    "coordinator/status.py",  # the one place where errors become gRPC statuses
-    "coordinator/client*.py",
-    "coordinator/cli.py",
-)
+GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/client.py")
 FENCES = {
-    "ray": ("coordinator/launcher.py", "coordinator/ray_node.py", "coordinator/expert_mover.py", "worker/actor.py"),
+    "ray": (
+        "coordinator/workers/starting.py",
+        "coordinator/workers/group.py",
+        "coordinator/workers/ray_node.py",
+        "coordinator/workers/expert_mover.py",
+        "worker/running/actor.py",
+    ),
     "numba": ("kernels/*.py",),
     "llvmlite": ("kernels/*.py",),
-    "grpc": SERVICE_FILES,
-    "grpc_health": SERVICE_FILES,
-    "grpc_reflection": SERVICE_FILES,
-    "grpc_status": SERVICE_FILES,
+    "grpc": GRPC_FILES,
+    "grpc_health": GRPC_FILES,
+    "grpc_reflection": GRPC_FILES,
+    "grpc_status": GRPC_FILES,
+    "cyclopts": ("coordinator/commands/*.py",),
+    "rich": ("coordinator/commands/*.py",),
 }
 
-PYTHON_FOLDERS = (*LAYERS, "tests", "bench", "deploy")
+PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".proto", ".txt", ".sh", ".html", ".js"}
 TEXT_NAMES = {"Makefile", "README", "run", ".gitignore", ".npmrc", "Dockerfile"}
 HIDDEN_FOLDERS = {".ci", ".namespace"}  # of those that begin with a dot, the project's own
@@ -65,7 +128,7 @@ class Module:
 
     @property
     def folder(self) -> str:
-        return self.path.split("/")[0]
+        return self.path.rpartition("/")[0]
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """Line and full name of everything imported, wherever in the file; a relative import begins with a dot."""
@@ -80,13 +143,26 @@ class Module:
 def find_violations(root: Path) -> list[str]:
     """Every breach of a rule below `root`, each as "file:line: what is wrong"."""
     found = [f"{path}:{line}: {fault}" for path, line, fault in _text_faults(root)]
-    for module in _modules(root):
+    modules = list(project_modules(root))
+    for module in modules:
         for rule in RULES:
             found += [f"{module.path}:{line}: {fault}" for line, fault in rule(module)]
-    return sorted(found)
+    return sorted(found + list(_crowds(modules)))
 
 
-def _modules(root: Path) -> Iterator[Module]:
+def find_upward(rooms: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Every room that may import one which is not listed before it: an arrow up, or part of a circle."""
+    order = list(rooms)
+    return [
+        f"{room} may import {below}, which does not stand before it"
+        for room in rooms
+        for below in _allowed(room, rooms)
+        if below != room and (below not in rooms or order.index(below) > order.index(room))
+    ]
+
+
+def project_modules(root: Path) -> Iterator[Module]:
+    """Every Python file of the project, but those that are generated."""
     for folder in PYTHON_FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
             name = path.relative_to(root).as_posix()
@@ -117,18 +193,53 @@ def _text_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _layers(module: Module) -> Iterator[tuple[int, str]]:
-    allowed = LAYERS.get(module.folder)
+def _crowds(modules: Iterable[Module]) -> Iterator[str]:
+    files = Counter(module.folder for module in modules if not module.path.endswith("/__init__.py"))
+    for folder, count in files.items():
+        if count > MOST_FILES:
+            yield f"{folder}:1: has {count} files of code, expected at most {MOST_FILES}: divide it into rooms"
+
+
+def _allowed(room: str, rooms: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The rooms that a room may import from; "model/*" stands for all below model/."""
+    named = {below for below in rooms[room] if not below.endswith("/*")}
+    folders = tuple(below.removesuffix("*") for below in rooms[room] if below.endswith("/*"))
+    return {room} | named | {other for other in rooms if folders and other.startswith(folders)}
+
+
+def _room_of(name: str) -> str:
+    """The room where an imported name of numoe lies: numoe.model.gguf.part.Part is in model/gguf."""
+    parts = name.split(".")[1:]
+    if parts[:1] == ["v1"]:
+        return "protos"
+    return next(("/".join(parts[:end]) for end in range(len(parts), 0, -1) if "/".join(parts[:end]) in ROOMS), "")
+
+
+def _rooms(module: Module) -> Iterator[tuple[int, str]]:
+    top = module.folder.split("/")[0]
+    if top not in TOP_FOLDERS:  # tests and benches look at everything
+        yield from _relative(module)
+        return
+    if module.folder not in ROOMS and not module.path.endswith("/__init__.py"):
+        yield (
+            1,
+            f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/architecture.py",
+        )
+        return
+    yield from _relative(module)
+    allowed = _allowed(module.folder, ROOMS) if module.folder in ROOMS else set()
     for line, name in module.imports():
         parts = name.split(".")
-        if name.startswith("."):
-            yield line, f"imports {name}: say the full name, numoe.{module.folder}..."
-        elif allowed is None:  # tests and benches look at everything
-            continue
-        elif parts[0] in LAYERS or parts[0] in ("tests", "bench"):
+        if parts[0] in (*TOP_FOLDERS, "tests", "bench"):
             yield line, f"imports {name}: the product knows its parts as numoe.*, and no tests"
-        elif parts[0] == "numoe" and len(parts) > 1 and parts[1] not in allowed and not _excepted(module, name):
+        elif parts[0] == "numoe" and _room_of(name) not in allowed and not _excepted(module, name):
             yield line, f"imports {name}: {module.folder} may import only {', '.join(sorted(allowed))}"
+
+
+def _relative(module: Module) -> Iterator[tuple[int, str]]:
+    for line, name in module.imports():
+        if name.startswith("."):
+            yield line, f"imports {name}: say the full name, numoe.{module.folder.replace('/', '.')}..."
 
 
 def _excepted(module: Module, name: str) -> bool:
@@ -138,7 +249,8 @@ def _excepted(module: Module, name: str) -> bool:
 def _fences(module: Module) -> Iterator[tuple[int, str]]:
     for line, name in module.imports():
         patterns = FENCES.get(name.split(".")[0])
-        if patterns and module.folder in LAYERS and not any(fnmatch(module.path, pattern) for pattern in patterns):
+        inside = module.folder.split("/")[0] in TOP_FOLDERS
+        if patterns and inside and not any(fnmatch(module.path, pattern) for pattern in patterns):
             yield line, f"imports {name}: only {', '.join(patterns)} may"
 
 
@@ -159,4 +271,4 @@ def _prints(module: Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, "prints: use rich's console in the command line, structlog elsewhere"
 
 
-RULES: tuple[Callable[[Module], Iterator[tuple[int, str]]], ...] = (_layers, _fences, _length, _docstring, _prints)
+RULES: tuple[Callable[[Module], Iterator[tuple[int, str]]], ...] = (_rooms, _fences, _length, _docstring, _prints)

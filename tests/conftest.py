@@ -10,7 +10,7 @@ import pytest
 
 from tests.machines import Machine, write_machine
 
-RECORDED = Path(__file__).parent / "model/fixtures/topologies.tar.xz"
+RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo
+from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
+from numoe.model.gguf.tensors import TensorInfo
 
 Floats = NDArray[np.floating[Any]]
 

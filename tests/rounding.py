@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.model.spec import ModelSpec
+from numoe.model.architectures.spec import ModelSpec
 
 GAIN = 1.5
 FLOAT_UNIT, HALF_UNIT = 2.0**-24, 2.0**-11

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, quants
 
-from numoe.model.spec import RUNNABLE_TYPES, TensorType
+from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
 from tests.forward import Forward, router_gaps, wide_gap_tokens
 from tests.tiny_model import (
     TinyShape,

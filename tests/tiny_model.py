@@ -11,9 +11,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 from numpy.typing import NDArray
 
-from numoe.model.gguf_types import BLOCKS
-from numoe.model.spec import LayerTensors, ModelSpec, Rope, TensorInfo, TensorType
-from numoe.model.synthetic_blocks import BlockPools
+from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
+from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType
+from numoe.model.made_up.random_blocks import BlockPools
 from tests.tiny_vocabulary import write_vocabulary
 
 Weights = dict[str, NDArray[np.float32]]  # by GGUF tensor name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.model.spec import ModelSpec
+from numoe.model.architectures.spec import ModelSpec
 
 # Not imported in the common way: a developer without the oracle extra skips these tests, and mypy needs no torch.
 torch: Any = pytest.importorskip("torch", reason="the oracle extra (torch's CPU build) is not installed")

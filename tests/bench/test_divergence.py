@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.divergence import divergence, read_saved
+from bench.quality.divergence import divergence, read_saved
 
 
 def test_equal_predictions_do_not_diverge_whatever_is_added_to_all_logits() -> None:

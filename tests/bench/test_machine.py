@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from bench.machine import KEPT, SUMS, cores, integer_peak, multiply, read_bandwidth
-from numoe.kernels.groups import VALUE_BYTES
+from numoe.kernels.matmul.groups import VALUE_BYTES
 
 
 def test_a_bandwidth_is_measured_and_leaves_this_thread_unpinned() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.padded import dequantised, write_padded
-from numoe.model.architectures import model_spec
-from numoe.model.gguf import open_gguf
-from numoe.model.spec import TensorType
+from bench.quality.padded import dequantised, write_padded
+from numoe.model.architectures.reading import model_spec
+from numoe.model.gguf.model_file import open_gguf
+from numoe.model.gguf.tensors import TensorType
 from tests.forward import Forward
 from tests.tiny_model import TinyShape, write_tiny_model
 

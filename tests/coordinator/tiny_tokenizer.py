@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.model.tokenizer import Tokenizer
+from numoe.model.text.tokenizer import Tokenizer
 from tests.tiny_vocabulary import IM_END, SMALLEST_VOCABULARY, tiny_vocabulary
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.groups import WIDTHS
+from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
+from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.records import GROUP, SEGMENT, Grouping
-from numoe.kernels.router import GROUPS_AT_ONCE
 
 
 def empty_grouping(columns: int, experts: int) -> Grouping:

@@ -11,14 +11,14 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import ArrayLike, NDArray
 
-from numoe.kernels import reference
-from numoe.kernels.formats import FORMATS, NUMBERS, Format
-from numoe.kernels.groups import BLOCK, FLOAT_BYTES, INTEGER_BYTES, ROWS, WIDTHS
-from numoe.kernels.packing import pack
-from numoe.kernels.reference import Reals
-from numoe.kernels.tiles import tile_table
-from numoe.model.spec import TensorType
-from numoe.model.synthetic_blocks import SCALES
+from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
+from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS, Format
+from numoe.kernels.weights.packing import pack
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.made_up.random_blocks import SCALES
+from tests.kernels import reference
+from tests.kernels.reference import Reals
 
 Bytes = NDArray[np.uint8]
 Singles = NDArray[np.float32]

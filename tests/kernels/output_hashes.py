@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels import reference
-from numoe.kernels.activations import rms_norm, write_float_column, write_integer_column
-from numoe.kernels.embedding import embed_row
-from numoe.kernels.formats import FORMATS, NUMBERS
-from numoe.kernels.groups import BLOCK, INTEGER_BYTES, ROWS, WIDEST
-from numoe.kernels.instruction_sets import INSTRUCTION_SET
-from numoe.kernels.kv_cache import KV_FORMATS
-from numoe.kernels.packing import SCRATCH_BYTES
-from numoe.kernels.rope import rope_table, rotate
-from numoe.kernels.router import choose_experts
-from numoe.kernels.sampling import draw, log_sum_exp
+from numoe.kernels.attention.kv_cache import KV_FORMATS
+from numoe.kernels.attention.rope import rope_table, rotate
+from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.experts.router import choose_experts
+from numoe.kernels.matmul.activations import rms_norm, write_float_column, write_integer_column
+from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
+from numoe.kernels.step.sampling import draw, log_sum_exp
+from numoe.kernels.weights.embedding import embed_row
+from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS
+from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.protos.arena import SAMPLE
+from tests.kernels import reference
+from tests.kernels.attention.paged_cache import empty_cache
 from tests.kernels.numeric import SEED, Bytes, Singles, address, group_bytes, packed, random_rows, run_tile
-from tests.kernels.paged_cache import empty_cache
 from tests.kernels.vector_maps import map_exp, map_silu
 
 Array = NDArray[Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.functions import exp_vector, silu_vector
-from numoe.kernels.jit import kernel
-from numoe.kernels.simd import load_f32x16, store_f32x16
+from numoe.kernels.cpu.functions import exp_vector, silu_vector
+from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.simd import load_f32x16, store_f32x16
 
 
 @kernel

@@ -14,16 +14,21 @@ from pathlib import Path
 
 import structlog
 
-from numoe.kernels.jit import cache_folder
-from numoe.model.topology import read_topology
+from numoe.kernels.cpu.jit import cache_folder
+from numoe.model.machine.topology import read_topology
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).with_name("guest.sh")
-TESTS = ("tests/numa", "tests/worker/test_pages.py")
+TESTS = ("tests/numa", "tests/worker/placing/test_pages.py")
 GUEST_INSTRUCTIONS = "avx2"  # of what the emulation knows, the best
 GUEST_FAILED = 125  # see guest.sh
 SECONDS = 1500  # until the guest is given up; it took 510 with a third of one core
-IMPORTED = ("tests.numa.test_group", "tests.worker.loading_worker", "numoe.worker.binding", "numoe.worker.warm")
+IMPORTED = (
+    "tests.numa.test_group",
+    "tests.worker.placing.loading_worker",
+    "numoe.worker.placing.binding",
+    "numoe.worker.running.warm",
+)
 
 _log = structlog.get_logger()
 
@@ -59,7 +64,7 @@ def _prepare() -> dict[str, str]:
     writing.pop("PYTHONDONTWRITEBYTECODE", None)
     for program, extra in (
         (["-c", f"import pytest, {', '.join(IMPORTED)}"], {}),
-        (["-m", "numoe.worker.warm", "F16", "F32"], {"NUMOE_ISA": GUEST_INSTRUCTIONS}),
+        (["-m", "numoe.worker.running.warm", "F16", "F32"], {"NUMOE_ISA": GUEST_INSTRUCTIONS}),
     ):
         subprocess.run([sys.executable, *program], cwd=ROOT, env={**writing, **extra}, check=True)
     return environment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.model.topology import Node, read_topology
+from numoe.model.machine.topology import Node, read_topology
 
 
 @pytest.fixture(scope="session", autouse=True)

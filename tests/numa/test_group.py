@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numoe.model.architectures import model_spec
-from numoe.model.gguf import open_gguf
-from numoe.model.plan import PlanOptions, ShardPlan, plan
-from numoe.model.spec import ModelSpec
-from numoe.model.topology import format_id_list, parse_id_list, read_topology
+from numoe.model.architectures.reading import model_spec
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.model_file import open_gguf
+from numoe.model.machine.topology import format_id_list, parse_id_list, read_topology
+from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.numa.kernel_view import OneNodeOnly, anonymous_bytes, mapped_bytes, migrate, thread_cpus
 from tests.tiny_model import TinyShape, write_tiny_model
-from tests.worker.loading_process import STEP_SECONDS, Group, LoadingProcess, group
+from tests.worker.placing.loading_process import STEP_SECONDS, Group, LoadingProcess, group
 
 pytestmark = [pytest.mark.numa, pytest.mark.timeout(900)]  # all is emulated, on CPUs that others use too
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from numoe.coordinator.ray_node import start_ray
-from numoe.kernels.instruction_sets import INSTRUCTION_SET, runnable
+from numoe.coordinator.workers.ray_node import start_ray
+from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, tiny_model
 from tests.tiny_model import TinyShape, write_tiny_model
@@ -22,7 +22,7 @@ ModelOf = Callable[[TinyShape], TinyModel]
 
 def compile_all() -> None:
     """Fill the cache, as `start_workers` does for the types of one model."""
-    subprocess.run([sys.executable, "-m", "numoe.worker.warm"], check=True)
+    subprocess.run([sys.executable, "-m", "numoe.worker.running.warm"], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.config import EngineSettings, ServeSettings, WorkerSettings
-from numoe.coordinator.launcher import RayWorkers, start_workers
-from numoe.coordinator.served import read_model
-from numoe.model.expert_owners import ExpertOwners
-from numoe.model.plan import PlanOptions, ShardPlan, plan
-from numoe.model.spec import ModelSpec
-from numoe.model.tokenizer import Tokenizer
-from numoe.model.topology import read_topology
+from numoe.coordinator.process.loading import read_model
+from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
+from numoe.coordinator.workers.group import RayWorkers, start_workers
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import read_topology
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
 from tests.tiny_model import TinyShape, Weights, write_tiny_model

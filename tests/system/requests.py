@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numoe.coordinator.config import EngineSettings
-from numoe.coordinator.engine import Engine
-from numoe.coordinator.generation import Generation
-from numoe.coordinator.requests import GenerationRequest
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.generation import Generation
+from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Sampling
-from tests.coordinator.serving import answer
+from tests.coordinator.engine.serving import answer
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel
 
 CONTEXT_TOKENS = 1024

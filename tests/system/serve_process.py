@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from numoe.coordinator.ray_node import SESSIONS
+from numoe.coordinator.workers.ray_node import SESSIONS
 
 NUMOE = str(Path(sys.executable).with_name("numoe"))
 PATIENCE_SECONDS = 120.0  # for anything to start, restart or end on a loaded machine

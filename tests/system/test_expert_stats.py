@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.served import read_spec
-from numoe.model.expert_stats import load_stats
+from numoe.coordinator.process.loading import read_spec
+from numoe.model.planning.expert_stats import load_stats
 from tests.system.clients import SERVE_FLAGS, ask, connected
 from tests.system.serve_process import serving
 from tests.system.test_service import refused

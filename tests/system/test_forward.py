@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.config import EngineSettings, KvType
-from numoe.model.spec import RUNNABLE_TYPES, TensorType
+from numoe.coordinator.settings import EngineSettings, KvType
+from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
 from numoe.protos.messages import Chunk, Sampling, Step
 from tests.forward import wide_gap_tokens
 from tests.rounding import largest_error, largest_half_kv_error, relative_eight_bit_error

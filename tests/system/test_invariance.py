@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numoe.coordinator.config import EngineSettings, KvType
-from numoe.model.expert_owners import ExpertOwners, share_experts
-from numoe.model.gguf_types import BLOCKS
-from numoe.model.spec import RUNNABLE_TYPES, ModelSpec, TensorType
+from numoe.coordinator.settings import EngineSettings, KvType
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
+from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together

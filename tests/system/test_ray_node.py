@@ -14,7 +14,7 @@ if any("agent" in argument for argument in sys.orig_argv):
     time.sleep(max(0.0, float(os.environ["SLOW_UNTIL"]) - time.time()))
 """
 START = """
-from numoe.coordinator.ray_node import start_ray
+from numoe.coordinator.workers.ray_node import start_ray
 import ray
 start_ray({"numa0": 1.0}, attempts=ATTEMPTS)
 print("started with", ray.cluster_resources()["numa0"])

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import ray
 
-from numoe.coordinator.config import EngineSettings
-from numoe.model.expert_owners import share_experts
-from numoe.model.plan_file import to_toml
-from numoe.model.rebalance import ExpertMove
-from numoe.model.spec import TensorType
+from numoe.coordinator.settings import EngineSettings
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.expert_owners import share_experts
+from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import Unavailable
 from numoe.v1 import placement_pb2, placement_pb2_grpc
-from numoe.worker.arrange import PAGE, expert_block
-from tests.coordinator.grpc_serving import info_of
+from numoe.worker.loading.arrange import PAGE, expert_block
+from tests.coordinator.api.grpc.grpc_serving import info_of
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, Client, ask, connected
 from tests.system.conftest import ModelOf
 from tests.system.groups import RecordedWorkers, WorkerProcesses, plan_of

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from tests.coordinator.grpc_serving import detail_of, info_of
+from tests.coordinator.api.grpc.grpc_serving import detail_of, info_of
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, Client, Stream, ask, connected, full
 from tests.system.serve_process import ServeProcess, serving
 

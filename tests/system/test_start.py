@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.config import KV_TYPES
-from numoe.coordinator.launcher import tile_types
-from numoe.kernels.jit import cache_folder
-from numoe.model.spec import TensorType
-from numoe.worker.shard import formats_of
-from numoe.worker.warm import VALUES
+from numoe.coordinator.settings import KV_TYPES
+from numoe.coordinator.workers.group import tile_types
+from numoe.kernels.cpu.jit import cache_folder
+from numoe.model.gguf.tensors import TensorType
+from numoe.worker.running.step_memory import formats_of
+from numoe.worker.running.warm import VALUES
 from tests.system.conftest import ModelOf
 from tests.system.groups import WorkerProcesses
 from tests.tiny_model import TinyShape, shape_of_type, tiny_spec

@@ -1,0 +1,1 @@
+"""Answering: from what a client asked, in any protocol, to the engine and back."""

@@ -1,0 +1,1 @@
+"""The gRPC door: services, messages, statuses."""

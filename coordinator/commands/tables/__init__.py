@@ -1,0 +1,1 @@
+"""Tables and drawings for the terminal, made of what other rooms know."""

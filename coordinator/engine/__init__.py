@@ -1,0 +1,1 @@
+"""Requests, batches and tokens; knows workers as a protocol (executor.py)."""

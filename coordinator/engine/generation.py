@@ -1,0 +1,156 @@
+"""The way of events from the engine's thread to the client's coroutine.
+
+        engine thread                                 event loop
+    put_progress, put_delta, put_terminal  -->  Mailbox  -->  async for event in Generation
+              wake_consumers --call_soon_threadsafe-->  (only if it waits)
+
+The mailbox never blocks the engine and holds at most one event of each kind: a consumer that lags gets fewer, longer
+Deltas and only the latest progress. Whoever puts the terminal event first (the engine, or `cancel`) ends the request;
+everything put after it is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from numoe.coordinator.engine.requests import Accepted, Delta, Event, Failed, Finished, PromptProgress
+from numoe.protos.errors import RequestCancelled
+
+
+class Mailbox:
+    """Events of one request on their way; every method may be called from any thread."""
+
+    __slots__ = (
+        "_accepted",
+        "_lock",
+        "_logprobs",
+        "_progress",
+        "_terminal",
+        "_text",
+        "_token_ids",
+        "_waiting",
+        "closed",
+    )
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._accepted: Accepted | None = None
+        self._progress: PromptProgress | None = None
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._terminal: Finished | Failed | None = None
+        self._waiting = False
+        self.closed = False  # a terminal event was put
+
+    def put_accepted(self, event: Accepted) -> None:
+        with self._lock:
+            if not self.closed:
+                self._accepted = event
+
+    def put_progress(self, done: int, total: int) -> None:
+        with self._lock:
+            if not self.closed:
+                self._progress = PromptProgress(done, total)
+
+    def put_delta(self, text: str, token_id: int, logprob: float) -> None:
+        with self._lock:
+            if not self.closed:
+                self._text.append(text)
+                self._token_ids.append(token_id)
+                self._logprobs.append(logprob)
+
+    def put_terminal(self, event: Finished | Failed) -> bool:
+        """Whether it is the first, and therefore the request's end."""
+        with self._lock:
+            if self.closed:
+                return False
+            self._terminal = event
+            self.closed = True
+            return True
+
+    def take(self) -> Event | None:
+        """The next event; after None the consumer waits, and `consumer_waits` says so once."""
+        with self._lock:
+            event: Event | None
+            if self._accepted is not None:
+                event, self._accepted = self._accepted, None
+            elif self._progress is not None:
+                event, self._progress = self._progress, None
+            elif self._token_ids:
+                event = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
+                self._text, self._token_ids, self._logprobs = [], [], []
+            else:
+                event, self._terminal = self._terminal, None
+            self._waiting = event is None
+            return event
+
+    def consumer_waits(self) -> bool:
+        with self._lock:
+            waiting, self._waiting = self._waiting, False
+            return waiting
+
+
+class Generation:
+    """One request's events, for one consumer: Accepted first, exactly one terminal event last, then the end.
+
+    Whoever stops reading before the terminal event calls `cancel`, or uses `async with`, which does.
+    """
+
+    def __init__(
+        self, request_id: str, loop: asyncio.AbstractEventLoop, on_cancel: Callable[[Generation], None]
+    ) -> None:
+        self.request_id = request_id
+        self.mailbox = Mailbox()
+        self.loop = loop
+        self.woken = asyncio.Event()
+        self._on_cancel = on_cancel
+        self._over = False
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._over:
+            raise StopAsyncIteration
+        while (event := self.mailbox.take()) is None:
+            await self.woken.wait()
+            self.woken.clear()
+        self._over = isinstance(event, Finished | Failed)
+        return event
+
+    def cancel(self) -> None:
+        """Ends the request with RequestCancelled, from any thread; slot and blocks are free within one step."""
+        if self.mailbox.put_terminal(Failed(RequestCancelled("the client cancelled the request"))):
+            self._on_cancel(self)
+            wake_consumers([self])
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+def wake_consumers(generations: Iterable[Generation]) -> None:
+    """Wakes those that wait, with one call into each event loop: such a call costs as much as ten Deltas."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Generation]] = {}
+    for generation in generations:
+        if generation.mailbox.consumer_waits():
+            by_loop.setdefault(generation.loop, []).append(generation)
+    for loop, waiting in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_wake, waiting)
+        except RuntimeError:  # the loop is closed, so nobody will ever read these
+            for generation in waiting:
+                generation.mailbox.put_terminal(Failed(RequestCancelled("the client's event loop is closed")))
+
+
+def _wake(generations: list[Generation]) -> None:
+    for generation in generations:
+        generation.woken.set()

@@ -1,0 +1,1 @@
+"""Reads, measures and plans for this machine."""

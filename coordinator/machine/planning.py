@@ -1,0 +1,71 @@
+"""From settings to a plan: what the operator said, what was counted and measured, given to the planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.expert_stats import ExpertStats, load_stats
+from numoe.model.planning.plan import PlanOptions, ShardPlan
+from numoe.model.planning.plan_file import from_toml
+from numoe.model.planning.prediction.planner import Choice, Wishes, choose_plan, price_plan
+from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
+from numoe.protos.errors import SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A choice, and what it rests on."""
+
+    choice: Choice
+    speeds: Speeds
+    stats: ExpertStats | None  # None: nothing was counted
+
+    @property
+    def plan(self) -> ShardPlan:
+        return self.choice.best.plan
+
+
+def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Planned:
+    """The operator's plan where there is one, else the best for this machine; not checked against its memory."""
+    chosen = settings.workers
+    wishes = Wishes(
+        split=chosen.split,
+        replicas=chosen.replicas,
+        batch=chosen.batch,
+        kv_tokens=kv_tokens(settings.engine, spec.context_length),
+        kv_type=KV_TYPES[settings.engine.kv_type],
+    )
+    speeds, stats = _speeds(topology, chosen), _stats(spec, chosen)
+    if chosen.plan_file is None:
+        options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
+        return Planned(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
+    try:
+        text = chosen.plan_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
+    found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
+    choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
+    return Planned(choice, speeds, stats)
+
+
+def _speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
+    """Bandwidths as the operator said them, else as `numoe doctor` measured them here, else a guess."""
+    if chosen.bandwidth is not None:
+        return told_speeds(topology, chosen.bandwidth)
+    measured = load_bandwidth(bandwidth_file(), topology)
+    return guessed_speeds(topology) if measured is None else measured_speeds(topology, measured)
+
+
+def _stats(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
+    """What was counted before; None where there is no file yet, or no expert to count."""
+    path = chosen.expert_stats
+    if path is None or not spec.routed:
+        return None
+    if not path.parent.is_dir():
+        raise SetupError(f"--expert-stats {path}: the folder {path.parent} does not exist; make it, or name another")
+    found = load_stats(path, spec) if path.exists() else None
+    return found if found is not None and found.tokens else None

@@ -1,0 +1,1 @@
+"""The life of `numoe serve`: start, load, serve, drain, end."""

@@ -1,0 +1,199 @@
+"""What an operator may set: one frozen tree, each default written once, on its field.
+
+`numoe serve` fills it from flags, then the environment (NUMOE_STEP_TOKENS for --step-tokens), then one TOML file with
+the same names (step_tokens = 512); what none of them names keeps its default. Nothing changes it afterwards.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from numoe.model.gguf.tensors import TensorType
+from numoe.protos.errors import SetupError
+
+KvType = Literal["f16", "bf16", "q8_0", "f32"]
+
+DEFAULT_ADDRESS = "127.0.0.1:50151"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """Where and how clients are heard."""
+
+    address: str = DEFAULT_ADDRESS
+    """Host and port to listen on, or unix:PATH; port 0 takes a free one."""
+
+    insecure: bool = False
+    """Listen beyond loopback although nothing is encrypted and nobody is asked for a key."""
+
+    message_bytes: int = 16 << 20
+    """Largest request accepted, in bytes."""
+
+    concurrent_requests: int = 1024
+    """Calls of any kind open at once; further ones are refused before they are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How the model is spread over processes and threads."""
+
+    workers: int | None = None
+    """Worker processes. Default: one per NUMA node."""
+
+    threads_per_worker: int | None = None
+    """Computing threads of each worker. Default: one per physical core it owns."""
+
+    nodes: tuple[int, ...] | None = None
+    """NUMA nodes to use, in the workers' order. Default: all that have both CPUs and memory."""
+
+    plan_file: Path | None = None
+    """A plan written by `numoe plan`, to obey instead of making one."""
+
+    rebalance: Literal["off", "auto"] = "off"
+    """Whether whole experts move between workers as requests make other ones popular; see `numoe rebalance`."""
+
+    allow_remote_memory: bool = False
+    """Start although memory or threads of a worker are not on its NUMA node and cannot be moved there, and say so."""
+
+    split: Literal["auto", "tensor", "expert"] = "auto"
+    """Experts on several workers: tensor gives each some rows of every expert, expert some experts whole.
+    Default: whichever is predicted to be faster."""
+
+    replicas: float | None = None
+    """Whole experts held once more, as a share of a layer's: 0.25. Default: as many as help and fit."""
+
+    batch: int = 1
+    """Requests at once that the plan is made for."""
+
+    expert_stats: Path | None = None
+    """A file that keeps how often each expert was chosen: read if it is there, written while serving."""
+
+    bandwidth: tuple[float, ...] | None = None
+    """Memory bandwidth in GB/s, of all nodes or of each, to predict with.
+    Default: as `numoe doctor` measured, or a guess."""
+
+    step_timeout_seconds: float = 600.0
+    """Longest a single step may take before its workers count as lost."""
+
+    start_timeout_seconds: float = 3600.0
+    """Longest that starting, compiling and loading may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the scheduler may do at once, and for how long."""
+
+    step_tokens: int = 512
+    """Token positions computed in one step, all requests together."""
+
+    prefill_chunk: int | None = None
+    """Most positions of one prompt in one step. Default: step_tokens."""
+
+    sequences: int = 32
+    """Requests in work at once."""
+
+    context_tokens: int | None = None
+    """Longest prompt and answer together, in tokens. Default: the model's context, at most 8192."""
+
+    kv_tokens: int | None = None
+    """Positions of all requests together that keys and values are kept for. Default: four full contexts."""
+
+    kv_type: KvType = "f16"
+    """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
+
+    queue_length: int = 64
+    """Requests that may wait; one more is refused."""
+
+    request_timeout_seconds: float = 3600.0
+    """Longest life of a request, waiting included, whatever deadline its client set."""
+
+    drain_timeout_seconds: float = 30.0
+    """On SIGTERM or Ctrl-C: how long running requests may take to finish."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Everything `numoe serve` can be told."""
+
+    listen: Annotated[ListenSettings, Parameter(name="*")] = field(default_factory=ListenSettings)
+    workers: Annotated[WorkerSettings, Parameter(name="*")] = field(default_factory=WorkerSettings)
+    engine: Annotated[EngineSettings, Parameter(name="*")] = field(default_factory=EngineSettings)
+
+
+KV_TYPES: Mapping[KvType, TensorType] = {
+    "f16": TensorType.F16,
+    "bf16": TensorType.BF16,
+    "q8_0": TensorType.Q8_0,
+    "f32": TensorType.F32,
+}
+DEFAULT_CONTEXT_TOKENS = 8192  # more is asked for seldom, and keys and values of 40,960 positions take gigabytes
+DEFAULT_FULL_CONTEXTS = 4  # most requests fill a fraction of theirs, so many more than four run at once
+
+
+def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
+    """Longest prompt and answer together that will be served."""
+    return min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, model_context_tokens)
+
+
+def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
+    """Positions that keys and values are kept for."""
+    return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
+
+
+_POSITIVE = (
+    "listen.message_bytes",
+    "listen.concurrent_requests",
+    "workers.workers",
+    "workers.threads_per_worker",
+    "workers.batch",
+    "workers.step_timeout_seconds",
+    "workers.start_timeout_seconds",
+    "engine.step_tokens",
+    "engine.prefill_chunk",
+    "engine.sequences",
+    "engine.context_tokens",
+    "engine.kv_tokens",
+    "engine.request_timeout_seconds",
+)
+
+
+def check_settings(settings: ServeSettings) -> None:
+    """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
+    for path in _POSITIVE:
+        group, name = path.split(".")
+        value = getattr(getattr(settings, group), name)
+        if value is not None and value <= 0:
+            raise SetupError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
+    if settings.engine.queue_length < 0 or settings.engine.drain_timeout_seconds < 0:
+        raise SetupError("--queue-length and --drain-timeout-seconds may be 0, but not less")
+    if settings.engine.prefill_chunk is not None and settings.engine.prefill_chunk > settings.engine.step_tokens:
+        raise SetupError(
+            f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
+        )
+    if not settings.listen.insecure and not is_loopback(settings.listen.address):
+        raise SetupError(
+            f"{settings.listen.address} can be reached from outside and nothing guards it: "
+            "listen on 127.0.0.1, or say --insecure if the network is trusted"
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address; a malformed address is a SetupError."""
+    if address.startswith("unix:"):
+        return True
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65535:
+        raise SetupError(f"the address {address!r} has no port: expected HOST:PORT or unix:PATH")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,76 @@
+"""Decides which experts change workers, from what the workers counted, and has it done while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from numoe.coordinator.workers.placement import Workers
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import read_topology
+from numoe.model.planning.moves import ExpertMove, balance, drain
+from numoe.model.planning.plan_size import whole_expert_bytes
+from numoe.protos.errors import InvalidRequest, NumoeError
+
+RESERVE_BYTES = 1 << 30  # of every node, for all else that lives there
+AUTO_SECONDS = 60.0  # between two looks at the counts
+LEAST_TOKENS = 1000  # fewer since the last look say little about which experts are popular
+
+_log = structlog.get_logger()
+
+
+def wanted_moves(
+    spec: ModelSpec, workers: Workers, hits: NDArray[np.int64], drained: int | None = None
+) -> list[ExpertMove]:
+    """Moves that even out what `hits` [L, E] would load the workers with, or that empty the worker `drained`.
+
+    Raises:
+        InvalidRequest: no layer has whole experts, or there is no such worker.
+        PlanError: the others have no room for the drained worker's experts.
+    """
+    experts, placed = workers.experts(), workers.placement().workers
+    if not any(experts):
+        raise InvalidRequest(
+            "plan", "splits experts by row, there are no whole ones to move; serve with --split expert"
+        )
+    if drained is not None and not drained < len(placed):
+        raise InvalidRequest("drain_worker", f"is {drained}; the workers are 0 to {len(placed) - 1}")
+    topology, nodes = read_topology(), [worker.shard.node for worker in placed]
+    room = [max(0, topology.node(node).available_bytes - RESERVE_BYTES) // nodes.count(node) for node in nodes]
+    sizes = [whole_expert_bytes(tensors) for tensors in spec.layer_tensors]
+    if drained is None:
+        return balance(experts, hits.tolist(), sizes, room)
+    return drain(drained, experts, hits.tolist(), sizes, room)
+
+
+async def make_moves(workers: Workers, moves: list[ExpertMove]) -> AsyncIterator[int]:
+    """Make them one after the other; yields how many are made, from 0 on. Ending it early leaves a sound service."""
+    yield 0
+    for number, move in enumerate(moves, 1):
+        await asyncio.to_thread(workers.move_expert, move)
+        yield number
+
+
+async def rebalance_forever(spec: ModelSpec, workers: Workers, seconds: float = AUTO_SECONDS) -> None:
+    """Rebalance now and then by what was counted since the last time; ends only by being cancelled."""
+    before = workers.expert_hits()
+    while True:
+        await asyncio.sleep(seconds)
+        now = workers.expert_hits()
+        recent = np.maximum(now - before, 0)  # restarted workers count from 0
+        if recent[0].sum() < LEAST_TOKENS * spec.active_experts:
+            continue
+        before = now
+        try:
+            moves = await asyncio.to_thread(wanted_moves, spec, workers, recent)
+            async for _ in make_moves(workers, moves):
+                pass
+        except NumoeError as error:
+            _log.warning("rebalance_failed", error=str(error))
+        else:
+            if moves:
+                _log.info("rebalanced", moves=len(moves))

@@ -1,0 +1,70 @@
+"""Where the model lies, as the launcher reports it and GetPlacement shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.coordinator.engine.executor import StepExecutor
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan import Shard
+from numoe.protos.locality import Locality
+
+WorkerState = Literal["starting", "loading", "ready", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlacement:
+    """One worker and the shard it owns."""
+
+    shard: Shard
+    state: WorkerState
+    pid: int | None = None  # None: not started yet, or lost
+    weight_bytes: int | None = None  # None: not loaded yet
+    kv_bytes: int | None = None  # None: not set aside yet
+    locality: Locality | None = None  # as found when it had loaded, and of experts, since; None: not yet
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """All workers of the model, in the order of their ids."""
+
+    split: str
+    workers: tuple[WorkerPlacement, ...]
+    experts: tuple[ExpertOwners | None, ...] = ()  # [L] who holds whole experts; None: split by row
+
+    @property
+    def binding(self) -> str:
+        """How sure the workers' placement is, e.g. "cpus+memory, verified"; each level once where they differ."""
+        levels = [worker.locality.level for worker in self.workers if worker.locality is not None]
+        return " / ".join(dict.fromkeys(levels)) or "none"
+
+
+class Workers(StepExecutor, Protocol):
+    """What the launcher starts: the executor of the engine's steps, which also knows where everything lies.
+
+    The methods that it adds may be called from any thread.
+    """
+
+    def placement(self) -> Placement:
+        """As of now, while loading and restarting too."""
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        """[L] who holds the experts now; None where workers hold rows of every one."""
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        """[L, E] tokens routed to each expert since the workers started."""
+
+    def move_expert(self, move: ExpertMove) -> None:
+        """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""
+
+
+class LoadProgress(Protocol):
+    """Told by the launcher, often, from any thread; what it raises ends the loading, and with it every worker."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """`phase` for people, e.g. "loading"; done of total bytes, or steps; total 0 where nobody knows."""

@@ -1,0 +1,88 @@
+"""Starts Ray on this host; to be imported before Ray, which reads part of its environment when it is imported.
+
+On a machine that is busy, or reads Ray from a cold disk, its agents may miss a time limit that no setting lengthens
+(15 s, Ray 2.60), and its node dies of it. By then what they need is in memory, so that another attempt is quicker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Workers hold most of the machine's memory on purpose; Ray's monitor would kill them for it.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+# Ray runs its workers at nice 15: any other process of the machine would take the cores from a step.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray starts one idle Python process per CPU in advance; nobody would ever use them.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+# Ray would print a stack trace when SIGTERM asks this process to drain.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+
+import ray
+import structlog
+
+from numoe.coordinator.workers.survivors import kill_session
+from numoe.protos.errors import ServiceError
+
+ATTEMPTS = 4  # of half a minute each
+OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
+LOG_LINES = 5  # of the node's log, told when it did not start
+SESSIONS = Path("/tmp/ray")
+
+_log = structlog.get_logger()
+logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
+
+
+def start_ray(resources: Mapping[str, float], attempts: int = ATTEMPTS) -> Path:
+    """Start Ray's processes of this host, which `ray.shutdown` ends; returns the folder of their logs and sockets.
+
+    Args:
+        resources: what its actors can ask for, by name.
+        attempts: how often to try.
+
+    Raises:
+        ServiceError: no attempt made it; the message has the last one's reason and the end of its log.
+    """
+    for attempt in range(1, attempts + 1):
+        began = time.time()
+        try:
+            started = ray.init(
+                address="local",
+                num_cpus=1,  # actors ask for none
+                resources=dict(resources),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+            return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]  # of a node of our own
+        except Exception as error:  # Ray raises bare ones
+            told = _end_of_log(began)
+            ray.shutdown()
+            kill_session(os.getpid())
+            if attempt == attempts:
+                raise ServiceError(f"Ray did not start, {attempts} times over: {error} {told}".rstrip()) from error
+            _log.warning("ray_did_not_start", attempt=attempt, error=str(error), log=told)
+    raise AssertionError(f"expected at least one attempt, not {attempts}")
+
+
+def remove_session(folder: Path) -> None:
+    """Remove what a node that was shut down leaves: some 200 KB, which Ray itself never removes."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_of_log(began: float) -> str:
+    """What the node that was started after `began` (seconds since 1970) said last."""
+    sessions = [path for path in SESSIONS.glob(f"session_*_{os.getpid()}") if path.stat().st_mtime >= began - 1.0]
+    if not sessions:
+        return ""
+    log = max(sessions, key=lambda path: path.stat().st_mtime) / "logs/raylet.out"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    wrong = [line for line in lines if re.search(r" [WEFC] \d+ \d+\] ", line)] or lines
+    return f"The end of {log}: " + " | ".join(wrong[-LOG_LINES:]) if wrong else f"{log} is empty."

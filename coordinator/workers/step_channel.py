@@ -1,0 +1,168 @@
+"""The coordinator's end of the arena: creates it, publishes steps, waits for what the workers drew."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
+from numoe.protos.messages import Chunk, Step, StepResult
+
+_SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
+_SYS_MBIND, _MPOL_BIND, _MASK_WORDS = 237, 2, 16  # of 1024 nodes
+_ALL = 2**31 - 1
+_LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def _wrap(number: int) -> int:
+    """As an int32 that overflows."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+class StepChannel:
+    """One arena and the step in flight; used by one thread at a time but for `abort` and the counters."""
+
+    def __init__(
+        self, layout: ArenaLayout, experts: Iterable[ExpertOwners | None] = (), nodes: Sequence[int] = ()
+    ) -> None:
+        """`nodes`: the NUMA node of each worker, which its part is to be on; none: where it is touched first."""
+        self.descriptor = os.memfd_create("numoe-arena", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, layout.bytes)
+        self._layout = layout
+        self._arena = np.frombuffer(mmap.mmap(self.descriptor, layout.bytes, flags=mmap.MAP_SHARED), np.uint8)
+        self._words = self._arena[: 4 * 1024].view(np.int32)
+        for node, (first, last) in zip(nodes, layout.parts, strict=bool(nodes)):
+            self._place(first, last - first, node)
+        self._published = 0
+        self._step = Step(0, ())
+        self._started = 0.0
+        self._view = {name: layout.view(self._arena, name) for name in layout.fields if "." not in name}
+        for layer, owners in enumerate(experts):
+            if owners is not None:
+                self.share_experts(layer, owners)
+
+    def share_experts(self, layer: int, owners: ExpertOwners) -> None:
+        """Let the next step find a layer's experts with these workers; no step may be running."""
+        self._view["expert_holders"][layer] = owners.masks
+
+    def _place(self, first: int, size: int, node: int) -> None:
+        """A policy of the memory itself, so that a look at a counter puts no page here; where refused, first touch."""
+        mask = (ctypes.c_uint64 * _MASK_WORDS)()
+        mask[node // 64] = 1 << (node % 64)
+        bits = ctypes.c_long(64 * _MASK_WORDS + 1)
+        start, length = self._address(first), ctypes.c_long(size)
+        _LIBC.syscall(_SYS_MBIND, start, length, ctypes.c_long(_MPOL_BIND), ctypes.byref(mask), bits, ctypes.c_long(0))
+
+    def publish(self, step: Step) -> None:
+        """Write the step into the slot and wake the workers; the last one must be done."""
+        view, token, sample, seen = self._view, 0, 0, 0
+        for row, chunk in enumerate(step.chunks):
+            count = len(chunk.token_ids)
+            view["token_ids"][token : token + count] = chunk.token_ids
+            view["positions"][token : token + count] = np.arange(chunk.first_position, chunk.first_position + count)
+            view["token_sequence"][token : token + count] = row
+            view["kv_tables"][row, : len(chunk.kv_blocks)] = chunk.kv_blocks
+            token += count
+            if chunk.sampling is not None:
+                seen = self._write_sample(sample, chunk, token - 1, seen)
+                sample += 1
+        view["header"][:] = token, len(step.chunks), sample
+        self._step, self._started = step, time.monotonic()
+        self._published += 1
+        self._words[STEP // 4] = _wrap(self._published)
+        self._wake(STEP)
+
+    def _write_sample(self, number: int, chunk: Chunk, token: int, seen: int) -> int:
+        sampling = chunk.sampling
+        assert sampling is not None
+        count = len(chunk.seen_tokens) if sampling.penalises else 0
+        if count:
+            self._view["seen_tokens"][seen : seen + count] = chunk.seen_tokens
+            self._view["seen_counts"][seen : seen + count] = chunk.seen_counts
+        self._view["samples"][number] = (
+            token,
+            sampling.top_k,
+            seen,
+            count,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.repetition_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+            chunk.first_position + len(chunk.token_ids),
+            sampling.seed % 2**64,
+        )
+        return seen + count
+
+    def wait(self, seconds: float) -> StepResult | None:
+        """What the step drew; None if it is not done within `seconds`."""
+        end = time.monotonic() + seconds
+        while (done := int(self._words[DONE // 4])) != _wrap(self._published):
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            self._sleep_on(DONE, done, left)
+        samples = int(self._view["header"][2])
+        return StepResult(
+            number=self._step.number,
+            token_ids=self._view["drawn_tokens"][:samples].copy(),
+            logprobs=self._view["drawn_logprobs"][:samples].copy(),
+            seconds=time.monotonic() - self._started,
+        )
+
+    def logits(self) -> NDArray[np.float32]:  # [R, V]
+        """The logits that the last step drew from, put together from all workers; for measuring, not for serving."""
+        samples, workers = int(self._view["header"][2]), self._layout.parts
+        parts = [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in range(len(workers))]
+        return np.concatenate(parts, axis=1)
+
+    def abort(self) -> None:
+        """End every wait of the workers; the arena is of no use afterwards."""
+        self._words[ABORT // 4] = 1
+        self._wake(STEP)
+
+    def counters(self, worker: int) -> np.void:
+        """What a worker has counted, see COUNTERS in protos/arena.py."""
+        field = self._layout.view(self._arena, f"worker{worker}.counters")
+        assert field.dtype == COUNTERS
+        counted: np.void = field[0]
+        return counted
+
+    def expert_hits(self) -> NDArray[np.int64]:  # [L, E]
+        """Tokens routed to each expert so far, as worker 0 counts them; all count alike."""
+        return self._layout.view(self._arena, "worker0.expert_hits").copy()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the workers are done with every step that was published."""
+        return int(self._words[DONE // 4]) == _wrap(self._published)
+
+    def state(self, worker: int) -> int:
+        """STARTING, LOADING, READY or FAILED of protos/arena.py."""
+        return int(self._layout.view(self._arena, f"worker{worker}.state")[0])
+
+    def close(self) -> None:
+        """Give the descriptor back; the memory goes when the last process that maps it ends."""
+        os.close(self.descriptor)
+
+    def _address(self, word: int) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._arena.ctypes.data + word)
+
+    def _wake(self, word: int) -> None:
+        _LIBC.syscall(_SYS_FUTEX, self._address(word), _FUTEX_WAKE, _ALL, None, None, 0)
+
+    def _sleep_on(self, word: int, seen: int, seconds: float) -> None:
+        pause = _Timespec(int(seconds), int(seconds % 1 * 1e9))
+        _LIBC.syscall(_SYS_FUTEX, self._address(word), _FUTEX_WAIT, seen, ctypes.byref(pause), None, 0)

@@ -1,0 +1,1 @@
+"""The processor: instruction sets, compiling for them, vectors as values."""

@@ -1,0 +1,1 @@
+"""Matrix products: activations in groups, tiles, and claiming panels."""

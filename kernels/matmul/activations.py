@@ -1,0 +1,121 @@
+"""Activation vectors: RMS normalisation, and writing them as group columns.
+
+Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
+even. A block is rounded the same whoever rounds it: who made its values, who routes its token, or every worker alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.simd import (
+    absolute,
+    add,
+    copy_16,
+    fma,
+    load_f32x16,
+    max_lanes,
+    maximum,
+    mul,
+    round_even,
+    splat,
+    store_f32,
+    store_f32x16,
+    store_i32,
+    store_rounded,
+    sum_lanes,
+)
+from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, VALUE_BYTES
+
+_TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
+
+_memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
+
+
+@kernel
+def copy_bytes(out: int, source: int, count: int) -> None:
+    """Copy `count` bytes, which do not overlap."""
+    _memcpy(out, source, count)
+
+
+@kernel
+def copy_floats(out: int, x: int, count: int) -> None:
+    """Copy `count` float32 (a multiple of 16) from address x to address out."""
+    for value in range(0, count, 16):
+        store_f32x16(out + 4 * value, load_f32x16(x + 4 * value))
+
+
+@kernel
+def rms_norm(
+    x: int,  # [D] float32, overwritten
+    weight: int | np.uintp,  # [D] float32
+    width: int,  # D, a multiple of 32
+    epsilon: float,
+) -> None:
+    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); two sums of squares per lane."""
+    zero = splat(np.float32(0.0))
+    even, odd = zero, zero
+    for value in range(0, width, 32):
+        a, b = load_f32x16(x + 4 * value), load_f32x16(x + 4 * value + 64)
+        even, odd = fma(a, a, even), fma(b, b, odd)
+    mean = sum_lanes(add(even, odd)) / np.float32(width)
+    scale = splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)))
+    for value in range(0, width, 16):
+        place = x + 4 * value
+        store_f32x16(place, mul(mul(load_f32x16(place), scale), load_f32x16(weight + 4 * value)))
+
+
+@kernel
+def write_integer_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
+    """Round the float32 vector at x and write it as one column of the integer group of `columns` columns."""
+    for block in range(blocks):
+        place = group + (block * columns + column) * INTEGER_BYTES
+        a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
+        largest = max_lanes(maximum(absolute(a), absolute(b)))
+        scale = largest / np.float32(127.0)
+        inverse = np.float32(0.0)
+        if largest > _TINY:
+            inverse = np.float32(127.0) / largest
+        qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
+        store_rounded(place, qa)
+        store_rounded(place + 16 * VALUE_BYTES, qb)
+        first, last = sum_lanes(qa), sum_lanes(qb)
+        store_f32(place + SCALE, scale)
+        store_f32(place + SUM, first + last)
+        store_i32(place + SUM_128, np.int32(-128) * np.int32(first + last))
+        store_i32(place + HALF_SUMS, (np.int32(first) & 0xFFFF) | (np.int32(last) << 16))
+
+
+@kernel
+def write_float_column(group: int, columns: int, column: int, x: int, blocks: int) -> None:
+    """Write the float32 vector at x as one column of the float group of `columns` columns."""
+    for block in range(blocks):
+        place = group + (block * columns + column) * FLOAT_BYTES
+        store_f32x16(place, load_f32x16(x + 128 * block))
+        store_f32x16(place + 64, load_f32x16(x + 128 * block + 64))
+
+
+@kernel
+def write_column(group: int, columns: int, column: int, x: int, blocks: int, integer: bool | int) -> None:
+    """Write the float32 vector at x as one column of a group of `columns` columns, of integers or of floats."""
+    if integer:
+        write_integer_column(group, columns, column, x, blocks)
+    else:
+        write_float_column(group, columns, column, x, blocks)
+
+
+@kernel
+def block_bytes(integer: bool | int) -> int:
+    """Of one column and block of a group, of integers or of floats."""
+    return INTEGER_BYTES if integer else FLOAT_BYTES
+
+
+@kernel
+def copy_column(group: int, columns: int, column: int, source: int, blocks: int, size: int) -> None:
+    """Copy a column that lies by itself into a group of `columns`; `size` bytes per block, a multiple of 16."""
+    for block in range(blocks):
+        place = group + (block * columns + column) * size
+        for at in range(0, size, 16):
+            copy_16(place + at, source + block * size + at)

@@ -1,0 +1,200 @@
+"""Drawing a token from a row of logits.
+
+Order: penalties, temperature, top-k, top-p, min-p, one draw. Temperature 0 takes the largest logit, the lowest id among
+equals. The draw depends only on the logits, the parameters and (seed, position): splitmix64 of the two gives 53 random
+bits. A sample is a record with the fields of Sampling in protos/messages.py, `position` of the token to be drawn, and
+the range `first_seen`, `seen` of the tokens that penalties apply to. Candidates are ordered by falling logit, then
+rising id; sums run in that order, or in id order when nothing is cut off.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.cpu.functions import exp_vector
+from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.simd import (
+    add,
+    div,
+    lane_numbers,
+    load_f32x16,
+    max_lanes,
+    maximum,
+    splat,
+    store_f32x16,
+    sub,
+    sum_lanes,
+    where_less,
+)
+from numoe.kernels.records import Record
+
+
+@kernel
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice)."""
+    value = np.uint64(seed)
+    for word in (np.uint64(position), np.uint64(0x9E3779B97F4A7C15)):
+        value = value ^ word
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value = value ^ (value >> np.uint64(31))
+    return np.float64(value >> np.uint64(11)) * 2.0**-53
+
+
+@kernel
+def log_sum_exp(logits: NDArray[np.float32]) -> float:
+    """log(sum(exp(logits))); the length is a multiple of 16 with -inf as padding."""
+    address = logits.ctypes.data
+    highest = splat(np.float32(-np.inf))
+    for value in range(0, logits.shape[0], 16):
+        highest = maximum(load_f32x16(address + 4 * value), highest)
+    largest = max_lanes(highest)
+    total = splat(np.float32(0.0))
+    for value in range(0, logits.shape[0], 16):
+        total = add(total, exp_vector(sub(load_f32x16(address + 4 * value), splat(largest))))
+    return largest + np.float32(np.log(np.float64(sum_lanes(total))))
+
+
+@kernel
+def penalise(
+    logits: NDArray[np.float32],  # [V], changed in place
+    sample: Record,
+    seen_tokens: NDArray[np.int32],
+    seen_counts: NDArray[np.int32],  # times generated; 0: only in the prompt
+) -> None:
+    """Repetition penalty (Keskar et al. 2019) on all tokens seen, frequency and presence penalty on generated ones."""
+    for index in range(sample.first_seen, sample.first_seen + sample.seen):
+        token, count = seen_tokens[index], seen_counts[index]
+        value = logits[token]
+        value = value / sample.repetition_penalty if value > 0 else value * sample.repetition_penalty
+        if count > 0:
+            value = value - np.float32(count) * sample.frequency_penalty - sample.presence_penalty
+        logits[token] = value
+
+
+@kernel
+def _before(weights: NDArray[np.float32], ids: NDArray[np.int32], a: int, b: int) -> bool:
+    return weights[a] > weights[b] or (weights[a] == weights[b] and ids[a] < ids[b])
+
+
+@kernel
+def _sift_down(weights: NDArray[np.float32], ids: NDArray[np.int32], root: int, size: int) -> None:
+    """Restore the heap order below `root`: a parent comes before its children."""
+    while True:
+        child = 2 * root + 1
+        if child >= size:
+            return
+        if child + 1 < size and _before(weights, ids, child + 1, child):
+            child += 1
+        if not _before(weights, ids, child, root):
+            return
+        weights[root], weights[child] = weights[child], weights[root]
+        ids[root], ids[child] = ids[child], ids[root]
+        root = child
+
+
+@kernel
+def _sort_best(
+    weights: NDArray[np.float32],  # [V], reordered: the best candidates end up at the end, best last
+    ids: NDArray[np.int32],  # [V], reordered alike
+    most: int,
+    least_weight: float,
+    mass_wanted: float,
+) -> int:
+    """Take candidates off a heap, best first, until `most` or the mass is reached or weights fall below the least."""
+    size = weights.shape[0]
+    for root in range(size // 2 - 1, -1, -1):
+        _sift_down(weights, ids, root, size)
+    kept, mass = 0, 0.0
+    while kept < most and (kept == 0 or (weights[0] >= least_weight and mass < mass_wanted)):
+        size -= 1
+        mass += weights[0]
+        kept += 1
+        weights[0], weights[size] = weights[size], weights[0]
+        ids[0], ids[size] = ids[size], ids[0]
+        _sift_down(weights, ids, 0, size)
+    return kept
+
+
+@kernel
+def _draw_filtered(
+    weights: NDArray[np.float32],  # [V] probabilities over the largest, reordered
+    ids: NDArray[np.int32],  # [V], reordered
+    sample: Record,
+    total: float,
+    random: float,
+) -> int:
+    """Top-k, then top-p of what is left, then min-p; one draw among the rest."""
+    vocabulary = weights.shape[0]
+    if 0 < sample.top_k < vocabulary:  # top-p is relative to what top-k leaves, so its sum comes first
+        kept = _sort_best(weights, ids, sample.top_k, 0.0, np.inf)
+        total = 0.0
+        for rank in range(kept):
+            total += weights[vocabulary - 1 - rank]
+        most, mass, wanted = kept, 0.0, sample.top_p * total if sample.top_p < 1.0 else np.inf
+        kept = 0
+        while kept < most and (kept == 0 or (weights[vocabulary - 1 - kept] >= sample.min_p and mass < wanted)):
+            mass += weights[vocabulary - 1 - kept]
+            kept += 1
+    else:
+        wanted = sample.top_p * total if sample.top_p < 1.0 else np.inf
+        kept = _sort_best(weights, ids, vocabulary, sample.min_p, wanted)
+    mass = 0.0
+    for rank in range(kept):
+        mass += weights[vocabulary - 1 - rank]
+    goal, mass = random * mass, 0.0
+    for rank in range(kept):
+        mass += weights[vocabulary - 1 - rank]
+        if mass > goal:
+            return ids[vocabulary - 1 - rank]
+    return ids[vocabulary - kept]
+
+
+@kernel
+def _most_likely(logits: NDArray[np.float32]) -> int:
+    """The lowest id of the largest logit; the length is a multiple of 16 with -inf as padding.
+
+    Ids are held as floats, which are exact to 2**24.
+    """
+    address, ids = logits.ctypes.data, lane_numbers()
+    best, best_ids = splat(np.float32(-np.inf)), splat(np.float32(0.0))
+    for token in range(0, logits.shape[0], 16):
+        x = load_f32x16(address + 4 * token)
+        best_ids = where_less(best, x, add(ids, splat(np.float32(token))), best_ids)
+        best = where_less(best, x, x, best)
+    others = splat(np.float32(2.0**24))
+    ids = where_less(best, splat(max_lanes(best)), others, best_ids)
+    return int(-max_lanes(sub(splat(np.float32(0.0)), ids)))
+
+
+@kernel
+def draw(
+    logits: NDArray[np.float32],  # [V rounded up to 16, -inf as padding], changed in place
+    ids: NDArray[np.int32],  # [the same] scratch
+    sample: Record,
+    vocabulary: int,  # V
+) -> int:
+    """One token id."""
+    best = _most_likely(logits)
+    if sample.temperature <= 0:
+        return best
+    address, largest = logits.ctypes.data, splat(logits[best])
+    temperature = splat(sample.temperature)
+    for token in range(0, logits.shape[0], 16):
+        place = address + 4 * token
+        store_f32x16(place, exp_vector(div(sub(load_f32x16(place), largest), temperature)))
+    total = 0.0
+    for token in range(vocabulary):
+        ids[token] = token
+        total += logits[token]
+    random = uniform(sample.seed, sample.position)
+    if sample.top_k > 0 or sample.top_p < 1.0 or sample.min_p > 0:
+        return _draw_filtered(logits[:vocabulary], ids[:vocabulary], sample, total, random)
+    goal, mass = random * total, 0.0
+    for token in range(vocabulary):
+        mass += logits[token]
+        if mass > goal:
+            return token
+    return best

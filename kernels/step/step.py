@@ -1,0 +1,194 @@
+"""One step: the forward pass of a batch of token positions, compiled as a whole and run by all threads of all teams.
+
+Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (sync.py).
+Per layer, `->` is a gather and `|` a barrier:
+
+    normalise | q, k, v | rotate, store | attend, round -> collect | output rows -> normalise | router | choose | pack |
+    gate, up, round -> collect | down | add to the residual stream ->        where experts are split by row
+    gate, up, round | down -> add to the residual stream ->                  where workers hold whole experts
+
+One worker collects nothing: all blocks are its own. In a step of many tokens each worker normalises and routes a share
+of them, and all gather the choices before they pack.
+
+Owner computes: every output element is made by one thread of one worker, in one order of operations, and nothing is
+summed across workers. So the bits do not depend on how the model, the batch or the work is shared out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numoe.kernels.attention.phases import attention, attention_output, list_pieces
+from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.experts.phases import feed_forward
+from numoe.kernels.experts.router import share_routing
+from numoe.kernels.matmul.activations import copy_floats
+from numoe.kernels.matmul.column_groups import group_all
+from numoe.kernels.matmul.projection import claims_of, multiply_claim, prepare
+from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
+from numoe.kernels.threads.sync import (
+    Team,
+    arrive,
+    atomic_add,
+    atomic_load,
+    claimed,
+    clock_ns,
+    futex_wake,
+    gather,
+    release,
+    wait_idle,
+)
+from numoe.kernels.weights.embedding import embed_row
+
+
+@kernel
+def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+    """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
+    tokens = step.header[0]
+    list_pieces(threads, sizes, memory, step)
+    groups = group_all(memory.dense, tokens)
+    for token in range(tokens):
+        memory.dense.source[token] = token
+    if sizes.routed:
+        share_routing(memory.routed, memory.routed_starts, groups, tokens, sizes.worker)
+    else:
+        group_all(memory.expert, tokens)
+        for token in range(tokens):
+            memory.columns[token, 0] = token
+            memory.shares[token, 0] = 1.0
+
+
+@kernel
+def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput) -> None:
+    """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
+    tokens = step.header[0]
+    own = memory.parts[sizes.worker]
+    for token in claimed(team, tokens):
+        row = step.token_ids[token] - sizes.first_vocabulary
+        if 0 <= row < sizes.own_vocabulary:
+            stored = weights.embedding[row * sizes.embedding_row_bytes : (row + 1) * sizes.embedding_row_bytes]
+            floats = memory.rows[team.thread, : sizes.width]
+            embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
+            copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
+    gather(team)
+    for token in claimed(team, tokens):
+        for worker in range(sizes.workers):
+            part = memory.parts[worker]
+            if 0 <= step.token_ids[token] - part.first_vocabulary < part.vocabulary:
+                source = part.embedding + 4 * (sizes.width * token + sizes.first_width)
+                copy_floats(own.hidden + 4 * own.width * token, source, own.width)
+    gather(team)
+
+
+@kernel
+def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
+    """Own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
+    samples = step.header[2]
+    matrix = weights.head[0]
+    if arrive(team):
+        group_all(memory.dense, samples)
+        for sample in range(samples):
+            memory.dense.source[sample] = step.samples[sample].token
+        release(team)
+    x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
+    norm = np.uintp(weights.output_norm.ctypes.data)
+    prepare(team, memory, sizes.width, norm, constants.epsilon[0], matrix.integer, 1 - matrix.integer)
+    own = memory.parts[sizes.worker]
+    for item in claimed(team, memory.dense.used[0] * claims_of(matrix)):
+        multiply_claim(weights.tiles, matrix, item, memory.dense, x_integer, x_float, own.logits, 64 * matrix.panels)
+    gather(team)
+
+
+@kernel
+def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+    """Each sample by one thread of one worker: assemble its logits, draw, note the token and its log-probability."""
+    logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
+    own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
+    for index in claimed(team, own_samples):
+        number = sizes.worker + sizes.workers * index
+        address = logits.ctypes.data
+        for worker in range(sizes.workers):
+            part = memory.parts[worker]
+            padded = (part.vocabulary + 15) // 16 * 16
+            copy_floats(address + 4 * part.first_vocabulary, part.logits + 4 * padded * number, padded)
+        for pad in range(sizes.vocabulary, logits.shape[0]):
+            logits[pad] = -np.inf
+        sample = step.samples[number]
+        normaliser = log_sum_exp(logits)
+        penalise(logits, sample, step.seen_tokens, step.seen_counts)
+        token = draw(logits, ids, sample, sizes.vocabulary)
+        for worker in range(sizes.workers):
+            part = memory.parts[worker]
+            row = token - part.first_vocabulary
+            if 0 <= row < part.vocabulary:
+                padded = (part.vocabulary + 15) // 16 * 16
+                copy_floats(logits.ctypes.data, part.logits + 4 * (padded * number + row // 16 * 16), 16)
+                step.drawn_logprobs[number] = logits[row % 16] - normaliser
+        step.drawn_tokens[number] = token
+    gather(team)
+
+
+@kernel
+def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
+    """One forward pass, by one thread of a team.
+
+    Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
+    """
+    samples = step.header[2]
+    if arrive(team):
+        _begin(team.threads, sizes, memory, step)
+        release(team)
+    _embed(team, sizes, weights, memory, step)
+    for index in range(sizes.layers):
+        attention(team, sizes, constants, weights, memory, step, index)
+        attention_output(team, sizes, weights, memory, weights.layers[index])
+        feed_forward(team, sizes, constants, weights, memory, step, index)
+    if samples > 0:
+        _logits(team, sizes, constants, weights, memory, step)
+        _draw_tokens(team, sizes, memory, step)
+
+
+@kernel
+def _dense_bytes(sizes: Sizes, weights: Weights) -> int:
+    """Bytes of weights that every step reads, whatever the router chooses."""
+    total = weights.head[0].expert_bytes
+    for index in range(sizes.layers):
+        layer = weights.layers[index]
+        total += layer.q.expert_bytes + layer.k.expert_bytes + layer.v.expert_bytes + layer.output.expert_bytes
+        if sizes.routed:
+            total += layer.router.expert_bytes
+        else:
+            total += layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
+    return total
+
+
+@kernel
+def serve_steps(
+    team: Team,
+    sizes: Sizes,
+    constants: Constants,
+    weights: Weights,
+    memory: Memory,
+    step: StepInput,
+    step_word: int,  # address of the number of the last step published, and of how many sleep on it
+    step_sleepers: int,
+    done_word: int,  # address of the number of the last step done
+    idle_spins: int,
+) -> None:
+    """Run every step that is published, until the abort word is set; then StepAborted."""
+    seen = np.int32(0)
+    dense_bytes = _dense_bytes(sizes, weights)
+    while True:
+        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins)
+        seen = atomic_load(step_word)
+        started, tokens = clock_ns(), step.header[0]
+        run_step(team, sizes, constants, weights, memory, step)
+        if team.thread == 0:
+            memory.counters[0].steps += 1
+            memory.counters[0].tokens += tokens
+            memory.counters[0].bytes_read += dense_bytes
+            memory.counters[0].step_ns += clock_ns() - started
+            if sizes.worker == 0:
+                atomic_add(done_word, 1)
+                futex_wake(done_word)

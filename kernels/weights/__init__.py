@@ -1,0 +1,1 @@
+"""Weight formats: blocks of the file, panels in memory, rows dequantised."""

@@ -1,0 +1,1 @@
+"""What a model consists of: its sizes and tensors, one file per architecture."""

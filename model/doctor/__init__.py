@@ -1,0 +1,1 @@
+"""What slows models down on a machine: findings, with cost and remedy."""

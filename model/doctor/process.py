@@ -1,0 +1,187 @@
+"""The doctor's checks of what this process may do: cgroup limits, CPUs and nodes it may use, memory policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from numoe.model.doctor.finding import Finding, Level
+from numoe.model.machine.linux_files import labelled_lines, read_number, read_text
+from numoe.model.machine.memory_policy import PolicyTrial
+from numoe.model.machine.topology import Topology, format_id_list
+
+GIBIBYTE = 1 << 30
+UNLIMITED = 1 << 60  # version 1 says "no limit" as a number of this size
+CAP_SYS_NICE = 23
+POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capabilities.add [SYS_NICE]"
+
+
+def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]) -> Iterator[Finding]:
+    """The cgroup's limit against the machine's memory, and against what a model's plan wants in all."""
+    subject, total = "cgroup memory", sum(node.memory_bytes for node in topology.nodes)
+    found = memory_limit(root)
+    if found is None or found[0] >= total:
+        yield Finding("ok", subject, "no limit below the machine's memory")
+        return
+    limit, used = found
+    wanted, left = sum(needed.values()), max(0, limit - used)
+    text = f"limited to {limit / GIBIBYTE:.1f} GiB of {total / GIBIBYTE:.1f}"
+    if wanted > left:
+        text += f"; {left / GIBIBYTE:.1f} are left and the model needs {wanted / GIBIBYTE:.1f}"
+        yield Finding(
+            "problem", subject, text, "the kernel kills a worker while it loads", _memory_remedy(wanted + used)
+        )
+    else:
+        yield Finding("note", subject, text, "larger models are killed while they load, whatever the nodes have free")
+
+
+def _memory_remedy(bytes_: int) -> str:
+    return f"a limit above {-(-bytes_ // GIBIBYTE)} GiB: docker run --memory, Kubernetes resources.limits, MemoryMax="
+
+
+def memory_limit(root: Path) -> tuple[int, int] | None:
+    """(limit, used without page cache) of the cgroup that leaves least; None: no limit."""
+    found = []
+    for folder in _cgroup_folders(root, "memory"):
+        names = ("memory.max", "memory.high", "memory.limit_in_bytes")
+        limits = [number for name in names if (number := read_number(folder / name)) is not None]
+        used = read_number(folder / "memory.current") or read_number(folder / "memory.usage_in_bytes") or 0
+        stat = dict(line.split(None, 1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
+        cached = int(stat.get("file", stat.get("total_cache", 0)))
+        found += [(limit, max(0, used - cached)) for limit in limits if limit < UNLIMITED]
+    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
+
+
+def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
+    """CPU time that runs out in every period."""
+    subject, cores = "cgroup CPU time", sum(len(node.cores) for node in topology.nodes)
+    quota = cpu_quota(root)
+    if quota is None:
+        yield Finding("ok", subject, "no quota")
+    elif quota < cores:
+        yield Finding(
+            "problem",
+            subject,
+            f"a quota of {quota:g} CPUs for {cores} cores",
+            quota_cost(quota, cores),
+            quota_remedy(quota),
+        )
+    else:
+        yield Finding("note", subject, f"a quota of {quota:g} CPUs, enough for {cores} cores")
+
+
+def quota_cost(quota: float, cores: int) -> str:
+    """Of a quota of fewer CPUs than compute."""
+    return (
+        "when it is used up all threads stand still until the next period, 100 ms as a rule: at most "
+        f"{quota / cores:.0%} of the speed, in jerks"
+    )
+
+
+def quota_remedy(quota: float) -> str:
+    return (
+        "give whole CPUs instead: docker run --cpuset-cpus without --cpus; Kubernetes: static CPU manager policy, "
+        "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
+        f"--threads-per-worker, for at most {max(1, int(quota))} threads in all"
+    )
+
+
+def cpu_quota(root: Path) -> float | None:
+    """CPUs' worth of time that the process's cgroups leave it; None: no limit."""
+    quotas = [quota for folder in _cgroup_folders(root, "cpu") if (quota := _folder_quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _folder_quota(folder: Path) -> float | None:
+    """That of one cgroup."""
+    words = read_text(folder / "cpu.max").split()
+    if len(words) == 2 and words[0] != "max":
+        return int(words[0]) / int(words[1])
+    quota, period = read_number(folder / "cpu.cfs_quota_us"), read_number(folder / "cpu.cfs_period_us")
+    return quota / period if quota and period and quota > 0 else None
+
+
+def _cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """The process's cgroup of a controller and all above it; the mount alone where only that is to be seen."""
+    mount = root / "sys/fs/cgroup"
+    folders: list[Path] = []
+    for line in read_text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            base = mount / "unified" if (mount / "unified").is_dir() else mount
+        elif controller in controllers.split(","):
+            base = mount / (controllers if (mount / controllers).is_dir() else controller)
+        else:
+            continue
+        here = base / path.lstrip("/")
+        if here.is_dir():
+            folders += [here, *(folder for folder in here.parents if folder.is_relative_to(base))]
+        else:  # a container sees its own cgroup as the root
+            folders.append(base)
+    return folders
+
+
+def check_allowed(topology: Topology) -> Iterator[Finding]:
+    """CPUs and memory nodes that exist and may not be used, and what that leaves."""
+    subject = "allowed CPUs and nodes"
+    remedy = "numactl, taskset, docker run --cpuset-cpus --cpuset-mems, systemd AllowedCPUs= AllowedMemoryNodes="
+    stranded = [node for node in topology.forbidden_nodes if topology.node(node).cores]
+    if stranded:
+        cores = sum(len(topology.node(node).cores) for node in stranded)
+        yield Finding(
+            "warning",
+            subject,
+            f"the memory of node {format_id_list(stranded)} may not be used, its CPUs may",
+            f"{cores} cores stay idle, as they would read all weights from another node",
+            remedy,
+        )
+    counts = {node.id: len(node.cores) for node in topology.nodes if node.cores and node.memory_bytes}
+    if len(set(counts.values())) > 1:
+        yield Finding(
+            "warning",
+            subject,
+            "uneven: " + ", ".join(f"node {node} {count} cores" for node, count in counts.items()),
+            "workers own equal parts: prompts go at the pace of the node with the fewest cores",
+            remedy,
+        )
+    if topology.forbidden_cpus:
+        found = f"CPUs {format_id_list(topology.forbidden_cpus)} may not be used (affinity or cpuset)"
+        yield Finding("note", subject, found)
+    elif not stranded:
+        yield Finding("ok", subject, "all CPUs" if not topology.forbidden_nodes else "all CPUs, not all memory")
+
+
+def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
+    """Whether workers cannot bind their memory: as tried, or else as a copied tree suggests."""
+    if trial is not None:
+        return bool(trial.errors) or trial.lay_on != trial.bound_to
+    status = labelled_lines(read_text(root / "proc/self/status"))
+    filtered = status.get("Seccomp", "0") == "2"
+    return filtered and not int(status.get("CapEff", "0"), 16) >> CAP_SYS_NICE & 1
+
+
+def check_policies(root: Path, topology: Topology, trial: PolicyTrial | None) -> Iterator[Finding]:
+    """Whether set_mempolicy, mbind and move_pages work: `trial` is what came of calling them, None in a copied tree."""
+    subject, many = "memory policies", len([node for node in topology.nodes if node.memory_bytes]) > 1
+    cost = (
+        "memory is then where the threads of a node touched it first, right as long as that node has room, and no proof"
+        if many
+        else "with one node nothing depends on it"
+    )
+    level: Level = "warning" if many else "note"
+    if trial is None:
+        if policies_refused(root, None):
+            found = "system calls are filtered and CAP_SYS_NICE is missing: containers then refuse memory policies"
+            yield Finding(level, subject, found, cost, POLICY_REMEDY)
+        else:
+            yield Finding("ok", subject, "nothing speaks against them; not tried in a copied tree")
+    elif trial.errors:
+        found = "refused: " + ", ".join(f"{call} ({error})" for call, error in trial.errors)
+        yield Finding(level, subject, found, cost, POLICY_REMEDY)
+    elif trial.lay_on != trial.bound_to:
+        found = f"a page bound to node {trial.bound_to} lies on node {trial.lay_on}"
+        yield Finding("problem", subject, found, "weights are not where their worker is", POLICY_REMEDY)
+    else:
+        found = f"set_mempolicy, mbind and move_pages work; a page bound to node {trial.bound_to} lies there"
+        yield Finding("ok", subject, found)

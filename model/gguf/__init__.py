@@ -1,0 +1,1 @@
+"""GGUF files: what is in one, checked, and writing one."""

@@ -1,0 +1,164 @@
+"""One GGUF file, hostile until proven otherwise: its header, metadata and tensor directory.
+
+    +--------+---------+-----------+--------+--------------+--------------+----------+----------------------+
+    | "GGUF" | version | n_tensors | n_keys | keys, values | tensor infos | padding  | tensor data, each    |
+    | 4      | u32     | u64       | u64    | n_keys times | n_tensors t. | to align | tensor aligned       |
+    +--------+---------+-----------+--------+--------------+--------------+----------+----------------------+
+    0        4         8           16       24                                       data_start
+
+    tensor info:  string name, u32 n_dims, n_dims x u64 (innermost first), u32 type, u64 offset from data_start
+
+Little endian, versions 2 and 3, which differ in nothing else. Faults raise ModelFileError; gguf_values.py says what
+is guaranteed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType, row_bytes
+from numoe.model.gguf.values import DAMAGED, KEYS, UINT32, Reader, Value, read_value
+from numoe.protos.errors import ModelFileError
+
+TENSORS = 8192  # Qwen3-235B: 1131
+KEY_BYTES = 65535  # the format's own limit
+NAME_BYTES = 64  # the format's own limit
+ALIGNMENT_BYTES = 2 << 20  # a huge page; files in use have 32
+
+MAGIC = b"GGUF"
+ALIGNMENT_KEY = "general.alignment"
+DEFAULT_ALIGNMENT = 32
+ENTRIES = {dimensions: struct.Struct(f"<{dimensions}QIQ") for dimensions in (1, 2, 3, 4)}  # shape, type, offset
+TYPES = {int(tensor_type): tensor_type for tensor_type in TensorType}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One GGUF file, read; a model may be split over several."""
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[TensorInfo, ...]
+
+
+def read_part(path: Path) -> Part:
+    """Reads the file at `path`; raises ModelFileError."""
+    try:
+        # Opening a named pipe would wait for a writer, so the kind of file is asked first.
+        if not path.is_file():
+            reason = "not-a-file" if path.exists() else "not-found"
+            raise ModelFileError(reason, f"{path}: expected a GGUF file, found {_what_is_at(path)}")
+        if path.stat().st_size == 0:
+            raise ModelFileError("empty", f"{path}: the file is empty; {DAMAGED}")
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise ModelFileError("unreadable", f"{path}: {error}") from error
+    with data:
+        return _read(Reader(path, data))
+
+
+def _what_is_at(path: Path) -> str:
+    return "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
+
+
+def _read(reader: Reader) -> Part:
+    version, tensor_count, key_count = _read_header(reader)
+    metadata: dict[str, Value] = {}
+    for index in range(key_count):
+        key = reader.text(f"key {index}", "key", KEY_BYTES)
+        if not key:
+            reader.fail("key-empty", f"key {index} is empty; {DAMAGED}")
+        if key in metadata:
+            reader.fail("key-duplicate", f"the key {key} stands twice; {DAMAGED}")
+        number = reader.u32(f"the type of {key}")
+        if key == ALIGNMENT_KEY and number != UINT32:
+            reader.fail("alignment-type", f"{ALIGNMENT_KEY} has value type {number}, it must be {UINT32} (uint32)")
+        metadata[key] = read_value(reader, key, number)
+    alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
+    assert isinstance(alignment, int)
+    if not 0 < alignment <= ALIGNMENT_BYTES or alignment & (alignment - 1):
+        reader.fail("alignment", f"{ALIGNMENT_KEY} is {alignment}, it must be a power of two up to {ALIGNMENT_BYTES}")
+    return Part(reader.path, version, metadata, _read_directory(reader, tensor_count, alignment))
+
+
+def _read_header(reader: Reader) -> tuple[int, int, int]:
+    magic = reader.data[:4]
+    if magic != MAGIC:
+        found = "a Git LFS pointer" if magic == b"vers" else repr(magic)
+        reader.fail("bad-magic", f"this is no GGUF file: it begins with {found} instead of {MAGIC!r}")
+    reader.skip(4, "the magic")
+    version = reader.u32("the version")
+    if version and version & 0xFFFF == 0:
+        reader.fail("big-endian", "the file is big endian; convert the model again for little endian")
+    if version == 1:
+        reader.fail("version-1", "the file has GGUF version 1, not written since 2023; convert the model again")
+    if version not in (2, 3):
+        reader.fail("version-unknown", f"the file has GGUF version {version}; versions 2 and 3 are known")
+    tensors, keys = reader.u64("the number of tensors"), reader.u64("the number of keys")
+    if tensors > TENSORS:
+        reader.fail("too-many-tensors", f"{tensors} tensors are announced, at most {TENSORS} are allowed; {DAMAGED}")
+    if keys > KEYS:
+        reader.fail("too-many-keys", f"{keys} keys are announced, at most {KEYS} are allowed; {DAMAGED}")
+    return version, tensors, keys
+
+
+def _read_directory(reader: Reader, count: int, alignment: int) -> tuple[TensorInfo, ...]:
+    found: dict[str, TensorInfo] = {}
+    for index in range(count):
+        name = reader.text(f"the name of tensor {index}", "tensor-name", NAME_BYTES)
+        if not name:
+            reader.fail("tensor-name-empty", f"tensor {index} has no name; {DAMAGED}")
+        if name in found:
+            reader.fail("tensor-duplicate", f"the tensor {name} stands twice; {DAMAGED}")
+        found[name] = _read_tensor(reader, name)
+    return _place(reader, found.values(), alignment)
+
+
+def _read_tensor(reader: Reader, name: str) -> TensorInfo:
+    """The tensor as the directory has it: `offset` still counts from the start of the data."""
+    dimensions = reader.u32(name)
+    if not 1 <= dimensions <= 4:
+        reader.fail("tensor-dimensions", f"{name} has {dimensions} dimensions, 1 to 4 are allowed; {DAMAGED}")
+    entry = ENTRIES[dimensions]
+    *sizes, number, offset = entry.unpack_from(reader.data, reader.skip(entry.size, name))
+    shape = tuple(reversed(sizes))
+    if min(shape) == 0:
+        reader.fail("tensor-dimension-zero", f"{name} has the shape {shape}, with no values; {DAMAGED}")
+    if max(shape) >= 1 << 63:
+        reader.fail("tensor-dimension-negative", f"{name} has a dimension of {max(shape) - (1 << 64)}; {DAMAGED}")
+    tensor_type = TYPES.get(number)
+    if tensor_type is None:
+        hint = "ik_llama.cpp has types of its own from 97 on: quantise with llama.cpp's" if number > 96 else DAMAGED
+        reader.fail("tensor-type-unknown", f"{name} has the tensor type {number}, unknown to llama.cpp; {hint}")
+    if shape[-1] % BLOCKS[tensor_type][0]:
+        blocks = f"blocks of {BLOCKS[tensor_type][0]} ({tensor_type.name})"
+        reader.fail("tensor-row", f"{name} has rows of {shape[-1]} values, no whole number of {blocks}; {DAMAGED}")
+    size = row_bytes(tensor_type, shape[-1]) * math.prod(shape[:-1])
+    if size >= 1 << 63:
+        reader.fail("tensor-too-large", f"{name} has the shape {shape}, {size} bytes; {DAMAGED}")
+    return TensorInfo(name, tensor_type, shape, reader.path, offset, size)
+
+
+def _place(reader: Reader, tensors: Collection[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:
+    """Turns offsets into offsets from the start of the file, where no two tensors may share a byte."""
+    data_start = -(-reader.position // alignment) * alignment
+    end, before = data_start, "the directory"
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        start = data_start + tensor.offset
+        if tensor.offset % alignment:
+            lies = f"{tensor.name} lies at {tensor.offset}"
+            reader.fail("tensor-misaligned", f"{lies}, which is no multiple of {alignment}; {DAMAGED}")
+        if start + tensor.bytes > reader.size:
+            span = f"bytes {start} to {start + tensor.bytes}"
+            reader.fail("tensor-outside-file", f"{tensor.name} takes {span}, the file has {reader.size}; {DAMAGED}")
+        if start < end:
+            reader.fail("tensor-overlap", f"{tensor.name} begins at {start}, inside {before}; {DAMAGED}")
+        end, before = start + tensor.bytes, tensor.name
+    return tuple(replace(tensor, offset=data_start + tensor.offset) for tensor in tensors)

@@ -1,0 +1,1 @@
+"""A machine as Linux describes it: topology, memory policy, measured bandwidth."""

@@ -1,0 +1,89 @@
+"""How fast each node's cores read each node's memory, as measured; kept in a file for whoever plans with it.
+
+processor = "AMD EPYC 9355 32-Core Processor"
+measured_at = "2026-11-23 15:50"
+cores = [[0, 16], [1, 16]]             # node, cores that read
+
+[[read]]
+cores_of = 0
+memory_of = 1
+bytes_per_second = 51200000000
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from numoe.model.machine.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """All cores of one node reading one node's memory; nothing else was reading."""
+
+    cores_of: int
+    memory_of: int
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """The reads that could be measured, and the machine they belong to."""
+
+    processor: str
+    measured_at: str
+    cores: tuple[tuple[int, int], ...]  # (node, cores), of the nodes that have any
+    reads: tuple[Read, ...]
+
+    @property
+    def local(self) -> dict[int, float]:
+        """Bytes per second of each node's cores from its own memory."""
+        return {read.cores_of: read.bytes_per_second for read in self.reads if read.cores_of == read.memory_of}
+
+    def rate(self, cores_of: int, memory_of: int) -> float | None:
+        """Bytes per second; None where it was not measured."""
+        found = {(read.cores_of, read.memory_of): read.bytes_per_second for read in self.reads}
+        return found.get((cores_of, memory_of))
+
+    def belongs_to(self, topology: Topology) -> bool:
+        """Whether this was measured on such a machine, by as many cores of each node."""
+        return self.processor == topology.processor.name and self.cores == cores_of_nodes(topology)
+
+
+def cores_of_nodes(topology: Topology) -> tuple[tuple[int, int], ...]:
+    return tuple((node.id, len(node.cores)) for node in topology.nodes if node.cores)
+
+
+def bandwidth_file() -> Path:
+    """Where the last measurement is kept, below $XDG_CACHE_HOME/numoe."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numoe" / "bandwidth.toml"
+
+
+def save_bandwidth(bandwidth: Bandwidth, path: Path) -> None:
+    """Write so that load_bandwidth reads back the same; raises OSError."""
+    lines = [f"processor = {json.dumps(bandwidth.processor)}", f"measured_at = {json.dumps(bandwidth.measured_at)}"]
+    lines.append(f"cores = {[list(pair) for pair in bandwidth.cores]}")
+    for read in bandwidth.reads:
+        lines += ["", "[[read]]", f"cores_of = {read.cores_of}", f"memory_of = {read.memory_of}"]
+        lines.append(f"bytes_per_second = {read.bytes_per_second:.0f}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def load_bandwidth(path: Path, topology: Topology) -> Bandwidth | None:
+    """What was measured on this machine; None where nothing was, or on another one, or the file is no such file."""
+    try:
+        document = tomllib.loads(path.read_text())
+        reads = tuple(
+            Read(int(read["cores_of"]), int(read["memory_of"]), float(read["bytes_per_second"]))
+            for read in document["read"]
+        )
+        cores = tuple((int(node), int(count)) for node, count in document["cores"])
+        found = Bandwidth(str(document["processor"]), str(document["measured_at"]), cores, reads)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError):
+        return None
+    return found if found.belongs_to(topology) else None

@@ -1,0 +1,108 @@
+"""The kernel's calls that say where memory lies: bind this process to a node, ask where pages are, try what is allowed.
+
+It imports nothing but the standard library: it runs before anything else does in a worker (worker/placing/binding.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+MOVE_PAGES = 279  # x86-64, as the others
+_MBIND, _SET_MEMPOLICY, _GET_MEMPOLICY = 237, 238, 239
+_MPOL_BIND = 2
+_MASK_WORDS = 16  # 1024 nodes
+_MASK_BITS = 64 * _MASK_WORDS
+_LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTrial:
+    """What came of really calling: errors by call, and where a page lay that was bound to a node."""
+
+    errors: tuple[tuple[str, str], ...]  # (call, the kernel's word); empty: all calls work
+    bound_to: int
+    lay_on: int | None  # None: the kernel does not tell
+
+
+def system_call(number: int, *arguments: object) -> int:
+    """One of the kernel's calls; whole numbers are passed in 64 bits. Raises OSError."""
+    passed = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result = int(_LIBC.syscall(ctypes.c_long(number), *passed))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def bind_memory(node: int) -> None:
+    """Let this thread, and what it starts from now on, allocate on `node` only. Raises OSError."""
+    system_call(_SET_MEMPOLICY, _MPOL_BIND, _node_mask(node), _MASK_BITS + 1)
+
+
+def bound_nodes() -> set[int] | None:
+    """The nodes that this thread may allocate on by its policy; None: any, or the kernel does not tell."""
+    mode, mask = ctypes.c_int(), (ctypes.c_uint64 * _MASK_WORDS)()
+    try:
+        system_call(_GET_MEMPOLICY, ctypes.byref(mode), mask, _MASK_BITS, None, 0)
+    except OSError:
+        return None
+    if mode.value != _MPOL_BIND:
+        return None
+    return {64 * word + bit for word, bits in enumerate(mask) for bit in range(64) if bits >> bit & 1}
+
+
+def nodes_of_pages(addresses: Sequence[int]) -> list[int]:
+    """The node of each page of this process, negative where there is no page yet. Raises OSError."""
+    count = len(addresses)
+    pages, status = (ctypes.c_void_p * count)(*addresses), (ctypes.c_int * count)()
+    system_call(MOVE_PAGES, 0, count, pages, None, status, 0)
+    return list(status)
+
+
+def try_policies(node: int) -> PolicyTrial:
+    """Bind a page to `node` and ask where it is, on a thread of its own: policies are a thread's and end with it."""
+    trials: list[PolicyTrial] = []
+    thread = threading.Thread(target=lambda: trials.append(_try(node)))
+    thread.start()
+    thread.join()
+    return trials[0]
+
+
+def _node_mask(node: int) -> ctypes.Array[ctypes.c_uint64]:
+    """The set of one node, as the kernel reads it."""
+    mask = (ctypes.c_uint64 * _MASK_WORDS)()
+    mask[node // 64] = 1 << (node % 64)
+    return mask
+
+
+def _try(node: int) -> PolicyTrial:
+    errors: list[tuple[str, str]] = []
+    nodes: list[int] = []
+    with _failure_told("set_mempolicy", errors):
+        bind_memory(node)
+    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    place = ctypes.c_char.from_buffer(page)
+    address = ctypes.addressof(place)
+    with _failure_told("mbind", errors):
+        system_call(_MBIND, address, mmap.PAGESIZE, _MPOL_BIND, _node_mask(node), _MASK_BITS + 1, 0)
+    page[0] = 1  # written: there is no page before
+    with _failure_told("move_pages", errors):
+        nodes = nodes_of_pages([address])
+    del place
+    page.close()
+    return PolicyTrial(tuple(errors), node, nodes[0] if nodes and nodes[0] >= 0 else None)
+
+
+@contextmanager
+def _failure_told(call: str, errors: list[tuple[str, str]]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        errors.append((call, f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"))

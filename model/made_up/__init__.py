@@ -1,0 +1,1 @@
+"""Model files that numoe writes itself: the demo, and models of any shape with random weights."""

@@ -1,0 +1,168 @@
+"""How many bytes each worker of a plan holds and reads, and whether they fit the nodes' memory.
+
+Matrices are counted in whole panels, as workers hold them (panels.py); rows of token_embd in the file's bytes. Every
+worker normalises and routes, so norms and router weights count on each; a tied output is held twice, its panels to
+multiply with and its rows to look up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.tensors import TensorType, row_bytes
+from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.panels import PAGE_BYTES, rows_bytes
+from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.protos.errors import PlanError
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ShardBytes:
+    """One worker's memory, and what it reads for one generated token."""
+
+    weights: int
+    kv_cache: int  # its key-value heads over `context_tokens` positions
+    read_per_token: int  # matrices only: the KV cache adds more as a sequence grows
+
+    @property
+    def held(self) -> int:
+        return self.weights + self.kv_cache
+
+
+def kv_position_bytes(spec: ModelSpec, kv_heads: int, kv_type: TensorType) -> int:
+    """Keys and values of one position in all layers, of so many KV heads."""
+    return 2 * spec.layers * kv_heads * row_bytes(kv_type, spec.head_size)
+
+
+def shard_bytes(
+    plan: ShardPlan,
+    spec: ModelSpec,
+    shard: Shard,
+    context_tokens: int = 0,
+    kv_type: TensorType = TensorType.F16,
+) -> ShardBytes:
+    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all.
+
+    Where whole experts are held, a token is taken to choose all alike, and holders of one expert to take turns.
+    """
+    held, vectors = 0, spec.output_norm.bytes
+    output = rows_bytes(spec.output, shard.vocabulary.size)
+    read = float(output)
+    for layer, owners in zip(spec.layer_tensors, plan.experts, strict=True):
+        dense, size = dense_bytes(spec, layer, shard), expert_bytes(layer, shard, whole=owners is not None)
+        held = _add_experts(held + dense, size, spec.experts, owners, shard.worker)
+        read += dense + size * _active_experts(spec, owners, shard.worker)
+        vectors += _vector_bytes(spec, layer, shard)
+    embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size
+    return ShardBytes(
+        weights=held + output + embedding + vectors,
+        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * context_tokens,
+        read_per_token=round(read),
+    )
+
+
+def dense_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
+    """The worker's rows of a layer's matrices but the experts'."""
+    size, heads, kv_heads = spec.head_size, shard.heads.size, shard.kv_heads.size
+    matrices = (
+        (layer.attn_q, heads * size),
+        (layer.attn_k, kv_heads * size),
+        (layer.attn_v, kv_heads * size),
+        (layer.attn_output, shard.width_rows.size),
+        *([(layer.router, spec.experts)] if layer.router else []),
+    )
+    return sum(rows_bytes(matrix, rows) for matrix, rows in matrices)
+
+
+def expert_bytes(layer: LayerTensors, shard: Shard, *, whole: bool) -> int:
+    """The worker's rows of one expert, or all rows of a `whole` one."""
+    if whole:
+        return whole_expert_bytes(layer)
+    inner, outer = shard.expert_rows.size, shard.width_rows.size
+    return rows_bytes(layer.gate, inner) + rows_bytes(layer.up, inner) + rows_bytes(layer.down, outer)
+
+
+def whole_expert_bytes(layer: LayerTensors) -> int:
+    """All rows of one expert."""
+    return sum(rows_bytes(tensor, tensor.shape[-2]) for tensor in (layer.gate, layer.up, layer.down))
+
+
+def _add_experts(used: int, size: int, experts: int, owners: ExpertOwners | None, worker: int) -> int:
+    """The memory used once a layer's experts follow, the whole ones each on pages of its own."""
+    if owners is None:
+        return used + experts * size
+    for _ in owners.held_by(worker):
+        used = -(-used // PAGE_BYTES) * PAGE_BYTES + size
+    return used
+
+
+def _active_experts(spec: ModelSpec, owners: ExpertOwners | None, worker: int) -> float:
+    """How many experts of a layer a worker computes for one token, on average."""
+    if owners is None:
+        return float(spec.active_experts)
+    turns = sum(1 / len(owners.workers[expert]) for expert in owners.held_by(worker))
+    return turns * spec.active_experts / spec.experts
+
+
+def _vector_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
+    """Norms, which every worker holds, and the biases of its heads."""
+    norms = (layer.attn_norm, layer.attn_q_norm, layer.attn_k_norm, layer.ffn_norm)
+    total = sum(norm.bytes for norm in norms if norm is not None)
+    biases = (
+        (layer.attn_q_bias, shard.heads),
+        (layer.attn_k_bias, shard.kv_heads),
+        (layer.attn_v_bias, shard.kv_heads),
+    )
+    for bias, heads in biases:
+        if bias is not None:
+            total += bias.bytes // prod(bias.shape) * heads.size * spec.head_size
+    return total
+
+
+def check_placement(
+    plan: ShardPlan,
+    spec: ModelSpec,
+    topology: Topology,
+    context_tokens: int,
+    kv_type: TensorType = TensorType.F16,
+) -> None:
+    """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the nodes' memory."""
+    usable = {node.id for node in topology.nodes if node.memory_bytes}
+    for shard in plan.shards:
+        if shard.node not in usable:
+            raise PlanError(
+                f"worker {shard.worker}: node {shard.node} has no memory that we may use here, "
+                f"expected one of {format_id_list(usable)}; make a new plan with `numoe plan`"
+            )
+        if missing := set(shard.cpus) - set(topology.cpus):
+            raise PlanError(
+                f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
+                f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
+            )
+    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
+        available = topology.node(node_id).available_bytes
+        if needed > available:
+            raise PlanError(
+                f"node {node_id}: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(available)} are "
+                "available; lower the context, spread over more nodes, or choose a smaller model"
+            )
+
+
+def node_bytes(
+    plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType = TensorType.F16
+) -> dict[int, int]:
+    """Bytes that the plan's workers hold on each node they use, by node id."""
+    totals: dict[int, int] = {}
+    for shard in plan.shards:
+        held = shard_bytes(plan, spec, shard, context_tokens, kv_type).held
+        totals[shard.node] = totals.get(shard.node, 0) + held
+    return dict(sorted(totals.items()))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{-(-count // MEBIBYTE):,} MiB"

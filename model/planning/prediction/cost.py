@@ -1,0 +1,301 @@
+"""Predicts a step's time from what each worker must read and compute, and at which gathers the workers wait.
+
+    per layer     q, k, v | kv cache  gather  output projection  gather  router | gate, up  gather*  down  gather
+    per step      ... layers | output  gather  draw
+
+Between two gathers a worker needs the time of its bytes at its share of its node's bandwidth, or of its operations at
+its cores' peak, whichever is longer, and a part of the other; the slowest worker counts. (*) Where workers hold whole
+experts, they gather after down instead; which worker is slowest then depends on what the router chose: steps are drawn
+(routing.py).
+
+*Not counted*: what caches keep from one step to the next, prompts' attention beyond its reading, that workers share the
+routing of many tokens, and what other programs take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.tensors import TensorInfo, TensorType, row_bytes
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.expert_stats import ExpertStats
+from numoe.model.planning.panels import rows_bytes
+from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.model.planning.prediction.routing import Counts, assign, draw_steps, holders_of
+from numoe.model.planning.prediction.speeds import FLOATS_SHARE, LEAST_GUESS, Speeds
+
+STEP_GATHERS = 4  # of all workers, beside those of layers: two while embedding, after the logits, after drawing
+# One thread each: the router's choice compares all experts A times; a token is drawn from the vocabulary, three passes.
+CHOICE_SECONDS, DRAW_SECONDS = 1.0e-9, 1.0e-9  # per expert and rank; per token id
+# A value of activations is normalised, rounded to 8 bits or passed through a sigmoid.
+VALUE_SECONDS = 0.6e-9
+STEP_SECONDS = 60e-6  # the coordinator's part of a step, and waking the workers
+MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where many layers differ, and of many tokens
+# Of a value that workers exchange: as it is, and rounded in blocks of 32 (without VNNI 2.5, for float formats 4).
+FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5
+PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
+# Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
+# decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
+NOT_OVERLAPPED = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where a step's time goes."""
+
+    attention: float = 0.0  # its matrices
+    kv_cache: float = 0.0
+    router: float = 0.0
+    experts: float = 0.0
+    output: float = 0.0  # logits
+    exchanges: float = 0.0  # gathers, and reading what other workers made
+    rest: float = 0.0  # activations, barriers of threads, drawing, the coordinator
+
+    @property
+    def total(self) -> float:
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A predicted step."""
+
+    seconds: Seconds
+    batch: int  # sequences that decode a token each
+    imbalance: float  # the slowest worker's experts, over the mean of all workers
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch / self.seconds.total
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What one worker has of its node."""
+
+    cores: int
+    bandwidth: float
+
+
+_Assigned = tuple[int, ExpertOwners]  # row of the drawn counts, and who holds what
+
+
+class CostModel:
+    """Predicts steps of one batch size for plans that differ in their experts only; remembers what was drawn."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        shards: Sequence[Shard],
+        topology: Topology,
+        speeds: Speeds,
+        stats: ExpertStats | None = None,
+        *,
+        batch: int = 1,
+        context: int = 0,  # positions that each sequence has in the KV cache
+        kv_type: TensorType = TensorType.F16,
+    ) -> None:
+        self._spec, self._shards, self._speeds = spec, tuple(shards), speeds
+        self._batch, self._context, self._kv_type = batch, context, kv_type
+        self._rates = _rates(shards, topology, speeds)
+        self._kinds, self._counts = self._draw(stats)
+        self._priced: dict[tuple[ExpertOwners | None, ...], list[tuple[Seconds, float]]] = {}
+
+    def predict(self, plan: ShardPlan) -> Forecast:
+        """The time of one step under a plan for the same shards."""
+        total, loads = self._step(), 0.0
+        dense: dict[tuple[object, ...], Seconds] = {}
+        for layer in self._spec.layer_tensors:
+            if (key := _sizes(layer)) not in dense:
+                dense[key] = self._dense(layer)
+            total += dense[key]
+        experts = self.experts(plan.experts)
+        for seconds, mean in experts:
+            total, loads = total + seconds, loads + mean
+        slowest = sum(seconds.experts for seconds, _ in experts)
+        return Forecast(total, self._batch, slowest / loads if loads else 1.0)
+
+    def experts(self, owners: Sequence[ExpertOwners | None]) -> list[tuple[Seconds, float]]:
+        """[L] a layer's router and experts, exchanges included; and the mean over workers of the experts' seconds."""
+        if (known := self._priced.get(tuple(owners))) is not None:
+            return known
+        layers = self._spec.layer_tensors
+        keys = [(kind, _sizes(layer), one) for kind, layer, one in zip(self._kinds, layers, owners, strict=True)]
+        assigned = self._assigned([(kind, one) for kind, _, one in keys if one is not None])
+        found: dict[tuple[object, ...], tuple[Seconds, float]] = {}
+        for layer, key in zip(layers, keys, strict=True):
+            if key not in found:
+                kind, _, one = key
+                who = None if one is None else assigned[kind, one]
+                found[key] = self._expert_seconds(layer, self._counts[kind], who)
+        self._priced[tuple(owners)] = [found[key] for key in keys]
+        return self._priced[tuple(owners)]
+
+    def _assigned(self, wanted: Sequence[_Assigned]) -> dict[_Assigned, NDArray[np.int64]]:
+        """[S, E] who computes each expert, for drawn counts and owners."""
+        distinct = list(dict.fromkeys(wanted))
+        if not distinct:
+            return {}
+        holders = holders_of([one for _, one in distinct], len(self._shards))
+        return dict(zip(distinct, assign(self._counts[[kind for kind, _ in distinct]], holders), strict=True))
+
+    def _draw(self, stats: ExpertStats | None) -> tuple[list[int], Counts]:
+        """Which row of the drawn counts is a layer's, and the counts [kinds, S, E]."""
+        spec = self._spec
+        even = (1 / spec.experts,) * spec.experts
+        shares = [even if stats is None else stats.shares(layer) for layer in range(spec.layers)]
+        distinct = list(dict.fromkeys(shares))
+        steps = min(MOST_STEPS, max(LEAST_STEPS, ROWS_DRAWN // (len(distinct) * self._batch)))
+        counts = draw_steps(np.array(distinct), spec.active_experts, self._batch, steps)
+        places = {one: index for index, one in enumerate(distinct)}
+        return [places[one] for one in shares], counts
+
+    def _expert_seconds(
+        self,
+        layer: LayerTensors,
+        counts: NDArray[np.int64],  # [S, E]
+        assigned: NDArray[np.int64] | None,  # [S, E] who computes each expert; None: everybody some rows
+    ) -> tuple[Seconds, float]:
+        spec, whole = self._spec, assigned is not None
+        router = self._matrix(layer.router, spec.experts, self._rates[0], self._batch) if layer.router else 0.0
+        times = np.array([self._expert_times(layer, worker, whole) for worker in range(len(self._shards))])  # [W, B]
+        step, expert = np.nonzero(counts)
+        columns, steps, workers = counts[step, expert], len(counts), len(self._shards)
+        if assigned is None:
+            sums = [np.bincount(step, one[columns], steps) for one in times]
+            each = np.stack(sums, axis=1)  # [S, W]
+        else:
+            worker = assigned[step, expert]
+            each = np.bincount(step * workers + worker, times[worker, columns], steps * workers).reshape(steps, workers)
+        return (
+            Seconds(
+                router=router,
+                experts=float(each.max(axis=1).mean()),
+                exchanges=self._exchange(whole),
+                rest=self._small(),
+            ),
+            float(each.mean()),
+        )
+
+    def _expert_times(self, layer: LayerTensors, worker: int, whole: bool) -> list[float]:
+        """[batch + 1] seconds of one expert with 0, 1, ... columns on a worker."""
+        spec, shard = self._spec, self._shards[worker]
+        inner = spec.expert_width if whole else shard.expert_rows.size
+        outer = spec.width if whole else shard.width_rows.size
+        parts, rates = ((layer.gate, inner), (layer.up, inner), (layer.down, outer)), self._rates[worker]
+        counted = range(1, self._batch + 1)
+        return [0.0] + [sum(self._matrix(*part, rates, columns) for part in parts) for columns in counted]
+
+    def _exchange(self, whole: bool) -> float:
+        """Reading what other workers made of the residual stream, the intermediates or the outputs, and two gathers."""
+        spec, workers = self._spec, len(self._shards)
+        if workers == 1:
+            return 0.0
+        columns = self._batch * spec.active_experts
+        seconds = 2 * self._speeds.gather_seconds + self._remote(spec.width, self._batch, FLOAT_BYTES)
+        if whole:
+            return seconds + self._remote(spec.width // workers, columns, FLOAT_BYTES)
+        return seconds + self._remote(spec.expert_width, columns, ROUNDED_BYTES)
+
+    def _remote(self, values: int, columns: int, value_bytes: float) -> float:
+        """Reading columns of which every worker made a part; a core takes a column at a time."""
+        others = 1 - 1 / len(self._shards)
+        turns = -(-columns // min(rates.cores for rates in self._rates))
+        return turns * values * others * value_bytes / self._speeds.link_bandwidth
+
+    def _small(self) -> float:
+        """Normalising and rounding the input, choosing, and rounding own intermediates."""
+        spec, cores = self._spec, min(rates.cores for rates in self._rates)
+        tokens, columns = -(-self._batch // cores), self._batch * spec.active_experts
+        own = columns / len(self._shards)
+        choice = CHOICE_SECONDS * spec.experts * spec.active_experts if spec.layer_tensors[0].router else 0.0
+        values = tokens * spec.width + -(-own // cores) * spec.expert_width * 2
+        return VALUE_SECONDS * values + tokens * choice + 6 * self._speeds.barrier_seconds
+
+    def _dense(self, layer: LayerTensors) -> Seconds:
+        """Attention, its exchanges included."""
+        spec, size = self._spec, self._spec.head_size
+        slowest = Seconds()
+        for shard, rates in zip(self._shards, self._rates, strict=True):
+            rows = (
+                (layer.attn_q, shard.heads.size * size),
+                (layer.attn_k, shard.kv_heads.size * size),
+                (layer.attn_v, shard.kv_heads.size * size),
+            )
+            matrices = sum(self._matrix(tensor, count, rates, self._batch) for tensor, count in rows)
+            found = Seconds(attention=matrices, kv_cache=self._kv(shard, rates))
+            slowest = max(slowest, found, key=lambda seconds: seconds.total)
+        output = max(
+            self._matrix(layer.attn_output, shard.width_rows.size, rates, self._batch)
+            for shard, rates in zip(self._shards, self._rates, strict=True)
+        )
+        width = spec.query_heads * size
+        exchanges = 0.0
+        if len(self._shards) > 1:
+            exchanges = 2 * self._speeds.gather_seconds
+            exchanges += self._remote(width, self._batch, ROUNDED_BYTES)
+            exchanges += self._remote(spec.width, self._batch, FLOAT_BYTES)
+        tokens = -(-self._batch // min(rates.cores for rates in self._rates))
+        rest = VALUE_SECONDS * tokens * (spec.width + 2 * width / len(self._shards)) + 3 * self._speeds.barrier_seconds
+        return slowest + Seconds(attention=output, exchanges=exchanges, rest=rest)
+
+    def _kv(self, shard: Shard, rates: _Rates) -> float:
+        """Reading keys and values; threads share sequences, key-value heads and pieces of long contexts out."""
+        spec, heads = self._spec, self._batch * shard.kv_heads.size
+        if not heads or not self._context:
+            return 0.0
+        cores = min(rates.cores, heads * -(-self._context // PIECE_POSITIONS))
+        size = 2 * heads * self._context * row_bytes(self._kv_type, spec.head_size)
+        operations = 4 * self._batch * self._context * spec.head_size * shard.heads.size
+        reading = size / min(rates.bandwidth, cores * self._speeds.core_bandwidth)
+        return max(reading, operations / (cores * FLOATS_SHARE * self._speeds.integer_peak))
+
+    def _step(self) -> Seconds:
+        """What a step does once."""
+        spec, tensor = self._spec, self._spec.output
+        output = max(
+            self._matrix(tensor, shard.vocabulary.size, rates, self._batch)
+            for shard, rates in zip(self._shards, self._rates, strict=True)
+        )
+        cores = sum(rates.cores for rates in self._rates)
+        draws = -(-self._batch // cores) * spec.vocabulary * DRAW_SECONDS
+        exchanges = STEP_GATHERS * self._speeds.gather_seconds if len(self._shards) > 1 else 0.0
+        if exchanges:
+            exchanges += self._remote(spec.vocabulary, -(-self._batch // len(self._shards)), FLOAT_BYTES)
+        return Seconds(output=output, exchanges=exchanges, rest=draws + STEP_SECONDS)
+
+    def _matrix(self, tensor: TensorInfo, rows: int, rates: _Rates, columns: int) -> float:
+        """Seconds to multiply some rows with columns of activations: unpacked for the first, ready for the others."""
+        reading = rows_bytes(tensor, rows) / rates.bandwidth
+        first = rows_bytes(tensor, rows) / (rates.cores * self._speeds.stream_rate(tensor.type))
+        another = 2 * rows * tensor.shape[-1] / (rates.cores * self._speeds.tile_rate(tensor.type))
+        computing = first + (columns - 1) * another
+        return max(reading, computing) + NOT_OVERLAPPED * min(reading, computing)
+
+
+def _sizes(layer: LayerTensors) -> tuple[TensorType, ...]:
+    """Layers differ in the types of their matrices only."""
+    return tuple(matrix.type for matrix in layer.matrices)
+
+
+def _rates(shards: Sequence[Shard], topology: Topology, speeds: Speeds) -> list[_Rates]:
+    """Each worker's cores, and its part of its node's bandwidth by them."""
+    cores = [
+        max(1, sum(1 for node in topology.nodes for core in node.cores if set(core) & set(shard.cpus)))
+        for shard in shards
+    ]
+    found = []
+    for shard, own in zip(shards, cores, strict=True):
+        sharing = sum(count for other, count in zip(shards, cores, strict=True) if other.node == shard.node)
+        part = speeds.node_bandwidth.get(shard.node, LEAST_GUESS) * own / sharing
+        found.append(_Rates(own, min(part, own * speeds.core_bandwidth)))
+    return found

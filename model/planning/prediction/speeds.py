@@ -1,0 +1,105 @@
+"""How fast the machine is, as far as predicting a step needs to know: measured, said by the operator, or guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.machine.bandwidth import Bandwidth
+from numoe.model.machine.topology import Topology
+from numoe.protos.errors import PlanError
+
+GIGA = 1e9
+# Where nothing was measured: servers read 4 to 6 GB/s per core when all cores read (20 cores of a Xeon Gold 6138 about
+# 105 GB/s), small machines more per core, and no node more than its memory channels give.
+GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
+REFERENCE_PEAK = 1e12  # integer operations per second of the core that STREAM_RATES was measured on
+# Of other cores, by vendor, family and model of the processor, and whether it has VNNI. Skylake-SP has none: three
+# instructions for one, two a cycle, at 1.9 GHz when all cores use them. Cascade Lake, which came with it under the same
+# number, needs one. Both calculated.
+OTHER_PEAKS = MappingProxyType({("GenuineIntel", 6, 85, False): 0.16e12, ("GenuineIntel", 6, 85, True): 0.49e12})
+
+# Bytes per second at which one core computes with one column of activations from its caches, at REFERENCE_PEAK: a
+# worker streams no faster than its cores compute. Measured on a Zen 5 core with AVX-512 VNNI; those marked * were not,
+# and stand for formats of the same bits and meaning.
+STREAM_RATES: Mapping[TensorType, float] = MappingProxyType(
+    {
+        TensorType.F32: 100 * GIGA,  # *
+        TensorType.F16: 60 * GIGA,  # *
+        TensorType.BF16: 60 * GIGA,  # *
+        TensorType.Q8_0: 85 * GIGA,
+        TensorType.Q6_K: 58 * GIGA,
+        TensorType.Q5_K: 50 * GIGA,  # *
+        TensorType.Q5_0: 50 * GIGA,  # *
+        TensorType.Q5_1: 50 * GIGA,  # *
+        TensorType.Q4_K: 47 * GIGA,
+        TensorType.Q4_0: 47 * GIGA,  # *
+        TensorType.Q4_1: 47 * GIGA,  # *
+        TensorType.IQ4_XS: 42 * GIGA,
+        TensorType.IQ4_NL: 42 * GIGA,  # *
+        TensorType.MXFP4: 42 * GIGA,  # *
+        TensorType.Q3_K: 30 * GIGA,
+        TensorType.Q2_K: 25 * GIGA,
+    }
+)
+TILE_SHARE = 0.6  # of the integer peak that tiles of 8 and 16 columns reach: 600 to 660 GOP/s of 1,000
+FLOATS_SHARE = 0.25  # of the integer peak that floats reach: one product where integers have four
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What a machine's memory and cores can do at most."""
+
+    node_bandwidth: Mapping[int, float]  # bytes per second that a node's cores read from its own memory, by node id
+    source: str  # where node_bandwidth is from, for people
+    core_bandwidth: float = 25 * GIGA  # bytes per second that one core reads alone, at most
+    integer_peak: float = REFERENCE_PEAK  # operations per second of one core
+    # A word that went from one process to another and back took 0.17 us on a quiet machine, 1.4 us on a busy one.
+    gather_seconds: float = 1.0e-6
+    barrier_seconds: float = 0.5e-6  # between threads of one worker
+    # Bytes per second that one core reads of what another worker has just written: a cache line between sockets takes
+    # 0.13 to 0.45 us, and a core waits for ten to twenty at once.
+    link_bandwidth: float = 4 * GIGA
+
+    def stream_rate(self, type_: TensorType) -> float:
+        """Bytes per second at which one core computes with one column of weights of a type."""
+        return STREAM_RATES[type_] * self.integer_peak / REFERENCE_PEAK
+
+    def tile_rate(self, type_: TensorType) -> float:
+        """Operations per second of one core with many columns."""
+        share = FLOATS_SHARE if type_ in (TensorType.F32, TensorType.F16, TensorType.BF16) else 1.0
+        return TILE_SHARE * share * self.integer_peak
+
+
+def guessed_speeds(topology: Topology) -> Speeds:
+    """Bandwidths by the number of cores: right to a factor of two at best."""
+    guess = {
+        node.id: min(max(GUESSED_CORE_BANDWIDTH * len(node.cores), LEAST_GUESS), MOST_GUESS) for node in topology.nodes
+    }
+    return Speeds(guess, "guessed from the number of cores", integer_peak=_peak(topology))
+
+
+def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
+    """Bandwidths as measured; of nodes that were not, guessed."""
+    rates = {**guessed_speeds(topology).node_bandwidth, **measured.local}
+    return Speeds(rates, f"measured at {measured.measured_at}", integer_peak=_peak(topology))
+
+
+def _peak(topology: Topology) -> float:
+    """Operations per second of one core, as far as the processor's name and flags tell."""
+    processor = topology.processor
+    known = (processor.vendor, processor.family, processor.model, processor.vnni)
+    return OTHER_PEAKS.get(known, REFERENCE_PEAK)
+
+
+def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
+    """Bandwidths in GB/s as the operator said them: one for all nodes, or one for each. Raises PlanError."""
+    ids = [node.id for node in topology.nodes]
+    each = list(bandwidth) * len(ids) if len(bandwidth) == 1 else list(bandwidth)
+    if len(each) != len(ids) or min(each) <= 0:
+        expected = f"one number above 0 for all nodes, or {len(ids)}, one for each"
+        raise PlanError(f"bandwidth: found {list(bandwidth)}, expected {expected}, in GB/s")
+    rates = {node: rate * GIGA for node, rate in zip(ids, each, strict=True)}
+    return Speeds(rates, "as told", integer_peak=_peak(topology))

@@ -1,0 +1,114 @@
+"""Text to token ids and back: byte-level byte-pair encoding built from the vocabulary of a GGUF file.
+
+*Guarantees*: the ids of llama.cpp for the same file, so no Unicode normalisation (Hugging Face's Qwen tokenizers
+normalise to NFC and differ there). Control tokens are found in a text only if the caller says so. Thread-safe.
+
+*Not guaranteed*: that every text survives. Some vocabularies lack rare bytes (SmolLM2 lacks 0x04 and the first byte of
+unassigned planes); such bytes are dropped, as llama.cpp drops them.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, models, pre_tokenizers
+
+from numoe.model.text.vocabulary import TokenType, Vocabulary, read_vocabulary
+
+
+def _spell_bytes() -> dict[int, str]:
+    """GPT-2's printable character for each byte: itself where printable, else U+0100 and up in order of the rest."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(rest)}
+
+
+BYTE_SPELLINGS: Mapping[int, str] = MappingProxyType(_spell_bytes())
+_BYTES = {spelling: byte for byte, spelling in BYTE_SPELLINGS.items()}
+
+
+class Tokenizer:
+    """A model's tokenizer."""
+
+    __slots__ = ("_control_found", "_plain", "_vocabulary", "add_bos", "bos_id", "end_ids", "vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.vocabulary = len(vocabulary.texts)
+        self.bos_id = vocabulary.bos_id
+        self.add_bos = vocabulary.add_bos  # whether a prompt begins with bos_id; encode() leaves that to its caller
+        self.end_ids = vocabulary.end_ids  # an answer ends with any of these
+        bpe = models.BPE(
+            {text: token_id for token_id, text in enumerate(vocabulary.texts) if text},
+            list(vocabulary.merges),
+            ignore_merges=vocabulary.pretokenizer.whole_words,
+        )
+        # Two tokenizers over one BPE model: which tokens are found in text is a property of a tokenizer.
+        user_defined = self._texts(TokenType.USER_DEFINED)
+        self._plain = _build(bpe, vocabulary, user_defined)
+        found = [*user_defined, *self._texts(TokenType.CONTROL), *self._texts(TokenType.UNKNOWN)]
+        self._control_found = _build(bpe, vocabulary, found)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer that a GGUF file's metadata describes; raises ModelFileError and UnsupportedModel."""
+        return cls(read_vocabulary(metadata))
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text; with `special`, control tokens written in it become their ids. Adds no bos_id."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        tokenizer = self._control_found if special else self._plain
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    def token_bytes(self, token_id: int, *, control: bool = False) -> bytes:
+        """The bytes that a token stands for; none for control tokens and the like, or their name with `control`."""
+        if not 0 <= token_id < self.vocabulary:
+            raise IndexError(f"token id {token_id} is outside the vocabulary of {self.vocabulary}")
+        text, token_type = self._vocabulary.texts[token_id], self._vocabulary.types[token_id]
+        if token_type is TokenType.NORMAL:
+            try:
+                return bytes([_BYTES[spelling] for spelling in text])
+            except KeyError:  # a token that the converter did not spell out in bytes
+                return text.encode()
+        return text.encode() if control or token_type is TokenType.USER_DEFINED else b""
+
+    def _texts(self, token_type: TokenType) -> list[str]:
+        vocabulary = self._vocabulary
+        return [text for text, found in zip(vocabulary.texts, vocabulary.types, strict=True) if found is token_type]
+
+
+def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tokenizers.Tokenizer:
+    """A tokenizer that finds the texts `found` before it cuts the rest into words and encodes these."""
+    tokenizer = tokenizers.Tokenizer(bpe)
+    words = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocabulary.pretokenizer.patterns]
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*words, spell])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in found if text])
+    return tokenizer
+
+
+class Detokenizer:
+    """The text of an answer as its tokens come: a character is given out once all its bytes are there."""
+
+    __slots__ = ("_decoder", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, perhaps none; bytes that cannot be UTF-8 become U+FFFD."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """The rest after the last token: U+FFFD if a character was left unfinished, else nothing."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text

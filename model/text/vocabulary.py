@@ -1,0 +1,191 @@
+"""The vocabulary that a GGUF file carries, checked: texts, types, merges and the ids of special tokens.
+
+*Guarantees*: token ids 0 .. V-1 with one type each; texts differ; both parts and the result of every merge are tokens;
+every special id exists. A file that breaks one of these is refused with a ModelFileError that names the fault.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import numpy as np
+
+from numoe.model.text.pretokenizers import Pretokenizer, find_pretokenizer
+from numoe.protos.errors import ModelFileError, UnsupportedModel
+
+PREFIX = "tokenizer.ggml."
+DAMAGED = "the file is damaged or badly converted, fetch another"
+
+# Texts that end an answer in one model family or another. A file names one end token by id, yet many models end with
+# another as well: Qwen3 files name <|im_end|>, and the model also ends with <|endoftext|>. llama.cpp does the same.
+END_TEXTS = frozenset(
+    {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<｜end▁of▁sentence｜>",  # noqa: RUF001 (DeepSeek's own spelling)
+    }
+)
+
+
+class TokenType(IntEnum):
+    """What a token is for, as the file's tokenizer.ggml.token_type numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3  # found in text only where the caller allows it; never shown
+    USER_DEFINED = 4  # found in text before all else; shown as it is written
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A byte-level byte-pair vocabulary."""
+
+    texts: tuple[str, ...]  # [V] in the printable spelling of bytes for normal tokens, as they are for the others
+    types: tuple[TokenType, ...]  # [V]
+    merges: tuple[tuple[str, str], ...]  # first is best
+    pretokenizer: Pretokenizer
+    bos_id: int | None
+    end_ids: frozenset[int]
+    add_bos: bool
+
+
+def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+    """Checks and collects the tokenizer's keys; raises ModelFileError and UnsupportedModel."""
+    model = _text(metadata, "model")
+    if model != "gpt2":
+        raise UnsupportedModel(f"tokenizer.ggml.model is {model!r}, this version knows gpt2 (byte-level BPE) only")
+    pretokenizer = find_pretokenizer(_text(metadata, "pre", ""))
+    texts = _strings(metadata, "tokens")
+    if not texts:
+        _fail("tokens-empty", f"{PREFIX}tokens is empty; {DAMAGED}")
+    types = _types(metadata, len(texts))
+    ids = _ids(texts)
+    bos_id = _token_id(metadata, "bos_token_id", len(texts))
+    named = (_token_id(metadata, f"{name}_token_id", len(texts)) for name in ("eos", "eot", "eom"))
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    known = (ids[text] for text in END_TEXTS & ids.keys() if types[ids[text]] in special)
+    return Vocabulary(
+        texts=texts,
+        types=types,
+        merges=_merges(metadata, ids),
+        pretokenizer=pretokenizer,
+        bos_id=bos_id,
+        end_ids=frozenset(known) | {token_id for token_id in named if token_id is not None},
+        add_bos=_add_bos(metadata, pretokenizer.add_bos, bos_id),
+    )
+
+
+def _fail(reason: str, message: str) -> NoReturn:
+    raise ModelFileError(reason, message)
+
+
+def _text(metadata: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = metadata.get(PREFIX + name, default)
+    if value is None:
+        _fail("tokenizer-key-missing", f"{PREFIX}{name} is missing: the file holds no tokenizer, convert it again")
+    return _decode(value, PREFIX + name)
+
+
+def _decode(value: object, where: str) -> str:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            _fail("value-not-utf8", f"{where} holds {value[:40]!r}, which is not UTF-8; {DAMAGED}")
+    if not isinstance(value, str):
+        _fail("tokenizer-value-type", f"{where} holds a {type(value).__name__}, expected a text; {DAMAGED}")
+    return value
+
+
+def _items(metadata: Mapping[str, Any], name: str) -> Iterable[Any]:
+    values = metadata.get(PREFIX + name)
+    if values is None:
+        _fail("tokenizer-key-missing", f"{PREFIX}{name} is missing: the file holds no tokenizer, convert it again")
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        _fail("tokenizer-value-type", f"{PREFIX}{name} is a {type(values).__name__}, expected an array; {DAMAGED}")
+    return values
+
+
+def _strings(metadata: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(
+        item if type(item) is str else _decode(item, f"{PREFIX}{name}[{index}]")
+        for index, item in enumerate(_items(metadata, name))
+    )
+
+
+def _types(metadata: Mapping[str, Any], count: int) -> tuple[TokenType, ...]:
+    if PREFIX + "token_type" not in metadata:
+        return (TokenType.NORMAL,) * count
+    known: dict[object, TokenType] = {token_type.value: token_type for token_type in TokenType}
+    known[0] = TokenType.UNUSED  # "undefined": no text, never matched
+    types = []
+    for index, item in enumerate(_items(metadata, "token_type")):
+        if not isinstance(item, numbers.Integral) or item not in known:
+            _fail("token-type-unknown", f"{PREFIX}token_type[{index}] is {item!r:.40}, expected 1 to 6; {DAMAGED}")
+        types.append(known[item])
+    if len(types) != count:
+        _fail("token-types-length", f"there are {count} tokens, but {len(types)} token types; {DAMAGED}")
+    return tuple(types)
+
+
+def _ids(texts: tuple[str, ...]) -> dict[str, int]:
+    """Token ids by text; empty texts are allowed, any number of times, and stand for nothing."""
+    ids = {text: token_id for token_id, text in enumerate(texts) if text}
+    if len(ids) + texts.count("") != len(texts):
+        token_id = next(token_id for token_id, text in enumerate(texts) if text and ids[text] != token_id)
+        text = texts[token_id]
+        _fail("token-duplicate", f"tokens {token_id} and {ids[text]} are both {text!r:.60}; {DAMAGED}")
+    return ids
+
+
+def _token_id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
+    value = metadata.get(PREFIX + name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        _fail("tokenizer-value-type", f"{PREFIX}{name} is a {type(value).__name__}, expected a token id; {DAMAGED}")
+    token_id = int(value)
+    if not 0 <= token_id < count:
+        _fail("token-id-range", f"{PREFIX}{name} is {token_id}, expected 0 to {count - 1}; {DAMAGED}")
+    return token_id
+
+
+def _add_bos(metadata: Mapping[str, Any], default: bool, bos_id: int | None) -> bool:
+    value = metadata.get(PREFIX + "add_bos_token")
+    if value is None:
+        return default and bos_id is not None
+    if not isinstance(value, bool | np.bool_):
+        _fail("tokenizer-value-type", f"{PREFIX}add_bos_token is {value!r:.40}, expected true or false; {DAMAGED}")
+    if value and bos_id is None:
+        _fail("token-id-missing", f"{PREFIX}add_bos_token is true, but there is no {PREFIX}bos_token_id; {DAMAGED}")
+    return bool(value)
+
+
+def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
+    """Pairs of texts that grow together; of two equal ones the first counts, as in llama.cpp."""
+    merges: dict[tuple[str, str], None] = {}
+    for index, merge in enumerate(_strings(metadata, "merges")):
+        left, _, right = merge.partition(" ")
+        if not left or not right or " " in right:
+            _fail("merge-malformed", f"{PREFIX}merges[{index}] is {merge!r:.60}, expected two texts; {DAMAGED}")
+        if left not in ids or right not in ids or left + right not in ids:
+            missing = next(text for text in (left, right, left + right) if text not in ids)
+            _fail("merge-unknown-token", f"{PREFIX}merges[{index}] needs the token {missing!r:.60}; {DAMAGED}")
+        merges[left, right] = None
+    return tuple(merges)

@@ -1,0 +1,244 @@
+"""A real gRPC server over the real engine and fake workers, for the length of a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from numpy.typing import NDArray
+
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.process.life import Ready, Server
+from numoe.coordinator.process.loading import ServedModel, read_model
+from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
+from numoe.coordinator.workers.placement import LoadProgress, Placement, WorkerPlacement
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import Node, Topology
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.protos.locality import Locality
+from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
+from numoe.v1.generation_pb2 import (
+    ChatRequest,
+    ChatResponse,
+    Finished,
+    GenerateRequest,
+    GenerateResponse,
+    Sampling,
+    Stopping,
+    TokenIds,
+)
+from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor
+from tests.coordinator.tiny_tokenizer import LETTERS
+from tests.tiny_model import TinyShape, write_tiny_model
+
+PATIENCE_SECONDS = 30.0
+SHAPE = TinyShape()
+NODE = Node(0, cores=((0,), (1,)), memory_bytes=1 << 34, free_bytes=1 << 33, available_bytes=1 << 33, distances=(10,))
+LOCALITY = Locality(
+    binding="cpus+memory",
+    verified=True,
+    layers=({0: 300}, {0: 200, 1: 100}),
+    vocabulary={0: 400},
+    kv={0: 2000},
+    arena={0: 500},
+    moved_bytes=64,
+    threads=9,
+    threads_inside=8,
+)
+Read = tuple[ModelSpec, Any, Any]
+
+
+class FakeWorkers(FakeExecutor):
+    """Fake workers that also say where they lie."""
+
+    shards: ShardPlan
+
+    def placement(self) -> Placement:
+        first, *others = self.shards.shards
+        lost = (WorkerPlacement(shard, "lost") for shard in others)
+        return Placement(self.shards.split, (WorkerPlacement(first, "ready", 4242, 1000, 2000, LOCALITY), *lost))
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        return self.shards.experts
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        return np.ones((SHAPE.layers, SHAPE.experts), np.int64)
+
+    def move_expert(self, move: ExpertMove) -> None:
+        raise AssertionError("a model split by row has no experts to move")
+
+
+@cache
+def tiny_read() -> Read:
+    """The tiny model's description, tokenizer and template, read from a real file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        write_tiny_model(path, SHAPE)
+        return read_model(path)
+
+
+def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) -> ServedModel:
+    spec, tokenizer, template = tiny_read()
+    workers.shards = plan(spec, Topology((NODE,)), PlanOptions(workers=2))
+    model = ServedModel(spec, tokenizer, template, workers, Engine(workers, tokenizer, settings.engine))
+    return replace(model, **changes)
+
+
+@dataclass(slots=True)
+class Running:
+    """A server that announced itself, and a channel to it."""
+
+    server: Server
+    ready: Ready
+    workers: FakeWorkers
+    channel: grpc.aio.Channel
+    task: asyncio.Task[None]
+
+    @property
+    def generation(self) -> generation_pb2_grpc.GenerationServiceAsyncStub:
+        return generation_pb2_grpc.GenerationServiceStub(self.channel)
+
+    @property
+    def model(self) -> model_pb2_grpc.ModelServiceAsyncStub:
+        return model_pb2_grpc.ModelServiceStub(self.channel)
+
+    @property
+    def placement(self) -> placement_pb2_grpc.PlacementServiceAsyncStub:
+        return placement_pb2_grpc.PlacementServiceStub(self.channel)
+
+    def busy(self) -> tuple[int, int, int]:
+        """Requests in work, waiting ones, blocks in use."""
+        status = self.server.served().engine.status()
+        return status.running, status.queued, status.kv_blocks_used
+
+
+def settings_of(**engine: Any) -> ServeSettings:
+    return ServeSettings(ListenSettings(address="127.0.0.1:0"), engine=EngineSettings(**engine))
+
+
+@asynccontextmanager
+async def running_server(
+    workers: FakeWorkers | None = None,
+    settings: ServeSettings | None = None,
+    load: Callable[[LoadProgress], ServedModel] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Running]:
+    """A server that is ready; at the end a signal stops it, and nothing may be left in work."""
+    workers = workers or fake_workers()
+    settings = settings or settings_of()
+    loader = load or (lambda report: served_model(workers, settings, **changes))
+    announced: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+    server = Server(settings, loader, lambda phase, done, total: None, announced.set_result)
+    task = asyncio.create_task(server.run())
+    await until(lambda: announced.done() or task.done())
+    if task.done():
+        await task
+    async with grpc.aio.insecure_channel(announced.result().address) as channel:
+        running = Running(server, announced.result(), workers, channel, task)
+        try:
+            yield running
+        finally:
+            if not task.done():
+                server.on_signal()
+                await asyncio.wait([task], timeout=PATIENCE_SECONDS)
+    assert task.done()
+    assert running.busy() == (0, 0, 0)
+
+
+def fake_workers(alphabet: Sequence[int] = LETTERS, **options: Any) -> FakeWorkers:
+    return FakeWorkers(alphabet, **options)
+
+
+def small_workers(**options: Any) -> FakeWorkers:
+    """Workers for one request at a time."""
+    return fake_workers(limits=replace(LIMITS, sequences=1), **options)
+
+
+def ask(ids: Sequence[int] = (1, 2, 3), max_tokens: int | None = 8, **fields: Any) -> GenerateRequest:
+    """A request that ends at max_tokens, whatever is drawn."""
+    stopping = Stopping(max_tokens=max_tokens, ignore_eos=True)
+    return GenerateRequest(**({"token_ids": TokenIds(ids=ids), "stopping": stopping} | fields))
+
+
+def sampled(seed: int | None) -> Sampling:
+    return Sampling(temperature=1.0, seed=seed)
+
+
+@dataclass(slots=True)
+class Told:
+    """All messages of one stream."""
+
+    messages: list[GenerateResponse] | list[ChatResponse]
+
+    @property
+    def kinds(self) -> list[str | None]:
+        return [message.WhichOneof("event") for message in self.messages]
+
+    @property
+    def text(self) -> str:
+        return "".join(message.delta.text for message in self.messages)
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for message in self.messages for token in message.delta.tokens]
+
+    @property
+    def finished(self) -> Finished:
+        terminal = [kind for kind in self.kinds if kind in ("finished", "failed")]
+        assert terminal == ["finished"]
+        assert self.kinds[0] == "accepted"
+        assert self.kinds[-1] == "finished"
+        return self.messages[-1].finished
+
+
+async def read_all(stream: Any) -> Told:
+    return Told([message async for message in stream])
+
+
+async def generated(running: Running, request: GenerateRequest) -> Told:
+    return await read_all(running.generation.Generate(request, timeout=PATIENCE_SECONDS))
+
+
+async def chatted(running: Running, request: ChatRequest) -> Told:
+    return await read_all(running.generation.Chat(request, timeout=PATIENCE_SECONDS))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread brings about; fails the test if it does not."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def detail_of(error: grpc.aio.AioRpcError, kind: type[Message]) -> Any:
+    """The one google.rpc detail of a kind in a call's error, or None."""
+    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call,unused-ignore]
+    found = kind()
+    for detail in status.details if status else ():
+        if detail.Unpack(found):
+            return found
+    return None
+
+
+def info_of(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    info = detail_of(error, error_details_pb2.ErrorInfo)
+    return info.reason, info.domain
+
+
+async def health_of(channel: grpc.aio.Channel, service: str = "") -> str:
+    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))

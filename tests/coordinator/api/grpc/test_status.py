@@ -1,0 +1,240 @@
+"""Every way a request can go wrong, as its client sees it: status, google.rpc details, terminal message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from numoe.coordinator.api.grpc.status import MESSAGE_CHARACTERS, reason_of, status_of
+from numoe.protos.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFileError,
+    NumoeError,
+    PlanError,
+    QueueFull,
+    RequestCancelled,
+    Unavailable,
+    UnsupportedModel,
+    WorkerLost,
+)
+from numoe.v1.generation_pb2 import (
+    ChatMessage,
+    ChatRequest,
+    DetokenizeRequest,
+    GenerateRequest,
+    GenerateResponse,
+    Sampling,
+    Stopping,
+    TokenizeRequest,
+)
+from tests.coordinator.api.grpc.grpc_serving import (
+    ask,
+    chatted,
+    detail_of,
+    fake_workers,
+    generated,
+    info_of,
+    running_server,
+    settings_of,
+    small_workers,
+    until,
+)
+from tests.coordinator.engine.fake_executor import lose_worker_at
+from tests.coordinator.engine.serving import Gate, both
+
+ERRORS: tuple[tuple[NumoeError, grpc.StatusCode], ...] = (
+    (InvalidRequest("sampling.top_p", "is 2"), grpc.StatusCode.INVALID_ARGUMENT),
+    (QueueFull("full", 1.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (RequestCancelled("gone"), grpc.StatusCode.CANCELLED),
+    (UnsupportedModel("no template"), grpc.StatusCode.FAILED_PRECONDITION),
+    (PlanError("no room"), grpc.StatusCode.FAILED_PRECONDITION),
+    (Unavailable("loading"), grpc.StatusCode.UNAVAILABLE),
+    (WorkerLost("died"), grpc.StatusCode.UNAVAILABLE),
+)
+
+
+def many_ids() -> list[int]:
+    return [1] * 300
+
+
+INVALID: tuple[tuple[str, Callable[[], GenerateRequest]], ...] = (
+    ("input", GenerateRequest),
+    ("text", lambda: GenerateRequest(text="")),
+    ("text", lambda: GenerateRequest(text="a b " * 300)),
+    ("token_ids.ids", lambda: ask(())),
+    ("token_ids.ids[1]", lambda: ask((1, 331))),
+    ("token_ids.ids", lambda: ask(many_ids())),
+    ("model", lambda: ask(model="another")),
+    ("request_id", lambda: ask(request_id="x" * 129)),
+    ("request_id", lambda: ask(request_id="two\nlines")),
+    ("stopping.max_tokens", lambda: ask(max_tokens=0)),
+    ("stopping.max_tokens", lambda: ask(max_tokens=1000)),
+    ("stopping.min_tokens", lambda: ask(stopping=Stopping(max_tokens=3, min_tokens=4))),
+    ("stopping.stop[1]", lambda: ask(stopping=Stopping(stop=["a", ""]))),
+    ("stopping.stop", lambda: ask(stopping=Stopping(stop=["a"] * 17))),
+    ("stopping.stop_token_ids", lambda: ask(stopping=Stopping(stop_token_ids=[331]))),
+    ("sampling.temperature", lambda: ask(sampling=Sampling(temperature=float("nan")))),
+    ("sampling.top_p", lambda: ask(sampling=Sampling(top_p=0.0))),
+    ("sampling.min_p", lambda: ask(sampling=Sampling(min_p=1.5))),
+    ("sampling.repetition_penalty", lambda: ask(sampling=Sampling(repetition_penalty=0.0))),
+    ("sampling.presence_penalty", lambda: ask(sampling=Sampling(presence_penalty=-3.0))),
+)
+
+
+async def error_of(answer: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await answer
+    return raised.value
+
+
+@pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
+def test_every_kind_of_error_has_a_status_with_its_reason(error: NumoeError, code: grpc.StatusCode) -> None:
+    status = status_of(error)
+    assert status.code == code.value[0]
+    assert reason_of(status) == error.reason
+    kinds = {detail.type_url.rpartition(".")[2] for detail in status.details}
+    assert ("BadRequest" in kinds) == (code is grpc.StatusCode.INVALID_ARGUMENT)
+    assert ("RetryInfo" in kinds) == (code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE))
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), ModelFileError("truncated", "secret"), NumoeError("secret")])
+def test_what_no_client_can_understand_is_internal_and_tells_nothing(error: Exception) -> None:
+    status = status_of(error)
+    assert status.code == grpc.StatusCode.INTERNAL.value[0]
+    assert reason_of(status) == "INTERNAL"
+    assert b"secret" not in status.SerializeToString()
+
+
+def test_a_long_message_still_fits_the_trailers() -> None:
+    status = status_of(InvalidRequest("messages", "x" * 50_000))
+    assert len(status.message) == MESSAGE_CHARACTERS
+    assert len(status.SerializeToString()) < 4096
+
+
+async def test_invalid_fields_are_named_by_their_path_in_the_request() -> None:
+    async with running_server() as running:
+        for field, make in INVALID:
+            error = await error_of(generated(running, make()))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, (field, error)
+            assert info_of(error) == ("INVALID_REQUEST", "numoe")
+            violation = detail_of(error, error_details_pb2.BadRequest).field_violations[0]
+            assert violation.field == field
+            assert error.details() == f"{field}: {violation.description}"
+        assert (await generated(running, ask())).finished, "the service still serves"
+
+
+async def test_conversations_are_checked_as_well() -> None:
+    async with running_server() as running:
+        for field, messages in (
+            ("messages", []),
+            ("messages[1].role", [ChatMessage(role="user", content="a"), ChatMessage(content="b")]),
+            ("messages", [ChatMessage(role="user", content="a b " * 300)]),
+        ):
+            error = await error_of(chatted(running, ChatRequest(messages=messages)))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert detail_of(error, error_details_pb2.BadRequest).field_violations[0].field == field
+        late = await error_of(running.generation.Detokenize(DetokenizeRequest(ids=[1, 331])))
+        assert detail_of(late, error_details_pb2.BadRequest).field_violations[0].field == "ids[1]"
+
+
+async def test_a_model_without_a_template_refuses_chat_only() -> None:
+    async with running_server(template=None) as running:
+        error = await error_of(chatted(running, ChatRequest(messages=[ChatMessage(role="user", content="a")])))
+        assert (await generated(running, ask())).finished
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert info_of(error) == ("UNSUPPORTED_MODEL", "numoe")
+
+
+async def test_a_full_queue_says_when_to_come_back() -> None:
+    gate = Gate(0)
+    workers, settings = small_workers(before_collect=gate), settings_of(queue_length=1)
+    async with running_server(workers, settings) as running:
+        held = [asyncio.create_task(generated(running, ask())) for _ in range(2)]
+        await until(lambda: running.busy()[:2] == (1, 1))
+        error = await error_of(generated(running, ask()))
+        gate.open()
+        assert all(told.finished for told in await asyncio.gather(*held))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert info_of(error) == ("QUEUE_FULL", "numoe")
+    assert detail_of(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 100
+
+
+async def failed_stream(stream: Any) -> tuple[list[GenerateResponse], grpc.aio.AioRpcError]:
+    messages: list[GenerateResponse] = []
+
+    async def read() -> None:
+        async for message in stream:
+            messages.append(message)
+
+    error = await error_of(read())
+    kinds = [message.WhichOneof("event") for message in messages]
+    assert kinds[0] == "accepted"
+    assert kinds[-1] == "failed"
+    assert "finished" not in kinds
+    assert kinds.count("failed") == 1
+    return messages, error
+
+
+async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_status() -> None:
+    gate = Gate(0)
+    workers = fake_workers(before_collect=both(gate, lose_worker_at(5)))
+    async with running_server(workers) as running:
+        streams = [failed_stream(running.generation.Generate(ask(max_tokens=100))) for _ in range(2)]
+        reading = asyncio.gather(*streams)
+        await until(lambda: sum(running.busy()[:2]) == 2)
+        gate.open()
+        for messages, error in await reading:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert info_of(error) == ("WORKER_LOST", "numoe")
+            assert messages[-1].failed.reason == "WORKER_LOST"
+            assert messages[-1].failed.message == error.details()
+            assert detail_of(error, error_details_pb2.RetryInfo)
+        await until(lambda: workers.restarts == 1 and running.server.served().engine.status().state == "serving")
+        assert (await generated(running, ask())).finished
+
+
+async def test_the_servers_own_time_limit_ends_a_stream_with_a_failure() -> None:
+    gate = Gate(2)
+    settings = settings_of(request_timeout_seconds=0.2)
+    async with running_server(fake_workers(before_collect=gate), settings) as running:
+        reading = asyncio.create_task(failed_stream(running.generation.Generate(ask(max_tokens=200))))
+        await gate.reached.wait()
+        await asyncio.sleep(0.2)  # the limit itself
+        gate.open()
+        _, error = await reading
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert info_of(error) == ("DEADLINE_EXCEEDED", "numoe")
+
+
+class BrokenTokenizer:
+    """A defect of ours, as clients would meet it."""
+
+    vocabulary = 331
+    end_ids: frozenset[int] = frozenset()
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        raise RuntimeError(f"secret {text}")
+
+
+async def test_a_defect_is_internal_and_tells_the_client_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running_server(tokenizer=BrokenTokenizer()) as running:
+        error = await error_of(running.generation.Tokenize(TokenizeRequest(text="hello")))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert info_of(error) == ("INTERNAL", "numoe")
+    incident = detail_of(error, error_details_pb2.ErrorInfo).metadata["incident"]
+    assert incident in (error.details() or "")
+    assert "secret" not in str(error.trailing_metadata()) + str(error.details())
+    assert incident in capsys.readouterr().out
+
+
+async def test_a_request_beyond_the_size_limit_is_refused_before_it_is_read() -> None:
+    async with running_server() as running:
+        error = await error_of(running.generation.Tokenize(TokenizeRequest(text="x" * (17 << 20))))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,0 +1,137 @@
+"""Settings from flags, environment and file, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from numoe.coordinator.commands.main import app
+from numoe.coordinator.settings import (
+    KV_TYPES,
+    EngineSettings,
+    ListenSettings,
+    ServeSettings,
+    WorkerSettings,
+    check_settings,
+    context_tokens,
+    is_loopback,
+    kv_tokens,
+)
+from numoe.protos.errors import SetupError
+
+
+def parsed(*flags: str) -> ServeSettings:
+    """What `numoe serve` would run with."""
+    _, bound, _ = app.parse_args(["serve", "model.gguf", *flags])
+    settings = bound.arguments.get("settings", ServeSettings())
+    assert isinstance(settings, ServeSettings)
+    return settings
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert parsed() == ServeSettings()
+
+
+def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "numoe.toml"
+    file.write_text("step_tokens = 100\nsequences = 11\nqueue_length = 12\nworkers = 3\nkv-type = 'f32'\n")
+    monkeypatch.setenv("NUMOE_CONFIG", str(file))
+    monkeypatch.setenv("NUMOE_STEP_TOKENS", "200")
+    monkeypatch.setenv("NUMOE_SEQUENCES", "21")
+    settings = parsed("--step-tokens", "300", "--insecure")
+    assert settings == ServeSettings(
+        ListenSettings(insecure=True),
+        WorkerSettings(workers=3),
+        EngineSettings(step_tokens=300, sequences=21, queue_length=12, kv_type="f32"),
+    )
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16", "q8_0", "f32"])
+def test_a_type_of_keys_and_values_can_be_named(name: str) -> None:
+    settings = parsed("--kv-type", name)
+    assert settings.engine.kv_type == name
+    assert KV_TYPES[settings.engine.kv_type].name.lower() == name
+
+
+def test_an_unknown_type_of_keys_and_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--kv-type", "q4_0")
+    assert "q8_0" in capsys.readouterr().err
+
+
+def test_several_nodes_can_be_named() -> None:
+    assert parsed("--nodes", "1", "--nodes", "0").workers.nodes == (1, 0)
+
+
+def test_a_file_that_is_missing_or_says_something_unknown_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SetupError, match="does not exist"):
+        app.parse_args(["serve", "--config", str(tmp_path / "none.toml")])
+    file = tmp_path / "numoe.toml"
+    file.write_text("step_tokenz = 100\n")
+    with pytest.raises(SystemExit):
+        app.parse_args(["serve", "--config", str(file)])
+    assert "step_tokenz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.1.2.3:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("unix:/run/numoe", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("example.com:1", False),
+        (":1", False),
+    ],
+)
+def test_loopback_is_recognised(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", ""])
+def test_an_address_without_a_port_is_refused(address: str) -> None:
+    with pytest.raises(SetupError, match="no port"):
+        is_loopback(address)
+
+
+def test_other_addresses_need_to_be_asked_for() -> None:
+    with pytest.raises(SetupError, match="--insecure"):
+        check_settings(ServeSettings(ListenSettings(address="0.0.0.0:1")))
+    check_settings(ServeSettings(ListenSettings(address="0.0.0.0:1", insecure=True)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_tokens": 0},
+        {"sequences": -1},
+        {"context_tokens": 0},
+        {"kv_tokens": 0},
+        {"prefill_chunk": 0},
+        {"prefill_chunk": 513},
+        {"queue_length": -1},
+        {"request_timeout_seconds": 0.0},
+        {"drain_timeout_seconds": -1.0},
+    ],
+)
+def test_what_cannot_work_is_refused_by_its_flag(change: dict[str, Any]) -> None:
+    with pytest.raises(SetupError, match="--" + next(iter(change)).replace("_", "-")):
+        check_settings(replace(ServeSettings(), engine=replace(EngineSettings(), **change)))
+
+
+def test_contexts_follow_the_model_and_are_limited() -> None:
+    assert context_tokens(EngineSettings(), 40_960) == 8192
+    assert context_tokens(EngineSettings(), 2048) == 2048
+    assert context_tokens(EngineSettings(context_tokens=20_000), 40_960) == 20_000
+    assert context_tokens(EngineSettings(context_tokens=50_000), 40_960) == 40_960
+    assert kv_tokens(EngineSettings(), 2048) == 4 * 2048
+    assert kv_tokens(EngineSettings(kv_tokens=5000), 2048) == 5000

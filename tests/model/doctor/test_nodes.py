@@ -1,0 +1,131 @@
+"""Nodes and their memory: what firmware made of the sockets, uneven memory, page cache, room for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from numoe.model.doctor.nodes import check_memory_of_nodes, check_page_cache, check_room, check_sockets
+from numoe.model.machine.topology import read_topology
+from tests.machines import (
+    CXL,
+    EPYC_9755,
+    NPS4_ONE_SOCKET,
+    TWO_XEON_6138,
+    XEON_6138,
+    Chip,
+    Machine,
+    restrict,
+    write,
+    write_machine,
+    write_node_memory,
+)
+from tests.model.doctor.findings import TWO_NODES, said
+
+Folder = Callable[[Machine], Path]
+GIB = 1 << 30
+E5_V4 = Chip("Intel(R) Xeon(R) CPU E5-2697A v4 @ 2.60GHz", "GenuineIntel", 6, 79, 32, 256, 40960)
+
+
+@pytest.mark.parametrize(
+    ("machine", "level", "part"),
+    [
+        (TWO_XEON_6138, "note", "SNC"),
+        (replace(TWO_XEON_6138, chip=EPYC_9755), "note", "NPS2 or NPS4"),
+        (NPS4_ONE_SOCKET, "ok", "4 on 1 socket: one worker each"),
+        (TWO_NODES, "ok", "2 on 2 sockets: one worker each"),  # two cores a socket: nothing to divide
+        (Machine(XEON_6138, 2, 0, 4, 2, (4,)), "problem", "node 0 spans several of the 2 sockets: the firmware"),
+        (Machine(EPYC_9755, 2, 8, 1, 1, (4,)), "warning", "16 nodes with cores, but at most 8 workers"),
+    ],
+)
+def test_what_the_firmware_made_of_the_sockets(
+    described_machine: Folder, machine: Machine, level: str, part: str
+) -> None:
+    [(found, text)] = said(check_sockets(read_topology(described_machine(machine))), "NUMA nodes")
+    assert found == level
+    assert part in text
+
+
+def test_a_guest_s_firmware_is_not_judged(tmp_path: Path) -> None:
+    root = write_machine(tmp_path, replace(TWO_NODES, cores_per_node=20))
+    assert [finding.level for finding in check_sockets(read_topology(root))] == ["note"]
+    write(root, "proc/cpuinfo", (root / "proc/cpuinfo").read_text().replace("fpu", "fpu hypervisor"))
+    assert [finding.level for finding in check_sockets(read_topology(root))] == ["ok"]
+    hidden = write_machine(tmp_path / "hidden", Machine(XEON_6138, 2, 0, 4, 2, (4,)))
+    write(hidden, "proc/cpuinfo", (root / "proc/cpuinfo").read_text())
+    assert [finding.level for finding in check_sockets(read_topology(hidden))] == ["note"]
+
+
+def test_older_xeons_are_told_of_the_snoop_mode(described_machine: Folder) -> None:
+    both = read_topology(described_machine(replace(TWO_NODES, chip=E5_V4)))
+    assert [level for level, _ in said(check_sockets(both), "snoop mode")] == ["note"]
+    single = read_topology(described_machine(replace(TWO_NODES, chip=E5_V4, packages=1)))
+    assert said(check_sockets(single), "snoop mode") == []
+
+
+def test_memory_should_be_even(described_machine: Folder) -> None:
+    even = read_topology(described_machine(TWO_XEON_6138))
+    assert said(check_memory_of_nodes(even), "memory of nodes") == [("ok", "even: 2 nodes of 192 GiB")]
+    uneven = read_topology(described_machine(replace(TWO_NODES, memory_gib=(384, 192))))
+    [finding] = check_memory_of_nodes(uneven)
+    assert (finding.level, finding.found) == ("warning", "uneven: node 0 384 GiB, node 1 192 GiB")
+    assert "up to 384 GiB fit instead of 576" in finding.cost
+
+
+def test_what_the_kernel_keeps_for_itself_makes_nothing_uneven(recorded_machines: Path) -> None:
+    found = said(check_memory_of_nodes(read_topology(recorded_machines / "two-sockets")), "memory of nodes")
+    assert [level for level, _ in found] == ["ok"]
+
+
+def test_a_socket_without_memory_is_found(recorded_machines: Path) -> None:
+    found = said(check_memory_of_nodes(read_topology(recorded_machines / "memory-less")), "memory of nodes")
+    assert found == [("warning", "node 2 has cores but no memory")]
+
+
+def test_memory_that_a_cpuset_forbids_is_not_missing(tmp_path: Path) -> None:
+    root = write_machine(tmp_path, TWO_NODES)
+    restrict(root, "0-7", "0")
+    assert said(check_memory_of_nodes(read_topology(root)), "memory of nodes") == []
+
+
+def test_memory_without_cores_is_noted(described_machine: Folder) -> None:
+    found = said(check_memory_of_nodes(read_topology(described_machine(CXL))), "memory of nodes")
+    assert [level for level, _ in found] == ["note", "ok"]
+    assert "node 2 has 256 GiB but no cores" in found[0][1]
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """Three of node 1's four GiB are file pages."""
+    root = write_machine(tmp_path, TWO_NODES)
+    write_node_memory(root, 1, 4 << 20, 1 << 19, 3 << 20)
+    return root
+
+
+@pytest.mark.parametrize(("needed", "level"), [({}, "note"), ({1: GIB // 4}, "note"), ({1: GIB}, "warning")])
+def test_page_cache_on_one_node_is_worse_where_the_model_goes(
+    crowded: Path, needed: dict[int, int], level: str
+) -> None:
+    [(found, text)] = said(check_page_cache(crowded, read_topology(crowded), needed), "page cache")
+    assert found == level
+    assert "75% of node 1" in text
+
+
+def test_page_cache_all_over_is_as_it_should_be(crowded: Path) -> None:
+    write_node_memory(crowded, 0, 4 << 20, 1 << 19, 3 << 20)
+    found = said(check_page_cache(crowded, read_topology(crowded), {1: GIB}), "page cache")
+    assert [level for level, _ in found] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("needed", "level"),
+    [(GIB // 4, "ok"), (2 * GIB, "note"), (int(3.45 * GIB), "warning"), (int(3.6 * GIB), "problem")],
+)
+def test_a_node_has_room_for_a_model_or_has_not(crowded: Path, needed: int, level: str) -> None:
+    """Half a GiB is free, and three more are file pages."""
+    [(found, text)] = said(check_room(read_topology(crowded), {1: needed}), "room for the model")
+    assert found == level
+    assert f"needs {needed / GIB:.1f} GiB" in text

@@ -1,0 +1,103 @@
+"""Measured bandwidth: kept and read back, and judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from numoe.model.doctor.speed import check_load, check_local, check_remote, check_speed
+from numoe.model.machine.bandwidth import (
+    Bandwidth,
+    Read,
+    bandwidth_file,
+    cores_of_nodes,
+    load_bandwidth,
+    save_bandwidth,
+)
+from numoe.model.machine.topology import Topology, read_topology
+from tests.machines import write_machine
+from tests.model.doctor.findings import TWO_NODES, said
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Topology:
+    return read_topology(write_machine(tmp_path / "machine", TWO_NODES))
+
+
+def measured(topology: Topology, *rows: tuple[float, ...]) -> Bandwidth:
+    """GB/s from each node's cores (rows) to each node's memory (columns)."""
+    reads = [Read(row, column, rate * 1e9) for row, rates in enumerate(rows) for column, rate in enumerate(rates)]
+    return Bandwidth(topology.processor.name, "2026-01-02 03:04", cores_of_nodes(topology), tuple(reads))
+
+
+def test_a_measurement_is_read_back_as_it_was_kept(topology: Topology, tmp_path: Path) -> None:
+    kept = measured(topology, (105.0, 50.0), (51.0, 104.0))
+    path = tmp_path / "folder" / "bandwidth.toml"
+    save_bandwidth(kept, path)
+    assert load_bandwidth(path, topology) == kept
+    assert kept.local == {0: 105e9, 1: 104e9}
+    assert (kept.rate(1, 0), kept.rate(0, 2)) == (51e9, None)
+
+
+def test_a_measurement_of_another_machine_does_not_count(topology: Topology, tmp_path: Path) -> None:
+    path = tmp_path / "bandwidth.toml"
+    save_bandwidth(measured(topology, (1.0,)), path)
+    assert load_bandwidth(path, topology) is not None
+    fewer = replace(topology, nodes=(replace(topology.nodes[0], cores=topology.nodes[0].cores[:1]), topology.nodes[1]))
+    assert load_bandwidth(path, fewer) is None
+    assert load_bandwidth(path, replace(topology, processor=replace(topology.processor, name="another"))) is None
+
+
+@pytest.mark.parametrize("text", ["", "[[", "read = 3", 'processor = "x"\nmeasured_at = ""\ncores = [1]\nread = []'])
+def test_what_is_no_measurement_does_not_count(topology: Topology, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bandwidth.toml"
+    assert load_bandwidth(path, topology) is None
+    path.write_text(text)
+    assert load_bandwidth(path, topology) is None
+
+
+def test_it_is_kept_next_to_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert bandwidth_file() == tmp_path / "numoe" / "bandwidth.toml"
+
+
+def test_a_slow_node_holds_up_the_others(topology: Topology) -> None:
+    subject = "bandwidth of nodes"
+    assert said(check_local(measured(topology, (100.0, 50.0), (50.0, 90.0))), subject) == [
+        ("ok", "90 to 100 GB/s each")
+    ]
+    [finding] = check_local(measured(topology, (100.0, 50.0), (50.0, 60.0)))
+    assert (finding.level, finding.found) == ("warning", "node 1 reads its memory at 60% of the fastest node's speed")
+    assert "25% of the bandwidth" in finding.cost
+    assert said(check_local(measured(topology)), subject)[0][0] == "warning"
+
+
+def test_figures_of_a_busy_machine_are_marked() -> None:
+    assert list(check_load(9.9, 40)) == []
+    [finding] = check_load(10.1, 40)
+    assert (finding.level, finding.found) == ("note", "measured while other programs ran (load 10.1 on 40 cores)")
+
+
+@pytest.mark.parametrize(("remote", "level"), [(45.0, "ok"), (98.0, "note"), (20.0, "warning")])
+def test_the_link_between_sockets_is_judged(topology: Topology, remote: float, level: str) -> None:
+    found = said(
+        check_remote(measured(topology, (100.0, remote), (remote, 100.0)), topology), "bandwidth between sockets"
+    )
+    assert [entry[0] for entry in found] == [level]
+    assert f"{remote:.0f}% of local" in found[0][1]
+
+
+def test_nodes_of_one_socket_have_no_link_to_judge(topology: Topology) -> None:
+    nodes = tuple(replace(node, package=0) for node in topology.nodes)
+    bandwidth = measured(topology, (100.0, 98.0), (98.0, 100.0))
+    assert list(check_remote(bandwidth, replace(topology, nodes=nodes))) == []
+
+
+def test_the_slowest_node_bounds_the_model_s_speed(topology: Topology) -> None:
+    bandwidth = measured(topology, (100.0, 50.0), (50.0, 80.0))
+    [(_, text)] = said(check_speed(bandwidth, {0: 10**10, 1: 10**10}), "speed of the model")
+    assert "8.0 tokens/s" in text
+    assert list(check_speed(bandwidth, {})) == []
+    assert list(check_speed(measured(topology, (100.0,)), {0: 10**10, 1: 10**10})) == []

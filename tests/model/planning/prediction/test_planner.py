@@ -1,0 +1,170 @@
+"""The planner: what it makes is whole, within memory, the same each time, and what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.expert_stats import ExpertStats
+from numoe.model.planning.plan import PlanOptions
+from numoe.model.planning.plan_file import check_plan, from_toml, to_toml
+from numoe.model.planning.plan_size import node_bytes
+from numoe.model.planning.prediction.planner import MARGIN, Choice, Split, Wishes, choose_plan, price_plan
+from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
+from numoe.protos.errors import PlanError
+from tests.model.planning.test_plan import machine
+from tests.tiny_model import TinyShape, tiny_spec
+
+SPEC = tiny_spec(TinyShape(layers=3, experts=8, active_experts=2, expert_width=128))
+
+
+def choose(
+    spec: ModelSpec = SPEC,
+    topology: Topology | None = None,
+    wishes: Wishes | None = None,
+    stats: ExpertStats | None = None,
+    options: PlanOptions | None = None,
+    speeds: Speeds | None = None,
+) -> Choice:
+    topology = topology or machine(4, 4)
+    speeds = speeds or guessed_speeds(topology)
+    return choose_plan(spec, topology, options or PlanOptions(), wishes or Wishes(), speeds, stats)
+
+
+def with_room(topology: Topology, available: int) -> Topology:
+    return replace(topology, nodes=tuple(replace(node, available_bytes=available) for node in topology.nodes))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[ModelSpec, Topology, Wishes, ExpertStats | None]:
+    experts = draw(st.integers(2, 10))
+    shape = TinyShape(
+        layers=draw(st.integers(1, 3)),
+        width=draw(st.integers(1, 200)),
+        query_heads=draw(st.sampled_from([2, 4, 6])),
+        kv_heads=2,
+        experts=experts,
+        active_experts=draw(st.integers(1, experts)),
+        expert_width=draw(st.integers(1, 100)),
+        vocabulary=draw(st.integers(1, 500)),
+    )
+    spec = tiny_spec(shape)
+    topology = with_room(
+        machine(*draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))),
+        draw(st.sampled_from([1 << 16, 1 << 18, 1 << 30])),
+    )
+    split: Split = draw(st.sampled_from(["auto", "tensor", "expert"]))
+    workers = len(topology.nodes)
+    shares = [None] if split == "tensor" else [None, *(share for share in (0.0, 0.3, 1.0) if share <= workers - 1)]
+    wishes = Wishes(split, draw(st.sampled_from(shares)), batch=draw(st.integers(1, 9)), kv_tokens=64)
+    counts = st.lists(st.integers(0, 100), min_size=experts, max_size=experts).map(tuple)
+    rows = draw(st.lists(counts, min_size=shape.layers, max_size=shape.layers).map(tuple))
+    stats = draw(st.sampled_from([None, ExpertStats(spec.name, spec.active_experts, rows)]))
+    return spec, topology, wishes, stats
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems())
+def test_a_plan_owns_everything_once_fits_and_is_the_same_again(
+    problem: tuple[ModelSpec, Topology, Wishes, ExpertStats | None],
+) -> None:
+    spec, topology, wishes, stats = problem
+    choice = choose(spec, topology, wishes, stats)
+    made = choice.best.plan
+    check_plan(made, spec)  # every row, head, vocabulary row once, every expert at least once
+    for owners in made.experts:
+        assert owners is None or wishes.replicas is None or owners.replicas <= round(wishes.replicas * spec.experts)
+    fitting = [one for one in (choice.best, *choice.others) if one.fits]
+    needed = node_bytes(made, spec, wishes.kv_tokens)
+    room = {node.id: node.available_bytes for node in topology.nodes}
+    assert choice.best.fits == all(size <= room[node] for node, size in needed.items())
+    if wishes.split == "auto" and wishes.replicas is None:
+        assert choice.best.fits or not fitting
+        for one in fitting:
+            assert choice.best.batched.seconds.total <= (1 + MARGIN) * one.batched.seconds.total
+    elif len(topology.nodes) > 1:
+        assert made.split == ("expert" if wishes.replicas else wishes.split) or wishes.split == "auto"
+    assert choose(spec, topology, wishes, stats) == choice
+    assert from_toml(to_toml(made), spec) == made
+
+
+def test_one_worker_holds_rows_of_every_expert() -> None:
+    choice = choose(topology=machine(4))
+    assert choice.best.plan.split == "tensor"
+    assert choice.others == ()
+
+
+@pytest.mark.parametrize(("split", "replicas", "held"), [("expert", 0.25, 2), ("auto", 0.5, 4), ("expert", 0.0, 0)])
+def test_what_was_asked_for_is_made(split: Split, replicas: float, held: int) -> None:
+    choice = choose(wishes=Wishes(split, replicas))
+    assert [owners.replicas for owners in choice.best.plan.experts if owners] == [held] * 3
+    assert "asked for" in choice.why
+
+
+def test_the_tensor_split_can_be_asked_for_and_is_compared() -> None:
+    choice = choose(wishes=Wishes("tensor"))
+    assert choice.best.plan.split == "tensor"
+    assert {"expert", "expert + 25 %"} <= {other.name for other in choice.others}
+
+
+def test_replicas_keep_to_the_memory_that_is_left() -> None:
+    wishes = Wishes("expert")
+    skewed = ExpertStats(SPEC.name, 2, ((900, 900, 40, 40, 40, 30, 30, 20),) * 3)
+    ample = choose(wishes=wishes, stats=skewed)
+    sizes = {one.name: max(node_bytes(one.plan, SPEC, 0).values()) for one in (ample.best, *ample.others)}
+    tight = choose(topology=with_room(machine(4, 4), sizes["expert"]), wishes=wishes, stats=skewed)
+    assert tight.best.name == "expert"
+    assert {other.name for other in tight.others if other.fits} == {"tensor"}
+    roomy = choose(topology=with_room(machine(4, 4), sizes["expert + 25 %"]), wishes=wishes, stats=skewed)
+    assert not next(one for one in (roomy.best, *roomy.others) if one.name == "expert + 100 %").fits
+
+
+def test_rows_that_cannot_be_shared_evenly_give_way_to_whole_experts() -> None:
+    """One block of 32 rows: split by row, one worker of two computes all of gate and up."""
+    spec = tiny_spec(TinyShape(layers=2, width=4096, expert_width=32, experts=64, active_experts=32, vocabulary=64))
+    slow = Speeds({0: 1e9, 1: 1e9}, "as told")
+    choice = choose(spec, speeds=slow)
+    assert choice.best.plan.split == "expert"
+    assert "faster than the tensor split" in choice.why
+
+
+def test_layers_that_differ_are_split_in_different_ways() -> None:
+    """Two experts that get all choices, one on each worker, beat rows, of which one worker has two blocks of three."""
+    shape = TinyShape(layers=2, width=4096, query_heads=2, kv_heads=1, expert_width=96, experts=8, vocabulary=64)
+    spec = tiny_spec(shape)
+    stats = ExpertStats(spec.name, 2, ((10,) * 8, (40, 40, 0, 0, 0, 0, 0, 0)))
+    speeds = Speeds({0: 1e9, 1: 1e9}, "as told")
+    ample = choose(spec, stats=stats, speeds=speeds)
+    [whole] = [one for one in (ample.best, *ample.others) if one.name == "expert"]
+    room = round(1.1 * max(node_bytes(whole.plan, spec, 0).values()))  # for no replica of every layer
+    choice = choose(spec, with_room(machine(4, 4), room), stats=stats, speeds=speeds)
+    assert choice.best.plan.split == "mixed"
+    assert [owners is None for owners in choice.best.plan.experts] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [(Wishes("tensor", 0.5), "the tensor split has none"), (Wishes("expert", 1.5), "replicas: found 1.5")],
+)
+def test_wishes_that_contradict_each_other_are_refused(wishes: Wishes, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        choose(wishes=wishes)
+
+
+def test_a_dense_model_has_one_split() -> None:
+    spec = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
+    assert choose(spec).best.plan.split == "tensor"
+    with pytest.raises(PlanError, match="no experts to hold whole"):
+        choose(spec, wishes=Wishes("expert"))
+
+
+def test_a_plan_for_nodes_that_are_not_there_is_priced_all_the_same() -> None:
+    made = choose(topology=machine(4, 4)).best.plan
+    priced = price_plan(SPEC, machine(4), made, Wishes(), guessed_speeds(machine(4)))
+    assert not priced.fits
+    assert priced.alone.tokens_per_second > 0

@@ -1,0 +1,109 @@
+"""A worker that a test gives one order after another, and what became of each; the test's end of loading_worker.py.
+
+Starting a bound process takes seconds, most of them imports; loading a tiny shard takes none.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from numoe.coordinator.workers.step_channel import StepChannel
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.plan import ShardPlan
+from numoe.protos.locality import Locality
+from numoe.protos.messages import StepLimits
+
+ROOT = Path(__file__).parents[3]
+STEP_SECONDS = 120.0  # a step takes milliseconds, and where everything is emulated and shared still less than this
+
+
+class LoadingProcess:
+    """One worker process."""
+
+    def __init__(self, node: int, cpus: str, refused: Sequence[int] = ()) -> None:
+        """Bound to a node and CPUs; `refused` are system calls that the kernel refuses to it."""
+        binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(node), cpus]
+        if refused:
+            binding = [sys.executable, "-m", "tests.worker.placing.refusing", ",".join(map(str, refused)), *binding]
+        command = [*binding, sys.executable, "-m", "tests.worker.placing.loading_worker"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def load(self, order: WorkerOrder) -> Locality | str:
+        """Become the ordered shard; a text where it is refused."""
+        self.send(order)
+        return self.answer()
+
+    def send(self, order: WorkerOrder | None) -> None:
+        """Ask for a shard, or with None where the last one is now."""
+        assert self._process.stdin is not None
+        pickle.dump(order, self._process.stdin)
+        self._process.stdin.flush()
+
+    def answer(self) -> Locality | str:
+        """To what was sent."""
+        assert self._process.stdout is not None
+        answer: Locality | str = pickle.load(self._process.stdout)
+        return answer
+
+    def look(self) -> Locality:
+        """Where the last shard's memory is now."""
+        self.send(None)
+        found = self.answer()
+        assert isinstance(found, Locality)
+        return found
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def loading_process(node: int, cpus: str, refused: Sequence[int] = ()) -> Iterator[LoadingProcess]:
+    """One for the length of a block."""
+    process = LoadingProcess(node, cpus, refused)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+class Group:
+    """The orders of a plan's workers and the arena that they share; its threads end with `close`."""
+
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> None:
+        self.layout = layout_of(spec, plan, limits)
+        self.channel = StepChannel(self.layout, plan.experts, [shard.node for shard in plan.shards])
+        self._spec, self._plan, self._limits = spec, plan, limits
+
+    def order(self, worker: int, allow_remote_memory: bool = False) -> WorkerOrder:
+        """What a worker is to become."""
+        channel = os.getpid(), self.channel.descriptor
+        order = WorkerOrder(worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS)
+        return replace(order, allow_remote_memory=allow_remote_memory)
+
+    def close(self) -> None:
+        self.channel.abort()
+        self.channel.close()
+
+
+@contextmanager
+def group(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> Iterator[Group]:
+    """One for the length of a block."""
+    made = Group(spec, plan, limits)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,38 @@
+"""The process that becomes one shard after another: python -m tests.worker.placing.loading_worker
+
+Reads pickled orders from standard input and answers each with the shard's Locality, or with the text of the SetupError
+that refused it. None instead of an order asks where the last shard is now.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+from numoe.model.planning.assignment import WorkerOrder
+from numoe.protos.errors import SetupError
+from numoe.protos.locality import Locality
+from numoe.worker.running.running_shard import RunningShard, end_with
+
+
+def answer_to(order: WorkerOrder | None, shards: list[RunningShard]) -> Locality | str:
+    if order is None:
+        return shards[-1].recount().locality
+    if not shards:
+        end_with(order.coordinator)
+    shards.append(RunningShard(order))
+    try:
+        return shards[-1].load().locality
+    except SetupError as error:
+        return str(error)
+
+
+def main() -> None:
+    shards: list[RunningShard] = []
+    while True:
+        pickle.dump(answer_to(pickle.load(sys.stdin.buffer), shards), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A shard runs one step after another, whatever order its threads get to run in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from numoe.protos.messages import Sampling
+from tests.tiny_model import TinyShape, write_tiny_model
+from tests.worker.running.shard_process import chunk, running_shards
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny_model(path, TinyShape(layers=1))
+    return path
+
+
+def test_a_late_thread_does_not_take_the_next_step_for_its_own(model_path: Path) -> None:
+    """Two threads and the coordinator share one CPU, so a thread often leaves a step after the next is published.
+
+    Steps that draw nothing take turns with steps that draw: a thread that read the next step's header would wait for
+    the others in a phase that they never come to.
+    """
+    cpus = os.sched_getaffinity(0)
+    cpu = min(cpus)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        with running_shards(model_path, [(cpu, cpu)]) as group:
+            drawn = []
+            for _ in range(200):
+                nothing = group.run(chunk(0, [1, 2, 3], [0]))
+                assert nothing.token_ids.size == 0
+                drawn.append(group.run(chunk(3, [4], [0], Sampling())).token_ids[0])
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert len(set(drawn)) == 1

@@ -1,0 +1,151 @@
+"""Reads a shard's own byte ranges of the model file and re-lays them into panels, on all of the worker's threads.
+
+An expert's rows of one worker are one contiguous range of the file, so every read is sequential and no byte is read by
+two workers but the norms, the router and shared KV heads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.weights.formats import BY_GGML_TYPE, ROWS
+from numoe.kernels.weights.packing import pack
+from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.tensors import TensorInfo
+from numoe.model.planning.plan import Range, Shard
+from numoe.protos.errors import ModelFileError
+from numoe.worker.loading.arrange import Arrangement, Piece, row_bytes
+from numoe.worker.placing.memory import allocate
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """A shard in memory, ready for steps; `memory` and `vectors` keep alive what the records point at."""
+
+    arranged: Arrangement
+    output_norm: NDArray[np.float32]  # [D]
+    memory: NDArray[np.uint8]
+    vectors: list[NDArray[np.float32]]
+
+    @property
+    def embedding(self) -> NDArray[np.uint8]:  # [v * row bytes]
+        """The embedding rows, as in the file."""
+        return self.memory[self.arranged.embedding.start : self.arranged.embedding.stop]
+
+    def layer_memory(self, layer: int) -> NDArray[np.uint8]:  # [bytes of the layer]
+        """What of the memory one layer has."""
+        own = self.arranged.layer_bytes[layer]
+        return self.memory[own.start : own.stop]
+
+    @property
+    def vocabulary_memory(self) -> NDArray[np.uint8]:
+        """The rest of it: output and embedding rows."""
+        return self.memory[self.arranged.layer_bytes[-1].stop :]
+
+
+def _read(path: Path, descriptor: int, offset: int, out: NDArray[np.uint8]) -> None:
+    """Fill `out` from the file; raises ModelFileError where the file ends first."""
+    done = 0
+    while done < out.size:
+        got = os.preadv(descriptor, [out.data[done:]], offset + done)
+        if got == 0:
+            size = os.fstat(descriptor).st_size
+            problem = f"{path} has {size} bytes, expected at least {offset + out.size}"
+            raise ModelFileError("truncated", f"{problem}: it shrank since it was opened; copy it again")
+        done += got
+
+
+class _Files:
+    """One descriptor per part of the model."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+        self._lock = Lock()
+
+    def descriptor(self, path: Path) -> int:
+        with self._lock:
+            if path not in self._open:
+                self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._open[path]
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+def _vector(files: _Files, tensor: TensorInfo | None, rows: Range | None = None) -> NDArray[np.float32]:
+    """A norm or bias, or a slice of it; empty where the model has none."""
+    if tensor is None:
+        return np.zeros(0, np.float32)
+    whole = np.zeros(tensor.shape[-1], np.float32)
+    _read(tensor.path, files.descriptor(tensor.path), tensor.offset, whole.view(np.uint8))
+    return whole if rows is None else whole[rows.start : rows.stop].copy()
+
+
+def _layer_vectors(
+    files: _Files, tensors: LayerTensors, spec: ModelSpec, shard: Shard
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    size = spec.head_size
+    heads = Range(shard.heads.start * size, shard.heads.stop * size)
+    kv = Range(shard.kv_heads.start * size, shard.kv_heads.stop * size)
+    yield "attention_norm", _vector(files, tensors.attn_norm)
+    yield "feed_forward_norm", _vector(files, tensors.ffn_norm)
+    yield "q_norm", _vector(files, tensors.attn_q_norm)
+    yield "k_norm", _vector(files, tensors.attn_k_norm)
+    yield "q_bias", _vector(files, tensors.attn_q_bias, heads)
+    yield "k_bias", _vector(files, tensors.attn_k_bias, kv)
+    yield "v_bias", _vector(files, tensors.attn_v_bias, kv)
+
+
+def load_weights(
+    spec: ModelSpec, shard: Shard, arranged: Arrangement, threads: int, report: Callable[[int], None]
+) -> LoadedWeights:
+    """Read and pack a shard as it was arranged; `report` is told each piece's bytes when it is done.
+
+    Raises:
+        ModelFileError: the file is shorter than when it was opened.
+        OSError: it cannot be read.
+    """
+    memory = allocate(arranged.bytes)
+    arranged.place_at(memory.ctypes.data)
+    files = _Files()
+    vectors = []
+    try:
+        output_norm = _vector(files, spec.output_norm)
+        for record, tensors in zip(arranged.layers, spec.layer_tensors, strict=True):
+            for field, values in _layer_vectors(files, tensors, spec, shard):
+                record[field] = values.ctypes.data if values.size else 0
+                vectors.append(values)
+        _run_pieces(files, memory, arranged.pieces, threads, report)
+    finally:
+        files.close()
+    return LoadedWeights(arranged, output_norm, memory, vectors)
+
+
+def _run_pieces(
+    files: _Files, memory: NDArray[np.uint8], pieces: Sequence[Piece], threads: int, report: Callable[[int], None]
+) -> None:
+    lock = Lock()
+
+    def run(piece: Piece) -> None:
+        size, count = row_bytes(piece.tensor), -(-piece.rows // ROWS) if piece.packed else piece.rows
+        target = memory[piece.offset : piece.offset + count * piece.stride].reshape(count, piece.stride)
+        rows = np.empty((piece.rows, size), np.uint8) if piece.packed else target
+        descriptor = files.descriptor(piece.tensor.path)
+        _read(piece.tensor.path, descriptor, piece.tensor.offset + piece.first_row * size, rows.reshape(-1))
+        if piece.packed:
+            pack(BY_GGML_TYPE[piece.tensor.type], target, rows, piece.start)
+        with lock:
+            report(piece.bytes)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool:
+        for _ in pool.map(run, pieces):
+            pass

@@ -1,0 +1,1 @@
+"""Binding a process to its node, and proof of where its pages lie."""

@@ -1,0 +1,1 @@
+"""The worker process: the shard it holds and the threads that compute."""

@@ -1,0 +1,55 @@
+"""The Ray actor of a worker: Ray starts, places and ends it, and carries nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from numoe.model.planning.assignment import WorkerOrder
+from numoe.protos.errors import NumoeError, SetupError
+from numoe.worker.running.running_shard import RunningShard, ShardReport, end_with
+
+
+@ray.remote
+class WorkerActor:
+    """One worker process."""
+
+    def pid(self) -> int:
+        """The process to watch."""
+        return os.getpid()
+
+    def load(self, order: WorkerOrder) -> ShardReport | str:
+        """Become the ordered shard; a text where the operator must mend something."""
+        end_with(order.coordinator)
+        try:
+            self._shard = RunningShard(order)
+            return self._shard.load()
+        except (NumoeError, OSError) as error:
+            return str(error)
+        except MemoryError:
+            node = order.shard.node
+            return f"worker {order.worker} found no memory for its shard on NUMA node {node}; use more nodes or less KV"
+
+    def recount(self) -> ShardReport:
+        """See RunningShard.recount."""
+        return self._shard.recount()
+
+    def copy_expert_out(self, layer: int, expert: int, first: int) -> int:
+        """See HeldExperts.copy_out."""
+        return self._shard.experts.copy_out(layer, expert, first)
+
+    def copy_expert_in(self, layer: int, expert: int, first: int, count: int) -> ShardReport | str | None:
+        """See HeldExperts.copy_in; a report once the expert is held, a text where the node has no room for it."""
+        try:
+            held = self._shard.experts.copy_in(layer, expert, first, count)
+        except SetupError as error:
+            return str(error)
+        except MemoryError:
+            return f"no memory for expert {expert} of layer {layer} on NUMA node {self._shard.order.shard.node}"
+        return self._shard.report() if held else None
+
+    def drop_expert(self, layer: int, expert: int) -> ShardReport:
+        """See HeldExperts.drop."""
+        self._shard.experts.drop(layer, expert)
+        return self._shard.report()

@@ -1,0 +1,160 @@
+"""One shard, from an order to threads that run steps; everything of a worker but the way it is started."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import traceback
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from numoe.kernels.attention.kv_cache import BLOCK as KV_BLOCK
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.protos.arena import FAILED, LOADING, PAGE, READY
+from numoe.protos.locality import Locality
+from numoe.worker.loading.arrange import arrange
+from numoe.worker.loading.loader import load_weights
+from numoe.worker.placing.locality import ShardMemory, look, settle
+from numoe.worker.placing.locality_now import KeptLocality
+from numoe.worker.placing.memory import allocate, map_arena
+from numoe.worker.placing.pages import range_of
+from numoe.worker.running.held_experts import HeldExperts
+from numoe.worker.running.step_memory import (
+    constants_of,
+    formats_of,
+    kv_bytes,
+    memory_of,
+    sizes_of,
+    step_input,
+    weights_of,
+)
+from numoe.worker.running.team import ThreadTeam
+
+_EXIT_FAILED = 70  # as sysexits.h: internal software error
+_FILL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What a worker has become."""
+
+    pid: int
+    weight_bytes: int
+    kv_bytes: int
+    locality: Locality
+    cpus: tuple[tuple[int, ...], ...]  # per computing thread: where the kernel lets it run
+
+
+class RunningShard:
+    """Owns a shard's memory and threads."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        assert order.limits.block_positions == KV_BLOCK, (order.limits.block_positions, KV_BLOCK)
+        self.order = order
+        self._layout = layout_of(order.spec, order.plan, order.limits)
+        self._arena = self._map_arena()
+        own = f"worker{order.worker}."
+        self._state = self._layout.view(self._arena, own + "state")
+        self._counters = self._layout.view(self._arena, own + "counters")
+
+    def _map_arena(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        descriptor = os.open(f"/proc/{self.order.coordinator}/fd/{self.order.arena}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return map_arena(descriptor, self._layout.bytes)
+        finally:
+            os.close(descriptor)
+
+    def load(self) -> ShardReport:
+        """Take the memory, read the weights, start the threads; returns when the shard is ready for steps.
+
+        Raises:
+            ModelFileError, OSError: the model file cannot be read as it was planned.
+            MemoryError: the node cannot hold the shard.
+            SetupError: something is not on its node or CPUs and cannot be moved there.
+        """
+        order, shard = self.order, self.order.shard
+        self._state[0] = LOADING
+        first, last = self._layout.parts[order.worker]
+        self._part = self._arena[first:last]
+        self._part[::PAGE] |= 0  # touched now, as the KV cache is below
+        arranged = arrange(order.spec, order.plan, shard)
+        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(order)
+        threads = len(set(shard.cpus))
+        self._weights = load_weights(order.spec, shard, arranged, threads, self._count)
+        self._kv = allocate(kv_bytes(order))
+        for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
+            part = self._kv[first : first + _FILL_BYTES]
+            part.fill(0)
+            self._count(part.size)
+        self._team = ThreadTeam(
+            order,
+            self._arena,
+            sizes_of(order),
+            constants_of(order),
+            weights_of(self._weights, formats_of(order.spec, order.kv_type), values=order.kv_type == TensorType.Q8_0),
+            memory_of(order, self._layout, self._arena, self._kv),
+            step_input(self._layout, self._arena),
+            self._fail,
+        )
+        self._team.start()
+        found = settle(self._loaded_memory(), shard, order.allow_remote_memory)
+        self._locality = KeptLocality(found, shard, order.allow_remote_memory)
+        transfer = self._layout.view(self._arena, "transfer")
+        self.experts = HeldExperts(order.spec, self._weights, transfer, self._locality)
+        self._state[0] = READY
+        return self.report()
+
+    def report(self) -> ShardReport:
+        """As it was loaded, and as its experts came and went since."""
+        return self._report(self._locality.now())
+
+    def recount(self) -> ShardReport:
+        """As the kernel tells it now of every page: 0.1 s per GiB. No expert may come or go meanwhile."""
+        loaded = self._loaded_memory()
+        layers = [
+            [*parts, *(range_of(block) for block in self.experts.arrived_in(layer))]
+            for layer, parts in enumerate(loaded.layers)
+        ]
+        return self._report(look(replace(loaded, layers=layers), self.order.shard))
+
+    def _report(self, locality: Locality) -> ShardReport:
+        return ShardReport(
+            pid=os.getpid(),
+            weight_bytes=self._weights.memory.size + self.experts.bytes,
+            kv_bytes=self._kv.size,
+            locality=locality,
+            cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
+        )
+
+    def _loaded_memory(self) -> ShardMemory:
+        weights = self._weights
+        return ShardMemory(
+            layers=[[range_of(weights.layer_memory(layer))] for layer in range(self.order.spec.layers)],
+            vocabulary=[range_of(weights.vocabulary_memory)],
+            kv=range_of(self._kv),
+            arena=range_of(self._part),
+        )
+
+    def _count(self, size: int) -> None:
+        self._counters[0]["loaded_bytes"] += size
+
+    def _fail(self, error: BaseException) -> None:
+        """A computing thread broke: end every wait of the group, and this process, so that the coordinator notices."""
+        self._state[0] = FAILED
+        traceback.print_exception(error)
+        self._team.abort()
+        os._exit(_EXIT_FAILED)
+
+
+def end_with(pid: int) -> None:
+    """Let this process end as soon as process `pid` has ended, however it did."""
+    descriptor = os.pidfd_open(pid)
+
+    def watch() -> None:
+        select.select([descriptor], [], [])
+        os._exit(0)
+
+    threading.Thread(target=watch, name="numoe-watch", daemon=True).start()

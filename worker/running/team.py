@@ -1,0 +1,85 @@
+"""The pinned threads of a worker, each inside the compiled step until the group ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.step.step import serve_steps
+from numoe.kernels.threads.sync import TEAM_BYTES, StepAborted, Team, abort_all
+from numoe.model.planning.assignment import WorkerOrder
+from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
+
+IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
+
+
+class ThreadTeam:
+    """Starts one thread per CPU of the shard; `fail` is called once if one of them ends for any reason but an abort."""
+
+    def __init__(
+        self,
+        order: WorkerOrder,
+        arena: NDArray[np.uint8],
+        sizes: Sizes,
+        constants: Constants,
+        weights: Weights,
+        memory: Memory,
+        step: StepInput,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._order, self._arena, self._fail = order, arena, fail
+        self._words = np.zeros(TEAM_BYTES + 64, np.uint8)
+        self._arguments = (sizes, constants, weights, memory, step)
+        self.threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"numoe-{order.worker}.{number}", daemon=True)
+            for number in range(len(order.shard.cpus))
+        ]
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def abort(self) -> None:
+        """End every wait of the whole group."""
+        base = self._arena.ctypes.data
+        abort_all(base + ABORT, base + STEP, base + TEAM_WORDS)
+
+    def join(self, timeout: float) -> None:
+        for thread in self.threads:
+            thread.join(timeout)
+
+    def _team(self, number: int) -> Team:
+        order, base = self._order, self._arena.ctypes.data
+        words = self._words.ctypes.data
+        return Team(
+            words=words + -words % 64,
+            shared=base + TEAM_WORDS,
+            abort=base + ABORT,
+            threads=len(order.shard.cpus),
+            workers=len(order.plan.shards),
+            spins=order.spins,
+            timeout_ns=int(order.step_timeout_seconds * 1e9),
+            thread=number,
+        )
+
+    def _run(self, number: int) -> None:
+        os.sched_setaffinity(0, {self._order.shard.cpus[number]})
+        base = self._arena.ctypes.data
+        try:
+            serve_steps(
+                self._team(number),
+                *self._arguments,
+                base + STEP,
+                base + STEP_SLEEPERS,
+                base + DONE,
+                IDLE_SPINS_FACTOR * self._order.spins,
+            )
+        except StepAborted:
+            return
+        except BaseException as error:
+            self._fail(error)

@@ -1,0 +1,97 @@
+"""Compiles the kernels into the cache, before the workers start: python -m numoe.worker.running.warm Q4_K Q6_K
+
+The step is the same for all models; tiles are compiled for the formats named, for all if none is. `values` names the
+tiles of the values of a KV cache of Q8_0. Workers that find the cache full load it in a second. Several processes that
+fill it at once can crash (Numba #4807), or find the code of one function under the name of another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from numoe.kernels.attention.value_tile import attention_tiles
+from numoe.kernels.cpu.jit import compile_for, sole_compiler
+from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.records import LAYER, MATRIX, Weights
+from numoe.kernels.step.step import serve_steps
+from numoe.kernels.threads.sync import Team, abort_all
+from numoe.kernels.weights.formats import FORMATS
+from numoe.kernels.weights.packing import pack
+from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
+from numoe.model.gguf.tensors import TensorInfo, TensorType
+from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.plan import Range, Shard, ShardPlan
+from numoe.protos.messages import StepLimits
+from numoe.worker.placing.memory import allocate
+from numoe.worker.running.step_memory import constants_of, memory_of, sizes_of, step_input
+
+_STAMP = ".compiled"
+VALUES = "values"
+
+
+def smallest_order() -> WorkerOrder:
+    """A model of one layer and one head: the compiled code depends on types, not on sizes."""
+    tensor = TensorInfo("", TensorType.F32, (32, 32), Path(os.devnull), 0, 0)
+    layer = LayerTensors(*[tensor] * len(LayerTensors.__dataclass_fields__))
+    spec = ModelSpec(
+        architecture="", name="", layers=1, width=32, query_heads=1, kv_heads=1, head_size=32, context_length=64,
+        vocabulary=32, rms_epsilon=1e-6, rope=Rope("neox", 1e4, 32), experts=1, active_experts=1, expert_width=32,
+        token_embedding=tensor, output_norm=tensor, output=tensor, layer_tensors=(layer,),
+    )  # fmt: skip
+    one, rows = Range(0, 1), Range(0, 32)
+    plan = ShardPlan("", (Shard(0, 0, (0,), one, one, rows, rows, rows),), (None,))
+    return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), TensorType.F32, 0, 0, 1, 1.0)
+
+
+def compile_step() -> None:
+    """Compile the step, and what loads a shard."""
+    order = smallest_order()
+    layout = layout_of(order.spec, order.plan, order.limits)
+    arena = allocate(layout.bytes)
+    byte, single = np.zeros(1, np.uint8), np.zeros(32, np.float32)
+    first = FORMATS[0]
+    panels = np.zeros((1, 1, first.panel_unit_bytes), np.uint8)
+    pack(first, panels, np.zeros((16, first.unit_bytes), np.uint8))
+    compile_for(
+        serve_steps,
+        Team(0, 0, 0, 1, 1, 0, 0, 0),
+        sizes_of(order),
+        constants_of(order),
+        Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),
+        memory_of(order, layout, arena, allocate(64)),
+        step_input(layout, arena),
+        0,
+        0,
+        0,
+        0,
+    )
+    compile_for(abort_all, 0, 0, 0)
+
+
+def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
+    """Compile unless a stamp says that it was done."""
+    stamp = folder / f"{name}{_STAMP}"
+    if not stamp.exists():
+        compile_()
+        stamp.touch()
+
+
+def main(names: list[str]) -> None:
+    """Compile what is not in the cache; one process at a time, the others wait for it."""
+    with sole_compiler() as folder:
+        _once(folder, "step", compile_step)
+        for format_ in FORMATS:
+            if not names or format_.name in names:
+                _once(folder, format_.name, partial(tile_table, [format_]))
+        if not names or VALUES in names:
+            _once(folder, VALUES, partial(attention_tiles, [], values=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
