@@ -11,7 +11,8 @@ import numpy as np
 from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
-from numoe.coordinator.workers.group import RayWorkers, start_workers
+from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.starting import start_workers
 from numoe.model.machine.topology import read_topology
 from numoe.model.planning.plan import PlanOptions, plan
 from numoe.protos.messages import Chunk, Sampling
@@ -21,12 +22,11 @@ PATIENCE_SECONDS = 600.0  # for one step
 
 
 @contextmanager
-def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[RayWorkers]:
+def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[HostGroup]:
     """Workers that hold the model of a file, ended with the context; threads None: one per core."""
     configure_logging()  # to standard error: tables go to standard output
     spec = read_spec(path)
     group = start_workers(
-        model_path=path,
         spec=spec,
         plan=plan(spec, read_topology(), PlanOptions(workers, threads)),
         settings=ServeSettings(engine=engine),
@@ -38,15 +38,13 @@ def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSe
         group.close()
 
 
-def bytes_read(group: RayWorkers) -> int:
+def bytes_read(group: HostGroup) -> int:
     """Bytes of weights that the workers have read so far, all together."""
-    channel = group._channel  # the service has no use for the counters of all workers at once
-    assert channel is not None
-    return sum(int(channel.counters(worker)["bytes_read"]) for worker in range(len(group.placement().workers)))
+    return sum(int(counted["bytes_read"]) for counted in group.counters())
 
 
 def chunk(
-    group: RayWorkers,
+    group: HostGroup,
     row: int,
     first_position: int,
     token_ids: list[int],

@@ -19,7 +19,7 @@ from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name
 from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
 from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import KV_TYPES, EngineSettings, KvType
-from numoe.coordinator.workers.group import RayWorkers
+from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.messages import Chunk, Step
@@ -91,7 +91,7 @@ def operations_per_token(spec: ModelSpec, *, with_output: bool) -> float:
 class Measured:
     """A worker group under measurement."""
 
-    def __init__(self, group: RayWorkers, spec: ModelSpec, workload: Workload) -> None:
+    def __init__(self, group: HostGroup, spec: ModelSpec, workload: Workload) -> None:
         self._group, self._spec, self._workload = group, spec, workload
         self._random = np.random.default_rng(0)
         self._steps = 0

@@ -16,13 +16,13 @@ from rich.console import Console
 from bench.group import PATIENCE_SECONDS, chunk, worker_group
 from numoe.coordinator.process.loading import read_model
 from numoe.coordinator.settings import EngineSettings, KvType
-from numoe.coordinator.workers.group import RayWorkers
+from numoe.coordinator.workers.group import HostGroup
 from numoe.protos.messages import Step
 
 app = App(help=__doc__)
 
 
-def log_probabilities(group: RayWorkers, token_ids: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # [T-1]
+def log_probabilities(group: HostGroup, token_ids: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # [T-1]
     """Of each token but the first, given those before it."""
     found = []
     for position, (token_id, following) in enumerate(pairwise(token_ids)):

@@ -20,7 +20,7 @@ from numoe.protos.errors import NumoeError, SetupError
 
 if TYPE_CHECKING:  # grpc takes 0.2 s to import, Ray and numpy more: each command imports what it needs itself
     from numoe.coordinator.commands.client import Client
-    from numoe.coordinator.workers.placement import LoadProgress
+    from numoe.coordinator.progress import LoadProgress
     from numoe.model.machine.topology import Topology
 
 FAILED_EXIT_CODE, SETUP_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130

@@ -19,65 +19,30 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
-from enum import StrEnum
-from itertools import islice
 
 import structlog
 
+from numoe.coordinator.engine.batch import Batch
+from numoe.coordinator.engine.events import Accepted, Failed
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.generation import Generation, wake_consumers
-from numoe.coordinator.engine.kv_blocks import BlockPool
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import (
-    Accepted,
-    Failed,
-    GenerationRequest,
-    RequestLimits,
-    check_request,
-    token_budget,
-)
-from numoe.coordinator.engine.scheduler import Running, State, Waiting, schedule, slots
+from numoe.coordinator.engine.requests import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.engine.state import EngineSnapshot, EngineState
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import DeadlineExceeded, NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
+from numoe.protos.errors import NumoeError, ServiceError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepResult
 
-SHORTEST_WAIT_SECONDS = 0.1  # told to clients that must come back: even if the estimate is 0, not at once
-LONGEST_WAIT_SECONDS = 600.0
-SERVICE_TIME_WEIGHT = 0.1  # of the newest request in the running mean: about the last 20 count
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
 
 _log = structlog.get_logger()
 
 
-class EngineState(StrEnum):
-    SERVING = "serving"
-    RESTARTING = "restarting"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """One glance at the engine."""
-
-    state: EngineState
-    running: int
-    queued: int
-    kv_blocks_used: int
-    kv_blocks: int
-    steps: int  # since the start
-    prompt_tokens: int  # run since the start
-    generated_tokens: int  # drawn since the start
-    restarts: int
-
-
 class Engine:
-    """Owns the queue, the running sequences and the block pool; `start` starts its thread."""
+    """Owns the batch and the thread that runs it; `start` starts the thread."""
 
     def __init__(
         self,
@@ -92,32 +57,37 @@ class Engine:
         self._tokenizer = tokenizer
         self._settings = settings
         self._step_timeout_seconds = step_timeout_seconds
-        self._prefill_chunk = settings.prefill_chunk or step.step_tokens
-        self._slots = slots(step)
-        self._pool = BlockPool(step.kv_blocks, step.block_positions)
         self.limits = RequestLimits(
             tokenizer.vocabulary, min(step.context_tokens, step.kv_blocks * step.block_positions)
         )
-        self._changed = threading.Condition()  # guards all that follows, but for what only the thread itself touches
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # in order of admission
-        self._draining = self._stopping = self._restarting = False
-        self._service_seconds: float | None = None  # mean time in work of requests that ended; None: none has
-        self._undelivered: list[Sequence] = []  # the thread's own, as are the counters
-        self._steps = self._prompt_tokens = self._generated_tokens = self._restarts = 0
-        self._restarts_in_row = 0
-        self._error: NumoeError | None = None
+        self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
         self._drained = Latch()
         self._stopped = Latch()
-        self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
 
-    # ---- called by the service, in its event loop
+        # Guarded by the condition, which tells the thread of every change.
+        self._changed = threading.Condition()
+        self._batch = Batch(step, settings.prefill_chunk or step.step_tokens, settings.queue_length)
+        self._draining = False
+        self._stopping = False
+        self._restarting = False
+
+        # Written by the thread alone.
+        self._undelivered: list[Sequence] = []
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._restarts = 0
+        self._restarts_in_row = 0
+        self._error: NumoeError | None = None
+
+    # ---- called in the event loop
 
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Queues a request; call it in the event loop that will read the events.
+        """Queues a request; to be called in the event loop that will read the events.
 
         Raises InvalidRequest, QueueFull, Unavailable.
         """
@@ -133,8 +103,10 @@ class Engine:
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
-            generation.mailbox.put_accepted(Accepted(len(self._waiting), self._wait_seconds(len(self._waiting), now)))
-            self._waiting.append(sequence)
+            queue = self._batch.queue
+            wait = queue.wait_seconds(len(queue), self._batch.running, now)
+            generation.mailbox.put_accepted(Accepted(len(queue), wait))
+            queue.append(sequence)
             self._changed.notify()
         return generation
 
@@ -163,18 +135,19 @@ class Engine:
             await asyncio.to_thread(self._executor.close)
 
     async def wait_stopped(self) -> NumoeError | None:
-        """Waits for the engine's end; what ended it, None if `stop` did."""
+        """Waits for the engine's end; returns what ended it, None if `stop` did."""
         await self._stopped.wait()
         return self._error
 
-    def status(self) -> EngineStatus:
+    def snapshot(self) -> EngineSnapshot:
+        """State and counts of this moment."""
         with self._changed:
-            return EngineStatus(
+            return EngineSnapshot(
                 state=self._state(),
-                running=len(self._running),
-                queued=len(self._waiting),
-                kv_blocks_used=self._pool.used,
-                kv_blocks=self._pool.blocks,
+                running=len(self._batch.running),
+                queued=len(self._batch.queue),
+                kv_blocks_used=self._batch.pool.used,
+                kv_blocks=self._batch.pool.blocks,
                 steps=self._steps,
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
@@ -193,34 +166,12 @@ class Engine:
             raise Unavailable("the service is shutting down; send the request to another one")
         if self._restarting:
             raise Unavailable("the workers are being restarted after one was lost; try again in a few seconds")
-        places = self._settings.queue_length + max(0, self._slots - len(self._running))
-        if len(self._waiting) >= places:
-            retry = max(SHORTEST_WAIT_SECONDS, self._wait_seconds(0, time.monotonic()))
-            raise QueueFull(
-                f"{len(self._waiting)} requests wait already, as many as may; try again in about {retry:.1f} seconds",
-                retry,
-            )
-
-    def _wait_seconds(self, ahead: int, now: float) -> float:
-        """Estimated wait behind `ahead` waiting requests: departures until a slot is free, times the mean between two.
-
-        KV blocks are left out: a request that waits for them alone is told 0.
-        """
-        departures = len(self._running) + ahead + 1 - self._slots
-        if departures <= 0:
-            return 0.0
-        service = self._service_seconds
-        if service is None:  # nobody has ended yet: as long as the oldest has taken so far is a fair guess
-            service = max((now - sequence.started_at for sequence in self._running), default=0.0)
-        return min(LONGEST_WAIT_SECONDS, departures * service / self._slots)
+        self._batch.queue.refuse_if_full(self._batch.running, time.monotonic())
 
     def _forget(self, generation: Generation) -> None:
         """Takes a cancelled request out of the queue at once; one that runs is dropped before the next step."""
         with self._changed:
-            for index, sequence in enumerate(self._waiting):
-                if sequence.generation is generation:
-                    del self._waiting[index]
-                    break
+            self._batch.queue.remove(generation)
             self._changed.notify()
 
     # ---- the engine's thread
@@ -245,7 +196,7 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleeps until there is something to do; False: stop. Raises WorkerLost."""
         with self._changed:
-            while not (self._stopping or self._waiting or self._running or self._undelivered):
+            while not (self._stopping or self._batch.queue or self._batch.running or self._undelivered):
                 if self._draining:
                     self._drained.set()
                 if not self._changed.wait(IDLE_CHECK_SECONDS):
@@ -267,40 +218,8 @@ class Engine:
         """Drops what is over, admits what fits, and says which sequence runs how many tokens."""
         now = time.monotonic()
         with self._changed:
-            self._sweep(now)
-            free_slots = self._slots - len(self._running)
-            state = State(
-                running=[Running(sequence.pending) for sequence in self._running],
-                waiting=[
-                    Waiting(sequence.prompt, self._pool.blocks_for(sequence.positions))
-                    for sequence in islice(self._waiting, free_slots)
-                ],
-                unreserved_blocks=self._pool.unreserved,
-            )
-            decided = schedule(state, self._executor.limits, self._prefill_chunk)
-            for _ in range(decided.admitted):
-                sequence = self._waiting.popleft()
-                sequence.admit(self._pool.open(sequence.positions), now)
-                self._running.append(sequence)
-            assert decided.pieces or not (self._running or self._waiting), "work is open, but none can be scheduled"
-            return [(self._running[piece.sequence], piece.tokens) for piece in decided.pieces]
-
-    def _sweep(self, now: float) -> None:
-        """Takes out every sequence that ended, was cancelled or is too late; no step is in flight here."""
-        late = [s for s in (*self._waiting, *self._running) if s.deadline <= now and s.outcome is None]
-        for sequence in late:
-            sequence.outcome = Failed(DeadlineExceeded(_late_message(sequence, now)))
-        self._undelivered += late
-        if any(_is_over(sequence) for sequence in self._waiting):
-            self._waiting = deque(sequence for sequence in self._waiting if not _is_over(sequence))
-        over = [sequence for sequence in self._running if _is_over(sequence)]
-        if over:
-            self._running = [sequence for sequence in self._running if not _is_over(sequence)]
-        for sequence in over:
-            sequence.close()
-            seconds = now - sequence.started_at
-            mean = seconds if self._service_seconds is None else self._service_seconds
-            self._service_seconds = mean + SERVICE_TIME_WEIGHT * (seconds - mean)
+            self._undelivered += self._batch.remove_ended(now)
+            return self._batch.next_work(now)
 
     def _apply(self, work: list[tuple[Sequence, int]], step: Step, result: StepResult) -> None:
         draws = sum(chunk.sampling is not None for chunk in step.chunks)
@@ -360,11 +279,7 @@ class Engine:
     def _fail_open(self, error: ServiceError) -> None:
         self._deliver()
         with self._changed:
-            still_open = [*self._running, *self._waiting]
-            self._running = []
-            self._waiting.clear()
-            for sequence in still_open:
-                sequence.close()
+            still_open = self._batch.clear()
         for sequence in still_open:
             # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
             sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
@@ -382,12 +297,3 @@ class Engine:
         self._error = error
         self._drained.set()
         self._stopped.set()
-
-
-def _is_over(sequence: Sequence) -> bool:
-    return sequence.outcome is not None or sequence.generation.mailbox.closed
-
-
-def _late_message(sequence: Sequence, now: float) -> str:
-    where = "in the queue" if sequence.started_at == 0.0 else f"with {sequence.drawn} tokens generated"
-    return f"the deadline passed {now - sequence.submitted_at:.1f} seconds after the request came, {where}"

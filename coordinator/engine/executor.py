@@ -1,4 +1,4 @@
-"""What the engine asks of the workers; the launcher's RayWorkers are one kind, the tests' fake ones another."""
+"""What the engine asks of the workers; the launcher's HostGroup are one kind, the tests' fake ones another."""
 
 from __future__ import annotations
 

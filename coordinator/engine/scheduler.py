@@ -19,31 +19,31 @@ from numoe.protos.messages import StepLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningSequence:
     """An admitted sequence that has tokens to run."""
 
     pending: int  # known tokens not run yet: 1 for a decode, more in a prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingSequence:
     """A sequence in the queue."""
 
-    prompt: int  # tokens
+    pending: int  # tokens to run first: its prompt
     blocks: int  # KV blocks for everything it may ever hold
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SchedulerState:
     """All that the decision depends on."""
 
-    running: Sequence[Running]  # in order of admission
-    waiting: Sequence[Waiting]  # in order of arrival; its first `slots` entries are enough
+    running: Sequence[RunningSequence]  # in order of admission
+    waiting: Sequence[WaitingSequence]  # in order of arrival; its first `slots` entries are enough
     unreserved_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScheduledChunk:
     """A sequence's share of the step: its next `tokens` pending tokens."""
 
     sequence: int  # index into running, then on into the admitted head of waiting
@@ -52,10 +52,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The decision: how many of the queue's head are admitted, and the step's pieces, decodes first."""
+    """The decision: how many of the queue's head are admitted, and the step's chunks, decodes first."""
 
     admitted: int
-    pieces: tuple[Piece, ...]
+    chunks: tuple[ScheduledChunk, ...]
 
 
 def slots(limits: StepLimits) -> int:
@@ -63,27 +63,27 @@ def slots(limits: StepLimits) -> int:
     return min(limits.sequences, limits.step_tokens)
 
 
-def schedule(state: State, limits: StepLimits, prefill_chunk: int) -> Schedule:
-    """Decides the next step; without anything to run the answer has no pieces."""
-    decodes = [Piece(index, 1) for index, running in enumerate(state.running) if running.pending == 1]
+def schedule(state: SchedulerState, limits: StepLimits, prefill_chunk: int) -> Schedule:
+    """Decides the next step; without anything to run the answer has no chunks."""
+    decodes = [ScheduledChunk(index, 1) for index, running in enumerate(state.running) if running.pending == 1]
     tokens = limits.step_tokens - len(decodes)
-    prompts: list[Piece] = []
+    prompts: list[ScheduledChunk] = []
     for index, running in enumerate(state.running):
         if tokens == 0:
             break
         if running.pending > 1:
-            piece = Piece(index, min(running.pending, prefill_chunk, tokens))
-            prompts.append(piece)
-            tokens -= piece.tokens
+            chunk = ScheduledChunk(index, min(running.pending, prefill_chunk, tokens))
+            prompts.append(chunk)
+            tokens -= chunk.tokens
     admitted = 0
     blocks = state.unreserved_blocks
     for waiting in state.waiting:
         index = len(state.running) + admitted
         if tokens == 0 or index >= slots(limits) or waiting.blocks > blocks:
             break
-        piece = Piece(index, min(waiting.prompt, prefill_chunk, tokens))
-        prompts.append(piece)
-        tokens -= piece.tokens
+        chunk = ScheduledChunk(index, min(waiting.pending, prefill_chunk, tokens))
+        prompts.append(chunk)
+        tokens -= chunk.tokens
         blocks -= waiting.blocks
         admitted += 1
     return Schedule(admitted, tuple(decodes + prompts))

@@ -7,39 +7,27 @@ a step run in vain costs 10,000 times what looking at the text first does.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
 
 from numoe.coordinator.engine.answer_text import AnswerText
+from numoe.coordinator.engine.events import Failed, Finished, FinishReason, Timings, Usage
 from numoe.coordinator.engine.generation import Generation
 from numoe.coordinator.engine.kv_blocks import BlockTable
-from numoe.coordinator.engine.requests import Failed, Finished, FinishReason, GenerationRequest, Timings, Usage
+from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.engine.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import NO_TOKENS, Chunk
 
 
-class SeenTokens:
-    """The distinct tokens of a prompt and its answer, with how often each was drawn: what penalties need."""
+@dataclass(slots=True)
+class _Owed:
+    """A token that was drawn and not delivered yet."""
 
-    __slots__ = ("_counts", "_distinct", "_index_of", "_tokens")
-
-    def __init__(self, prompt: tuple[int, ...], budget: int) -> None:
-        self._index_of = {token_id: index for index, token_id in enumerate(dict.fromkeys(prompt))}
-        self._distinct = len(self._index_of)
-        self._tokens = np.zeros(self._distinct + budget, np.int32)
-        self._tokens[: self._distinct] = list(self._index_of)
-        self._counts = np.zeros(self._distinct + budget, np.int32)
-
-    def add(self, token_id: int) -> None:
-        index = self._index_of.setdefault(token_id, self._distinct)
-        if index == self._distinct:
-            self._tokens[index] = token_id
-            self._distinct += 1
-        self._counts[index] += 1
-
-    def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Ids and counts, [n] each; views that hold until the next `add`."""
-        return self._tokens[: self._distinct], self._counts[: self._distinct]
+    token_id: int
+    logprob: float
+    text: str | None = None  # None: not made yet
 
 
 class Sequence:
@@ -64,8 +52,7 @@ class Sequence:
         self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, request.stop, request.include_stop)
-        self._owed: tuple[int, float] | None = None  # token and logprob drawn, not delivered yet
-        self._owed_text: str | None = None  # None: not made yet
+        self._owed: _Owed | None = None
         self._owes_progress = False
         self._first_token_at = 0.0
         self._last_token_at = 0.0
@@ -79,7 +66,13 @@ class Sequence:
         """Known tokens still to run."""
         return self.known - self.run
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, or its client no longer wants it."""
+        return self.outcome is not None or self.generation.mailbox.closed
+
     def admit(self, table: BlockTable, now: float) -> None:
+        """Takes a slot, with blocks for all that it may ever hold."""
         self.table = table
         self.started_at = now
 
@@ -113,8 +106,8 @@ class Sequence:
         if self.drawn == 1:
             self._first_token_at = now
         self._last_token_at = now
-        self._owed = (token_id, logprob)
-        reason, match = self._end(token_id)
+        self._owed = _Owed(token_id, logprob)
+        reason, match = self._end(self._owed)
         if reason is not None:
             self.outcome = Finished(reason, match, Usage(self.prompt, self.drawn), self._timings())
 
@@ -125,23 +118,23 @@ class Sequence:
             self._owes_progress = False
             mailbox.put_progress(min(self.run, self.prompt), self.prompt)
         if self._owed is not None:
-            token_id, logprob = self._owed
-            if self._owed_text is None:
-                self._make_text(token_id, ends=isinstance(self.outcome, Finished))
-            mailbox.put_delta(self._owed_text or "", token_id, logprob)
-            self._owed = self._owed_text = None
+            owed, self._owed = self._owed, None
+            if owed.text is None:
+                owed.text = self._make_text(owed.token_id, ends=isinstance(self.outcome, Finished))
+            mailbox.put_delta(owed.text, owed.token_id, owed.logprob)
         if self.outcome is not None:
             mailbox.put_terminal(self.outcome)
 
-    def _end(self, token_id: int) -> tuple[FinishReason | None, str | int | None]:
-        ends = self._is_end_token(token_id)
+    def _end(self, owed: _Owed) -> tuple[FinishReason | None, str | int | None]:
+        """Why and by what the request ends with the token drawn last; None and None if it goes on."""
+        ends = self._is_end_token(owed.token_id)
         full = self.known == len(self._tokens)
         if self.request.stop:
-            self._make_text(token_id, ends=ends or full)
+            owed.text = self._make_text(owed.token_id, ends=ends or full)
             if self._text.stop_match is not None:
                 return FinishReason.STOP, self._text.stop_match
         if ends:
-            return FinishReason.STOP, token_id
+            return FinishReason.STOP, owed.token_id
         return (FinishReason.LENGTH, None) if full else (None, None)
 
     def _is_end_token(self, token_id: int) -> bool:
@@ -150,11 +143,12 @@ class Sequence:
             return False
         return token_id in request.stop_token_ids or (not request.ignore_eos and token_id in self._tokenizer.end_ids)
 
-    def _make_text(self, token_id: int, *, ends: bool) -> None:
+    def _make_text(self, token_id: int, *, ends: bool) -> str:
+        """What the client sees of one more token, and of all that was held back if the answer `ends` with it."""
         text = ""
         if not self._is_end_token(token_id) or self.request.include_stop:
             text = self._text.push(token_id, may_stop=self.drawn >= self.request.min_tokens)
-        self._owed_text = text + self._text.finish() if ends else text
+        return text + self._text.finish() if ends else text
 
     def _timings(self) -> Timings:
         queue = self.started_at - self.submitted_at

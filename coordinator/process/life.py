@@ -27,11 +27,11 @@ from grpc_reflection.v1alpha import reflection
 
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import SERVICE_NAMES, GenerationService, ModelService, PlacementService
-from numoe.coordinator.engine.engine import EngineState
+from numoe.coordinator.engine.state import EngineState
 from numoe.coordinator.process.loading import Loader, ServedModel
+from numoe.coordinator.process.rebalancer import rebalance_forever
+from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ListenSettings, ServeSettings, check_settings
-from numoe.coordinator.workers.moves import rebalance_forever
-from numoe.coordinator.workers.placement import LoadProgress
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, Unavailable
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 
@@ -157,7 +157,7 @@ class Server:
             raise error
 
     async def _drain(self, served: ServedModel) -> None:
-        status = served.engine.status()
+        status = served.engine.snapshot()
         _log.info("draining", running=status.running, queued=status.queued)
         await _first(served.engine.drain(self._settings.engine.drain_timeout_seconds), self._hurry.wait())
         await served.engine.stop()
@@ -168,7 +168,7 @@ class Server:
         """Health follows the engine: NOT_SERVING from the loss of a worker until all are back."""
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)
-            await self._set_health(serving=served.engine.status().state is EngineState.SERVING)
+            await self._set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
 
     async def _set_health(self, *, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse

@@ -12,8 +12,9 @@ import structlog
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.requests import RequestLimits
 from numoe.coordinator.machine.planning import planned
+from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
-from numoe.coordinator.workers.placement import LoadProgress, Workers
+from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process import cpu_quota, quota_cost, quota_remedy
@@ -51,9 +52,9 @@ def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> S
     # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
     spec, tokenizer, template = read_model(path)
     shards = shard_plan(spec, settings)
-    from numoe.coordinator.workers.group import start_workers
+    from numoe.coordinator.workers.starting import start_workers
 
-    workers = start_workers(model_path=path, spec=spec, plan=shards, settings=settings, progress=progress)
+    workers = start_workers(spec=spec, plan=shards, settings=settings, progress=progress)
     timeout = settings.workers.step_timeout_seconds
     engine = Engine(workers, tokenizer, settings.engine, step_timeout_seconds=timeout)
     return ServedModel(spec, tokenizer, template, workers, engine)

@@ -1,4 +1,4 @@
-"""Decides which experts change workers, from what the workers counted, and has it done while requests run."""
+"""Decides from what workers counted which experts are to change workers, and has them moved while requests run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.workers.placement import Workers
@@ -14,13 +13,9 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import read_topology
 from numoe.model.planning.moves import ExpertMove, balance, drain
 from numoe.model.planning.plan_size import whole_expert_bytes
-from numoe.protos.errors import InvalidRequest, NumoeError
+from numoe.protos.errors import InvalidRequest
 
 RESERVE_BYTES = 1 << 30  # of every node, for all else that lives there
-AUTO_SECONDS = 60.0  # between two looks at the counts
-LEAST_TOKENS = 1000  # fewer since the last look say little about which experts are popular
-
-_log = structlog.get_logger()
 
 
 def wanted_moves(
@@ -53,24 +48,3 @@ async def make_moves(workers: Workers, moves: list[ExpertMove]) -> AsyncIterator
     for number, move in enumerate(moves, 1):
         await asyncio.to_thread(workers.move_expert, move)
         yield number
-
-
-async def rebalance_forever(spec: ModelSpec, workers: Workers, seconds: float = AUTO_SECONDS) -> None:
-    """Rebalance now and then by what was counted since the last time; ends only by being cancelled."""
-    before = workers.expert_hits()
-    while True:
-        await asyncio.sleep(seconds)
-        now = workers.expert_hits()
-        recent = np.maximum(now - before, 0)  # restarted workers count from 0
-        if recent[0].sum() < LEAST_TOKENS * spec.active_experts:
-            continue
-        before = now
-        try:
-            moves = await asyncio.to_thread(wanted_moves, spec, workers, recent)
-            async for _ in make_moves(workers, moves):
-                pass
-        except NumoeError as error:
-            _log.warning("rebalance_failed", error=str(error))
-        else:
-            if moves:
-                _log.info("rebalanced", moves=len(moves))

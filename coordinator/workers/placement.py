@@ -1,4 +1,4 @@
-"""Where the model lies, as the launcher reports it and GetPlacement shows it."""
+"""Where the model lies: what the workers report and GetPlacement shows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Placement:
 
 
 class Workers(StepExecutor, Protocol):
-    """What the launcher starts: the executor of the engine's steps, which also knows where everything lies.
+    """An executor of the engine's steps that also knows where everything lies.
 
     The methods that it adds may be called from any thread.
     """
@@ -61,10 +61,3 @@ class Workers(StepExecutor, Protocol):
 
     def move_expert(self, move: ExpertMove) -> None:
         """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""
-
-
-class LoadProgress(Protocol):
-    """Told by the launcher, often, from any thread; what it raises ends the loading, and with it every worker."""
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """`phase` for people, e.g. "loading"; done of total bytes, or steps; total 0 where nobody knows."""

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.process.loading import read_model
 from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
-from numoe.coordinator.workers.group import RayWorkers, start_workers
+from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
@@ -71,15 +74,15 @@ class WorkerProcesses:
         model, count = self._model, self._count
         self._loads = 0
         self._first = start_workers(
-            model_path=model.path,
             spec=model.spec,
             plan=plan_of(model.spec, count, 1),
             settings=ServeSettings(engine=EngineSettings(context_tokens=64)),
             progress=lambda phase, done, total: None,
         )
-        self.actors, self.pids = self._first._actors, self._first._pids
-        self.bindings = [report.locality.binding for report in self._first._reports]
-        self._first._channel.abort()  # type: ignore[union-attr]  # its threads end, the processes stay
+        started = self._first._sound()
+        self.handles, self.pids = started.actors.handles, started.actors.pids
+        self.bindings = [report.locality.binding for report in started.reports]
+        started.channel.abort()  # its threads end, the processes stay
 
     def load(
         self,
@@ -113,34 +116,40 @@ class WorkerProcesses:
         self._first.close()
 
 
-class _ReusedWorkers(RayWorkers):
-    """A group in processes that are there already and stay; all but that is the launcher's own code."""
+class _ReusedActors(ActorGroup):
+    """The first of the processes that are there already."""
+
+    def __init__(self, plan: ShardPlan, processes: WorkerProcesses) -> None:
+        super().__init__(plan)
+        count = len(plan.shards)
+        self.handles = processes.handles[:count]
+        self._processes = WatchedProcesses(processes.pids[:count])
+
+    def start(self, seconds: float) -> None:
+        """Nothing: the processes run."""
+
+    def give_back(self) -> None:
+        """Nothing: the processes stay."""
+
+    def end(self) -> None:
+        self._processes.close()
+
+
+class _ReusedWorkers(HostGroup):
+    """A group in processes that are there already and stay; all but that is the product's own code."""
 
     def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
         super().__init__(spec, shards, settings, session=None)
         self._processes = processes
 
-    def _start_actors(self, end: float) -> None:
-        count = len(self._plan.shards)
-        self._actors, self._pids = self._processes.actors[:count], self._processes.pids[:count]
-        self._watched = [os.pidfd_open(pid) for pid in self._pids]
-
-    def _give_back(self) -> None:
-        """Nothing: the processes stay."""
-
-    def _end_group(self) -> None:
-        if self._channel is not None:
-            self._channel.abort()
-            self._channel.close()
-        for watched in self._watched:
-            os.close(watched)
-        self._channel, self._actors, self._watched = None, [], []
+    def _new_actors(self) -> ActorGroup:
+        return _ReusedActors(self._plan, self._processes)
 
 
 class RecordedWorkers:
     """A StepExecutor that keeps the logits each token was drawn from, by (sampling seed, position)."""
 
-    def __init__(self, workers: RayWorkers) -> None:
+    def __init__(self, workers: HostGroup) -> None:
         self.logits: dict[tuple[int, int], NDArray[np.float32]] = {}  # [V]
         self.chunks: list[tuple[int, ...]] = []  # per step the tokens of each chunk
         self.before_step: Callable[[int], None] = lambda number: None  # runs in the engine's thread

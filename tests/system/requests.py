@@ -60,7 +60,7 @@ async def engine_over(workers: RecordedWorkers, model: TinyModel, settings: Engi
         yield engine
     finally:
         await engine.stop(PATIENCE_SECONDS)
-    assert engine.status().restarts == 0
+    assert engine.snapshot().restarts == 0
 
 
 async def run_alone(workers: RecordedWorkers, model: TinyModel, settings: EngineSettings) -> Answers:

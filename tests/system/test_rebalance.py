@@ -122,7 +122,7 @@ async def test_what_the_placement_tells_is_what_every_page_says(processes: Worke
     assert [worker.weight_bytes for worker in told] == [
         (bytes_ or 0) + change for bytes_, change in zip(weights, changes, strict=True)
     ]
-    for worker, actor in zip(told, processes.actors, strict=False):
+    for worker, actor in zip(told, processes.handles, strict=False):
         seen = ray.get(actor.recount.remote())
         assert worker.locality is not None
         assert worker.locality.layers == seen.locality.layers

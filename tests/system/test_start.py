@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from numoe.coordinator.settings import KV_TYPES
-from numoe.coordinator.workers.group import tile_types
+from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
 from numoe.model.gguf.tensors import TensorType
 from numoe.worker.running.step_memory import formats_of

@@ -23,7 +23,8 @@ from numoe.coordinator.api.grpc.messages import (
     placement_message,
 )
 from numoe.coordinator.api.prompts import Turn, decode, encode_conversation, encode_text
-from numoe.coordinator.engine.requests import Failed, token_budget
+from numoe.coordinator.engine.events import Failed
+from numoe.coordinator.engine.requests import token_budget
 from numoe.coordinator.process.loading import ServedModel
 from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.protos.errors import InvalidRequest, UnsupportedModel

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.events import Delta, Event, Failed, Finished
 from numoe.coordinator.engine.generation import Generation
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import Delta, Event, Failed, Finished, GenerationRequest
+from numoe.coordinator.engine.requests import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Step
 from tests.coordinator.engine.fake_executor import FakeExecutor
@@ -29,7 +30,7 @@ async def serving(executor: FakeExecutor, **settings: Any) -> AsyncIterator[Engi
         yield engine
     finally:
         await engine.stop(PATIENCE_SECONDS)
-    status = engine.status()
+    status = engine.snapshot()
     assert (status.running, status.queued, status.kv_blocks_used) == (0, 0, 0)
     assert executor.closed == 1
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from numoe.coordinator.engine.requests import Accepted, Delta, FinishReason, GenerationRequest, PromptProgress, Usage
+from numoe.coordinator.engine.events import Accepted, Delta, FinishReason, PromptProgress, Usage
+from numoe.coordinator.engine.requests import GenerationRequest
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling, Step
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
@@ -88,7 +89,7 @@ async def test_a_step_is_sent_first_and_the_text_of_the_last_one_delivered_while
         sending.open()
         assert [type(await anext(generation)) for _ in range(2)] == [PromptProgress, Delta]
         await computing.reached.wait()
-        assert engine.status().generated_tokens == 1
+        assert engine.snapshot().generated_tokens == 1
         computing.open()
         assert len((await answer(generation)).tokens) == 2
 
@@ -186,7 +187,7 @@ async def test_a_bad_request_is_refused_before_it_is_queued() -> None:
             engine.submit(request((TOKENIZER.vocabulary,)))
         with pytest.raises(InvalidRequest, match="context of 256"):
             engine.submit(request(PROMPT, 254))
-        assert engine.status().queued == 0
+        assert engine.snapshot().queued == 0
 
 
 async def test_the_context_is_no_longer_than_the_pool_of_blocks() -> None:

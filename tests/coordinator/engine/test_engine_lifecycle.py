@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.engine.engine import IDLE_CHECK_SECONDS, MOST_RESTARTS, Engine, EngineState
+from numoe.coordinator.engine.engine import IDLE_CHECK_SECONDS, MOST_RESTARTS, Engine
+from numoe.coordinator.engine.events import Accepted, Failed
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import Accepted, Failed, GenerationRequest
+from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.engine.state import EngineState
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import (
     DeadlineExceeded,
@@ -48,7 +50,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert 0 < waits[0] < waits[1]
         waiting[0].cancel()  # frees its place at once, while the step is still in flight
         third = engine.submit(request(PROMPT))
-        assert engine.status().queued == 2
+        assert engine.snapshot().queued == 2
         gate.open()
         for generation in (first, waiting[1], third):
             assert (await answer(generation)).tokens[-8:] == expected_tokens(PROMPT, 8, ALL_IDS)
@@ -113,7 +115,7 @@ async def test_a_thousand_random_cancels_leak_nothing_and_change_no_other_answer
         chooser.shuffle(phases)
         await asyncio.gather(*[one(engine, index, phase) for index, phase in enumerate(phases)])
         assert await engine.drain(PATIENCE_SECONDS)
-        status = engine.status()
+        status = engine.snapshot()
         assert (status.running, status.queued, status.kv_blocks_used) == (0, 0, 0)
 
 
@@ -156,7 +158,7 @@ async def test_drain_ends_open_requests_well_and_takes_no_new_ones() -> None:
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="shutting down"):
             engine.submit(request(PROMPT))
-        assert engine.status().state is EngineState.DRAINING
+        assert engine.snapshot().state is EngineState.DRAINING
         gate.open()
         assert await draining
         for generation in generations:
@@ -174,7 +176,7 @@ async def test_what_drain_cannot_wait_for_fails_when_the_engine_stops() -> None:
         gate.open()
         await stopping
         assert await engine.wait_stopped() is None
-        assert engine.status().state is EngineState.STOPPED
+        assert engine.snapshot().state is EngineState.STOPPED
         for generation in generations:
             assert isinstance((await answer(generation)).error, Unavailable)
 
@@ -216,14 +218,14 @@ async def test_a_lost_worker_fails_all_open_requests_and_the_engine_serves_again
         assert len({id(got.error) for got in answers}) == 5
         assert answers[0].tokens == expected_tokens((0,), 4, ALL_IDS)
         await restarting.reached.wait()
-        assert engine.status().state is EngineState.RESTARTING
-        assert (engine.status().running, engine.status().kv_blocks_used) == (0, 0)
+        assert engine.snapshot().state is EngineState.RESTARTING
+        assert (engine.snapshot().running, engine.snapshot().kv_blocks_used) == (0, 0)
         with pytest.raises(Unavailable, match="restarted"):
             engine.submit(request(PROMPT))
         restarting.open()
         got = await _answer_when_serving(engine, request(PROMPT))
         assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
-        assert engine.status().restarts == executor.restarts == 1
+        assert engine.snapshot().restarts == executor.restarts == 1
 
 
 async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_way() -> None:
@@ -258,7 +260,7 @@ async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks() -> Non
         await restarted.wait()
         got = await _answer_when_serving(engine, request(PROMPT))
         assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
-        assert engine.status().restarts == executor.restarts == 1
+        assert engine.snapshot().restarts == executor.restarts == 1
 
 
 async def test_a_restart_that_cannot_work_stops_the_engine_at_once() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from numoe.coordinator.engine.generation import Generation, Mailbox, wake_consumers
-from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import (
+from numoe.coordinator.engine.events import (
     Accepted,
     Delta,
     Event,
@@ -18,6 +16,8 @@ from numoe.coordinator.engine.requests import (
     Timings,
     Usage,
 )
+from numoe.coordinator.engine.generation import Generation, Mailbox, wake_consumers
+from numoe.coordinator.engine.latch import Latch
 from numoe.protos.errors import RequestCancelled
 
 FINISHED = Finished(FinishReason.LENGTH, None, Usage(1, 1), Timings(0, 0, 0, 0, 0))

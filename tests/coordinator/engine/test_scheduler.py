@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.coordinator.engine.kv_blocks import BlockPool, BlockTable
-from numoe.coordinator.engine.scheduler import Piece, Running, Schedule, State, Waiting, schedule, slots
+from numoe.coordinator.engine.scheduler import (
+    RunningSequence,
+    Schedule,
+    ScheduledChunk,
+    SchedulerState,
+    WaitingSequence,
+    schedule,
+    slots,
+)
 from numoe.protos.messages import StepLimits
 
 LIMITS = StepLimits(step_tokens=8, sequences=4, context_tokens=64, kv_blocks=16, block_positions=4)
@@ -60,14 +68,14 @@ def _traffic(draw: st.DrawFn) -> tuple[StepLimits, int, list[Simulated]]:
 def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
     traffic: tuple[StepLimits, int, list[Simulated]],
 ) -> None:
-    limits, chunk, requests = traffic
+    limits, prefill_chunk, requests = traffic
     pool = BlockPool(limits.kv_blocks, limits.block_positions)
     running: list[Simulated] = []
     served = 0
     for step in range(15 + sum(request.prompt + request.answer for request in requests)):
         waiting = [request for request in requests[served:] if request.arrival <= step]
-        decided = _decide(running, waiting, pool, limits, chunk)
-        _check_limits(decided, running, waiting, pool, limits, chunk)
+        decided = _decide(running, waiting, pool, limits, prefill_chunk)
+        _check_limits(decided, running, waiting, pool, limits, prefill_chunk)
         for request in waiting[: decided.admitted]:
             request.table = pool.open(request.positions)
             request.admitted_at = step
@@ -85,15 +93,15 @@ def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
 
 
 def _decide(
-    running: list[Simulated], waiting: list[Simulated], pool: BlockPool, limits: StepLimits, chunk: int
+    running: list[Simulated], waiting: list[Simulated], pool: BlockPool, limits: StepLimits, prefill_chunk: int
 ) -> Schedule:
-    state = State(
-        [Running(request.pending) for request in running],
-        [Waiting(request.prompt, pool.blocks_for(request.positions)) for request in waiting],
+    state = SchedulerState(
+        [RunningSequence(request.pending) for request in running],
+        [WaitingSequence(request.prompt, pool.blocks_for(request.positions)) for request in waiting],
         pool.unreserved,
     )
-    decided = schedule(state, limits, chunk)
-    assert decided == schedule(state, limits, chunk)
+    decided = schedule(state, limits, prefill_chunk)
+    assert decided == schedule(state, limits, prefill_chunk)
     return decided
 
 
@@ -103,31 +111,31 @@ def _check_limits(
     waiting: list[Simulated],
     pool: BlockPool,
     limits: StepLimits,
-    chunk: int,
+    prefill_chunk: int,
 ) -> None:
     members = [*running, *waiting[: decided.admitted]]
-    pieces = decided.pieces
-    assert len(pieces) <= len(members) <= slots(limits) <= limits.sequences
-    assert sum(piece.tokens for piece in pieces) <= limits.step_tokens
-    assert len({piece.sequence for piece in pieces}) == len(pieces)
-    assert all(1 <= piece.tokens <= min(chunk, members[piece.sequence].pending) for piece in pieces)
+    chunks = decided.chunks
+    assert len(chunks) <= len(members) <= slots(limits) <= limits.sequences
+    assert sum(chunk.tokens for chunk in chunks) <= limits.step_tokens
+    assert len({chunk.sequence for chunk in chunks}) == len(chunks)
+    assert all(1 <= chunk.tokens <= min(prefill_chunk, members[chunk.sequence].pending) for chunk in chunks)
     decodes = [index for index, request in enumerate(running) if request.pending == 1]
-    assert [piece.sequence for piece in pieces[: len(decodes)]] == decodes
-    prompts = [piece.sequence for piece in pieces[len(decodes) :]]
+    assert [chunk.sequence for chunk in chunks[: len(decodes)]] == decodes
+    prompts = [chunk.sequence for chunk in chunks[len(decodes) :]]
     assert prompts == [index for index in range(len(members)) if index not in decodes][: len(prompts)]
     assert prompts or len(decodes) == len(running), "the oldest prompt must progress"
     assert all(index in prompts for index in range(len(running), len(members)))
-    assert pieces or not (running or waiting)
+    assert chunks or not (running or waiting)
     if decided.admitted < len(waiting):  # the head waits only for want of a slot, tokens or blocks
         unreserved = pool.unreserved - sum(pool.blocks_for(r.positions) for r in waiting[: decided.admitted])
-        full = sum(piece.tokens for piece in pieces) == limits.step_tokens or len(members) == slots(limits)
+        full = sum(chunk.tokens for chunk in chunks) == limits.step_tokens or len(members) == slots(limits)
         assert full or pool.blocks_for(waiting[decided.admitted].positions) > unreserved
 
 
 def _run(decided: Schedule, running: list[Simulated], pool: BlockPool, step: int) -> None:
-    for piece in decided.pieces:
-        request = running[piece.sequence]
-        request.run += range(len(request.run), len(request.run) + piece.tokens)
+    for chunk in decided.chunks:
+        request = running[chunk.sequence]
+        request.run += range(len(request.run), len(request.run) + chunk.tokens)
         assert request.table is not None
         request.blocks = request.table.grow(len(request.run)).tolist()
         request.drawn += request.pending == 0
@@ -145,27 +153,33 @@ def _leaves(request: Simulated, step: int) -> bool:
 
 
 def test_decodes_run_before_prompts_and_prompts_share_what_is_left_in_order() -> None:
-    state = State([Running(20), Running(1), Running(9)], [Waiting(5, 1)], unreserved_blocks=9)
+    state = SchedulerState(
+        [RunningSequence(20), RunningSequence(1), RunningSequence(9)], [WaitingSequence(5, 1)], unreserved_blocks=9
+    )
     decided = schedule(state, LIMITS, prefill_chunk=4)
-    assert decided == Schedule(0, (Piece(1, 1), Piece(0, 4), Piece(2, 3)))
+    assert decided == Schedule(0, (ScheduledChunk(1, 1), ScheduledChunk(0, 4), ScheduledChunk(2, 3)))
 
 
 def test_a_prompt_is_admitted_into_the_tokens_that_decodes_leave() -> None:
-    state = State([Running(1), Running(1)], [Waiting(20, 6), Waiting(3, 1)], unreserved_blocks=9)
-    assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(1, (Piece(0, 1), Piece(1, 1), Piece(2, 6)))
+    state = SchedulerState(
+        [RunningSequence(1), RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], unreserved_blocks=9
+    )
+    assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(
+        1, (ScheduledChunk(0, 1), ScheduledChunk(1, 1), ScheduledChunk(2, 6))
+    )
 
 
 def test_nobody_overtakes_a_head_that_waits_for_blocks() -> None:
-    state = State([Running(1)], [Waiting(20, 6), Waiting(3, 1)], unreserved_blocks=5)
-    assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(0, (Piece(0, 1),))
+    state = SchedulerState([RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], unreserved_blocks=5)
+    assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(0, (ScheduledChunk(0, 1),))
 
 
 def test_no_more_sequences_are_admitted_than_can_decode_in_one_step() -> None:
     limits = StepLimits(step_tokens=2, sequences=4, context_tokens=64, kv_blocks=16, block_positions=4)
-    decided = schedule(State([], [Waiting(1, 1)] * 4, unreserved_blocks=16), limits, prefill_chunk=2)
-    assert decided == Schedule(2, (Piece(0, 1), Piece(1, 1)))
+    decided = schedule(SchedulerState([], [WaitingSequence(1, 1)] * 4, unreserved_blocks=16), limits, prefill_chunk=2)
+    assert decided == Schedule(2, (ScheduledChunk(0, 1), ScheduledChunk(1, 1)))
     assert slots(limits) == 2
 
 
 def test_nothing_to_do_is_an_empty_schedule() -> None:
-    assert schedule(State([], [], 16), LIMITS, prefill_chunk=8) == Schedule(0, ())
+    assert schedule(SchedulerState([], [], 16), LIMITS, prefill_chunk=8) == Schedule(0, ())

@@ -16,8 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numoe.coordinator.api.grpc.generation import SERVICE_NAMES
 from numoe.coordinator.process.life import Ready, Server
 from numoe.coordinator.process.loading import ServedModel
+from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
-from numoe.coordinator.workers.placement import LoadProgress
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, WorkerLost
 from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from tests.coordinator.api.grpc.grpc_serving import (
@@ -153,7 +153,7 @@ async def test_draining_lets_running_requests_finish_and_takes_no_new_ones() -> 
         answer = asyncio.create_task(generated(running, ask(max_tokens=60)))
         await gate.reached.wait()
         running.server.on_signal()
-        await until(lambda: running.server.served().engine.status().state == "draining")
+        await until(lambda: running.server.served().engine.snapshot().state == "draining")
         assert await health_of(running.channel) == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await generated(running, ask())
@@ -174,7 +174,7 @@ async def test_draining_ends_early_on_a_second_signal_or_when_its_time_is_up(hur
         running.server.on_signal()
         if hurry == "second signal":
             running.server.on_signal()
-        await until(lambda: running.server.served().engine.status().state == "stopped")
+        await until(lambda: running.server.served().engine.snapshot().state == "stopped")
         gate.open()
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await answer

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.process.life import Ready, Server
 from numoe.coordinator.process.loading import ServedModel, read_model
+from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
-from numoe.coordinator.workers.placement import LoadProgress, Placement, WorkerPlacement
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
@@ -122,7 +123,7 @@ class Running:
 
     def busy(self) -> tuple[int, int, int]:
         """Requests in work, waiting ones, blocks in use."""
-        status = self.server.served().engine.status()
+        status = self.server.served().engine.snapshot()
         return status.running, status.queued, status.kv_blocks_used
 
 

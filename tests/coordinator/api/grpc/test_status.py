@@ -196,7 +196,7 @@ async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_statu
             assert messages[-1].failed.reason == "WORKER_LOST"
             assert messages[-1].failed.message == error.details()
             assert detail_of(error, error_details_pb2.RetryInfo)
-        await until(lambda: workers.restarts == 1 and running.server.served().engine.status().state == "serving")
+        await until(lambda: workers.restarts == 1 and running.server.served().engine.snapshot().state == "serving")
         assert (await generated(running, ask())).finished
 
 

@@ -1,0 +1,83 @@
+"""The events that answer a request: what the engine tells, in order, from acceptance to the one terminal event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from numoe.protos.errors import NumoeError
+
+
+class FinishReason(StrEnum):
+    """Why a request ended well."""
+
+    STOP = "stop"  # an end token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens, or the end of the context
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a finished request; completion_tokens counts every token drawn, the one that ended it included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a finished request's time went; the three add up to submit .. last token."""
+
+    queue_milliseconds: float  # submitted .. first chunk of the prompt sent to the workers
+    prefill_milliseconds: float  # .. first token drawn
+    decode_milliseconds: float  # .. last token drawn
+    prefill_tokens_per_second: float  # prompt tokens per second of prefill
+    decode_tokens_per_second: float  # tokens after the first per second of decode; 0 with one token
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Always the first event."""
+
+    queue_position: int  # requests waiting ahead of this one
+    estimated_wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """So many of the prompt's tokens have been run."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Tokens drawn since the last Delta, and the text that is certain by now.
+
+    The text may lag behind the tokens: an incomplete UTF-8 character and what could become a stop string are held
+    back. A slow consumer gets fewer, longer Deltas.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # one per token: natural log of its probability before penalties and temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal: the request ended as asked."""
+
+    reason: FinishReason
+    stop_match: str | int | None  # the stop string, or the stop or end token's id; None when reason is LENGTH
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: RequestCancelled, DeadlineExceeded, WorkerLost, Unavailable."""
+
+    error: NumoeError
+
+
+Event = Accepted | PromptProgress | Delta | Finished | Failed

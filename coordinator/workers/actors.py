@@ -1,0 +1,126 @@
+"""The Ray actors of a group, one per shard: started bound to their nodes, loaded, watched, ended.
+
+Ray starts, places and ends the processes. A worker's death shows on its pidfd at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numoe.coordinator.workers import ray_node  # noqa: F401  sets what Ray reads when it is imported
+
+# isort: split
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.model.machine.topology import format_id_list
+from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.protos.errors import ServiceError, SetupError, WorkerLost
+
+POLL_SECONDS = 0.1  # between two looks at how far loading is
+KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
+
+
+class ActorGroup:
+    """The worker processes of one plan, from their start to their end; used by one thread at a time."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self.handles: list[Any] = []  # of WorkerActor, worker/running/actor.py
+        self._shards = plan.shards
+        self._placement: Any = None
+        self._processes = WatchedProcesses(())
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids in the order of the workers; empty until all run."""
+        return self._processes.pids
+
+    def start(self, seconds: float) -> None:
+        """Start a process per shard, bound to its node and CPUs.
+
+        Raises:
+            ServiceError: they did not all run within `seconds`. What did start is ended by `give_back`.
+        """
+        bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
+        self._placement = placement_group(bundles, strategy="STRICT_PACK")
+        for shard in self._shards:
+            self.handles.append(_start_actor(shard, self._placement))
+        try:
+            pids = ray.get([handle.pid.remote() for handle in self.handles], timeout=max(1.0, seconds))
+        except ray.exceptions.RayError as error:
+            raise ServiceError(f"worker processes did not start: {error}") from error
+        self._processes = WatchedProcesses(pids)
+
+    def load(self, assignments: Sequence[WorkerOrder], look: Callable[[], None]) -> list[Any]:
+        """Have every worker load its shard; returns their ShardReports.
+
+        Calls `look` now and then, and at the end; an exception that it raises ends the loading.
+
+        Raises:
+            SetupError: a worker cannot become what its assignment says.
+            WorkerLost: a worker died.
+        """
+        loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
+        pending = loading
+        while pending:
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+            look()
+        return [_report(worker, reference) for worker, reference in enumerate(loading)]
+
+    def ended(self) -> list[int]:
+        """The workers whose processes have ended; returns at once."""
+        return self._processes.ended()
+
+    def give_back(self) -> None:
+        """Tell Ray that the group is over, so that another one finds room."""
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+
+    def end(self) -> None:
+        """End every process and wait until it is gone.
+
+        Ray asks first where it ends an actor: a stopped worker, which cannot hear it, lived over 2 s longer.
+        """
+        self._processes.kill()
+
+
+def _start_actor(shard: Shard, group: Any) -> Any:
+    from numoe.worker.running.actor import WorkerActor
+
+    cpus = format_id_list(sorted(set(shard.cpus)))
+    binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(shard.node), cpus]
+    threads = str(len(shard.cpus))
+    options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
+        num_cpus=0,
+        name=None,
+        max_concurrency=2,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, shard.worker),
+        runtime_env={
+            "py_executable": " ".join([*binding, sys.executable]),
+            "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **_kernel_environment()},
+        },
+    )
+    return options.remote()
+
+
+def _kernel_environment() -> dict[str, str]:
+    """What chooses the compiled kernels; a Ray node that was there before has an environment of its own."""
+    return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
+
+
+def _report(worker: int, reference: Any) -> Any:
+    try:
+        report = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise WorkerLost(f"worker {worker} died while loading: {error}") from error
+    if isinstance(report, str):
+        raise SetupError(report)
+    return report

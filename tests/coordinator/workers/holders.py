@@ -1,0 +1,55 @@
+"""Workers that only note who holds which experts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.machine.topology import Node, Topology
+from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan import PlanOptions, plan
+from numoe.protos.errors import ServiceError
+from tests.coordinator.engine.fake_executor import FakeExecutor
+from tests.tiny_model import TinyShape, tiny_spec
+
+SPEC = tiny_spec(TinyShape())
+MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 34, 1 << 34, 1 << 34, (10,), package=0),))
+SHARDS = plan(SPEC, MACHINE, PlanOptions(workers=2)).shards
+
+
+class Holders(FakeExecutor):
+    """Workers that only note who holds what; the first layer's first two experts are popular."""
+
+    def __init__(self, experts: tuple[ExpertOwners | None, ...]) -> None:
+        super().__init__(range(3))
+        self.now, self.faults = list(experts), 0
+        self.moves: list[ExpertMove] = []
+        self.hits = np.zeros((SPEC.layers, SPEC.experts), np.int64)
+
+    def placement(self) -> Placement:
+        return Placement("expert", tuple(WorkerPlacement(shard, "ready") for shard in SHARDS))
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        return tuple(self.now)
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        return self.hits.copy()
+
+    def count(self, tokens: int) -> None:
+        self.hits[:, 0] += tokens
+        self.hits[:, 1] += tokens
+
+    def move_expert(self, move: ExpertMove) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise ServiceError("a worker was lost")
+        owners = self.now[move.layer]
+        assert owners is not None
+        self.now[move.layer] = move.applied(owners)
+        self.moves.append(move)
+
+
+def whole() -> Holders:
+    return Holders((share_experts([1.0] * SPEC.experts, 2),) * SPEC.layers)
