@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.engine.requests import RequestLimits
 from numoe.coordinator.machine.planning import planned
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
-from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process import cpu_quota, quota_cost, quota_remedy
@@ -26,25 +24,7 @@ from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import UnsupportedModel
 
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model whose workers are ready, and the engine that feeds them."""
-
-    spec: ModelSpec
-    tokenizer: Tokenizer
-    template: ChatTemplate | None  # None: the file has none that works
-    workers: Workers
-    engine: Engine
-
-    @property
-    def limits(self) -> RequestLimits:
-        return self.engine.limits
-
-
 _log = structlog.get_logger()
-
-Loader = Callable[[LoadProgress], ServedModel]
 
 
 def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> ServedModel:

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from numoe.coordinator.api.grpc.generation import SERVICE_NAMES
+from numoe.coordinator.api.grpc.server import SERVICE_NAMES
 from tests.coordinator.api.grpc.grpc_serving import detail_of, info_of
 from tests.system.clients import ENDLESS, SERVE_FLAGS, SERVING, ask, connected, full
 from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, serving

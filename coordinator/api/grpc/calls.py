@@ -16,6 +16,7 @@ import structlog
 from google.rpc import code_pb2
 from grpc.aio import ServerInterceptor, ServicerContext
 
+from numoe.coordinator.api.failures import describe_failure
 from numoe.coordinator.api.grpc.status import grpc_status, status_of
 
 PACKAGE = "/numoe.v1."
@@ -69,7 +70,7 @@ async def _watched(method: str, context: Context) -> AsyncIterator[None]:
         yield
         code = "OK"
     except Exception as error:
-        status = status_of(error)
+        status = status_of(describe_failure(error))
         code = code_pb2.Code.Name(status.code)
         _clear_frames(error)
         await context.abort_with_status(grpc_status(status))

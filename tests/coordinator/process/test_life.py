@@ -13,9 +13,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from numoe.coordinator.api.grpc.generation import SERVICE_NAMES
-from numoe.coordinator.process.life import Ready, Server
-from numoe.coordinator.process.loading import ServedModel
+from numoe.coordinator.api.grpc.server import SERVICE_NAMES
+from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, WorkerLost
@@ -36,6 +36,14 @@ from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate
 
 SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
+
+
+def ignore(phase: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
+def fail_if_announced(ready: Ready) -> None:
+    pytest.fail("announced")
 
 
 class SlowLoad:
@@ -82,8 +90,8 @@ async def test_health_serves_only_once_the_model_is_loaded(tmp_path: Path) -> No
     settings = ServeSettings(ListenSettings(address=address))
     load = SlowLoad(settings)
     announced: list[Ready] = []
-    server = Server(settings, load, lambda phase, done, total: None, announced.append)
-    task = asyncio.create_task(server.run())
+    coordinator = Coordinator(settings, load, ignore, announced.append)
+    task = asyncio.create_task(coordinator.run())
     await until(load.begun.is_set)
     async with grpc.aio.insecure_channel(address) as channel:
         for name in ("", *SERVICE_NAMES):
@@ -97,16 +105,18 @@ async def test_health_serves_only_once_the_model_is_loaded(tmp_path: Path) -> No
         for name in ("", *SERVICE_NAMES):
             assert await health_of(channel, name) == SERVING
         assert (announced[0].address, announced[0].workers, announced[0].threads) == (address, 2, 2)
-    server.on_signal()
+    coordinator.on_signal()
     await task
 
 
 async def test_a_signal_while_loading_ends_the_loading() -> None:
     load = SlowLoad(settings_of())
-    server = Server(settings_of(), load, lambda phase, done, total: None, lambda ready: pytest.fail("announced"))
-    task = asyncio.create_task(server.run())
+    coordinator = Coordinator(
+        settings_of(), load, lambda phase, done, total: None, lambda ready: pytest.fail("announced")
+    )
+    task = asyncio.create_task(coordinator.run())
     await until(load.begun.is_set)
-    server.on_signal()
+    coordinator.on_signal()
     await task
 
 
@@ -114,9 +124,11 @@ async def test_a_refused_set_up_ends_the_server() -> None:
     def refuse(report: LoadProgress) -> ServedModel:
         raise SetupError("no such file")
 
-    server = Server(settings_of(), refuse, lambda phase, done, total: None, lambda ready: pytest.fail("announced"))
+    coordinator = Coordinator(
+        settings_of(), refuse, lambda phase, done, total: None, lambda ready: pytest.fail("announced")
+    )
     with pytest.raises(SetupError, match="no such file"):
-        await server.run()
+        await coordinator.run()
 
 
 async def test_health_follows_the_loss_and_the_return_of_workers() -> None:
@@ -152,8 +164,8 @@ async def test_draining_lets_running_requests_finish_and_takes_no_new_ones() -> 
     async with running_server(fake_workers(before_collect=gate)) as running:
         answer = asyncio.create_task(generated(running, ask(max_tokens=60)))
         await gate.reached.wait()
-        running.server.on_signal()
-        await until(lambda: running.server.served().engine.snapshot().state == "draining")
+        running.coordinator.on_signal()
+        await until(lambda: running.coordinator.served_model().engine.snapshot().state == "draining")
         assert await health_of(running.channel) == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await generated(running, ask())
@@ -171,10 +183,10 @@ async def test_draining_ends_early_on_a_second_signal_or_when_its_time_is_up(hur
     async with running_server(fake_workers(before_collect=gate), settings) as running:
         answer = asyncio.create_task(generated(running, ask(max_tokens=200)))
         await gate.reached.wait()
-        running.server.on_signal()
+        running.coordinator.on_signal()
         if hurry == "second signal":
-            running.server.on_signal()
-        await until(lambda: running.server.served().engine.snapshot().state == "stopped")
+            running.coordinator.on_signal()
+        await until(lambda: running.coordinator.served_model().engine.snapshot().state == "stopped")
         gate.open()
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await answer
@@ -186,22 +198,22 @@ async def test_a_taken_port_is_said_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         settings = ServeSettings(ListenSettings(address=address))
-        server = Server(settings, SlowLoad(settings), lambda phase, done, total: None, lambda ready: None)
+        coordinator = Coordinator(settings, SlowLoad(settings), ignore, fail_if_announced)
         with pytest.raises(AddressInUse, match=address):
-            await server.run()
+            await coordinator.run()
 
 
 async def test_two_servers_never_share_a_port() -> None:
     async with running_server() as running:
         settings = ServeSettings(ListenSettings(address=running.ready.address))
-        second = Server(settings, SlowLoad(settings), lambda phase, done, total: None, lambda ready: None)
+        second = Coordinator(settings, SlowLoad(settings), ignore, fail_if_announced)
         with pytest.raises(AddressInUse):
             await second.run()
 
 
 async def test_an_address_of_another_machine_is_refused_for_what_it_is() -> None:
     settings = ServeSettings(ListenSettings(address="192.0.2.1:0", insecure=True), engine=EngineSettings())
-    server = Server(settings, SlowLoad(settings), lambda phase, done, total: None, lambda ready: None)
+    coordinator = Coordinator(settings, SlowLoad(settings), ignore, fail_if_announced)
     with pytest.raises(SetupError, match=r"192\.0\.2\.1") as raised:
-        await server.run()
+        await coordinator.run()
     assert not isinstance(raised.value, AddressInUse)

@@ -19,9 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
+from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.process.life import Ready, Server
-from numoe.coordinator.process.loading import ServedModel, read_model
+from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.process.loading import read_model
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
@@ -103,7 +104,7 @@ def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) 
 class Running:
     """A server that announced itself, and a channel to it."""
 
-    server: Server
+    coordinator: Coordinator
     ready: Ready
     workers: FakeWorkers
     channel: grpc.aio.Channel
@@ -123,7 +124,7 @@ class Running:
 
     def busy(self) -> tuple[int, int, int]:
         """Requests in work, waiting ones, blocks in use."""
-        status = self.server.served().engine.snapshot()
+        status = self.coordinator.served_model().engine.snapshot()
         return status.running, status.queued, status.kv_blocks_used
 
 
@@ -143,18 +144,18 @@ async def running_server(
     settings = settings or settings_of()
     loader = load or (lambda report: served_model(workers, settings, **changes))
     announced: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-    server = Server(settings, loader, lambda phase, done, total: None, announced.set_result)
-    task = asyncio.create_task(server.run())
+    coordinator = Coordinator(settings, loader, lambda phase, done, total: None, announced.set_result)
+    task = asyncio.create_task(coordinator.run())
     await until(lambda: announced.done() or task.done())
     if task.done():
         await task
     async with grpc.aio.insecure_channel(announced.result().address) as channel:
-        running = Running(server, announced.result(), workers, channel, task)
+        running = Running(coordinator, announced.result(), workers, channel, task)
         try:
             yield running
         finally:
             if not task.done():
-                server.on_signal()
+                coordinator.on_signal()
                 await asyncio.wait([task], timeout=PATIENCE_SECONDS)
     assert task.done()
     assert running.busy() == (0, 0, 0)

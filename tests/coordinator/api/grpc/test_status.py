@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 
-from numoe.coordinator.api.grpc.status import MESSAGE_CHARACTERS, reason_of, status_of
+from numoe.coordinator.api.failures import MESSAGE_CHARACTERS, describe_failure
+from numoe.coordinator.api.grpc.status import status_of
 from numoe.protos.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -88,6 +89,13 @@ INVALID: tuple[tuple[str, Callable[[], GenerateRequest]], ...] = (
 )
 
 
+def reason_of(status: status_pb2.Status) -> str:
+    """The stable name in a status's ErrorInfo."""
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return str(info.reason)
+
+
 async def error_of(answer: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await answer
@@ -96,7 +104,7 @@ async def error_of(answer: Any) -> grpc.aio.AioRpcError:
 
 @pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
 def test_every_kind_of_error_has_a_status_with_its_reason(error: NumoeError, code: grpc.StatusCode) -> None:
-    status = status_of(error)
+    status = status_of(describe_failure(error))
     assert status.code == code.value[0]
     assert reason_of(status) == error.reason
     kinds = {detail.type_url.rpartition(".")[2] for detail in status.details}
@@ -106,14 +114,14 @@ def test_every_kind_of_error_has_a_status_with_its_reason(error: NumoeError, cod
 
 @pytest.mark.parametrize("error", [ValueError("secret"), ModelFileError("truncated", "secret"), NumoeError("secret")])
 def test_what_no_client_can_understand_is_internal_and_tells_nothing(error: Exception) -> None:
-    status = status_of(error)
+    status = status_of(describe_failure(error))
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert reason_of(status) == "INTERNAL"
     assert b"secret" not in status.SerializeToString()
 
 
 def test_a_long_message_still_fits_the_trailers() -> None:
-    status = status_of(InvalidRequest("messages", "x" * 50_000))
+    status = status_of(describe_failure(InvalidRequest("messages", "x" * 50_000)))
     assert len(status.message) == MESSAGE_CHARACTERS
     assert len(status.SerializeToString()) < 4096
 
@@ -196,7 +204,9 @@ async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_statu
             assert messages[-1].failed.reason == "WORKER_LOST"
             assert messages[-1].failed.message == error.details()
             assert detail_of(error, error_details_pb2.RetryInfo)
-        await until(lambda: workers.restarts == 1 and running.server.served().engine.snapshot().state == "serving")
+        await until(
+            lambda: workers.restarts == 1 and running.coordinator.served_model().engine.snapshot().state == "serving"
+        )
         assert (await generated(running, ask())).finished
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from numoe.coordinator.api.grpc.messages import placement_message
+from numoe.coordinator.api.grpc.placement import placement_message
 from numoe.coordinator.commands.tables.placement import describe_placement
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners

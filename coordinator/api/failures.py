@@ -1,0 +1,94 @@
+"""How an error is told to a client, in no protocol's words; each door says it in its own.
+
+Guarantees: what is not one of numoe's own errors becomes an internal failure with an incident id and nothing else; the
+log has the rest under the same id.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import structlog
+
+from numoe.protos.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NumoeError,
+    PlanError,
+    QueueFull,
+    RequestCancelled,
+    Unavailable,
+    UnsupportedModel,
+    WorkerLost,
+)
+
+RETRY_SECONDS = 5.0  # restarting workers takes seconds for small models, minutes for large ones: ask now and then
+MESSAGE_CHARACTERS = 1000  # trailers beyond 8 KiB are dropped by many proxies; the message travels in them twice
+
+
+class FailureKind(Enum):
+    """What a client can do about it."""
+
+    INVALID = auto()  # mend the request
+    FULL = auto()  # come back when told
+    LATE = auto()  # its own deadline
+    CANCELLED = auto()
+    UNSUPPORTED = auto()  # ask another service
+    UNAVAILABLE = auto()  # come back when told
+    INTERNAL = auto()  # tell the operator the incident
+
+
+_KINDS: dict[type[NumoeError], FailureKind] = {
+    InvalidRequest: FailureKind.INVALID,
+    QueueFull: FailureKind.FULL,
+    DeadlineExceeded: FailureKind.LATE,
+    RequestCancelled: FailureKind.CANCELLED,
+    UnsupportedModel: FailureKind.UNSUPPORTED,
+    PlanError: FailureKind.UNSUPPORTED,
+    Unavailable: FailureKind.UNAVAILABLE,
+    WorkerLost: FailureKind.UNAVAILABLE,
+}
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a call did not end well."""
+
+    kind: FailureKind
+    reason: str  # the stable name of the error, see protos/errors.py
+    message: str
+    field: str = ""  # the field at fault, and what is wrong with it
+    problem: str = ""
+    retry_seconds: float | None = None  # when to come back
+    incident: str = ""  # under which the log has the rest
+
+
+def describe_failure(error: Exception) -> Failure:
+    """What a client is told of an error; an unexpected one is logged here, and only here."""
+    if not isinstance(error, NumoeError) or type(error) not in _KINDS:
+        return _internal(error)
+    kind, message = _KINDS[type(error)], _shortened(str(error))
+    match error:
+        case InvalidRequest():
+            problem = message.removeprefix(f"{error.field}: ")
+            return Failure(kind, error.reason, message, field=error.field, problem=problem)
+        case QueueFull():
+            return Failure(kind, error.reason, message, retry_seconds=error.retry_seconds)
+        case Unavailable() | WorkerLost():
+            return Failure(kind, error.reason, message, retry_seconds=RETRY_SECONDS)
+    return Failure(kind, error.reason, message)
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= MESSAGE_CHARACTERS else message[: MESSAGE_CHARACTERS - 3] + "..."
+
+
+def _internal(error: Exception) -> Failure:
+    incident = secrets.token_hex(6)
+    _log.error("internal error", incident=incident, exc_info=error)
+    message = f"an internal error, incident {incident}: the server's log has the details"
+    return Failure(FailureKind.INTERNAL, NumoeError.reason, message, incident=incident)

@@ -1,0 +1,104 @@
+"""PlacementService: where the model lies, and moving its experts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from numoe.coordinator.api.grpc.calls import Context
+from numoe.coordinator.api.served_model import ModelSource
+from numoe.coordinator.workers.moves import make_moves, wanted_moves
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import Range
+from numoe.protos.locality import Locality, NodeBytes
+from numoe.v1 import placement_pb2, placement_pb2_grpc
+
+_WORKER_STATES = {
+    "starting": placement_pb2.WORKER_STATE_STARTING,
+    "loading": placement_pb2.WORKER_STATE_LOADING,
+    "ready": placement_pb2.WORKER_STATE_READY,
+    "lost": placement_pb2.WORKER_STATE_LOST,
+}
+
+
+class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
+    """Where it lies."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+
+    async def GetPlacement(  # noqa: N802
+        self, request: placement_pb2.GetPlacementRequest, context: Context
+    ) -> placement_pb2.GetPlacementResponse:
+        return placement_message(self._source().workers.placement())
+
+    async def Rebalance(  # noqa: N802
+        self, request: placement_pb2.RebalanceRequest, context: Context
+    ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
+        served = self._source()
+        drained = request.drain_worker if request.HasField("drain_worker") else None
+        hits = served.workers.expert_hits()
+        moves = await asyncio.to_thread(wanted_moves, served.spec, served.workers, hits, drained)
+        async for made in make_moves(served.workers, moves):
+            yield placement_pb2.RebalanceResponse(made=made, moves=len(moves))
+
+
+def placement_message(placement: Placement) -> placement_pb2.GetPlacementResponse:
+    """Every worker and its shard."""
+    workers = (_worker(worker, placement.experts) for worker in placement.workers)
+    return placement_pb2.GetPlacementResponse(split=placement.split, workers=workers)
+
+
+def _worker(worker: WorkerPlacement, experts: Sequence[ExpertOwners | None]) -> placement_pb2.WorkerPlacement:
+    shard = worker.shard
+    return placement_pb2.WorkerPlacement(
+        worker=shard.worker,
+        pid=worker.pid,
+        numa_node=shard.node,
+        cpus=sorted(set(shard.cpus)),
+        threads=len(shard.cpus),
+        state=_WORKER_STATES[worker.state],
+        shard=placement_pb2.ShardRanges(
+            heads=_range(shard.heads),
+            kv_heads=_range(shard.kv_heads),
+            width_rows=_range(shard.width_rows),
+            expert_rows=_range(shard.expert_rows),
+            vocabulary=_range(shard.vocabulary),
+        ),
+        weight_bytes=worker.weight_bytes,
+        kv_bytes=worker.kv_bytes,
+        locality=None if worker.locality is None else _locality(worker.locality),
+        experts=_held(shard.worker, experts),
+    )
+
+
+def _held(worker: int, experts: Sequence[ExpertOwners | None]) -> list[placement_pb2.HeldExperts]:
+    layers: dict[tuple[int, ...], list[int]] = {}
+    for layer, owners in enumerate(experts):
+        if owners is not None:
+            layers.setdefault(owners.held_by(worker), []).append(layer)
+    return [placement_pb2.HeldExperts(layers=some, experts=held) for held, some in layers.items()]
+
+
+def _locality(found: Locality) -> placement_pb2.Locality:
+    return placement_pb2.Locality(
+        binding=found.level,
+        problem=found.problem,
+        threads=found.threads,
+        threads_inside=found.threads_inside,
+        moved_bytes=found.moved_bytes,
+        layers=map(_on_nodes, found.layers),
+        vocabulary=_on_nodes(found.vocabulary),
+        kv=_on_nodes(found.kv),
+        arena=_on_nodes(found.arena),
+    )
+
+
+def _on_nodes(part: NodeBytes) -> placement_pb2.MemoryOnNodes:
+    nodes = (placement_pb2.NodeBytes(numa_node=node, bytes=count) for node, count in part.items())
+    return placement_pb2.MemoryOnNodes(nodes=nodes)
+
+
+def _range(owned: Range) -> placement_pb2.HalfOpenRange:
+    return placement_pb2.HalfOpenRange(start=owned.start, end=owned.stop)

@@ -1,0 +1,100 @@
+"""The gRPC server: its address, its services, its health."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from numoe.coordinator.api.grpc.calls import CallInterceptor
+from numoe.coordinator.api.grpc.generation import GenerationService
+from numoe.coordinator.api.grpc.model import ModelService
+from numoe.coordinator.api.grpc.placement import PlacementService
+from numoe.coordinator.api.served_model import ModelSource
+from numoe.coordinator.settings import ListenSettings
+from numoe.protos.errors import AddressInUse, SetupError
+from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
+
+SERVICE_NAMES = ("numoe.v1.GenerationService", "numoe.v1.ModelService", "numoe.v1.PlacementService")
+CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
+
+
+class GrpcServer:
+    """One listening address; until the model is loaded every call but those for health is refused."""
+
+    def __init__(self, settings: ListenSettings, source: ModelSource) -> None:
+        self._address = settings.address
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor()],
+            options=_channel_options(settings),
+            maximum_concurrent_rpcs=settings.concurrent_requests,
+        )
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(source), self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(source), self._server)
+        placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self) -> str:
+        """Listens, not serving yet; returns the address with its real port. Raises AddressInUse or SetupError."""
+        address = self._listen()
+        await self.set_health(serving=False)
+        await self._server.start()
+        return address
+
+    async def set_health(self, *, serving: bool) -> None:
+        """What health checks are told of every service."""
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving else states.NOT_SERVING
+        for name in ("", *SERVICE_NAMES):
+            await self._health.set(name, state)
+
+    async def announce_end(self) -> None:
+        """Tells health checks that it will not serve again."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Ends every call and gives the address back."""
+        await self._server.stop(CLOSE_SECONDS)
+
+    def _listen(self) -> str:
+        address = self._address
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise _why_not(address) from error
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # the default lets two servers share a port, and clients reach either
+        ("grpc.max_receive_message_length", settings.message_bytes),
+        ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word holds its slot no longer than this
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _why_not(address: str) -> SetupError:
+    """gRPC only says that it could not listen; a plain socket says why."""
+    if address.startswith("unix:"):
+        return SetupError(f"cannot listen on {address}: the folder is missing or not writable, or the path too long")
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_server((host.strip("[]"), int(port)), family=_family(host), reuse_port=False):
+            pass
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return SetupError(f"cannot listen on {address}: {error.strerror or error}")
+    return AddressInUse(f"{address} is taken by another process: stop that one, or choose another with --address")
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,32 @@
+"""The model that is served, as every door sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.requests import RequestLimits
+from numoe.coordinator.workers.placement import Workers
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.text.chat_template import ChatTemplate
+from numoe.model.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model whose workers are ready, and the engine that feeds them."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    template: ChatTemplate | None  # None: the file has none that works
+    workers: Workers
+    engine: Engine
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What a request may ask of this model and these workers."""
+        return self.engine.limits
+
+
+ModelSource = Callable[[], ServedModel]  # raises Unavailable while the model is being loaded
