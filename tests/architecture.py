@@ -5,89 +5,32 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from tests.rooms import ROOMS, TOP_FOLDERS, room_of_name, rooms_below
+
 LONGEST_FILE = 400  # lines; past that a file is about two things
+MEDIAN_FILE = 150
 MOST_FILES = 15  # of code in one folder; past that it is about two things
 
-# Every folder of the product that holds code, and the rooms below it whose modules it may import; its own are allowed.
-# Listed from the bottom up, a room may name only rooms that stand above it here, so there can be no circle.
-ROOMS: Mapping[str, tuple[str, ...]] = {
-    "protos": (),
-    "model/gguf": ("protos",),
-    "model/text": ("protos",),
-    "model/machine": ("protos",),
-    "model/architectures": ("model/gguf", "protos"),
-    "model/made_up": ("model/gguf", "model/text", "protos"),
-    "model/planning": ("model/gguf", "model/architectures", "model/machine", "protos"),
-    "model/planning/prediction": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
-    "model/doctor": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
-    "kernels": (),  # the records that a step is given
-    "kernels/cpu": (),
-    "kernels/threads": ("kernels/cpu",),
-    "kernels/weights": ("kernels/cpu", "kernels"),
-    "kernels/matmul": ("kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
-    "kernels/attention": ("kernels/matmul", "kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
-    "kernels/experts": ("kernels/matmul", "kernels/weights", "kernels/threads", "kernels/cpu", "kernels"),
-    "kernels/step": (
-        "kernels/attention",
-        "kernels/experts",
-        "kernels/matmul",
-        "kernels/weights",
-        "kernels/threads",
-        "kernels/cpu",
-        "kernels",
-    ),
-    "worker/placing": ("model/machine", "model/planning", "kernels/threads", "kernels/cpu", "protos"),
-    "worker/loading": ("worker/placing", "model/*", "kernels/weights", "kernels", "protos"),
-    "worker/running": ("worker/placing", "worker/loading", "model/*", "kernels/*", "kernels", "protos"),
-    "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs
-    "coordinator/engine": ("coordinator", "model/text", "protos"),
-    "coordinator/machine": ("coordinator", "model/*", "protos"),
-    "coordinator/workers": ("coordinator", "coordinator/engine", "model/*", "protos"),
-    "coordinator/api": ("coordinator", "coordinator/engine", "coordinator/workers", "model/*", "protos"),
-    "coordinator/api/grpc": (
-        "coordinator",
-        "coordinator/engine",
-        "coordinator/workers",
-        "coordinator/api",
-        "model/*",
-        "protos",
-    ),
-    "coordinator/process": (
-        "coordinator",
-        "coordinator/engine",
-        "coordinator/machine",
-        "coordinator/workers",
-        "coordinator/api",
-        "coordinator/api/grpc",
-        "model/*",
-        "protos",
-    ),
-    "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos"),
-    "coordinator/commands": (
-        "coordinator",
-        "coordinator/machine",
-        "coordinator/process",
-        "coordinator/workers",
-        "coordinator/commands/tables",
-        "model/*",
-        "protos",
-    ),
-}
 # The one module that may look across: it names the class that it starts in another process.
-EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor")}
-
-TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))
-GENERATED = "protos/numoe/v1"  # imported as numoe.v1
+EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor.WorkerActor")}
 
 # Libraries that only some files may import: patterns of those files.
 GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/client.py")
 FENCES = {
-    "ray": ("coordinator/workers/*.py", "worker/running/actor.py"),
+    "ray": (
+        "coordinator/workers/starting.py",
+        "coordinator/workers/ray_node.py",
+        "coordinator/workers/actors.py",
+        "coordinator/workers/group.py",
+        "coordinator/workers/expert_mover.py",
+        "worker/running/actor.py",
+    ),
     "numba": ("kernels/*.py",),
     "llvmlite": ("kernels/*.py",),
     "grpc": GRPC_FILES,
@@ -141,18 +84,7 @@ def find_violations(root: Path) -> list[str]:
     for module in modules:
         for rule in RULES:
             found += [f"{module.path}:{line}: {fault}" for line, fault in rule(module)]
-    return sorted(found + list(_crowds(modules)))
-
-
-def find_upward(rooms: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Every room that may import one which is not listed before it: an arrow up, or part of a circle."""
-    order = list(rooms)
-    return [
-        f"{room} may import {below}, which does not stand before it"
-        for room in rooms
-        for below in _allowed(room, rooms)
-        if below != room and (below not in rooms or order.index(below) > order.index(room))
-    ]
+    return sorted([*found, *_crowds(modules), *_circles(modules)])
 
 
 def project_modules(root: Path) -> Iterator[Module]:
@@ -194,50 +126,38 @@ def _crowds(modules: Iterable[Module]) -> Iterator[str]:
             yield f"{folder}:1: has {count} files of code, expected at most {MOST_FILES}: divide it into rooms"
 
 
-def _allowed(room: str, rooms: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The rooms that a room may import from; "model/*" stands for all below model/."""
-    named = {below for below in rooms[room] if not below.endswith("/*")}
-    folders = tuple(below.removesuffix("*") for below in rooms[room] if below.endswith("/*"))
-    return {room} | named | {other for other in rooms if folders and other.startswith(folders)}
-
-
-def _room_of(name: str) -> str:
-    """The room where an imported name of numoe lies: numoe.model.gguf.part.Part is in model/gguf."""
-    parts = name.split(".")[1:]
-    if parts[:1] == ["v1"]:
-        return "protos"
-    return next(("/".join(parts[:end]) for end in range(len(parts), 0, -1) if "/".join(parts[:end]) in ROOMS), "")
+def _circles(modules: Iterable[Module]) -> Iterator[str]:
+    paths = {"numoe." + module.path.removesuffix(".py").replace("/", "."): module.path for module in modules}
+    graph = TopologicalSorter[str]()
+    for module in modules:
+        for _, name in module.imports():
+            if target := paths.get(name) or paths.get(name.rpartition(".")[0]):
+                graph.add(module.path, target)
+    try:
+        graph.prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        yield f"{circle[0]}:1: imports itself, by way of {', '.join(circle[1:-1])}"
 
 
 def _rooms(module: Module) -> Iterator[tuple[int, str]]:
-    top = module.folder.split("/")[0]
-    if top not in TOP_FOLDERS:  # tests and benches look at everything
-        yield from _relative(module)
-        return
-    if module.folder not in ROOMS and not module.path.endswith("/__init__.py"):
-        yield (
-            1,
-            f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/architecture.py",
-        )
-        return
-    yield from _relative(module)
-    allowed = _allowed(module.folder, ROOMS) if module.folder in ROOMS else set()
-    for line, name in module.imports():
-        parts = name.split(".")
-        if parts[0] in (*TOP_FOLDERS, "tests", "bench"):
-            yield line, f"imports {name}: the product knows its parts as numoe.*, and no tests"
-        elif parts[0] == "numoe" and _room_of(name) not in allowed and not _excepted(module, name):
-            yield line, f"imports {name}: {module.folder} may import only {', '.join(sorted(allowed))}"
-
-
-def _relative(module: Module) -> Iterator[tuple[int, str]]:
     for line, name in module.imports():
         if name.startswith("."):
             yield line, f"imports {name}: say the full name, numoe.{module.folder.replace('/', '.')}..."
-
-
-def _excepted(module: Module, name: str) -> bool:
-    return any(module.path == path and f"{name}.".startswith(f"{target}.") for path, target in EXCEPTIONS)
+    if module.folder.split("/")[0] not in TOP_FOLDERS:  # tests and benches look at everything
+        return
+    docstring_only = module.path.endswith("/__init__.py") and len(module.tree.body) <= 1
+    if module.folder not in ROOMS:
+        if not docstring_only:
+            yield 1, f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/rooms.py"
+        return
+    allowed = rooms_below(module.folder)
+    for line, name in module.imports():
+        top = name.split(".")[0]
+        if top in (*TOP_FOLDERS, "tests", "bench"):
+            yield line, f"imports {name}: the product knows its parts as numoe.*, and no tests"
+        elif top == "numoe" and room_of_name(name) not in allowed and (module.path, name) not in EXCEPTIONS:
+            yield line, f"imports {name}: {module.folder} may import only {', '.join(sorted(allowed))}"
 
 
 def _fences(module: Module) -> Iterator[tuple[int, str]]:

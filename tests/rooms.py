@@ -1,0 +1,111 @@
+"""The rooms of the product: every folder that holds code, and which others each may import from.
+
+Listed from the bottom up: a room may name only rooms that stand above it here, so there can be no circle. "model/*"
+names all rooms below model/. A module may always import its own room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SCHEMAS = "protos/numoe/v1"  # and what is generated from them, imported as numoe.v1
+
+ROOMS: Mapping[str, tuple[str, ...]] = {
+    SCHEMAS: (),
+    "protos": (),
+    "model/gguf": ("protos",),
+    "model/text": ("protos",),
+    "model/machine": ("protos",),
+    "model/architectures": ("model/gguf", "protos"),
+    "model/made_up": ("model/gguf", "model/text", "protos"),
+    "model/planning": ("model/gguf", "model/architectures", "model/machine", "protos"),
+    "model/planning/prediction": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
+    "model/doctor": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
+    "kernels": (),  # the records that a step is given
+    "kernels/cpu": (),
+    "kernels/threads": ("kernels/cpu",),
+    "kernels/weights": ("kernels", "kernels/cpu"),
+    "kernels/matmul": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights"),
+    "kernels/attention": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights", "kernels/matmul"),
+    "kernels/experts": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights", "kernels/matmul"),
+    "kernels/step": ("kernels", "kernels/*"),
+    "worker/placing": ("kernels/cpu", "kernels/threads", "model/machine", "model/planning", "protos"),
+    "worker/loading": ("worker/placing", "kernels", "kernels/weights", "model/*", "protos"),
+    "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", "model/*", "protos"),
+    "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
+    "coordinator/engine": ("coordinator", "model/text", "protos"),
+    "coordinator/machine": ("coordinator", "model/*", "protos"),
+    "coordinator/workers": ("coordinator", "coordinator/engine", "model/*", "protos"),
+    "coordinator/api": ("coordinator", "coordinator/engine", "coordinator/workers", "model/*", "protos"),
+    "coordinator/api/grpc": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/workers",
+        "coordinator/api",
+        "model/*",
+        "protos",
+        SCHEMAS,
+    ),
+    "coordinator/process": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/machine",
+        "coordinator/workers",
+        "coordinator/api",
+        "coordinator/api/grpc",
+        "model/*",
+        "protos",
+    ),
+    "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
+    "coordinator/commands": (
+        "coordinator",
+        "coordinator/machine",
+        "coordinator/process",
+        "coordinator/commands/tables",
+        "model/*",
+        "protos",
+        SCHEMAS,
+    ),
+}
+TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))
+
+
+def rooms_below(room: str, rooms: Mapping[str, tuple[str, ...]] = ROOMS) -> set[str]:
+    """The rooms whose modules those of `room` may import, itself included."""
+    named = {below for below in rooms[room] if not below.endswith("/*")}
+    folders = tuple(below.removesuffix("*") for below in rooms[room] if below.endswith("/*"))
+    return {room} | named | {other for other in rooms if folders and other.startswith(folders)}
+
+
+def rooms_above(room: str) -> set[str]:
+    """The rooms whose modules may import those of `room`."""
+    return {above for above in ROOMS if above != room and room in rooms_below(above)}
+
+
+def room_of_path(path: str) -> str | None:
+    """The room of a file by its path from the root, or of the test that mirrors one; None: outside of all rooms.
+
+    model/gguf/part.py and tests/model/gguf/test_part.py are both of model/gguf.
+    """
+    folders = path.removeprefix("tests/").split("/")[:-1]
+    for end in range(len(folders), 0, -1):
+        if (room := "/".join(folders[:end])) in ROOMS:
+            return room
+    return None
+
+
+def room_of_name(name: str) -> str | None:
+    """The room of an imported name: numoe.model.gguf.part.Part is of model/gguf, numoe.v1.x of protos/numoe/v1."""
+    parts = name.split(".")[1:]
+    return SCHEMAS if parts[:1] == ["v1"] else room_of_path("/".join([*parts, ""]))
+
+
+def find_upward(rooms: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Every room that may import one which is not listed before it: an arrow up, or part of a circle."""
+    order = {room: number for number, room in enumerate(rooms)}
+    return [
+        f"{room} may import {below}, which does not stand before it"
+        for room in rooms
+        for below in sorted(rooms_below(room, rooms) - {room})
+        if order.get(below, len(order)) > order[room]
+    ]
