@@ -3,6 +3,7 @@
 #   make setup   .venv with the locked versions, numoe itself, the generated protobuf code
 #   make run     serve the embedded demo model;  MODEL=file.gguf  ARGS="--workers 2"  change that
 #   make test    all tests;  ARGS="tests/model -k plan"  chooses
+#   make quick   the tests that a change most likely breaks, in two minutes;  ROOM=model/gguf  names the room
 #   make test-numa   tests on two NUMA nodes, in an emulated guest where the machine has one;  needs root and apt
 #   make check   format, lint, types, protos, architecture
 #   make bench   speeds beside llama.cpp's;  ARGS="30b-q8_0 --llama-cpp FOLDER"  chooses, ARGS=--help tells
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 MODEL ?=
 ARGS ?=
+ROOM ?=
 # BUF=required makes a missing npm an error rather than a note; continuous integration sets it.
 BUF ?= optional
 
@@ -26,7 +28,7 @@ TORCH := torch==2.13.0
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
-.PHONY: help setup run test test-numa check lint format types buf architecture bench protos lock clean
+.PHONY: help setup run test quick test-numa check lint format types buf architecture bench protos lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +42,9 @@ run: setup
 
 test: setup .venv/torch-installed
 	$(BIN)/python -m pytest $(ARGS)
+
+quick: setup
+	$(BIN)/python -m tests.quick $(ROOM)
 
 test-numa: setup
 	$(BIN)/python -m tests.numa $(ARGS)

@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.machines import Machine, write_machine
+from tests.rooms import room_of_path
 
 RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test with its room: pytest -m "room(name='model/gguf')"."""
+    for item in items:
+        if room := room_of_path(item.path.relative_to(item.config.rootpath).as_posix()):
+            item.add_marker(pytest.mark.room(name=room))
 
 
 @pytest.fixture(scope="session")
