@@ -22,7 +22,7 @@ from numoe.model.gguf.values import Value
 from numoe.model.gguf.write import NewTensor, Progress, check_row, write_gguf
 from numoe.model.made_up.random_blocks import POOL_BLOCKS, BlockPools
 from numoe.model.made_up.random_vocabulary import vocabulary_metadata
-from numoe.model.made_up.type_mixes import Sizes, mixed_type
+from numoe.model.made_up.type_mixes import MixFacts, mixed_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class SyntheticShape:
     yarn_original_context: int = 32768
     tied_output: bool = False
     type: TensorType = TensorType.Q8_0
-    mix: str = ""  # the types of real files, e.g. Q4_K_M (quantiser.py); "": `type` everywhere
+    mix: str = ""  # the types of real files, e.g. Q4_K_M (type_mixes.py); "": `type` everywhere
     role_types: tuple[tuple[str, TensorType], ...] = ()  # e.g. ("ffn_down_exps", TensorType.Q6_K)
 
 
@@ -171,7 +171,7 @@ def _role(name: str) -> str:
 
 def tensor_types(shape: SyntheticShape) -> dict[str, TensorType]:
     """The type of each tensor; norms and router are F32."""
-    sizes = Sizes(shape.layers, shape.experts, shape.query_heads // shape.kv_heads, shape.tied_output)
+    facts = MixFacts(shape.layers, shape.experts, shape.query_heads // shape.kv_heads, shape.tied_output)
     own, types = dict(shape.role_types), {}
     for name, size in tensor_shapes(shape).items():
         role, layer = _role(name), int(name.split(".")[1]) if name.startswith("blk.") else 0
@@ -180,7 +180,7 @@ def tensor_types(shape: SyntheticShape) -> dict[str, TensorType]:
         elif role in own:
             types[name] = own[role]
         else:
-            types[name] = mixed_type(shape.mix, role, layer, size[-1], sizes) if shape.mix else shape.type
+            types[name] = mixed_type(shape.mix, role, layer, size[-1], facts) if shape.mix else shape.type
     return types
 
 
