@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from numoe.model.gguf.model_file import GgufFile
+from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
-from numoe.model.gguf.values import one_line
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 NAMES_SHOWN = 5
@@ -53,7 +53,7 @@ class CheckedTensors:
         return self.take(name, shape, types) if name in self._left else None
 
     def refuse_unexpected(self) -> None:
-        """Refuse the file if one is left: a program that computes with it gives other answers. Raises UnsupportedModel."""
+        """Raise UnsupportedModel if one is left: a program that computes with it gives other answers."""
         if self._left:
             names = _some(list(self._left))
             raise UnsupportedModel(f"{self._file.path}: this version does not compute with {names}")

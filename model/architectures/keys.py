@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from numoe.model.gguf.values import Value, one_line
+from numoe.model.gguf.reader import one_line
+from numoe.model.gguf.values import Value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.model.gguf.model_file import GgufFile, Value, open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.gguf.tensors import TensorInfo, TensorType, row_bytes
+from numoe.model.gguf.values import Value
 from numoe.model.gguf.write import NewTensor, Progress, import_gguf, write_gguf
 from numoe.protos.errors import SetupError
 
