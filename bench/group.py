@@ -12,7 +12,7 @@ from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.group import RayWorkers, start_workers
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import PlanOptions, plan
 from numoe.protos.messages import Chunk, Sampling
 

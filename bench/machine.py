@@ -37,7 +37,8 @@ from numoe.kernels.cpu.simd import splat
 from numoe.kernels.matmul.groups import VALUE_BYTES
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
 from numoe.kernels.threads.reader import read_memory
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.worker.placing.memory import allocate
 
 app = App(help=__doc__)

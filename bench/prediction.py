@@ -21,7 +21,8 @@ from bench.machine import integer_peak, read_bandwidth
 from bench.ours import Measured, Workload
 from numoe.coordinator.process.loading import read_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
 from numoe.model.planning.prediction.cost import CostModel, Forecast
 from numoe.model.planning.prediction.speeds import Speeds

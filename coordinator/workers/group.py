@@ -38,7 +38,7 @@ from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.coordinator.workers.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.machine.topology import format_id_list
+from numoe.model.machine.id_lists import format_id_list
 from numoe.model.planning.assignment import WorkerOrder, layout_of
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove

@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import median
 
 from numoe.model.doctor.finding import Finding
+from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.linux_files import meminfo_bytes, read_text
 from numoe.model.machine.processor import Processor
-from numoe.model.machine.topology import Node, Topology, format_id_list
+from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.plan import MOST_WORKERS
 
 GIBIBYTE = 1 << 30

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from numoe.model.doctor.finding import Finding, Level
-from numoe.model.machine.linux_files import labelled_lines, read_number, read_text
+from numoe.model.machine.cgroups import cpu_quota, memory_limit
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.linux_files import labelled_lines, read_text
 from numoe.model.machine.memory_policy import PolicyTrial
-from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.machine.topology import Topology
 
 GIBIBYTE = 1 << 30
-UNLIMITED = 1 << 60  # version 1 says "no limit" as a number of this size
 CAP_SYS_NICE = 23
 POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capabilities.add [SYS_NICE]"
 
@@ -37,19 +38,6 @@ def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]
 
 def _memory_remedy(bytes_: int) -> str:
     return f"a limit above {-(-bytes_ // GIBIBYTE)} GiB: docker run --memory, Kubernetes resources.limits, MemoryMax="
-
-
-def memory_limit(root: Path) -> tuple[int, int] | None:
-    """(limit, used without page cache) of the cgroup that leaves least; None: no limit."""
-    found = []
-    for folder in _cgroup_folders(root, "memory"):
-        names = ("memory.max", "memory.high", "memory.limit_in_bytes")
-        limits = [number for name in names if (number := read_number(folder / name)) is not None]
-        used = read_number(folder / "memory.current") or read_number(folder / "memory.usage_in_bytes") or 0
-        stat = dict(line.split(None, 1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
-        cached = int(stat.get("file", stat.get("total_cache", 0)))
-        found += [(limit, max(0, used - cached)) for limit in limits if limit < UNLIMITED]
-    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
 
 
 def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
@@ -84,42 +72,6 @@ def quota_remedy(quota: float) -> str:
         "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
         f"--threads-per-worker, for at most {max(1, int(quota))} threads in all"
     )
-
-
-def cpu_quota(root: Path) -> float | None:
-    """CPUs' worth of time that the process's cgroups leave it; None: no limit."""
-    quotas = [quota for folder in _cgroup_folders(root, "cpu") if (quota := _folder_quota(folder)) is not None]
-    return min(quotas, default=None)
-
-
-def _folder_quota(folder: Path) -> float | None:
-    """That of one cgroup."""
-    words = read_text(folder / "cpu.max").split()
-    if len(words) == 2 and words[0] != "max":
-        return int(words[0]) / int(words[1])
-    quota, period = read_number(folder / "cpu.cfs_quota_us"), read_number(folder / "cpu.cfs_period_us")
-    return quota / period if quota and period and quota > 0 else None
-
-
-def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """The process's cgroup of a controller and all above it; the mount alone where only that is to be seen."""
-    mount = root / "sys/fs/cgroup"
-    folders: list[Path] = []
-    for line in read_text(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            base = mount / "unified" if (mount / "unified").is_dir() else mount
-        elif controller in controllers.split(","):
-            base = mount / (controllers if (mount / controllers).is_dir() else controller)
-        else:
-            continue
-        here = base / path.lstrip("/")
-        if here.is_dir():
-            folders += [here, *(folder for folder in here.parents if folder.is_relative_to(base))]
-        else:  # a container sees its own cgroup as the root
-            folders.append(base)
-    return folders
 
 
 def check_allowed(topology: Topology) -> Iterator[Finding]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from numoe.model.doctor.finding import Finding
 from numoe.model.machine.bandwidth import Bandwidth
-from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Topology
 
 SLOW_SHARE = 0.85  # of the fastest node; two equal nodes were never seen farther apart than the noise of a busy machine
 BUSY_SHARE = 0.25  # of the cores: a quarter of them may miss from the measurement

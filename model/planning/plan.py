@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import Literal
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import Node, Topology, format_id_list
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.protos.errors import PlanError
 

@@ -29,7 +29,7 @@ from dataclasses import fields
 from typing import Any
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import format_id_list, parse_id_list
+from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import (
     BLOCK_ROWS,

@@ -12,7 +12,8 @@ from math import prod
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorType, row_bytes
-from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.panels import PAGE_BYTES, rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan

@@ -19,7 +19,7 @@ from numoe.coordinator.process.loading import read_model
 from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.group import RayWorkers, start_workers
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
 from numoe.model.text.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from numoe.model.doctor.kernel import (
     check_reclaim,
     check_swap,
 )
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import set_governor, write, write_machine
 from tests.model.doctor.findings import ONE_NODE, TWO_NODES, said
 

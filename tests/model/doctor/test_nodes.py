@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from numoe.model.doctor.nodes import check_memory_of_nodes, check_page_cache, check_room, check_sockets
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import (
     CXL,
     EPYC_9755,

@@ -16,7 +16,8 @@ from numoe.model.machine.bandwidth import (
     load_bandwidth,
     save_bandwidth,
 )
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import write_machine
 from tests.model.doctor.findings import TWO_NODES, said
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numoe.model.machine.topology import format_id_list, parse_id_list, read_topology
+from numoe.model.machine.id_lists import format_id_list, parse_id_list
+from numoe.model.machine.topology_reading import read_topology
 
 
 def write(path: Path, text: str) -> None:

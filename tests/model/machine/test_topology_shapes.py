@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import plan
 from tests.machines import (
     CXL,

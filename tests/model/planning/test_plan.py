@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numoe.model.machine.topology import Node, Topology, read_topology
+from numoe.model.machine.topology import Node, Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import (
     MOST_WORKERS,
     PANEL_ROWS,

@@ -12,7 +12,8 @@ import pytest
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.machine.topology import format_id_list, read_topology
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits

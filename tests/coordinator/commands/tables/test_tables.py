@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from numoe.coordinator.commands.tables.plan import describe_plan, describe_topology, human_bytes
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import PlanOptions, plan
 from numoe.model.planning.plan_size import node_bytes
 from tests.machines import (

@@ -11,7 +11,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
 from numoe.model.machine.bandwidth import Bandwidth, Read
 from numoe.model.machine.processor import Processor
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.panels import rows_bytes
