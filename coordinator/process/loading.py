@@ -16,7 +16,7 @@ from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
 from numoe.coordinator.workers.placement import LoadProgress, Workers
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.doctor.process import quota_cost, quota_remedy
+from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.cgroups import cpu_quota
 from numoe.model.machine.topology_reading import read_topology

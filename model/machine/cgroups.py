@@ -38,7 +38,7 @@ def _folder_quota(folder: Path) -> float | None:
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """Folders of the process's cgroup of a controller and of all above, or only the mount if nothing else is visible."""
+    """Folders of the process's cgroup of a controller and all above, or only the mount if no other is visible."""
     mount = root / "sys/fs/cgroup"
     folders: list[Path] = []
     for line in read_text(root / "proc/self/cgroup").splitlines():

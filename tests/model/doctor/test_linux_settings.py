@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.kernel import (
+from numoe.model.doctor.linux_settings import (
     check_balancing,
     check_frequency,
     check_hardware_threads,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.process import (
+from numoe.model.doctor.process_limits import (
     check_allowed,
     check_cpu_quota,
     check_memory_limit,

@@ -1,4 +1,4 @@
-"""The doctor's checks of what this process may do: cgroup limits, CPUs and nodes it may use, memory policies."""
+"""The doctor's checks of what this process may use: cgroup limits, CPUs and nodes, memory policies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capa
 
 
 def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]) -> Iterator[Finding]:
-    """The cgroup's limit against the machine's memory, and against what a model's plan wants in all."""
+    """Check the cgroup's limit against the machine's memory, and against what a plan needs, in bytes by node id."""
     subject, total = "cgroup memory", sum(node.memory_bytes for node in topology.nodes)
     found = memory_limit(root)
     if found is None or found[0] >= total:
@@ -41,7 +41,7 @@ def _memory_remedy(bytes_: int) -> str:
 
 
 def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
-    """CPU time that runs out in every period."""
+    """Check whether the cgroup's CPU time suffices for all cores."""
     subject, cores = "cgroup CPU time", sum(len(node.cores) for node in topology.nodes)
     quota = cpu_quota(root)
     if quota is None:
@@ -59,7 +59,7 @@ def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
 
 
 def quota_cost(quota: float, cores: int) -> str:
-    """Of a quota of fewer CPUs than compute."""
+    """What a quota costs that is smaller than the number of cores that compute."""
     return (
         "when it is used up all threads stand still until the next period, 100 ms as a rule: at most "
         f"{quota / cores:.0%} of the speed, in jerks"
@@ -67,6 +67,7 @@ def quota_cost(quota: float, cores: int) -> str:
 
 
 def quota_remedy(quota: float) -> str:
+    """How to do without a quota, or with this one."""
     return (
         "give whole CPUs instead: docker run --cpuset-cpus without --cpus; Kubernetes: static CPU manager policy, "
         "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
@@ -75,7 +76,7 @@ def quota_remedy(quota: float) -> str:
 
 
 def check_allowed(topology: Topology) -> Iterator[Finding]:
-    """CPUs and memory nodes that exist and may not be used, and what that leaves."""
+    """Check for CPUs and memory of nodes that exist and may not be used, and for what that leaves."""
     subject = "allowed CPUs and nodes"
     remedy = "numactl, taskset, docker run --cpuset-cpus --cpuset-mems, systemd AllowedCPUs= AllowedMemoryNodes="
     stranded = [node for node in topology.forbidden_nodes if topology.node(node).cores]
@@ -105,7 +106,7 @@ def check_allowed(topology: Topology) -> Iterator[Finding]:
 
 
 def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
-    """Whether workers cannot bind their memory: as tried, or else as a copied tree suggests."""
+    """Whether workers cannot bind their memory: as the trial showed, or without one as a copied tree suggests."""
     if trial is not None:
         return bool(trial.errors) or trial.lay_on != trial.bound_to
     status = labelled_lines(read_text(root / "proc/self/status"))
@@ -114,7 +115,7 @@ def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
 
 
 def check_policies(root: Path, topology: Topology, trial: PolicyTrial | None) -> Iterator[Finding]:
-    """Whether set_mempolicy, mbind and move_pages work: `trial` is what came of calling them, None in a copied tree."""
+    """Check whether set_mempolicy, mbind and move_pages work; `trial` is what came of them, None in a copied tree."""
     subject, many = "memory policies", len([node for node in topology.nodes if node.memory_bytes]) > 1
     cost = (
         "memory is then where the threads of a node touched it first, right as long as that node has room, and no proof"
