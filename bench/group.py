@@ -13,7 +13,7 @@ from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.group import RayWorkers, start_workers
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, plan
+from numoe.model.planning.plan import PlanOptions, make_plan
 from numoe.protos.messages import Chunk, Sampling
 
 GREEDY = Sampling()
@@ -28,7 +28,7 @@ def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSe
     group = start_workers(
         model_path=path,
         spec=spec,
-        plan=plan(spec, read_topology(), PlanOptions(workers, threads)),
+        plan=make_plan(spec, read_topology(), PlanOptions(workers, threads)),
         settings=ServeSettings(engine=engine),
         progress=lambda phase, done, total: None,
     )

@@ -23,7 +23,7 @@ from numoe.coordinator.process.loading import read_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
 from numoe.model.planning.prediction.cost import CostModel, Forecast
 from numoe.model.planning.prediction.speeds import Speeds
 
@@ -64,7 +64,7 @@ def measured_speeds(topology: Topology, made: ShardPlan) -> Speeds:
 def hold(path: Path, workers: int, threads: int | None) -> Outcome:
     """Predict and measure one file."""
     spec, topology = read_spec(path), read_topology()
-    made = plan(spec, topology, PlanOptions(workers, threads))
+    made = make_plan(spec, topology, PlanOptions(workers, threads))
     work = Workload(prompt=64, decode=TOKENS, depths=(), streams=(1,))
     with worker_group(path, workers, threads, work.settings()) as group:
         measured = Measured(group, spec, work)

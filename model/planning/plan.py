@@ -86,7 +86,7 @@ class _Home:
     cores: tuple[tuple[int, ...], ...]
 
 
-def plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None) -> ShardPlan:
+def make_plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None) -> ShardPlan:
     """Split `spec` over the nodes of `topology`; raises PlanError where the options cannot be followed."""
     options = options or PlanOptions()
     homes, notes = _find_homes(topology, options)

@@ -21,7 +21,7 @@ from numoe.coordinator.workers.group import RayWorkers, start_workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
@@ -52,7 +52,7 @@ def tiny_model(path: Path, shape: TinyShape) -> TinyModel:
 
 
 def plan_of(spec: ModelSpec, workers: int, threads: int) -> ShardPlan:
-    return plan(spec, read_topology(), PlanOptions(workers, threads))
+    return make_plan(spec, read_topology(), PlanOptions(workers, threads))
 
 
 class WorkerProcesses:

@@ -16,7 +16,7 @@ from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
 from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.prediction.cost import CostModel, Forecast
 from numoe.model.planning.prediction.speeds import Speeds
@@ -67,7 +67,7 @@ def choose_plan(
     stats: ExpertStats | None = None,
 ) -> Choice:
     """The plan with the best predicted step for `wishes.batch`. Raises PlanError where options cannot be followed."""
-    checked = plan(spec, topology, replace(options, split=_asked(wishes), replicas=wishes.replicas or 0.0))
+    checked = make_plan(spec, topology, replace(options, split=_asked(wishes), replicas=wishes.replicas or 0.0))
     base = replace(checked, experts=(None,) * spec.layers)
     pricing = _Pricing(spec, topology, base, wishes, speeds, stats)
     return _choose(_candidates(pricing, wishes), wishes)

@@ -12,7 +12,7 @@ from numoe.kernels.weights.formats import BY_GGML_TYPE
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
 from numoe.model.planning.panels import PAGE_BYTES, panel_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.worker.loading import arrange
 from tests.model.planning.test_plan import machine
@@ -44,14 +44,14 @@ def vectors(spec: ModelSpec) -> int:
 def test_a_worker_holds_what_the_plan_says_to_the_byte(workers: int, replicas: float | None, tied: bool) -> None:
     spec = sized_spec(TinyShape(types=(("attn_q", TensorType.Q8_0), ("ffn_down_exps", TensorType.F16)), tied=tied))
     split = PlanOptions(workers, split="tensor" if replicas is None else "expert", replicas=replicas or 0.0)
-    made = plan(spec, machine(4), replace(split, replicas=0.0) if workers == 1 else split)
+    made = make_plan(spec, machine(4), replace(split, replicas=0.0) if workers == 1 else split)
     for shard in made.shards:
         assert shard_bytes(made, spec, shard).weights == arrange.arrange(spec, made, shard).bytes + vectors(spec)
 
 
 def test_layers_split_in_different_ways_are_counted_one_by_one() -> None:
     spec = sized_spec(TinyShape(layers=3))
-    whole = plan(spec, machine(4), PlanOptions(2, split="expert"))
+    whole = make_plan(spec, machine(4), PlanOptions(2, split="expert"))
     mixed = ShardPlan(whole.model, whole.shards, (None, whole.experts[1], None))
     assert mixed.split == "mixed"
     for shard in mixed.shards:

@@ -17,7 +17,7 @@ from numoe.model.planning.plan import (
     Range,
     ShardPlan,
     kv_heads_of,
-    plan,
+    make_plan,
     split_evenly,
 )
 from numoe.protos.errors import PlanError
@@ -59,7 +59,7 @@ counts = st.integers(1, MOST_WORKERS)
 
 @given(shapes, counts)
 def test_every_head_and_row_is_owned_exactly_once(shape: TinyShape, workers: int) -> None:
-    made = plan(tiny_spec(shape), machine(4), PlanOptions(workers=workers))
+    made = make_plan(tiny_spec(shape), machine(4), PlanOptions(workers=workers))
     owned = {
         shape.query_heads: [shard.heads for shard in made.shards],
         shape.width: [shard.width_rows for shard in made.shards],
@@ -81,7 +81,7 @@ def test_parts_are_whole_units_and_differ_by_at_most_one(size: int, unit: int, p
 
 @given(shapes, counts)
 def test_key_value_heads_are_just_those_that_the_query_heads_read(shape: TinyShape, workers: int) -> None:
-    made = plan(tiny_spec(shape), machine(4), PlanOptions(workers=workers))
+    made = make_plan(tiny_spec(shape), machine(4), PlanOptions(workers=workers))
     group = shape.query_heads // shape.kv_heads
     for shard in made.shards:
         read = {head // group for head in range(shard.heads.start, shard.heads.stop)}
@@ -90,7 +90,7 @@ def test_key_value_heads_are_just_those_that_the_query_heads_read(shape: TinySha
 
 def test_a_tiny_model_leaves_workers_without_heads() -> None:
     spec = tiny_spec(TinyShape(query_heads=4, kv_heads=2, width=32))
-    made = plan(spec, machine(8), PlanOptions(workers=8))
+    made = make_plan(spec, machine(8), PlanOptions(workers=8))
     assert [shard.heads.size for shard in made.shards] == [0, 1] * 4
     assert [shard.kv_heads.size for shard in made.shards] == [0, 1] * 4
     assert kv_heads_of(spec, Range(1, 1)).size == 0
@@ -100,23 +100,23 @@ def test_a_tiny_model_leaves_workers_without_heads() -> None:
 @pytest.mark.parametrize("workers", [-1, 0, 9, 64])
 def test_an_impossible_number_of_workers_is_refused(workers: int) -> None:
     with pytest.raises(PlanError, match=f"workers: found {workers}, expected 1 to 8"):
-        plan(tiny_spec(TinyShape()), machine(4), PlanOptions(workers=workers))
+        make_plan(tiny_spec(TinyShape()), machine(4), PlanOptions(workers=workers))
 
 
 @pytest.mark.parametrize("threads", [0, 513])
 def test_an_impossible_number_of_threads_is_refused(threads: int) -> None:
     with pytest.raises(PlanError, match=f"threads per worker: found {threads}, expected 1 to 512"):
-        plan(tiny_spec(TinyShape()), machine(4), PlanOptions(threads_per_worker=threads))
+        make_plan(tiny_spec(TinyShape()), machine(4), PlanOptions(threads_per_worker=threads))
 
 
 @pytest.mark.parametrize("nodes", [(2,), (0, 0), (-1,)])
 def test_nodes_that_are_not_there_or_named_twice_are_refused(nodes: tuple[int, ...]) -> None:
     with pytest.raises(PlanError, match="nodes: found"):
-        plan(tiny_spec(TinyShape()), machine(4, 4), PlanOptions(nodes=nodes))
+        make_plan(tiny_spec(TinyShape()), machine(4, 4), PlanOptions(nodes=nodes))
 
 
 def place(topology: Topology, options: PlanOptions | None = None) -> ShardPlan:
-    return plan(tiny_spec(TinyShape()), topology, options)
+    return make_plan(tiny_spec(TinyShape()), topology, options)
 
 
 def test_each_node_gets_a_worker_with_a_thread_per_core() -> None:

@@ -16,7 +16,7 @@ from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.panels import rows_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.prediction.cost import NOT_OVERLAPPED, CostModel, Forecast
 from numoe.model.planning.prediction.speeds import (
@@ -63,7 +63,7 @@ def only_reading(bandwidth: float) -> Speeds:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_step_that_only_reads_takes_the_time_of_its_bytes(workers: int) -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=2))
-    made = plan(spec, machine(*[4] * workers))
+    made = make_plan(spec, machine(*[4] * workers))
     seconds = predict(spec, made, machine(*[4] * workers), only_reading(GIGA)).seconds
     read = max(shard_bytes(made, spec, shard).read_per_token for shard in made.shards)
     matrices = seconds.attention + seconds.router + seconds.experts + seconds.output
@@ -73,7 +73,7 @@ def test_a_step_that_only_reads_takes_the_time_of_its_bytes(workers: int) -> Non
 @pytest.mark.parametrize(("context", "cores"), [(512, 2), (1000, 4), (50_000, 20)])
 def test_cores_share_key_value_heads_and_pieces_of_a_context(context: int, cores: int) -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=1))
-    made = plan(spec, TWO_NODES)
+    made = make_plan(spec, TWO_NODES)
     bytes_of_worker = 2 * context * 128 * 2 * 2
     slow_cores = replace(only_reading(100 * GIGA), core_bandwidth=GIGA)
     seconds = predict(spec, made, TWO_NODES, slow_cores, context=context).seconds
@@ -85,7 +85,7 @@ def test_cores_share_key_value_heads_and_pieces_of_a_context(context: int, cores
 def test_slow_cores_bound_formats_that_cost_more_to_unpack() -> None:
     rate = STREAM_RATES[TensorType.Q2_K]
     spec = tiny_spec(replace(QWEN3_235B, layers=1, type=TensorType.Q2_K))
-    made = plan(spec, machine(1))
+    made = make_plan(spec, machine(1))
     bytes_of_head = rows_bytes(spec.output, spec.vocabulary)
     seconds = predict(spec, made, machine(1), replace(only_reading(rate), integer_peak=1e12)).seconds
     assert seconds.output == pytest.approx((1 + NOT_OVERLAPPED) * bytes_of_head / rate)
@@ -96,7 +96,7 @@ def test_slow_cores_bound_formats_that_cost_more_to_unpack() -> None:
 def test_two_workers_of_one_node_share_its_bandwidth() -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=1))
     together, apart = (
-        predict(spec, plan(spec, topology, PlanOptions(workers=2)), topology, only_reading(GIGA)).seconds.output
+        predict(spec, make_plan(spec, topology, PlanOptions(workers=2)), topology, only_reading(GIGA)).seconds.output
         for topology in (machine(4), machine(4, 4))
     )
     assert together == pytest.approx(2 * apart)
@@ -105,7 +105,8 @@ def test_two_workers_of_one_node_share_its_bandwidth() -> None:
 def test_more_streams_read_more_experts_but_not_more_of_the_rest() -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=2))
     one, many = (
-        predict(spec, plan(spec, TWO_NODES), TWO_NODES, only_reading(GIGA), batch=batch).seconds for batch in (1, 16)
+        predict(spec, make_plan(spec, TWO_NODES), TWO_NODES, only_reading(GIGA), batch=batch).seconds
+        for batch in (1, 16)
     )
     assert many.attention == one.attention
     assert many.output == one.output
@@ -124,7 +125,7 @@ def skewed(spec: ModelSpec) -> ExpertStats:
 
 
 def split_cost(stats: ExpertStats | None, spec: ModelSpec, replicas: int | None) -> Forecast:
-    base = plan(spec, TWO_NODES)
+    base = make_plan(spec, TWO_NODES)
     loads = [(1.0,) * spec.experts if stats is None else stats.shares(layer) for layer in range(spec.layers)]
     owners = [None if replicas is None else share_experts(load, 2, replicas) for load in loads]
     made = replace(base, experts=tuple(owners))
