@@ -39,7 +39,7 @@ from numoe.coordinator.workers.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import ShardPlan
@@ -220,8 +220,8 @@ class RayWorkers:
             raise ServiceError(f"worker processes did not start: {error}") from error
         self._watched = [os.pidfd_open(pid) for pid in self._pids]
 
-    def _order(self, worker: int, arena: int) -> WorkerOrder:
-        return WorkerOrder(
+    def _order(self, worker: int, arena: int) -> WorkerAssignment:
+        return WorkerAssignment(
             worker=worker,
             spec=self._spec,
             plan=self._plan,

@@ -14,7 +14,7 @@ TRANSFER_BYTES = 32 << 20  # an expert of Qwen3-235B-A22B at Q8_0 is 20 MB
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerOrder:
+class WorkerAssignment:
     """One worker's task; the same for all workers of a group but for `worker`."""
 
     worker: int
