@@ -13,7 +13,7 @@ from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.group import RayWorkers, start_workers
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.messages import Chunk, Sampling
 
 GREEDY = Sampling()

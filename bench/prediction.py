@@ -23,9 +23,10 @@ from numoe.coordinator.process.loading import read_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.prediction.cost import CostModel, Forecast
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.splitting import PlanOptions, make_plan
 
 app = App(help=__doc__)
 

@@ -15,7 +15,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.numa.kernel_view import OneNodeOnly, anonymous_bytes, mapped_bytes, migrate, thread_cpus

@@ -16,10 +16,11 @@ from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.prediction.cost import CostModel, Forecast
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.splitting import PlanOptions, make_plan
 
 Split = Literal["auto", "tensor", "expert"]
 REPLICAS = (0.0, 0.125, 0.25, 0.5, 1.0)  # shares of a layer's experts held once more, as far as memory allows

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from numoe.coordinator.process.loading import warn_of_quota
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from tests.machines import TWO_XEON_6138, write, write_machine
 from tests.tiny_model import TinyShape, tiny_spec
 

@@ -13,7 +13,7 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import InvalidRequest, ServiceError
 from tests.coordinator.engine.fake_executor import FakeExecutor
 from tests.tiny_model import TinyShape, tiny_spec

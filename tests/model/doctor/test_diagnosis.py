@@ -10,7 +10,7 @@ from numoe.model.doctor.finding import worst
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import make_plan
+from numoe.model.planning.splitting import make_plan
 from tests.machines import restrict, set_governor, write, write_machine, write_node_memory
 from tests.model.doctor.findings import TWO_NODES
 from tests.tiny_model import TinyShape, tiny_spec, write_tiny_model

@@ -10,7 +10,7 @@ import pytest
 
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import make_plan
+from numoe.model.planning.splitting import make_plan
 from tests.machines import (
     CXL,
     EPYC_9755,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
-from numoe.model.planning.plan import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 

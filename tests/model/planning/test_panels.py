@@ -12,8 +12,9 @@ from numoe.kernels.weights.formats import BY_GGML_TYPE
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
 from numoe.model.planning.panels import PAGE_BYTES, panel_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.worker.loading import arrange
 from tests.model.planning.test_plan import machine
 from tests.model.planning.test_plan_size import sized_spec, tensors_of

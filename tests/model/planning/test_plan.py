@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import (
-    MOST_WORKERS,
-    PANEL_ROWS,
-    PlanOptions,
-    Range,
-    ShardPlan,
-    kv_heads_of,
-    make_plan,
-    split_evenly,
-)
+from numoe.model.planning.plan import MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of, split_evenly
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 

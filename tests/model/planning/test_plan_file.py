@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import PlanOptions, Shard, ShardPlan, make_plan
+from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.plan_file import check_plan, from_toml, to_toml
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 

@@ -11,8 +11,8 @@ from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.panels import PAGE_BYTES, rows_bytes
-from numoe.model.planning.plan import PlanOptions, make_plan
 from numoe.model.planning.plan_size import check_placement, node_bytes, shard_bytes
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 

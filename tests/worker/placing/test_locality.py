@@ -14,7 +14,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
 from tests.tiny_model import TinyShape, write_tiny_model

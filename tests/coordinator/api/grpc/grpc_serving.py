@@ -28,7 +28,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 from numoe.v1.generation_pb2 import (

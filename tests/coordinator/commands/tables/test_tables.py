@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from numoe.coordinator.commands.tables.plan import describe_plan, describe_topology, human_bytes
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import PlanOptions, make_plan
 from numoe.model.planning.plan_size import node_bytes
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from tests.machines import (
     SNC4_ONE_SOCKET,
     TWO_EPYC_9755_NPS4,

@@ -16,7 +16,7 @@ from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.panels import rows_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, make_plan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.prediction.cost import NOT_OVERLAPPED, CostModel, Forecast
 from numoe.model.planning.prediction.speeds import (
@@ -28,6 +28,7 @@ from numoe.model.planning.prediction.speeds import (
     measured_speeds,
     told_speeds,
 )
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
 from tests.model.planning.test_plan import machine
