@@ -21,7 +21,7 @@ from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.cgroups import cpu_quota
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.plan_size import check_placement
+from numoe.model.planning.plan_checks import check_placement
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import UnsupportedModel

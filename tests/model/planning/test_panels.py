@@ -11,13 +11,13 @@ import pytest
 from numoe.kernels.weights.formats import BY_GGML_TYPE
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
-from numoe.model.planning.panels import PAGE_BYTES, panel_bytes
+from numoe.model.planning.panels import panel_bytes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.arena import PAGE
 from numoe.worker.loading import arrange
-from tests.model.planning.test_plan import machine
-from tests.model.planning.test_plan_size import sized_spec, tensors_of
+from tests.model.planning.examples import machine, sized_spec, tensors_of
 from tests.tiny_model import TinyShape
 
 
@@ -29,7 +29,7 @@ def test_a_panel_of_every_format_is_as_large_as_the_kernels_make_it(type_: Tenso
 
 
 def test_a_page_is_that_of_the_workers() -> None:
-    assert PAGE_BYTES == arrange.PAGE
+    assert PAGE == arrange.PAGE
 
 
 def vectors(spec: ModelSpec) -> int:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.model.planning.plan_file import check_plan, from_toml, to_toml
+from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
@@ -144,26 +143,12 @@ def test_a_layer_in_two_tables_is_refused() -> None:
         from_toml(FILE + EXPERTS + EXPERTS, SPEC)
 
 
-def test_a_model_without_a_router_has_no_whole_experts() -> None:
-    dense = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
-    made = make_plan(dense, MACHINE, PlanOptions(workers=2))
-    with pytest.raises(PlanError, match="layer 0: the model has no experts to hold whole"):
-        check_plan(replace(made, experts=(ExpertOwners(((0,),)),) * dense.layers), dense)
-
-
 def test_ranges_ascend_with_the_workers() -> None:
     """The workers' slices are put together in the workers' order."""
     edited = FILE.replace("width_rows = [0, 32]", "width_rows = [9, 9]").replace("[32, 64]", "[0, 32]")
     edited = edited.replace("[9, 9]", "[32, 64]")
     with pytest.raises(PlanError, match=r"width_rows: the workers' ranges start at \[32, 0\], expected them to ascend"):
         from_toml(edited, SPEC)
-
-
-def test_a_plan_of_too_many_shards_is_refused() -> None:
-    empty = replace(PLAN.shards[0], heads=PLAN.shards[0].heads)
-    shards: tuple[Shard, ...] = PLAN.shards + (empty,) * 7
-    with pytest.raises(PlanError, match="found 9 shards, expected 1 to 8"):
-        check_plan(ShardPlan(SPEC.name, shards, (None,) * SPEC.layers), SPEC)
 
 
 def test_a_plan_for_other_sizes_is_refused() -> None:

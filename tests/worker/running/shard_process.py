@@ -35,11 +35,7 @@ SECONDS = 60.0  # until a test gives a worker up; a step takes milliseconds
 
 def read_spec(path: Path) -> ModelSpec:
     """What the file holds."""
-    file = open_gguf(path)
-    try:
-        return model_spec(file)
-    finally:
-        file.close()
+    return model_spec(open_gguf(path))
 
 
 def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:

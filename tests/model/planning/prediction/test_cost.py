@@ -31,7 +31,7 @@ from numoe.model.planning.prediction.speeds import (
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
-from tests.model.planning.test_plan import machine
+from tests.model.planning.examples import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
 QWEN3_235B = TinyShape(
