@@ -24,7 +24,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.prediction.cost import CostModel, Forecast
+from numoe.model.planning.prediction.cost import CostModel
+from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
 from numoe.model.planning.splitting import PlanOptions, make_plan
 

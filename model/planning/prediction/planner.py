@@ -18,7 +18,8 @@ from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import node_bytes
-from numoe.model.planning.prediction.cost import CostModel, Forecast
+from numoe.model.planning.prediction.cost import CostModel
+from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
 from numoe.model.planning.splitting import PlanOptions, make_plan
 
@@ -151,8 +152,8 @@ class _Pricing:
         rows = cost.experts(self.base.experts)
         whole = cost.experts(fastest.plan.experts)
         chosen = [
-            None if by_row.total <= by_expert.total else owners
-            for (by_row, _), (by_expert, _), owners in zip(rows, whole, fastest.plan.experts, strict=True)
+            None if by_row.seconds.total <= by_expert.seconds.total else owners
+            for by_row, by_expert, owners in zip(rows, whole, fastest.plan.experts, strict=True)
         ]
         if len({owners is None for owners in chosen}) == 1:
             return None
