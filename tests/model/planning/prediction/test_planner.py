@@ -14,7 +14,8 @@ from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan_checks import check_plan
 from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.plan_size import node_bytes
-from numoe.model.planning.prediction.planner import MARGIN, Choice, Split, Wishes, choose_plan, price_plan
+from numoe.model.planning.prediction.candidates import Split, Wishes
+from numoe.model.planning.prediction.planner import MARGIN, Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
 from numoe.model.planning.splitting import PlanOptions
 from numoe.protos.errors import PlanError
