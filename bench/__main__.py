@@ -32,7 +32,7 @@ from bench.report import failures, rows, table
 from numoe.coordinator.commands.options import ShapeOptions
 from numoe.coordinator.settings import KvType
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
-from numoe.model.made_up.synthetic import SyntheticShape
+from numoe.model.made_up.synthetic_shape import SyntheticShape
 from numoe.protos.errors import SetupError
 
 app = App(name="python -m bench", help=__doc__)

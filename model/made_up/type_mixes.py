@@ -1,4 +1,4 @@
-"""Which type each matrix of a quantised file has: the choices of llama.cpp's quantiser, by the names its files have.
+"""Which type each matrix of a quantised file has, as llama.cpp's quantiser chooses it by the name of the mix.
 
 A name like Q4_K_M stands for a mix: more bits where errors matter most. Source: llama_tensor_get_type in llama.cpp's
 src/llama-quant.cpp, without an importance matrix; the counts of types in published files agree (tests).
@@ -50,7 +50,7 @@ _BETTER_OUTPUT_OF_8_EXPERTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "
 
 @dataclass(frozen=True, slots=True)
 class MixFacts:
-    """What the choices look at in a model."""
+    """What the choice of types depends on in a model."""
 
     layers: int
     experts: int
@@ -59,7 +59,7 @@ class MixFacts:
 
 
 def named(name: str) -> tuple[TensorType, str]:
-    """The type of most matrices, and the mix, "" for one type everywhere. Raises SetupError."""
+    """The type of most matrices and the mix that a name stands for; "" for one type everywhere. Raises SetupError."""
     if name in MIXES:
         return MIXES[name], name
     if name in (kind.name for kind in RUNNABLE_TYPES):

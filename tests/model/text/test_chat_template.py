@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from numoe.model.gguf.model_file import open_gguf
+from numoe.model.made_up.alphabet_vocabulary import CHAT_TEMPLATE
 from numoe.model.made_up.demo import find_source
-from numoe.model.made_up.random_vocabulary import CHAT_TEMPLATE
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.template_process import prepare
 from numoe.protos.errors import InvalidRequest

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from numoe.model.gguf.model_file import open_gguf
+from numoe.model.made_up.alphabet_vocabulary import vocabulary_metadata
 from numoe.model.made_up.demo import find_source
-from numoe.model.made_up.random_vocabulary import vocabulary_metadata
 from numoe.model.text.pretokenizers import PRETOKENIZERS
 from numoe.model.text.tokenizer import BYTE_SPELLINGS, Detokenizer, Tokenizer
 from tests.model.text import naive_bpe
