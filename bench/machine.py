@@ -167,7 +167,7 @@ def _rate(cpus: tuple[int, ...], prepare: Preparation, amount: float) -> Rate:
 
 
 def peaks_of_all() -> dict[str, Rate]:
-    """By instruction set, each in a process of its own: a process compiles for one."""
+    """The integer peak by instruction set, each measured in a process of its own: a process compiles for one."""
     found = {}
     for one in runnable():
         environment = {**os.environ, "NUMOE_ISA": one.name}

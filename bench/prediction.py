@@ -37,7 +37,7 @@ TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model file."""
+    """What was predicted and measured of one model file."""
 
     predicted: Forecast
     measured: float  # tokens per second, median
@@ -45,6 +45,7 @@ class Outcome:
 
     @property
     def ratio(self) -> float:
+        """Predicted over measured speed."""
         return self.predicted.tokens_per_second / self.measured
 
 

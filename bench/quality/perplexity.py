@@ -23,7 +23,7 @@ app = App(help=__doc__)
 
 
 def log_probabilities(group: RayWorkers, token_ids: list[int]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # [T-1]
-    """Of each token but the first, given those before it."""
+    """The log-probability of each token but the first, given those before it."""
     found = []
     for position, (token_id, following) in enumerate(pairwise(token_ids)):
         group.submit(Step(position, (chunk(group, 0, position, [token_id]),)))
