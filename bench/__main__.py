@@ -32,7 +32,7 @@ from bench.report import failures, rows, table
 from numoe.coordinator.commands.options import ShapeOptions
 from numoe.coordinator.settings import KvType
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
-from numoe.model.made_up.synthetic import SyntheticShape
+from numoe.model.made_up.synthetic_shape import SyntheticShape
 from numoe.protos.errors import SetupError
 
 app = App(name="python -m bench", help=__doc__)
@@ -75,6 +75,7 @@ class Options:
     """Longest run of a peer's program."""
 
     def workload(self) -> Workload:
+        """What to measure of every engine. Raises SetupError."""
         return Workload(
             prompt=self.prompt,
             decode=self.decode,
@@ -89,6 +90,7 @@ class Options:
         )
 
     def worker_layouts(self) -> list[Layout]:
+        """How numoe's workers are laid out, in turn. Raises SetupError."""
         try:
             pairs = [part.split("x") for part in self.layouts.split(",")]
             return [Layout(int(workers), int(threads)) for workers, threads in pairs]
@@ -116,7 +118,7 @@ def chosen_shapes(names: tuple[str, ...], shape: ShapeOptions) -> dict[str, Synt
 
 
 def measure(shapes: dict[str, SyntheticShape], options: Options, console: Console) -> tuple[list[Figure], Machine]:
-    """All rounds."""
+    """Measure all rounds."""
     folder, work, layouts = options.folder or default_folder(), options.workload(), options.worker_layouts()
     peers = find_peers(options.llama_cpp, options.ik_llama_cpp)
     figures: list[Figure] = []
@@ -135,7 +137,7 @@ def measure(shapes: dict[str, SyntheticShape], options: Options, console: Consol
 def _engines(
     case: str, model: Path, layouts: list[Layout], peers: list[Peer], work: Workload, number: int, seconds: float
 ) -> Iterator[tuple[str, list[Figure]]]:
-    """Every engine in turn, with its figures."""
+    """Measure every engine in turn; its name and its figures."""
     first = layouts[0]
     threads = len(cores()) if not first.threads else first.workers * first.threads
     for layout in layouts:

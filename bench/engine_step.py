@@ -29,7 +29,7 @@ COMPUTE_SECONDS = 0.002  # as long as a step of a small model; event loop and en
 
 
 class ConstantWorkers:
-    """Draws the letter a for everyone, and notes when it is called."""
+    """Workers, as the engine knows them, that draw the letter a for everyone and note when they are called."""
 
     def __init__(self, sequences: int) -> None:
         self.limits = StepLimits(512, sequences, 4096, 64 * sequences, 64)
@@ -41,10 +41,12 @@ class ConstantWorkers:
         self._gap = 0.0
 
     def submit(self, step: Step) -> None:
+        """Note how long the engine took since the last answer."""
         self._gap = time.perf_counter() - self._answered
         self._step = step
 
     def collect(self, timeout_seconds: float) -> StepResult:
+        """Answer after COMPUTE_SECONDS."""
         assert self._step is not None
         full = len(self._step.chunks) == self.limits.sequences
         if full and all(len(chunk.token_ids) == 1 for chunk in self._step.chunks):
@@ -58,16 +60,18 @@ class ConstantWorkers:
         )
 
     def check(self) -> None:
-        pass
+        """They are always well."""
 
     def restart(self) -> None:
+        """They are never lost."""
         raise NotImplementedError
 
     def close(self) -> None:
-        pass
+        """There is nothing to end."""
 
 
 async def measure(sequences: int, sampling: Sampling) -> ConstantWorkers:
+    """Decode TOKENS tokens of so many sequences; the workers know how long it took."""
     workers = ConstantWorkers(sequences)
     engine = Engine(workers, TOKENIZER, EngineSettings())
     engine.start()
@@ -84,6 +88,7 @@ async def measure(sequences: int, sampling: Sampling) -> ConstantWorkers:
 
 
 def main() -> None:
+    """Print the table."""
     table = Table("sequences", "penalties", "gap us", "round us", "gap p99 us")
     for sequences in [int(argument) for argument in sys.argv[1:]] or [1, 8, 32]:
         for sampling in (Sampling(), Sampling(repetition_penalty=1.1)):

@@ -1,4 +1,4 @@
-"""What a measurement gives, and its name: the same names for numoe and for its peers, so that rows can be matched.
+"""What a measurement gives, and its name; numoe and its peers have the same names, so that rows can be matched.
 
 pp512            a prompt of 512 tokens, from an empty cache, logits of its last token
 tg128            128 tokens one by one, from an empty cache
@@ -16,18 +16,22 @@ OURS = "ours"
 
 
 def prompt_name(tokens: int) -> str:
+    """The name of a prompt of so many tokens."""
     return f"pp{tokens}"
 
 
 def decode_name(tokens: int, depth: int = 0) -> str:
+    """The name of so many tokens that are decoded one by one after `depth` others."""
     return f"tg{tokens} @ {depth}" if depth else f"tg{tokens}"
 
 
 def streams_name(streams: int, tokens: int, *, alike: bool = False) -> str:
+    """The name of so many tokens of each stream, all decoded at once."""
     return f"{streams} x tg{tokens}{' alike' if alike and streams > 1 else ''}"
 
 
 def disturbed_name(tokens: int) -> str:
+    """The name of so many tokens that are decoded while another process takes a core."""
     return f"tg{tokens} disturbed"
 
 

@@ -13,8 +13,8 @@ from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import start_workers
-from numoe.model.machine.topology import read_topology
-from numoe.model.planning.plan import PlanOptions, plan
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.messages import Chunk, Sampling
 
 GREEDY = Sampling()
@@ -28,7 +28,7 @@ def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSe
     spec = read_spec(path)
     group = start_workers(
         spec=spec,
-        plan=plan(spec, read_topology(), PlanOptions(workers, threads)),
+        plan=make_plan(spec, read_topology(), PlanOptions(workers, threads)),
         settings=ServeSettings(engine=engine),
         progress=lambda phase, done, total: None,
     )

@@ -37,7 +37,8 @@ from numoe.kernels.cpu.simd import splat
 from numoe.kernels.matmul.groups import VALUE_BYTES
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
 from numoe.kernels.threads.reader import read_memory
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.worker.placing.memory import allocate
 
 app = App(help=__doc__)
@@ -166,7 +167,7 @@ def _rate(cpus: tuple[int, ...], prepare: Preparation, amount: float) -> Rate:
 
 
 def peaks_of_all() -> dict[str, Rate]:
-    """By instruction set, each in a process of its own: a process compiles for one."""
+    """The integer peak by instruction set, each measured in a process of its own: a process compiles for one."""
     found = {}
     for one in runnable():
         environment = {**os.environ, "NUMOE_ISA": one.name}

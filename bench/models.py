@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from numoe.model.made_up.synthetic import PRESETS, SyntheticShape, write_synthetic_model
+from numoe.model.made_up.synthetic import write_synthetic_model
+from numoe.model.made_up.synthetic_shape import PRESETS, SyntheticShape
 from numoe.model.made_up.type_mixes import named
 
 

@@ -97,7 +97,7 @@ class Measured:
         self._steps = 0
 
     def warm_up(self) -> None:
-        """Run both forms of a step once, untimed."""
+        """Run both kinds of step once, without timing them."""
         self.prompt()
         self.decode(WARM_TOKENS)
 

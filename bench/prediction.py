@@ -21,10 +21,13 @@ from bench.machine import integer_peak, read_bandwidth
 from bench.ours import Measured, Workload
 from numoe.coordinator.process.loading import read_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import Topology, read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
-from numoe.model.planning.prediction.cost import CostModel, Forecast
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.prediction.cost import CostModel
+from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.splitting import PlanOptions, make_plan
 
 app = App(help=__doc__)
 
@@ -34,7 +37,7 @@ TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model file."""
+    """What was predicted and measured of one model file."""
 
     predicted: Forecast
     measured: float  # tokens per second, median
@@ -42,6 +45,7 @@ class Outcome:
 
     @property
     def ratio(self) -> float:
+        """Predicted over measured speed."""
         return self.predicted.tokens_per_second / self.measured
 
 
@@ -63,7 +67,7 @@ def measured_speeds(topology: Topology, made: ShardPlan) -> Speeds:
 def hold(path: Path, workers: int, threads: int | None) -> Outcome:
     """Predict and measure one file."""
     spec, topology = read_spec(path), read_topology()
-    made = plan(spec, topology, PlanOptions(workers, threads))
+    made = make_plan(spec, topology, PlanOptions(workers, threads))
     work = Workload(prompt=64, decode=TOKENS, depths=(), streams=(1,))
     with worker_group(path, workers, threads, work.settings()) as group:
         measured = Measured(group, spec, work)

@@ -55,7 +55,7 @@ class Stream:
     error: str = ""
 
     def read(self, address: str, ending: Event) -> None:
-        """The body of its thread."""
+        """Read the answers until `ending` is set; the body of a thread."""
         try:
             with Client(address, None) as client:
                 for answer in client.generate(self.request):
@@ -84,13 +84,14 @@ class Phase:
         return [after - before for before, after in pairs if after > self.start and before < self.end]
 
     def tokens_per_second(self, streams: Sequence[Stream]) -> float:
+        """Of all streams together, during the phase."""
         seen = sum(self.start < at <= self.end for stream in streams for at in stream.times)
         return seen / (self.end - self.start)
 
 
 @contextmanager
 def service(path: Path, streams: int, threads: int | None, context_tokens: int) -> Iterator[str]:
-    """`numoe serve` with two workers, as a process of its own; its address."""
+    """Run `numoe serve` with two workers in a process of its own; yields its address."""
     flags = ["--address", "127.0.0.1:0", "--workers", "2", "--split", "expert", "--replicas", "0"]
     flags += ["--sequences", str(streams), "--context-tokens", str(context_tokens)]
     flags += ["--kv-tokens", str(streams * context_tokens)]
@@ -109,7 +110,7 @@ def service(path: Path, streams: int, threads: int | None, context_tokens: int) 
 
 @contextmanager
 def decoding(address: str, spec: ModelSpec, count: int, context_tokens: int) -> Iterator[list[Stream]]:
-    """Streams at work, all past their prompts."""
+    """Streams that decode, all of them past their prompts."""
     random, ending = np.random.default_rng(0), Event()
     streams = []
     for number in range(count):
@@ -133,20 +134,21 @@ def decoding(address: str, spec: ModelSpec, count: int, context_tokens: int) -> 
 
 
 def check(streams: Sequence[Stream]) -> None:
+    """Exit with the error of a stream that failed."""
     for stream in streams:
         if stream.error:
             raise SystemExit(stream.error)
 
 
 def quiet(seconds: float) -> Phase:
-    """Nothing but the streams."""
+    """Measure a time in which nothing but the streams runs."""
     start = time.monotonic()
     time.sleep(seconds)
     return Phase("quiet", start, time.monotonic())
 
 
 def moving(client: Client, spec: ModelSpec, name: str, request: RebalanceRequest) -> Phase:
-    """Have experts moved; returns when all have."""
+    """Have experts moved, and return when all are."""
     before = held(client.placement())
     start, moves = time.monotonic(), 0
     for answer in client.rebalance(request):
@@ -157,7 +159,7 @@ def moving(client: Client, spec: ModelSpec, name: str, request: RebalanceRequest
 
 
 def held(placement: GetPlacementResponse) -> set[tuple[int, int, int]]:
-    """Every (worker, layer, expert)."""
+    """Every (worker, layer, expert) that is held whole."""
     return {
         (worker.worker, layer, expert)
         for worker in placement.workers
@@ -170,7 +172,7 @@ def held(placement: GetPlacementResponse) -> set[tuple[int, int, int]]:
 def measure(
     address: str, spec: ModelSpec, streams: int, seconds: float, context_tokens: int
 ) -> tuple[list[Phase], list[Stream]]:
-    """All phases in turn, while streams decode."""
+    """Measure all phases in turn while streams decode."""
     with decoding(address, spec, streams, context_tokens) as running, Client(address, None) as client:
         phases = [quiet(seconds)]
         for name, request in (

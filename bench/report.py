@@ -33,13 +33,13 @@ class Row:
 
 
 def median_speed(figures: Iterable[Figure]) -> float:
-    """Over all repetitions of all rounds, in tokens per second; 0: there is none."""
+    """The median over all repetitions of all rounds, in tokens per second; 0: there is none."""
     speeds = [speed for figure in figures for speed in figure.tokens_per_second]
     return statistics.median(speeds) if speeds else 0.0
 
 
 def rows(figures: Sequence[Figure], machine: Machine) -> list[Row]:
-    """In the order in which metrics were first measured, the peers' alone at the end of each case."""
+    """The rows of the table, in the order in which metrics were first measured; what only peers have ends each case."""
     measured = [figure for figure in figures if figure.tokens_per_second]
     ours = dict.fromkeys((one.case, one.metric, one.layout) for one in measured if one.engine == OURS)
     answered = {key[:2] for key in ours}
@@ -82,13 +82,13 @@ def _speeds(figures: Sequence[Figure], case: str, metric: str, layout: str) -> d
 
 
 def _undisturbed(figures: Sequence[Figure], case: str) -> str:
-    """The metric of plain decoding."""
+    """The metric of decoding that nothing disturbs, "" if there is none."""
     names = (one.metric for one in figures if one.case == case)
     return next((name for name in names if name.startswith("tg") and " " not in name), "")
 
 
 def table(found: Sequence[Row], engines: Sequence[str]) -> Table:
-    """For the eye; tokens per second where nothing else is said."""
+    """The table to print; figures are tokens per second unless their column says otherwise."""
     made = Table("case", "metric", "layout")
     for name in (*engines, "ratio to the best", "MB/token", "GB/s", "fill", "share of peak"):
         made.add_column(name, justify="right")

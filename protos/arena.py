@@ -80,7 +80,7 @@ COUNTERS = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class PartShape:
-    """The slices of one worker."""
+    """How large one worker's parts of the arena's arrays are."""
 
     width: int  # d
     attention_width: int  # h*K
@@ -103,12 +103,12 @@ class ArenaShape:
 
 
 def dense_columns(tokens: int) -> int:
-    """Columns of `tokens` tokens in groups of 1, 2, 4, 8 or 12: at most 1 is padding."""
+    """Columns that `tokens` tokens take in groups of 1, 2, 4, 8 or 12: at most 1 is padding."""
     return tokens + 1
 
 
 def expert_columns(tokens: int, active: int, experts: int) -> int:
-    """Columns when each token goes to `active` experts: at most 1 of padding for each expert."""
+    """Columns that tokens take if each goes to `active` experts: at most 1 of padding for each expert."""
     return tokens * active + min(experts, tokens * active)
 
 
@@ -127,6 +127,7 @@ class Field:
 
     @property
     def bytes(self) -> int:
+        """Its size."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
@@ -187,7 +188,7 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
 
 
 def arena_layout(shape: ArenaShape) -> ArenaLayout:
-    """Lay the arena out: every array on its own cache lines, every part on its own pages."""
+    """Lay the arena out: every array on cache lines of its own, every worker's part on pages of its own."""
     fields: dict[str, Field] = {}
     offset = PAGE
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 
 class NumoeError(Exception):
-    """The root: nothing else is raised on purpose across a boundary of numoe."""
+    """The root of all errors that are raised on purpose across a boundary of numoe."""
 
     reason = "INTERNAL"
 
@@ -33,17 +33,21 @@ class RequestError(NumoeError):
 
 
 class InvalidRequest(RequestError):
-    """A field is out of range or does not fit the model; `field` is its path in the request."""
+    """A field is out of range or does not fit the model.
+
+    `field` is its path in the request, `problem` what is wrong with it; the message is both.
+    """
 
     reason = "INVALID_REQUEST"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class QueueFull(RequestError):
-    """More requests wait than the queue holds; `retry_seconds` estimates when a place is free."""
+    """The queue of waiting requests is full; `retry_seconds` estimates when a place is free."""
 
     reason = "QUEUE_FULL"
 

@@ -1,4 +1,4 @@
-"""Where a worker's memory and threads were found to be, as the kernel told: worker -> coordinator, after loading."""
+"""Where the kernel says that a worker's memory and threads are; workers report it to the coordinator after loading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ NodeBytes = Mapping[int, int]  # bytes by NUMA node; pages that nobody has touch
 
 @dataclass(frozen=True, slots=True)
 class Locality:
-    """One worker. Without `verified` the kernel refused to tell where pages are, and all byte counts are empty."""
+    """The report of one worker.
+
+    Without `verified` the kernel refused to tell where pages are, and all byte counts are empty.
+    """
 
     binding: str  # "cpus+memory", "cpus" or "none": what the worker was bound to when it started
     verified: bool  # every page and thread was looked at
@@ -26,17 +29,17 @@ class Locality:
 
     @property
     def level(self) -> str:
-        """How sure the placement is, for people: "cpus+memory, verified" at best."""
+        """How sure the placement is, in words for people: "cpus+memory, verified" at best."""
         return self.binding + (VERIFIED if self.verified and not self.problem else "")
 
     @property
     def weights(self) -> NodeBytes:
-        """Of all layers and the vocabulary."""
+        """Bytes of all weights, those of layers and those of the vocabulary."""
         return total((*self.layers, self.vocabulary))
 
 
 def total(parts: tuple[NodeBytes, ...]) -> NodeBytes:
-    """The sum, node by node."""
+    """The bytes of all parts together, by node."""
     summed: dict[int, int] = {}
     for part in parts:
         for node, count in part.items():

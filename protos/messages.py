@@ -1,4 +1,4 @@
-"""Coordinator -> workers and back: one Step out, one StepResult back; all traffic inside a host on one screen."""
+"""Messages between coordinator and workers: a Step to all workers, a StepResult back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class Sampling:
     """How one token is drawn from a row of logits.
 
-    Order: penalties, temperature, top-k, top-p, min-p, then one draw seeded by (seed, position).
-    temperature 0 takes the largest logit (the lowest id among equals) and ignores the filters.
+    The order is: penalties, temperature, top-k, top-p, min-p, then one draw seeded by (seed, position).
+    Temperature 0 takes the largest logit (the lowest id among equals) and ignores the filters.
     """
 
     temperature: float = 0.0
@@ -27,6 +27,7 @@ class Sampling:
 
     @property
     def penalises(self) -> bool:
+        """Whether any penalty is on."""
         return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
 
@@ -41,10 +42,9 @@ class Chunk:
     token_ids: NDArray[np.int32]  # [n]
     kv_blocks: NDArray[np.int32]  # block ids that hold positions 0 .. first_position + n - 1, in order
     sampling: Sampling | None = None  # None: no token is drawn after this chunk (a prompt is not at its end)
-    seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)  # distinct ids in prompt and output,
-    seen_counts: NDArray[np.int32] = field(
-        default_factory=lambda: NO_TOKENS
-    )  # times each was generated (0: prompt only)
+    # Distinct ids in prompt and output, and how often each was generated; 0: it stands in the prompt only.
+    seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step drew: one entry per chunk with sampling, in the step's order."""
+    """What a step drew: an entry for each chunk with sampling, in the step's order."""
 
     number: int
     token_ids: NDArray[np.int32]  # [R]
@@ -67,7 +67,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """What the workers' memory is laid out for; a Step never exceeds it."""
+    """What the memory of workers is laid out for; a Step never exceeds it."""
 
     step_tokens: int  # token positions in one step, all chunks together
     sequences: int  # chunks in one step

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from numoe.model.machine.topology import format_id_list
+from numoe.model.machine.id_lists import format_id_list
 
 KIB_PER_GIB = 1 << 20
 NODE_FIELDS = (

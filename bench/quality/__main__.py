@@ -1,4 +1,4 @@
-"""How true each weight format is computed: python -m bench.quality.__main__ --llama-cpp FOLDER [FORMAT ...]
+"""How true each weight format is computed: python -m bench.quality --llama-cpp FOLDER [FORMAT ...]
 
 SmolLM2-135M, padded with zeros so that every format fits (padded.py), is quantised by llama-quantize, all matrices to
 one type. The truth is that very file, dequantised and run in float64 by tests/forward.py: what is measured is
@@ -31,7 +31,7 @@ from numoe.protos.errors import SetupError
 from numoe.protos.messages import Step
 from tests.forward import Forward
 
-app = App(name="python -m bench.quality.__main__", help=__doc__)
+app = App(name="python -m bench.quality", help=__doc__)
 
 TEXT = Path(__file__).with_name("plain_english.txt")
 CONTEXT = 256
@@ -67,7 +67,7 @@ def _run(command: list[str]) -> None:
 
 
 def chunks_of(model: Path, text: Path, count: int) -> NDArray[np.int32]:  # [count, CONTEXT]
-    """The text's first tokens. Raises SetupError if it has not so many chunks."""
+    """The first tokens of a text. Raises SetupError if it has fewer chunks."""
     _, tokenizer, _ = read_model(model)
     found = tokenizer.encode(text.read_text())
     most = len(found) // CONTEXT
@@ -77,7 +77,7 @@ def chunks_of(model: Path, text: Path, count: int) -> NDArray[np.int32]:  # [cou
 
 
 def true_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float64]:  # [positions, V]
-    """Of the evaluated positions, in float64."""
+    """The logits of the evaluated positions, computed in float64."""
     file = open_gguf(model)
     weights = {name: dequantised(tensor) for name, tensor in file.tensors.items()}
     forward, first = Forward(weights, model_spec(file)), first_position(CONTEXT)
@@ -85,7 +85,7 @@ def true_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float64]: 
 
 
 def our_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32]:  # [positions, V]
-    """Of the evaluated positions, from one worker."""
+    """The logits of the evaluated positions, computed by one worker."""
     first, found, steps = first_position(CONTEXT), [], 0
     with worker_group(model, 1, None, EngineSettings(context_tokens=CONTEXT, kv_tokens=CONTEXT)) as group:
         for part in chunks.tolist():
@@ -100,7 +100,7 @@ def our_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32]:  
 
 
 def peer_logits(model: Path, programs: Path, text: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32] | None:
-    """The same positions by llama-perplexity; None if it was not built. Raises SetupError."""
+    """The logits of the same positions by llama-perplexity; None if it was not built. Raises SetupError."""
     program, saved = programs / "llama-perplexity", model.with_suffix(".logits")
     if not program.is_file():
         return None

@@ -20,7 +20,7 @@ Logits = NDArray[np.floating[Any]]  # [positions, V]
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Against the truth, over all positions."""
+    """How far predictions are from the truth, over all positions."""
 
     kl: float  # mean Kullback-Leibler divergence of a position, in nats
     kl_error: float  # standard error of that mean
@@ -42,7 +42,7 @@ def first_position(context: int) -> int:
 
 
 def divergence(truth: Logits, found: Logits) -> Divergence:
-    """Of `found` from `truth`, row by row."""
+    """The divergence of `found` from `truth`, compared row by row."""
     kl = [_kl(_log_probabilities(p), _log_probabilities(q)) for p, q in zip(truth, found, strict=True)]
     agreement = np.mean(truth.argmax(axis=1) == found.argmax(axis=1))
     return Divergence(float(np.mean(kl)), float(np.std(kl) / len(kl) ** 0.5), float(agreement))
@@ -59,7 +59,10 @@ def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def read_saved(path: Path) -> SavedLogits:
-    """Read such a file; ValueError if it is none. A row: scale, least value (float32), then V times 16 bits."""
+    """Read the file that llama-perplexity --save-all-logits writes. Raises ValueError if it is none.
+
+    A row is a scale and a least value, both float32, then V numbers of 16 bits.
+    """
     data = path.read_bytes()
     if data[:8] != MAGIC:
         raise ValueError(f"{path} begins with {data[:8]!r}, expected {MAGIC!r}")

@@ -1,4 +1,4 @@
-"""A dense `llama` model widened with zeros until K-quants fit it, computing exactly what it computed before.
+"""Widens a dense `llama` model with zeros until K-quants fit it; it computes exactly what it computed before.
 
 K-quants want rows of a multiple of 256 values; SmolLM2-135M has 576, for which quantisers take other types instead. So:
 
@@ -36,7 +36,7 @@ class Padding:
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Padding:
-        """The least that K-quants fit."""
+        """The smallest sizes that K-quants fit."""
         group = spec.query_heads // spec.kv_heads
         kv_heads = spec.kv_heads
         while kv_heads * group * spec.head_size % UNIT:

@@ -369,7 +369,7 @@ def _write_synthetic_model(path: Path, options: ShapeOptions, progress: LoadProg
 
 
 def _read_machine(root: Path) -> Topology:
-    from numoe.model.machine.topology import read_topology
+    from numoe.model.machine.topology_reading import read_topology
 
     if not (root / "sys/devices/system").is_dir() and not (root / "proc").is_dir():
         raise SetupError(f"{root} holds no copy of a machine: expected folders sys/devices/system and proc in it")

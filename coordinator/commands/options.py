@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from numoe.coordinator.settings import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:  # protobuf and numpy take longer to import than most commands run
-    from numoe.model.made_up.synthetic import SyntheticShape
+    from numoe.model.made_up.synthetic_shape import SyntheticShape
     from numoe.v1.generation_pb2 import Sampling, Stopping
 
 Shape = Literal["qwen3moe", "llama", "qwen3-30b-a3b", "qwen3-235b-a22b"]
@@ -106,7 +106,7 @@ class ShapeOptions:
 
     def synthetic(self) -> SyntheticShape | None:
         """The shape that was asked for; None: none was."""
-        from numoe.model.made_up.synthetic import PRESETS, SyntheticShape
+        from numoe.model.made_up.synthetic_shape import PRESETS, SyntheticShape
         from numoe.model.made_up.type_mixes import named
 
         if self.shape is None:

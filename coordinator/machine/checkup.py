@@ -11,9 +11,9 @@ from numoe.coordinator.machine.measuring import Measured, measure_bandwidth
 from numoe.coordinator.machine.planning import planned
 from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
-from numoe.model.doctor.diagnosis import Wanted, diagnose, wanted_by
+from numoe.model.doctor.diagnosis import Needs, diagnose, needs_of
 from numoe.model.doctor.finding import Finding, worst
-from numoe.model.doctor.speed import check_load
+from numoe.model.doctor.measured_bandwidth import check_load
 from numoe.model.machine.bandwidth import Bandwidth, bandwidth_file, load_bandwidth, save_bandwidth
 from numoe.model.machine.memory_policy import PolicyTrial, try_policies
 from numoe.model.machine.topology import Topology
@@ -44,11 +44,11 @@ def examine(topology: Topology, root: Path, model: Path | None, settings: ServeS
     return Checkup((*findings, *remarks), bandwidth, topology)
 
 
-def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Wanted:
+def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Needs:
     spec = read_spec(model)
     plan = planned(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
-    return wanted_by(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
+    return needs_of(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
 
 
 def _trial(topology: Topology) -> PolicyTrial | None:

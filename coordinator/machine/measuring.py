@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from numoe.model.doctor.process import memory_limit
 from numoe.model.machine.bandwidth import Bandwidth, Read, cores_of_nodes
-from numoe.model.machine.topology import Node, Topology, format_id_list
+from numoe.model.machine.cgroups import memory_limit
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Node, Topology
 from numoe.protos.errors import ServiceError
 
 MEASURING_SECONDS = 6.0  # for all pairs of nodes

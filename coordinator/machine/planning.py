@@ -9,10 +9,12 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
-from numoe.model.planning.plan import PlanOptions, ShardPlan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_file import from_toml
-from numoe.model.planning.prediction.planner import Choice, Wishes, choose_plan, price_plan
+from numoe.model.planning.prediction.candidates import Wishes
+from numoe.model.planning.prediction.planner import Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
+from numoe.model.planning.splitting import PlanOptions
 from numoe.protos.errors import SetupError
 
 

@@ -15,11 +15,12 @@ from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.doctor.process import cpu_quota, quota_cost, quota_remedy
+from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.cgroups import cpu_quota
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.plan_size import check_placement
+from numoe.model.planning.plan_checks import check_placement
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import UnsupportedModel

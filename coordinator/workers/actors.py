@@ -18,8 +18,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numoe.coordinator.workers.processes import WatchedProcesses
-from numoe.model.machine.topology import format_id_list
-from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.errors import ServiceError, SetupError, WorkerLost
 
@@ -57,7 +57,7 @@ class ActorGroup:
             raise ServiceError(f"worker processes did not start: {error}") from error
         self._processes = WatchedProcesses(pids)
 
-    def load(self, assignments: Sequence[WorkerOrder], look: Callable[[], None]) -> list[Any]:
+    def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
         """Have every worker load its shard; returns their ShardReports.
 
         Calls `look` now and then, and at the end; an exception that it raises ends the loading.

@@ -30,7 +30,7 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement, Work
 from numoe.coordinator.workers.step_boundary import StepBoundary
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Shard, ShardPlan
@@ -115,8 +115,8 @@ class HostGroup:
     def _new_actors(self) -> ActorGroup:
         return ActorGroup(self._plan)
 
-    def _assignment(self, worker: int, arena: int) -> WorkerOrder:
-        return WorkerOrder(
+    def _assignment(self, worker: int, arena: int) -> WorkerAssignment:
+        return WorkerAssignment(
             worker=worker,
             spec=self._spec,
             plan=self._plan,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.moves import ExpertMove, balance, drain
 from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.protos.errors import InvalidRequest

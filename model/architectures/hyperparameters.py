@@ -1,17 +1,13 @@
-"""Hyper-parameters of a GGUF file: typed, in range, with llama.cpp's defaults for keys that are missing."""
+"""Reads a model's sizes and its RoPE from the keys of a GGUF file, with llama.cpp's defaults where keys are missing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
-import numpy as np
-
+from numoe.model.architectures.keys import Keys
 from numoe.model.architectures.spec import Rope
-from numoe.model.gguf.values import Value, one_line
-from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.model.gguf.reader import one_line
 
 # The largest values taken for possible; each is several times that of any model known.
 LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4096, 1 << 24
@@ -20,68 +16,8 @@ LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4
 BLOCK = 32
 
 
-class Keys:
-    """The metadata under one architecture's prefix; faults name the key, what was found and what was expected."""
-
-    __slots__ = ("_metadata", "_path", "_prefix")
-
-    def __init__(self, path: Path, metadata: Mapping[str, Value], prefix: str) -> None:
-        self._path = path
-        self._metadata = metadata
-        self._prefix = prefix
-
-    def integer(self, key: str, high: int, default: int | None = None, low: int = 1) -> int:
-        """A whole number in low..high; a list with one entry per layer is taken if all entries are equal."""
-        value = self._find(key, default)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and len(value):
-            if (value != value[0]).any():
-                self.refuse(f"{self._prefix}.{key} differs between layers, from {value.min()} to {value.max()}")
-            value = int(value[0])
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._fail("key-type", f"{self._prefix}.{key} must be a whole number")
-        if not low <= value <= high:
-            self._fail("hyper-parameter", f"{self._prefix}.{key} is {value}, expected {low} to {high}")
-        return value
-
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        value = self._find(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._fail("key-type", f"{self._prefix}.{key} must be a number")
-        if not low <= value <= high:  # refuses NaN as well
-            self._fail("hyper-parameter", f"{self._prefix}.{key} is {value}, expected {low:g} to {high:g}")
-        return float(value)
-
-    def text(self, key: str, default: str) -> str:
-        value = self._find(key, default)
-        if not isinstance(value, str):
-            self._fail("key-type", f"{self._prefix}.{key} must be a string")
-        return value
-
-    def expect(self, key: str, allowed: tuple[object, ...]) -> None:
-        """Refuses a file in which the key asks for arithmetic that this version does not do."""
-        value = self._metadata.get(f"{self._prefix}.{key}", allowed[0])
-        if isinstance(value, np.ndarray | list) or value not in allowed:
-            found = one_line(str(value), 60)
-            self.refuse(f"{self._prefix}.{key} is {found}, this version runs {' or '.join(map(str, allowed))} only")
-
-    def contradiction(self, message: str) -> NoReturn:
-        self._fail("hyper-parameter", message)
-
-    def refuse(self, message: str) -> NoReturn:
-        raise UnsupportedModel(f"{self._path}: {message}")
-
-    def _find(self, key: str, default: float | str | None) -> Value:
-        value = self._metadata.get(f"{self._prefix}.{key}", default)
-        if value is None:
-            self._fail("key-missing", f"the key {self._prefix}.{key} is missing")
-        return value
-
-    def _fail(self, reason: str, message: str) -> NoReturn:
-        raise ModelFileError(reason, f"{self._path}: {message}; the file is damaged or was converted wrongly")
-
-
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class ModelSizes:
     """The sizes of a model as its keys state them; the tensors must agree."""
 
     layers: int  # L
@@ -95,8 +31,14 @@ class Sizes:
     context_length: int
 
 
-def read_sizes(keys: Keys, routed: bool, own_expert_width: bool) -> Sizes:
-    """`own_expert_width`: experts have a key for their width; without it they share out the dense width."""
+def read_sizes(keys: Keys, routed: bool, own_expert_width: bool) -> ModelSizes:
+    """Read the sizes of a model. Raises ModelFileError and UnsupportedModel.
+
+    Args:
+        keys: the keys of its architecture.
+        routed: whether its layers have experts.
+        own_expert_width: whether experts have a key for their width; in files without it they share the dense width.
+    """
     width = keys.integer("embedding_length", WIDTH)
     query_heads = keys.integer("attention.head_count", HEADS)
     kv_heads = keys.integer("attention.head_count_kv", HEADS, default=query_heads)
@@ -107,7 +49,7 @@ def read_sizes(keys: Keys, routed: bool, own_expert_width: bool) -> Sizes:
         expert_width = expert_width or keys.integer("feed_forward_length", WIDTH) // active_experts
     else:
         expert_width = keys.integer("feed_forward_length", WIDTH)
-    sizes = Sizes(
+    sizes = ModelSizes(
         layers=keys.integer("block_count", LAYERS),
         width=width,
         query_heads=query_heads,
@@ -131,7 +73,7 @@ def _head_size(keys: Keys, width: int, query_heads: int) -> int:
     return key_length
 
 
-def _check_sizes(keys: Keys, sizes: Sizes) -> None:
+def _check_sizes(keys: Keys, sizes: ModelSizes) -> None:
     if sizes.query_heads % sizes.kv_heads:
         keys.contradiction(f"{sizes.query_heads} query heads cannot share {sizes.kv_heads} key-value heads evenly")
     if sizes.active_experts > sizes.experts:
@@ -143,7 +85,10 @@ def _check_sizes(keys: Keys, sizes: Sizes) -> None:
 
 
 def read_rope(keys: Keys, style: Literal["neox", "norm"], head_size: int, context_length: int) -> Rope:
-    """Scaling as llama.cpp reads it: without a type it is linear, and a factor of 0 or none at all means 1."""
+    """Read the rotary position embedding. Raises ModelFileError and UnsupportedModel.
+
+    Scaling is read as llama.cpp does: without a type it is linear, and a factor of 0 or none at all means 1.
+    """
     dimensions = keys.integer("rope.dimension_count", HEAD_SIZE, default=head_size)
     if dimensions != head_size:
         keys.refuse(f"{dimensions} of {head_size} values per head are rotated, this version rotates all")

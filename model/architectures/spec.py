@@ -15,7 +15,7 @@ from numoe.model.gguf.tensors import TensorInfo, TensorType
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary position embedding (Su et al. 2021), with YaRN (Peng et al. 2023) or linear scaling."""
+    """A rotary position embedding (Su et al. 2021), with YaRN (Peng et al. 2023) or linear scaling."""
 
     style: Literal["neox", "norm"]  # neox pairs (i, i + K/2); norm pairs (2i, 2i + 1)
     base: float
@@ -54,14 +54,14 @@ class LayerTensors:
 
     @property
     def matrices(self) -> list[TensorInfo]:
-        """Those that activations are multiplied with."""
+        """The matrices that activations are multiplied with."""
         attention = [self.attn_q, self.attn_k, self.attn_v, self.attn_output]
         return [*attention, *([self.router] if self.router else []), self.gate, self.up, self.down]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model, as data."""
+    """A model: its sizes, its arithmetic, and where its tensors lie."""
 
     architecture: str
     name: str
@@ -84,6 +84,7 @@ class ModelSpec:
 
     @property
     def tied_output(self) -> bool:
+        """Whether the output is the token embedding."""
         return self.output.name == self.token_embedding.name
 
     @property

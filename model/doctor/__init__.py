@@ -1,1 +1,1 @@
-"""What slows models down on a machine: findings, with cost and remedy."""
+"""The doctor: checks of a machine for what slows models down; each finding has its cost and its remedy."""

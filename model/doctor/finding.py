@@ -1,4 +1,4 @@
-"""What a check of the machine says: how bad it is, what was found, what it costs, what mends it."""
+"""What a check of the machine finds, how bad that is, what it costs and what mends it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from good to
 class Finding:
     """One line of the doctor's report.
 
-    A note is worth knowing; a warning costs speed or may; with a problem the model does not run, or at a small part of
-    the machine's speed.
+    A note is worth knowing. A warning costs speed or may cost it. With a problem the model does not run, or runs at a
+    small part of the machine's speed.
     """
 
     level: Level
@@ -25,4 +25,5 @@ class Finding:
 
 
 def worst(findings: tuple[Finding, ...]) -> Level:
+    """The worst level of all findings, "ok" if there are none."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="ok")

@@ -1,1 +1,1 @@
-"""GGUF files: what is in one, checked, and writing one."""
+"""GGUF files: reading one, which may be damaged or hostile, and writing one."""

@@ -10,13 +10,12 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from numoe.model.gguf.part import Part, read_part
+from numoe.model.gguf.reader import DAMAGED
 from numoe.model.gguf.tensors import TensorInfo
-from numoe.model.gguf.values import DAMAGED, Strings, Value
+from numoe.model.gguf.values import Value
 from numoe.protos.errors import ModelFileError
 
-__all__ = ["GgufFile", "Strings", "Value", "open_gguf"]
-
-PARTS = 1024  # the largest models known are split into about 150
+MOST_PARTS = 1024  # the largest models known are split into about 150
 PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
@@ -30,12 +29,9 @@ class GgufFile:
     metadata: Mapping[str, Value]  # arrays of numbers are numpy arrays, arrays of strings are Strings
     tensors: Mapping[str, TensorInfo]  # in the order of the files
 
-    def close(self) -> None:
-        """Holds nothing open; here so that callers need not rely on that."""
-
 
 def open_gguf(path: str | Path) -> GgufFile:
-    """Opens the model whose first or only file is `path`; raises ModelFileError."""
+    """Open the model whose first or only file is `path`. Raises ModelFileError."""
     path = Path(path).absolute()  # tensors are read by workers, in folders of their own
     name = PART_NAME.fullmatch(path.name)
     if name and int(name["number"]) != 1:
@@ -60,8 +56,8 @@ def _part_name(stem: str, number: int, count: str) -> str:
 def _other_parts(first: Part, name: re.Match[str] | None) -> list[Path]:
     """Where the parts after the first lie; all of them exist."""
     count = _split_key(first, "split.count")
-    if not 0 <= count <= PARTS:
-        _fail(first.path, "split-count", f"split.count is {count}, at most {PARTS} parts are allowed; {DAMAGED}")
+    if not 0 <= count <= MOST_PARTS:
+        _fail(first.path, "split-count", f"split.count is {count}, at most {MOST_PARTS} parts are allowed; {DAMAGED}")
     if count > 1 and name is None:
         expected = _part_name(first.path.stem, 1, f"{count:05d}")
         _fail(first.path, "split-name", f"this is one of {count} parts; the first must be named like {expected}")

@@ -1,4 +1,4 @@
-"""One GGUF file, hostile until proven otherwise: its header, metadata and tensor directory.
+"""Reads one GGUF file, which may be hostile: its header, metadata and tensor directory.
 
     +--------+---------+-----------+--------+--------------+--------------+----------+----------------------+
     | "GGUF" | version | n_tensors | n_keys | keys, values | tensor infos | padding  | tensor data, each    |
@@ -8,8 +8,8 @@
 
     tensor info:  string name, u32 n_dims, n_dims x u64 (innermost first), u32 type, u64 offset from data_start
 
-Little endian, versions 2 and 3, which differ in nothing else. Faults raise ModelFileError; gguf_values.py says what
-is guaranteed.
+Little endian, versions 2 and 3, which differ in nothing else. Faults raise ModelFileError; reader.py says what is
+guaranteed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numoe.model.gguf.reader import DAMAGED, MOST_KEYS, Reader
 from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType, row_bytes
-from numoe.model.gguf.values import DAMAGED, KEYS, UINT32, Reader, Value, read_value
+from numoe.model.gguf.values import UINT32, Value, read_value
 from numoe.protos.errors import ModelFileError
 
-TENSORS = 8192  # Qwen3-235B: 1131
+MOST_TENSORS = 8192  # Qwen3-235B: 1131
 KEY_BYTES = 65535  # the format's own limit
 NAME_BYTES = 64  # the format's own limit
 ALIGNMENT_BYTES = 2 << 20  # a huge page; files in use have 32
@@ -102,10 +103,11 @@ def _read_header(reader: Reader) -> tuple[int, int, int]:
     if version not in (2, 3):
         reader.fail("version-unknown", f"the file has GGUF version {version}; versions 2 and 3 are known")
     tensors, keys = reader.u64("the number of tensors"), reader.u64("the number of keys")
-    if tensors > TENSORS:
-        reader.fail("too-many-tensors", f"{tensors} tensors are announced, at most {TENSORS} are allowed; {DAMAGED}")
-    if keys > KEYS:
-        reader.fail("too-many-keys", f"{keys} keys are announced, at most {KEYS} are allowed; {DAMAGED}")
+    if tensors > MOST_TENSORS:
+        found = f"{tensors} tensors are announced, at most {MOST_TENSORS} are allowed"
+        reader.fail("too-many-tensors", f"{found}; {DAMAGED}")
+    if keys > MOST_KEYS:
+        reader.fail("too-many-keys", f"{keys} keys are announced, at most {MOST_KEYS} are allowed; {DAMAGED}")
     return version, tensors, keys
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file: their types, how many bytes the values of each type take, and where one lies."""
+"""Tensors of a GGUF file: where each lies, its type, and how many bytes values of that type take."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ RUNNABLE_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of the file: its values lie contiguously at `offset` of `path`, rows of the last dimension."""
+    """One tensor of a file: its values lie at `offset` of `path`, row after row without gaps."""
 
     name: str
     type: TensorType

@@ -33,11 +33,12 @@ class NewTensor:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all rows."""
         return math.prod(self.shape[:-1]) * row_bytes(self.type, self.shape[-1])
 
 
 def check_row(name: str, tensor_type: TensorType, shape: tuple[int, ...]) -> None:
-    """Raises SetupError if rows of this shape are no whole number of the type's blocks."""
+    """Raise SetupError unless rows of this shape are a whole number of the type's blocks."""
     values = BLOCKS[tensor_type][0]
     if shape[-1] % values:
         raise SetupError(f"{name} has rows of {shape[-1]} values, {tensor_type.name} needs a multiple of {values}")
@@ -52,9 +53,15 @@ def write_gguf(
     *,
     header_only: bool = False,
 ) -> None:
-    """Writes beside `path` and renames at the end, so `path` is never half a file; raises SetupError.
+    """Write the file beside `path` and rename it at the end, so that `path` is never half a file. Raises SetupError.
 
-    `header_only`: the tensors' bytes are a hole in the file, which reads as zeros and takes no disk.
+    Args:
+        path: where it is to lie.
+        architecture: its general.architecture.
+        metadata: all other keys.
+        tensors: in the order in which they are to lie.
+        progress: is called after every piece.
+        header_only: the tensors' bytes become a hole in the file, which reads as zeros and takes no disk.
     """
     gguf = import_gguf()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -79,7 +86,7 @@ def write_gguf(
 
 
 def import_gguf() -> Any:
-    """The package gguf, which serving does not need; raises SetupError where it is not installed."""
+    """Import the package gguf, which serving does not need. Raises SetupError where it is not installed."""
     try:
         import gguf
     except ModuleNotFoundError as error:

@@ -1,1 +1,1 @@
-"""A machine as Linux describes it: topology, memory policy, measured bandwidth."""
+"""The machine as Linux describes it: topology, cgroups, memory policies, measured bandwidth."""

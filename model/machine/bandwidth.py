@@ -1,4 +1,4 @@
-"""How fast each node's cores read each node's memory, as measured; kept in a file for whoever plans with it.
+"""How fast each node's cores were measured to read each node's memory; kept in a file, for plans to use.
 
 processor = "AMD EPYC 9355 32-Core Processor"
 measured_at = "2026-11-23 15:50"
@@ -23,7 +23,7 @@ from numoe.model.machine.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """All cores of one node reading one node's memory; nothing else was reading."""
+    """How fast all cores of one node read the memory of one node, while nothing else read."""
 
     cores_of: int
     memory_of: int
@@ -32,7 +32,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """The reads that could be measured, and the machine they belong to."""
+    """The reads that could be measured, and the machine that they were measured on."""
 
     processor: str
     measured_at: str
@@ -55,6 +55,7 @@ class Bandwidth:
 
 
 def cores_of_nodes(topology: Topology) -> tuple[tuple[int, int], ...]:
+    """(node, cores) of all nodes that have any."""
     return tuple((node.id, len(node.cores)) for node in topology.nodes if node.cores)
 
 
@@ -64,7 +65,7 @@ def bandwidth_file() -> Path:
 
 
 def save_bandwidth(bandwidth: Bandwidth, path: Path) -> None:
-    """Write so that load_bandwidth reads back the same; raises OSError."""
+    """Write the file that load_bandwidth reads. Raises OSError."""
     lines = [f"processor = {json.dumps(bandwidth.processor)}", f"measured_at = {json.dumps(bandwidth.measured_at)}"]
     lines.append(f"cores = {[list(pair) for pair in bandwidth.cores]}")
     for read in bandwidth.reads:
@@ -75,7 +76,7 @@ def save_bandwidth(bandwidth: Bandwidth, path: Path) -> None:
 
 
 def load_bandwidth(path: Path, topology: Topology) -> Bandwidth | None:
-    """What was measured on this machine; None where nothing was, or on another one, or the file is no such file."""
+    """Read what was measured on this machine; None if nothing was, or on another machine, or if the file is damaged."""
     try:
         document = tomllib.loads(path.read_text())
         reads = tuple(

@@ -1,4 +1,4 @@
-"""Small text files of /sys and /proc: read where they are there, and taken apart."""
+"""Reads small text files of /sys and /proc, which may be missing, and takes them apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """A small file's text, or "" where the kernel or the copied tree does not have it."""
+    """The text of a small file, "" where the kernel or the copied tree does not have it."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
@@ -14,7 +14,7 @@ def read_text(path: Path) -> str:
 
 
 def read_number(path: Path) -> int | None:
-    """A file that holds one whole number; None where it is not there or holds something else, such as "max"."""
+    """The whole number that a file holds; None where the file is missing or holds something else, such as "max"."""
     text = read_text(path)
     return int(text) if text.lstrip("-").isdecimal() else None
 
@@ -25,7 +25,7 @@ def chosen(text: str) -> str:
 
 
 def labelled_lines(text: str) -> dict[str, str]:
-    """Lines of the form "Label: value"; of labels that stand twice, the first."""
+    """Values by label, of lines of the form "Label: value"; the first counts if a label stands twice."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         label, separator, value = line.partition(":")
@@ -35,7 +35,7 @@ def labelled_lines(text: str) -> dict[str, str]:
 
 
 def meminfo_bytes(text: str) -> dict[str, int]:
-    """Fields of a meminfo file in bytes; a node's lines begin with "Node 0 ", the machine's do not."""
+    """Fields of a meminfo file, in bytes; a node's lines begin with "Node 0 ", the machine's do not."""
     fields: dict[str, int] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")

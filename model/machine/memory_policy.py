@@ -1,4 +1,4 @@
-"""The kernel's calls that say where memory lies: bind this process to a node, ask where pages are, try what is allowed.
+"""System calls about where memory lies: bind this thread to a node, ask where pages are, try what is allowed.
 
 It imports nothing but the standard library: it runs before anything else does in a worker (worker/placing/binding.py).
 """
@@ -24,7 +24,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
 
 @dataclass(frozen=True, slots=True)
 class PolicyTrial:
-    """What came of really calling: errors by call, and where a page lay that was bound to a node."""
+    """What came of trying the system calls: their errors, and where a page lay that was bound to a node."""
 
     errors: tuple[tuple[str, str], ...]  # (call, the kernel's word); empty: all calls work
     bound_to: int
@@ -32,7 +32,7 @@ class PolicyTrial:
 
 
 def system_call(number: int, *arguments: object) -> int:
-    """One of the kernel's calls; whole numbers are passed in 64 bits. Raises OSError."""
+    """Make a system call; whole numbers are passed in 64 bits. Raises OSError."""
     passed = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     result = int(_LIBC.syscall(ctypes.c_long(number), *passed))
     if result < 0:
@@ -67,7 +67,7 @@ def nodes_of_pages(addresses: Sequence[int]) -> list[int]:
 
 
 def try_policies(node: int) -> PolicyTrial:
-    """Bind a page to `node` and ask where it is, on a thread of its own: policies are a thread's and end with it."""
+    """Bind a page to `node` and ask where it is, in a thread of its own, since a policy holds for one thread."""
     trials: list[PolicyTrial] = []
     thread = threading.Thread(target=lambda: trials.append(_try(node)))
     thread.start()

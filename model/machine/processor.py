@@ -1,4 +1,4 @@
-"""Which processor the machine has, as far as that decides what firmware can be set to and how fast its cores are."""
+"""Which processor the machine has: that decides what its firmware can be set to, and how fast its cores are."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Processor:
 
 
 def read_processor(root: Path) -> Processor:
+    """Read /proc/cpuinfo below `root`; what it does not say stays empty."""
     lines = labelled_lines(read_text(root / "proc/cpuinfo").partition("\n\n")[0])
     flags = lines.get("flags", "").split()
     return Processor(

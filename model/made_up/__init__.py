@@ -1,1 +1,1 @@
-"""Model files that numoe writes itself: the demo, and models of any shape with random weights."""
+"""Models that numoe makes itself: the demo, and synthetic models of any shape with random weights."""

@@ -1,4 +1,4 @@
-"""A small real Mixture-of-Experts model for trying numoe out, made from SmolLM2-135M-Instruct, which is dense.
+"""Makes a small real Mixture-of-Experts model to try numoe out with, from SmolLM2-135M-Instruct, which is dense.
 
 Every feed-forward is cut along its width into 8 experts of 192 columns. The router's weights are zero, so all experts
 are chosen with weight 1/8, and `down` is scaled by 8: the sum over experts is the dense feed-forward again. Scaling by
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.model.gguf.model_file import GgufFile, Value, open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.gguf.tensors import TensorInfo, TensorType, row_bytes
+from numoe.model.gguf.values import Value
 from numoe.model.gguf.write import NewTensor, Progress, import_gguf, write_gguf
 from numoe.protos.errors import SetupError
 
@@ -29,7 +30,7 @@ Convert = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def write_demo_model(path: str | Path, progress: Progress | None = None) -> None:
-    """Writes the model, 143 MB; `progress` is told bytes done and in all. Raises SetupError."""
+    """Write the model, 143 MB; `progress` is called with the bytes done and those in all. Raises SetupError."""
     import_gguf()
     source = open_gguf(find_source())
     tensors = [new for tensor in source.tensors.values() for new in _recast(tensor)]
@@ -37,7 +38,7 @@ def write_demo_model(path: str | Path, progress: Progress | None = None) -> None
 
 
 def find_source() -> Path:
-    """Where the dense model lies; its package is looked up but not imported, since that would import `llm`."""
+    """Where the dense model lies. Its package is looked up and not imported, since that would import `llm`."""
     package = importlib.util.find_spec(PACKAGE)
     for folder in (package.submodule_search_locations or ()) if package else ():
         if (Path(folder) / DATA_FILE).is_file():
@@ -65,7 +66,7 @@ def _metadata(source: GgufFile) -> dict[str, Value]:
 
 
 def _recast(tensor: TensorInfo) -> list[NewTensor]:
-    """What stands in place of a tensor of the dense model."""
+    """The tensors that replace one of the dense model."""
     layer, _, role = tensor.name.removesuffix(".weight").rpartition(".")
     match role:
         case "ffn_gate" | "ffn_up":
@@ -85,7 +86,7 @@ def _recast(tensor: TensorInfo) -> list[NewTensor]:
 def split_down(
     dense: NDArray[np.float32],  # [D, E*F]
 ) -> NDArray[np.float32]:  # [E, D, F]
-    """The experts' parts of a dense `down`, times E against the router's 1/E."""
+    """The experts' parts of a dense `down`, multiplied by E, since the router weights each expert with 1/E."""
     width = dense.shape[0]
     return np.ascontiguousarray(dense.reshape(width, EXPERTS, -1).swapaxes(0, 1)) * np.float32(EXPERTS)
 

@@ -1,4 +1,4 @@
-"""Random tensor data of any block type, of a wanted spread, as fast as a disk takes it.
+"""Makes random tensor data of any block type, with a given spread, as fast as a disk takes it.
 
 A pool of random blocks is made once per type and spread; tensors are cut from it in turn, over and over. *Rejected*:
 drawing every value: 30 MB/s with numpy's normal distribution and rounding, where the pool gives over 1 GB/s.
@@ -51,7 +51,7 @@ FLOATS = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16})
 
 
 class BlockPools:
-    """Pools of random blocks, made when first asked for."""
+    """Pools of random blocks, each made when it is first needed."""
 
     __slots__ = ("_pools", "_random", "_size")
 
@@ -61,7 +61,7 @@ class BlockPools:
         self._pools: dict[tuple[TensorType, float], NDArray[np.uint8]] = {}
 
     def pieces(self, tensor_type: TensorType, shape: tuple[int, ...], spread: float) -> Iterator[NDArray[np.uint8]]:
-        """The bytes of a tensor whose values have mean 0 and standard deviation `spread`."""
+        """The bytes of a tensor whose values have mean 0 and standard deviation `spread`. Raises SetupError."""
         pool = self._pool(tensor_type, spread)
         per_block = VALUES if tensor_type in FLOATS else BLOCKS[tensor_type][0]
         left = math.prod(shape) * pool.shape[1] // per_block  # bytes
@@ -104,7 +104,7 @@ class BlockPools:
         return blocks
 
     def _power_blocks(self, tensor_type: TensorType, spread: float) -> NDArray[np.uint8]:
-        """Two neighbouring powers of two as scales, in such shares that the mean square is right."""
+        """Blocks with two neighbouring powers of two as scales, in such shares that the mean square is right."""
         blocks, at = self._random_bytes(tensor_type), EXPONENTS[tensor_type]
         blocks[:, at] = 128
         scale = spread / float(_values(tensor_type, blocks[:SAMPLE].copy(), {}).std())
@@ -119,7 +119,7 @@ class BlockPools:
 
 
 def _calibrate(tensor_type: TensorType, sample: NDArray[np.uint8], spread: float) -> tuple[float, float]:
-    """The scale and offset that give the values of such blocks mean 0 and this spread; values are linear in both."""
+    """The scale and offset with which such blocks have mean 0 and this spread; their values are linear in both."""
     scale_at, offset_at = SCALES[tensor_type]
     by_scale = _values(tensor_type, sample, {scale_at: 1.0} if offset_at is None else {scale_at: 1.0, offset_at: 0.0})
     if offset_at is None:

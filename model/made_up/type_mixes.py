@@ -1,4 +1,4 @@
-"""Which type each matrix of a quantised file has: the choices of llama.cpp's quantiser, by the names its files have.
+"""Which type each matrix of a quantised file has, as llama.cpp's quantiser chooses it by the name of the mix.
 
 A name like Q4_K_M stands for a mix: more bits where errors matter most. Source: llama_tensor_get_type in llama.cpp's
 src/llama-quant.cpp, without an importance matrix; the counts of types in published files agree (tests).
@@ -49,8 +49,8 @@ _BETTER_OUTPUT_OF_8_EXPERTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the choices look at in a model."""
+class MixFacts:
+    """What the choice of types depends on in a model."""
 
     layers: int
     experts: int
@@ -59,7 +59,7 @@ class Sizes:
 
 
 def named(name: str) -> tuple[TensorType, str]:
-    """The type of most matrices, and the mix, "" for one type everywhere. Raises SetupError."""
+    """The type of most matrices and the mix that a name stands for; "" for one type everywhere. Raises SetupError."""
     if name in MIXES:
         return MIXES[name], name
     if name in (kind.name for kind in RUNNABLE_TYPES):
@@ -68,24 +68,24 @@ def named(name: str) -> tuple[TensorType, str]:
     raise SetupError(f"{name} is no type of weights that can be made; known are {known}")
 
 
-def mixed_type(mix: str, role: str, layer: int, row_values: int, sizes: Sizes) -> TensorType:
+def mixed_type(mix: str, role: str, layer: int, row_values: int, facts: MixFacts) -> TensorType:
     """The type of a matrix whose rows have so many values.
 
     `role` is its GGUF name without layer and suffix: attn_v, ffn_down_exps, token_embd; outside the layers any layer.
     """
-    chosen = _chosen(mix, role, layer, sizes)
+    chosen = _chosen(mix, role, layer, facts)
     return _OF_32.get(chosen, chosen) if row_values % BLOCKS[chosen][0] else chosen
 
 
-def _chosen(mix: str, role: str, layer: int, sizes: Sizes) -> TensorType:
-    if role == "output" or (role == "token_embd" and sizes.tied_output):
+def _chosen(mix: str, role: str, layer: int, facts: MixFacts) -> TensorType:
+    if role == "output" or (role == "token_embd" and facts.tied_output):
         return _Q8_0 if MIXES[mix] is _Q8_0 else _Q6_K
     if mix == "MXFP4_MOE":
         return TensorType.MXFP4 if role.endswith("_exps") else _Q8_0
-    if sizes.experts == 8 and role in ("attn_k", "attn_v"):
+    if facts.experts == 8 and role in ("attn_k", "attn_v"):
         return _Q8_0
     rules = {"attn_v": _value, "attn_output": _attention_output, "ffn_down": _down, "ffn_down_exps": _down}
-    better = rules[role](mix, layer, sizes) if role in rules else None
+    better = rules[role](mix, layer, facts) if role in rules else None
     return better or MIXES[mix]
 
 
@@ -94,8 +94,8 @@ def _more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def _value(mix: str, layer: int, sizes: Sizes) -> TensorType | None:
-    shared = sizes.queries_per_kv >= 4
+def _value(mix: str, layer: int, facts: MixFacts) -> TensorType | None:
+    shared = facts.queries_per_kv >= 4
     match mix:
         case "Q2_K":
             return _Q4_K if shared else _Q3_K
@@ -108,31 +108,31 @@ def _value(mix: str, layer: int, sizes: Sizes) -> TensorType | None:
         case "IQ4_NL" | "IQ4_XS":
             return _Q5_K if shared else None
         case "Q4_K_M" | "Q5_K_M":
-            return _Q6_K if _more_bits(layer, sizes.layers) else None
+            return _Q6_K if _more_bits(layer, facts.layers) else None
         case "Q4_K_S":
             return _Q5_K if layer < 4 else None
     return None
 
 
-def _attention_output(mix: str, layer: int, sizes: Sizes) -> TensorType | None:
-    if sizes.experts == 8:
+def _attention_output(mix: str, layer: int, facts: MixFacts) -> TensorType | None:
+    if facts.experts == 8:
         return _Q5_K if mix in _BETTER_OUTPUT_OF_8_EXPERTS else None
     return {"Q2_K": _Q3_K, "Q3_K_M": _Q4_K, "Q3_K_L": _Q5_K}.get(mix)
 
 
-def _down(mix: str, layer: int, sizes: Sizes) -> TensorType | None:
-    early = layer < sizes.layers // 8
+def _down(mix: str, layer: int, facts: MixFacts) -> TensorType | None:
+    early = layer < facts.layers // 8
     match mix:
         case "Q2_K":
             return _Q3_K
         case "Q2_K_S":
             return _Q4_K if early else None
         case "Q3_K_M":
-            return _Q5_K if layer < sizes.layers // 16 else _Q4_K
+            return _Q5_K if layer < facts.layers // 16 else _Q4_K
         case "Q3_K_L":
             return _Q5_K
         case "Q4_K_M" | "Q5_K_M":
-            return _Q6_K if _more_bits(layer, sizes.layers) else None
+            return _Q6_K if _more_bits(layer, facts.layers) else None
         case "IQ4_NL" | "IQ4_XS" | "Q4_K_S":
             return _Q5_K if early else None
     return None

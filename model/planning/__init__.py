@@ -1,1 +1,1 @@
-"""Which worker owns which rows, heads and experts, how much memory that takes, and how it changes."""
+"""Which worker owns which rows, heads and experts, how much memory that takes, and how it may change."""

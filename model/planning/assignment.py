@@ -1,4 +1,4 @@
-"""What the launcher tells a worker to become, and the arena that follows from it."""
+"""What a worker is assigned to hold and to do, and the arena that follows from the plan."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TRANSFER_BYTES = 32 << 20  # an expert of Qwen3-235B-A22B at Q8_0 is 20 MB
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerOrder:
-    """One worker's task; the same for all workers of a group but for `worker`."""
+class WorkerAssignment:
+    """One worker's task; it differs between the workers of a group in `worker` only."""
 
     worker: int
     spec: ModelSpec
@@ -30,11 +30,12 @@ class WorkerOrder:
 
     @property
     def shard(self) -> Shard:
+        """The part of the model that this worker holds."""
         return self.plan.shards[self.worker]
 
 
 def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayout:
-    """The arena of a model split by `plan`."""
+    """The layout of the arena of a model that is split by `plan`."""
     whole = plan.split != "tensor"
     parts = tuple(
         PartShape(

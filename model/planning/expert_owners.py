@@ -1,4 +1,4 @@
-"""Which workers hold which experts of a layer, where workers hold whole experts rather than rows of every one."""
+"""Which workers hold which experts of a layer, if they hold whole experts instead of rows of every expert."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 
 @dataclass(frozen=True, slots=True)
 class ExpertOwners:
-    """The experts of one layer and who holds them."""
+    """Who holds the experts of one layer."""
 
     workers: tuple[tuple[int, ...], ...]  # [E] the workers that hold each expert, ascending; several hold replicas
 
@@ -19,25 +19,25 @@ class ExpertOwners:
 
     @property
     def replicas(self) -> int:
-        """Experts held beyond one of each."""
+        """How many experts are held beyond one of each."""
         return sum(len(holders) - 1 for holders in self.workers)
 
     @property
     def masks(self) -> tuple[int, ...]:
-        """[E] a bit per worker that holds the expert."""
+        """[E] the workers that hold each expert, as a bit each."""
         return tuple(sum(1 << worker for worker in holders) for holders in self.workers)
 
 
 def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> ExpertOwners:
     """Share whole experts out so that workers hold equally many and are, on average, equally loaded.
 
-    Heaviest first, each expert goes to the least loaded worker that has room; then, one by one, the expert with the
-    largest load per holder gets one more holder. Experts of equal loads are shared out in runs.
+    The experts, heaviest first, go to the least loaded worker that has room. Then, one by one, the expert with the
+    largest load per holder gets one more holder. If all loads are equal, each worker gets a run of experts.
 
     Args:
         loads: [E] how often each expert is active, in any unit.
-        workers: how many share them.
-        replicas: experts to be held once more; what exceeds one replica per expert and other worker is left out.
+        workers: how many workers share them.
+        replicas: how many experts are held once more; at most all experts by all other workers.
     """
     experts = len(loads)
     if len(set(loads)) <= 1:
@@ -49,7 +49,7 @@ def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> Ex
 
 
 def carried_loads(loads: Sequence[float], holders: Iterable[Collection[int]], workers: int) -> list[float]:
-    """[workers] what each computes on average, if the holders of one expert take turns."""
+    """[workers] the load that each carries on average, if the holders of one expert take turns."""
     carried = [0.0] * workers
     for load, some in zip(loads, holders, strict=True):
         for worker in some:

@@ -1,4 +1,4 @@
-"""How often a model's router chose each expert of each layer, and the file that keeps it.
+"""How often a model's router chose each expert of each layer, and the file that keeps these counts.
 
 JSON, one line per layer, so that it can be read, checked and compared:
 
@@ -33,7 +33,7 @@ _KEYS = {_VERSION_KEY, "model", "tokens", "active_experts", "counts"}
 
 @dataclass(frozen=True, slots=True)
 class ExpertStats:
-    """Choices counted while serving."""
+    """How often experts were chosen while a model was served."""
 
     model: str
     active_experts: int  # A
@@ -45,24 +45,24 @@ class ExpertStats:
         return sum(self.counts[0]) // self.active_experts
 
     def shares(self, layer: int) -> tuple[float, ...]:
-        """[E] what part of a layer's choices each expert got; all alike where nothing was counted."""
+        """[E] the share of a layer's choices that each expert got; equal shares where nothing was counted."""
         counts, total = self.counts[layer], sum(self.counts[layer])
         return tuple(count / total if total else 1 / len(counts) for count in counts)
 
     def plus(self, counts: Sequence[Sequence[int]]) -> ExpertStats:
-        """With more choices, [L, E]."""
+        """The statistics after more choices, [L, E]."""
         pairs = zip(self.counts, counts, strict=True)
         added = tuple(tuple(a + int(b) for a, b in zip(old, new, strict=True)) for old, new in pairs)
         return ExpertStats(self.model, self.active_experts, added)
 
 
 def no_stats(spec: ModelSpec) -> ExpertStats:
-    """Nothing counted yet."""
+    """The statistics of a model of which nothing was counted yet."""
     return ExpertStats(spec.name, spec.active_experts, ((0,) * spec.experts,) * spec.layers)
 
 
 def load_stats(path: Path, spec: ModelSpec) -> ExpertStats:
-    """Read the counts of a model; SetupError unless the file is whole and of this model."""
+    """Read the counts of a model. Raises SetupError unless the file is whole and of this model."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -78,7 +78,7 @@ def load_stats(path: Path, spec: ModelSpec) -> ExpertStats:
 
 
 def save_stats(path: Path, stats: ExpertStats) -> None:
-    """Write beside `path` and rename, so that the file is whole at any time. Raises OSError."""
+    """Write the file beside `path` and rename it, so that it is whole at any time. Raises OSError."""
     head = {_VERSION_KEY: VERSION, "model": stats.model, "tokens": stats.tokens, "active_experts": stats.active_experts}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     rows = ",\n".join(json.dumps(row) for row in stats.counts)

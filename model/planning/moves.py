@@ -1,7 +1,7 @@
-"""Which experts should change workers: pure, from who holds them, how often each is active, and how much room there is.
+"""Decides which experts should change workers, by who holds them, how often each is active, and how much room there is.
 
 A step waits in every layer for the worker with the most active experts, so what counts is the load of the most loaded
-worker of each layer. Exchanges come first, since they need no memory in the end; moves and replicas use spare room.
+worker of each layer. Exchanges come first, as they need no memory in the end; moves and replicas use spare room.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ LEAST_GAIN = 0.02  # of a layer's load per worker: less is noise in the counts, 
 
 @dataclass(frozen=True, slots=True)
 class ExpertMove:
-    """One expert of one layer that `target` comes to hold; None: nobody does, `source` only lets go of its replica."""
+    """One expert of one layer that goes from one worker to another."""
 
     layer: int
     expert: int
     source: int
-    target: int | None
-    keep: bool = False  # the source keeps its own: the target's is a replica
+    target: int | None  # None: nobody comes to hold it, `source` only lets go of its replica
+    keep: bool = False  # the source keeps the expert, and the target gets a replica
 
     def possible(self, owners: ExpertOwners) -> bool:
-        """Whether the layer's experts are still held so that it can be made, and somebody holds this one afterwards."""
+        """Whether this move can be made and leaves the expert with a holder, if a layer's experts are held so."""
         holders = owners.workers[self.expert]
         here = self.source in holders
         return here and (len(holders) > 1 if self.target is None else self.target not in holders)
 
     def applied(self, owners: ExpertOwners) -> ExpertOwners:
-        """Who holds the layer's experts afterwards."""
+        """Who holds the layer's experts after this move."""
         holders = set(owners.workers[self.expert])
         if self.target is not None:
             holders.add(self.target)
@@ -49,7 +49,7 @@ def balance(
     expert_bytes: Sequence[int],  # [L] of one expert in a worker's memory
     room: Sequence[int],  # [workers] bytes that each may take in addition
 ) -> list[ExpertMove]:
-    """Moves, in the order to be made, after which the layers' workers are loaded more evenly."""
+    """Moves that load the workers more evenly in every layer, in the order in which to make them."""
     left, moves = list(room), []
     for layer, owners in enumerate(experts):
         if owners is None or not sum(loads[layer]):
@@ -72,7 +72,7 @@ def drain(
     expert_bytes: Sequence[int],
     room: Sequence[int],
 ) -> list[ExpertMove]:
-    """Moves after which `worker` holds no whole expert; arguments as for `balance`.
+    """Moves after which `worker` holds no whole expert; the other arguments are those of `balance`.
 
     Raises:
         PlanError: the other workers have no room for them.
@@ -131,7 +131,7 @@ def _best_moves(
 def _changes(
     layer: int, owners: ExpertOwners, loads: Sequence[float], high: int, low: int, *, spare: bool
 ) -> Iterator[tuple[float, list[ExpertMove]]]:
-    """What can be done, with how much load it takes from `high` to `low`. An exchange needs room for one on its way."""
+    """Possible changes, and the load that each takes from `high` to `low`; an exchange needs room for one expert."""
     alone = [expert for expert, holders in enumerate(owners.workers) if holders == (high,)]
     others = [expert for expert, holders in enumerate(owners.workers) if holders == (low,)]
     for expert in alone:

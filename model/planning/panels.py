@@ -1,4 +1,4 @@
-"""How many bytes a matrix takes in a worker's memory, where 16 rows are one panel: what plans count and predict with.
+"""How many bytes a matrix takes in a worker's memory, where 16 rows are one panel.
 
 The kernels own the layout (kernels/weights/formats.py); this table repeats one number of each format, and a test holds
 it to them. Small scales are whole bytes in panels, so some formats take up to 3.6 % more than in the file.
@@ -11,8 +11,6 @@ from types import MappingProxyType
 
 from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from numoe.model.planning.plan import PANEL_ROWS
-
-PAGE_BYTES = 4096  # whole experts begin at pages
 
 # Bytes that a block of the file takes in a panel; formats that are not named take as many as in the file.
 _IN_PANELS: Mapping[TensorType, int] = MappingProxyType(

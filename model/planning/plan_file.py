@@ -1,4 +1,4 @@
-"""The plan as a file that a person can read, edit and diff: TOML, one table per worker.
+"""The plan as a TOML file that a person can read, edit and compare, with a table for each worker.
 
 model = "Qwen3-30B-A3B"
 notes = []
@@ -24,23 +24,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import format_id_list, parse_id_list
+from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import (
-    BLOCK_ROWS,
-    MOST_THREADS,
-    MOST_WORKERS,
-    PANEL_ROWS,
-    Range,
-    Shard,
-    ShardPlan,
-    kv_heads_of,
-)
+from numoe.model.planning.plan import MOST_THREADS, Range, Shard, ShardPlan
+from numoe.model.planning.plan_checks import check_plan
 from numoe.protos.errors import PlanError
 
 HEADER = (
@@ -51,7 +42,7 @@ RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
 
 
 def to_toml(plan: ShardPlan) -> str:
-    """Write `plan` so that from_toml reads back an equal one."""
+    """The text of a plan's file; from_toml reads an equal plan from it."""
     notes = "".join(f"\n    {_quote(note)}," for note in plan.notes) + ("\n" if plan.notes else "")
     lines = [HEADER, f"model = {_quote(plan.model)}", f"notes = [{notes}]"]
     for shard in plan.shards:
@@ -67,7 +58,7 @@ def to_toml(plan: ShardPlan) -> str:
 
 
 def from_toml(text: str, spec: ModelSpec) -> ShardPlan:
-    """Read a plan for `spec`; raises PlanError unless it is well-formed and covers each head and row exactly once."""
+    """Read a plan for a model. Raises PlanError unless it is well-formed and check_plan accepts it."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -114,53 +105,6 @@ def _read_ids(text: Any, count: int, where: str) -> tuple[int, ...]:
     if ids is None or any(number >= count for number in ids):
         raise PlanError(f'{where}: found {text!r}, expected numbers below {count} in a text such as "0-2,8"')
     return ids
-
-
-def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
-    """Raise PlanError unless `plan` splits exactly this model: every head and row owned once, in whole units."""
-    if plan.model != spec.name:
-        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
-    if not 1 <= len(plan.shards) <= MOST_WORKERS:
-        raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
-    _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)
-    _check_cover("width_rows", [shard.width_rows for shard in plan.shards], spec.width, PANEL_ROWS)
-    _check_cover("expert_rows", [shard.expert_rows for shard in plan.shards], spec.expert_width, BLOCK_ROWS)
-    _check_cover("vocabulary", [shard.vocabulary for shard in plan.shards], spec.vocabulary, PANEL_ROWS)
-    for layer, owners in enumerate(plan.experts):
-        if owners is not None:
-            _check_owners(f"layer {layer}", owners, spec)
-    for shard in plan.shards:
-        needed = kv_heads_of(spec, shard.heads)
-        if shard.heads.size and shard.kv_heads != needed:
-            found = f"[{shard.kv_heads.start}, {shard.kv_heads.stop}]"
-            expected = f"[{needed.start}, {needed.stop}]"
-            raise PlanError(f"shard {shard.worker}: kv_heads: found {found}, expected {expected}, what its heads need")
-        if not shard.heads.size and shard.kv_heads.size:
-            raise PlanError(f"shard {shard.worker}: kv_heads: expected an empty range as it has no heads")
-
-
-def _check_owners(where: str, owners: ExpertOwners, spec: ModelSpec) -> None:
-    if not spec.routed:
-        raise PlanError(f"{where}: the model has no experts to hold whole; remove the [[experts]] tables")
-    if missing := [expert for expert, holders in enumerate(owners.workers) if not holders]:
-        raise PlanError(f"{where}: expert {format_id_list(missing)} has no owner, expected one or more for each")
-
-
-def _check_cover(name: str, ranges: Sequence[Range], size: int, unit: int) -> None:
-    covered = 0
-    for owned in sorted((owned for owned in ranges if owned.size), key=lambda owned: owned.start):
-        if owned.start != covered:
-            fault = "have no owner" if owned.start > covered else "have two owners"
-            low, high = min(owned.start, covered), max(owned.start, covered)
-            raise PlanError(f"{name}: {low} to {high - 1} {fault}, expected exactly one each")
-        if owned.start % unit or (owned.stop % unit and owned.stop != size):
-            raise PlanError(f"{name}: found [{owned.start}, {owned.stop}], expected multiples of {unit}")
-        covered = owned.stop
-    starts = [owned.start for owned in ranges if owned.size]
-    if starts != sorted(starts):
-        raise PlanError(f"{name}: the workers' ranges start at {starts}, expected them to ascend; exchange them")
-    if covered != size:
-        raise PlanError(f"{name}: the ranges end at {covered}, expected {size}, the size of the model")
 
 
 def _read_shard(table: dict[str, Any], number: int) -> Shard:

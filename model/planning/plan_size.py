@@ -1,4 +1,4 @@
-"""How many bytes each worker of a plan holds and reads, and whether they fit the nodes' memory.
+"""Counts the bytes that each worker of a plan holds and reads.
 
 Matrices are counted in whole panels, as workers hold them (panels.py); rows of token_embd in the file's bytes. Every
 worker normalises and routes, so norms and router weights count on each; a tied output is held twice, its panels to
@@ -12,13 +12,10 @@ from math import prod
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorType, row_bytes
-from numoe.model.machine.topology import Topology, format_id_list
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.panels import PAGE_BYTES, rows_bytes
+from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.protos.errors import PlanError
-
-MEBIBYTE = 1 << 20
+from numoe.protos.arena import PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,12 @@ class ShardBytes:
 
     @property
     def held(self) -> int:
+        """Bytes of memory in all."""
         return self.weights + self.kv_cache
 
 
 def kv_position_bytes(spec: ModelSpec, kv_heads: int, kv_type: TensorType) -> int:
-    """Keys and values of one position in all layers, of so many KV heads."""
+    """Bytes of the keys and values of one position in all layers, of so many KV heads."""
     return 2 * spec.layers * kv_heads * row_bytes(kv_type, spec.head_size)
 
 
@@ -48,7 +46,7 @@ def shard_bytes(
 ) -> ShardBytes:
     """Count one worker's bytes; `context_tokens` are the KV cache's positions in all.
 
-    Where whole experts are held, a token is taken to choose all alike, and holders of one expert to take turns.
+    Bytes read of whole experts suppose that tokens choose all experts alike, and that holders of one take turns.
     """
     held, vectors = 0, spec.output_norm.bytes
     output = rows_bytes(spec.output, shard.vocabulary.size)
@@ -67,7 +65,7 @@ def shard_bytes(
 
 
 def dense_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
-    """The worker's rows of a layer's matrices but the experts'."""
+    """Bytes of the worker's rows of all matrices of a layer but those of experts."""
     size, heads, kv_heads = spec.head_size, shard.heads.size, shard.kv_heads.size
     matrices = (
         (layer.attn_q, heads * size),
@@ -80,7 +78,7 @@ def dense_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
 
 
 def expert_bytes(layer: LayerTensors, shard: Shard, *, whole: bool) -> int:
-    """The worker's rows of one expert, or all rows of a `whole` one."""
+    """Bytes of the worker's rows of one expert, or of all its rows if it is held `whole`."""
     if whole:
         return whole_expert_bytes(layer)
     inner, outer = shard.expert_rows.size, shard.width_rows.size
@@ -88,16 +86,16 @@ def expert_bytes(layer: LayerTensors, shard: Shard, *, whole: bool) -> int:
 
 
 def whole_expert_bytes(layer: LayerTensors) -> int:
-    """All rows of one expert."""
+    """Bytes of all rows of one expert."""
     return sum(rows_bytes(tensor, tensor.shape[-2]) for tensor in (layer.gate, layer.up, layer.down))
 
 
 def _add_experts(used: int, size: int, experts: int, owners: ExpertOwners | None, worker: int) -> int:
-    """The memory used once a layer's experts follow, the whole ones each on pages of its own."""
+    """The bytes used after a layer's experts are added to `used`; every whole expert begins a page."""
     if owners is None:
         return used + experts * size
     for _ in owners.held_by(worker):
-        used = -(-used // PAGE_BYTES) * PAGE_BYTES + size
+        used = -(-used // PAGE) * PAGE + size
     return used
 
 
@@ -124,35 +122,6 @@ def _vector_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
     return total
 
 
-def check_placement(
-    plan: ShardPlan,
-    spec: ModelSpec,
-    topology: Topology,
-    context_tokens: int,
-    kv_type: TensorType = TensorType.F16,
-) -> None:
-    """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the nodes' memory."""
-    usable = {node.id for node in topology.nodes if node.memory_bytes}
-    for shard in plan.shards:
-        if shard.node not in usable:
-            raise PlanError(
-                f"worker {shard.worker}: node {shard.node} has no memory that we may use here, "
-                f"expected one of {format_id_list(usable)}; make a new plan with `numoe plan`"
-            )
-        if missing := set(shard.cpus) - set(topology.cpus):
-            raise PlanError(
-                f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
-                f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
-            )
-    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
-        available = topology.node(node_id).available_bytes
-        if needed > available:
-            raise PlanError(
-                f"node {node_id}: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(available)} are "
-                "available; lower the context, spread over more nodes, or choose a smaller model"
-            )
-
-
 def node_bytes(
     plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType = TensorType.F16
 ) -> dict[int, int]:
@@ -162,7 +131,3 @@ def node_bytes(
         held = shard_bytes(plan, spec, shard, context_tokens, kv_type).held
         totals[shard.node] = totals.get(shard.node, 0) + held
     return dict(sorted(totals.items()))
-
-
-def _mebibytes(count: int) -> str:
-    return f"{-(-count // MEBIBYTE):,} MiB"

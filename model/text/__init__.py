@@ -1,1 +1,1 @@
-"""Between text and token ids: vocabulary, tokenizer, chat template."""
+"""From conversations and texts to token ids, and back: vocabulary, tokenizer, chat template."""

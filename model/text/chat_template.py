@@ -1,7 +1,7 @@
-"""From a conversation to the text of a prompt, by the template that came with the model.
+"""Makes the text of a prompt from a conversation, by the template that came with the model.
 
 A template is a program from the internet. It runs in a process of its own (template_process.py) that has nothing but
-the conversation and cannot outlast its limits, so the worst that one can do is to fail.
+the conversation and cannot exceed its limits, so that a hostile template can do no more than fail.
 
 *Rejected*: rendering in the coordinator with the template engine's own step limit. `{{ x|replace("a", x) }}` on a long
 text aborts the process that runs it, `{{ 1+1+1... }}` overflows its stack, `range(99999)|sum` in a loop runs for
@@ -23,7 +23,7 @@ from numoe.model.text.template_process import (
     CPU_SECONDS,
     MEMORY_BYTES,
     OUTPUT_BYTES,
-    Kind,
+    Outcome,
     read_message,
     write_message,
 )
@@ -35,71 +35,77 @@ BEYOND_LIMITS = f"takes more than {CPU_SECONDS:.0f} s or {MEMORY_BYTES >> 20} Mi
 
 
 class ChatTemplate:
-    """A model's chat template, tried once on a greeting: what fails later is the fault of the messages. Thread-safe."""
+    """A model's chat template. It was tried on a greeting: what fails later is the messages' fault. Thread-safe."""
 
     __slots__ = ("__weakref__", "_lock", "_process", "_source", "_tokens")
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        """Starts the process; raises UnsupportedModel if the template cannot render a greeting."""
+        """Start the process and render a greeting. Raises UnsupportedModel if the template cannot."""
         self._source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._lock = threading.Lock()
-        self._process: _Process | None = None
-        kind, text = self._run(_encode({**self._tokens, "messages": TRIAL, "add_generation_prompt": True}))
-        if kind is Kind.TOO_LONG:
+        self._process: _RenderingProcess | None = None
+        outcome, text = self._run(_encode({**self._tokens, "messages": TRIAL, "add_generation_prompt": True}))
+        if outcome is Outcome.TOO_LONG:
             raise UnsupportedModel(f"the model's chat template makes {text} of a greeting, at most {OUTPUT_BYTES} fit")
-        if kind is Kind.FAILED:
+        if outcome is Outcome.FAILED:
             raise UnsupportedModel(f"the model's chat template cannot render a greeting: {text}")
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **kwargs: Any
     ) -> str:
-        """The prompt for a conversation; raises InvalidRequest if the template does not take these messages.
+        """Render the prompt of a conversation. Blocks for about 0.03 ms, in the worst case for CPU_SECONDS.
 
-        Blocks for 0.03 ms or so, in the worst case for CPU_SECONDS. Keyword arguments that are None are left out:
-        templates ask whether `tools` is defined.
+        Args:
+            messages: each with a role and a content; more keys as the template takes them.
+            add_generation_prompt: whether the text ends with what begins an answer.
+            kwargs: further variables of the template; those that are None are left out, since templates ask whether
+                `tools` is defined.
+
+        Raises:
+            InvalidRequest: the template does not take these messages.
         """
         given = {name: value for name, value in kwargs.items() if value is not None}
         context = {**self._tokens, **given, "messages": messages, "add_generation_prompt": add_generation_prompt}
         body = _encode(context)
         if len(body) > INPUT_BYTES:
             raise InvalidRequest("messages", f"they take {len(body)} bytes, at most {INPUT_BYTES} are allowed")
-        kind, text = self._run(body)
-        match kind:
-            case Kind.RENDERED:
+        outcome, text = self._run(body)
+        match outcome:
+            case Outcome.RENDERED:
                 return text
-            case Kind.RAISED:
+            case Outcome.RAISED:
                 raise InvalidRequest("messages", f"the model's chat template refuses them: {text}")
-            case Kind.TOO_LONG:
+            case Outcome.TOO_LONG:
                 raise InvalidRequest("messages", f"the prompt takes {text}, at most {OUTPUT_BYTES} are allowed")
-            case Kind.FAILED:
+            case Outcome.FAILED:
                 raise InvalidRequest("messages", f"the model's chat template cannot render them: {text}")
 
     def close(self) -> None:
-        """Ends the process; a later rendering would start another."""
+        """End the process; a later rendering starts another."""
         with self._lock:
             self._stop()
 
-    def _run(self, body: bytes) -> tuple[Kind, str]:
+    def _run(self, body: bytes) -> tuple[Outcome, str]:
         with self._lock:
             if self._process is not None and self._process.ended:  # not by what we asked of it: say, for want of memory
                 self._stop()
             if self._process is None:
-                self._process = _Process()
-                kind, text = self._ask(_encode({"source": self._source}))
-                if kind is not Kind.RENDERED:
+                self._process = _RenderingProcess()
+                outcome, text = self._ask(_encode({"source": self._source}))
+                if outcome is not Outcome.RENDERED:
                     self._stop()
-                    return kind, text
+                    return outcome, text
             return self._ask(body)
 
-    def _ask(self, body: bytes) -> tuple[Kind, str]:
+    def _ask(self, body: bytes) -> tuple[Outcome, str]:
         assert self._process is not None
         reply = self._process.ask(body)
         if reply is None:
             self._stop()
-            return Kind.FAILED, f"it {BEYOND_LIMITS}"
+            return Outcome.FAILED, f"it {BEYOND_LIMITS}"
         content = json.loads(reply)
-        return Kind(content["kind"]), content["text"]
+        return Outcome(content["outcome"]), content["text"]
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -107,8 +113,8 @@ class ChatTemplate:
             self._process = None
 
 
-class _Process:
-    """A child that renders; it ends when its pipe is closed, so it cannot outlive us."""
+class _RenderingProcess:
+    """A child process that renders; it ends when its pipe is closed, so it cannot outlive us."""
 
     __slots__ = ("__weakref__", "_child", "stop")
 
@@ -128,7 +134,7 @@ class _Process:
         return self._child.poll() is not None
 
     def ask(self, body: bytes) -> bytes | None:
-        """The child's reply, or None if it ended."""
+        """The child's reply, None if the child ended."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:

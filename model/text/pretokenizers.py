@@ -28,7 +28,7 @@ QWEN35 = (
 
 @dataclass(frozen=True, slots=True)
 class Pretokenizer:
-    """How words are cut, and what else the name implies."""
+    """How a text is cut into words, and what else the name implies."""
 
     patterns: tuple[str, ...]
     whole_words: bool = False  # a word that is a token as it stands is not built up from merges
@@ -54,7 +54,7 @@ PRETOKENIZERS: Mapping[str, Pretokenizer] = MappingProxyType(
 
 
 def find_pretokenizer(name: str) -> Pretokenizer:
-    """The pretokenizer called `name`, "" meaning the default; raises UnsupportedModel."""
+    """The pretokenizer called `name`; "" is the default. Raises UnsupportedModel."""
     found = PRETOKENIZERS.get(name or "default")
     if found is None:
         known = ", ".join(sorted(PRETOKENIZERS))

@@ -1,8 +1,8 @@
-"""The process that renders a model's chat template, which is a program from the internet, apart from ours.
+"""The process that renders a model's chat template, apart from our own, as templates are programs from the internet.
 
     parent -> child   u32 bytes, JSON {"source": ...}                       once
                       u32 bytes, JSON {"messages": ..., ...}                per rendering
-    child -> parent   u32 bytes, JSON {"kind": Kind, "text": ...}           per rendering
+    child -> parent   u32 bytes, JSON {"outcome": Outcome, "text": ...}        per rendering
 
 *Guarantees*: no rendering takes more than CPU_SECONDS of processor time or MEMORY_BYTES of memory. The template engine
 counts steps and bounds recursion, but single steps can take any time or memory, and where memory ends it aborts; deep
@@ -28,7 +28,7 @@ OUTPUT_BYTES = 1 << 20
 LENGTH = struct.Struct("<I")
 
 
-class Kind(StrEnum):
+class Outcome(StrEnum):
     """How a rendering ended."""
 
     RENDERED = "rendered"
@@ -38,11 +38,11 @@ class Kind(StrEnum):
 
 
 class _Refusal(Exception):
-    """The template called raise_exception: its own word to the client, not an error of its."""
+    """The template called raise_exception: it refuses the messages, and is not at fault itself."""
 
 
 def read_message(stream: IO[bytes]) -> bytes | None:
-    """The next message, or None at the stream's end."""
+    """Read the next message; None at the end of the stream."""
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -52,12 +52,13 @@ def read_message(stream: IO[bytes]) -> bytes | None:
 
 
 def write_message(stream: IO[bytes], body: bytes) -> None:
+    """Write a message that read_message reads."""
     stream.write(LENGTH.pack(len(body)) + body)
     stream.flush()
 
 
 def prepare(source: str) -> str:
-    """The source with Hugging Face's {% generation %} blocks, which mark text for training, made plain ones."""
+    """Make plain blocks of Hugging Face's {% generation %} blocks, which mark text for training."""
     return re.sub(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})", _plain_block, source)
 
 
@@ -84,21 +85,21 @@ class _Renderer:
         self._environment.add_global("raise_exception", _raise_exception)
         self._environment.add_global("strftime_now", lambda form: datetime.now().strftime(form))
 
-    def render(self, context: dict[str, Any]) -> tuple[Kind, str]:
+    def render(self, context: dict[str, Any]) -> tuple[Outcome, str]:
         try:
             text = self._environment.render_template("chat", **context)
         except _Refusal as refusal:
-            return Kind.RAISED, str(refusal)
+            return Outcome.RAISED, str(refusal)
         except Exception as error:  # whatever a hostile template provokes
-            return Kind.FAILED, str(error).partition("\n")[0][:400]
+            return Outcome.FAILED, str(error).partition("\n")[0][:400]
         size = len(text.encode())
         if size > OUTPUT_BYTES:
-            return Kind.TOO_LONG, f"{size} bytes"
-        return Kind.RENDERED, text
+            return Outcome.TOO_LONG, f"{size} bytes"
+        return Outcome.RENDERED, text
 
 
 def main() -> None:
-    """Renders until the parent closes the pipe."""
+    """Render until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and the parent still has work for us
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -111,12 +112,12 @@ def main() -> None:
         try:
             if renderer is None:
                 renderer = _Renderer(content["source"])
-                kind, text = Kind.RENDERED, ""
+                outcome, text = Outcome.RENDERED, ""
             else:
-                kind, text = renderer.render(content)
+                outcome, text = renderer.render(content)
         except Exception as error:  # a template that does not parse
-            kind, text = Kind.FAILED, str(error).partition("\n")[0][:400]
-        reply = json.dumps({"kind": kind, "text": text}).encode()
+            outcome, text = Outcome.FAILED, str(error).partition("\n")[0][:400]
+        reply = json.dumps({"outcome": outcome, "text": text}).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         write_message(replies, reply)
 

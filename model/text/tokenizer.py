@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level byte-pair encoding built from the vocabulary of a GGUF file.
+"""Makes token ids of text and text of token ids, by byte-level byte-pair encoding with a GGUF file's vocabulary.
 
 *Guarantees*: the ids of llama.cpp for the same file, so no Unicode normalisation (Hugging Face's Qwen tokenizers
 normalise to NFC and differ there). Control tokens are found in a text only if the caller says so. Thread-safe.
@@ -32,7 +32,7 @@ _BYTES = {spelling: byte for byte, spelling in BYTE_SPELLINGS.items()}
 
 
 class Tokenizer:
-    """A model's tokenizer."""
+    """A model's tokenizer. Thread-safe."""
 
     __slots__ = ("_control_found", "_plain", "_vocabulary", "add_bos", "bos_id", "end_ids", "vocabulary")
 
@@ -55,11 +55,11 @@ class Tokenizer:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer that a GGUF file's metadata describes; raises ModelFileError and UnsupportedModel."""
+        """The tokenizer that a GGUF file's metadata describe. Raises ModelFileError and UnsupportedModel."""
         return cls(read_vocabulary(metadata))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a text; with `special`, control tokens written in it become their ids. Adds no bos_id."""
+        """The token ids of a text, without bos_id; `special`: control tokens that stand in it become their ids."""
         try:
             text.encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
@@ -68,7 +68,11 @@ class Tokenizer:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     def token_bytes(self, token_id: int, *, control: bool = False) -> bytes:
-        """The bytes that a token stands for; none for control tokens and the like, or their name with `control`."""
+        """The bytes that a token stands for: none for control tokens and the like, with `control` their names.
+
+        Raises:
+            IndexError: there is no such token.
+        """
         if not 0 <= token_id < self.vocabulary:
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self.vocabulary}")
         text, token_type = self._vocabulary.texts[token_id], self._vocabulary.types[token_id]
@@ -85,7 +89,7 @@ class Tokenizer:
 
 
 def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tokenizers.Tokenizer:
-    """A tokenizer that finds the texts `found` before it cuts the rest into words and encodes these."""
+    """Build a tokenizer that finds the texts `found` first, then cuts the rest into words and encodes these."""
     tokenizer = tokenizers.Tokenizer(bpe)
     words = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocabulary.pretokenizer.patterns]
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -95,7 +99,7 @@ def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tok
 
 
 class Detokenizer:
-    """The text of an answer as its tokens come: a character is given out once all its bytes are there."""
+    """Makes the text of an answer while its tokens come; it gives out a character once all its bytes are there."""
 
     __slots__ = ("_decoder", "_tokenizer")
 
@@ -108,7 +112,7 @@ class Detokenizer:
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
     def finish(self) -> str:
-        """The rest after the last token: U+FFFD if a character was left unfinished, else nothing."""
+        """The rest after the last token: U+FFFD if a character is incomplete, else nothing."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

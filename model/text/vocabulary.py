@@ -1,4 +1,4 @@
-"""The vocabulary that a GGUF file carries, checked: texts, types, merges and the ids of special tokens.
+"""Reads the vocabulary of a GGUF file and checks it: texts, types, merges and the ids of special tokens.
 
 *Guarantees*: token ids 0 .. V-1 with one type each; texts differ; both parts and the result of every merge are tokens;
 every special id exists. A file that breaks one of these is refused with a ModelFileError that names the fault.
@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
-    """Checks and collects the tokenizer's keys; raises ModelFileError and UnsupportedModel."""
+    """Read the tokenizer's keys of a file. Raises ModelFileError and UnsupportedModel."""
     model = _text(metadata, "model")
     if model != "gpt2":
         raise UnsupportedModel(f"tokenizer.ggml.model is {model!r}, this version knows gpt2 (byte-level BPE) only")
@@ -145,7 +145,7 @@ def _types(metadata: Mapping[str, Any], count: int) -> tuple[TokenType, ...]:
 
 
 def _ids(texts: tuple[str, ...]) -> dict[str, int]:
-    """Token ids by text; empty texts are allowed, any number of times, and stand for nothing."""
+    """Token ids by text, without empty texts: any number of tokens may have none."""
     ids = {text: token_id for token_id, text in enumerate(texts) if text}
     if len(ids) + texts.count("") != len(texts):
         token_id = next(token_id for token_id, text in enumerate(texts) if text and ids[text] != token_id)
@@ -178,7 +178,7 @@ def _add_bos(metadata: Mapping[str, Any], default: bool, bos_id: int | None) -> 
 
 
 def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
-    """Pairs of texts that grow together; of two equal ones the first counts, as in llama.cpp."""
+    """Pairs of texts that are merged, the first first; of equal pairs the first counts, as in llama.cpp."""
     merges: dict[tuple[str, str], None] = {}
     for index, merge in enumerate(_strings(metadata, "merges")):
         left, _, right = merge.partition(" ")

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from numoe.kernels.cpu.jit import cache_folder
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).with_name("guest.sh")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.model.machine.topology import Node, read_topology
+from numoe.model.machine.topology import Node
+from numoe.model.machine.topology_reading import read_topology
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,10 @@ import pytest
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.machine.topology import format_id_list, parse_id_list, read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.machine.id_lists import format_id_list, parse_id_list
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.numa.kernel_view import OneNodeOnly, anonymous_bytes, mapped_bytes, migrate, thread_cpus
@@ -38,7 +40,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 @pytest.fixture(scope="module")
 def shards(spec: ModelSpec) -> ShardPlan:
     """As `numoe serve` would split it."""
-    made = plan(spec, read_topology(), PlanOptions())
+    made = make_plan(spec, read_topology(), PlanOptions())
     assert len({shard.node for shard in made.shards}) > 1
     return made
 
@@ -118,7 +120,7 @@ def test_one_worker_draws_the_same_tokens(spec: ModelSpec, shards: ShardPlan, pr
     with group(spec, shards, LIMITS) as made:
         load(made, processes)
         tokens = generate(made)
-    alone = plan(spec, read_topology(), PlanOptions(workers=1, nodes=(shards.shards[0].node,)))
+    alone = make_plan(spec, read_topology(), PlanOptions(workers=1, nodes=(shards.shards[0].node,)))
     with group(spec, alone, LIMITS) as made:
         load(made, processes[:1])
         assert generate(made) == tokens

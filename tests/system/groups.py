@@ -22,9 +22,10 @@ from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
@@ -55,7 +56,7 @@ def tiny_model(path: Path, shape: TinyShape) -> TinyModel:
 
 
 def plan_of(spec: ModelSpec, workers: int, threads: int) -> ShardPlan:
-    return plan(spec, read_topology(), PlanOptions(workers, threads))
+    return make_plan(spec, read_topology(), PlanOptions(workers, threads))
 
 
 class WorkerProcesses:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import sys
 
+from numoe.model.machine.id_lists import parse_id_list
 from numoe.model.machine.memory_policy import bind_memory
-from numoe.model.machine.topology import parse_id_list
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.machine.memory_policy import bound_nodes
-from numoe.model.machine.topology import format_id_list, parse_id_list
 from numoe.model.planning.plan import Shard
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality, NodeBytes, total

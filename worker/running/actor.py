@@ -6,7 +6,7 @@ import os
 
 import ray
 
-from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import NumoeError, SetupError
 from numoe.worker.running.running_shard import RunningShard, ShardReport, end_with
 
@@ -19,7 +19,7 @@ class WorkerActor:
         """The process to watch."""
         return os.getpid()
 
-    def load(self, order: WorkerOrder) -> ShardReport | str:
+    def load(self, order: WorkerAssignment) -> ShardReport | str:
         """Become the ordered shard; a text where the operator must mend something."""
         end_with(order.coordinator)
         try:

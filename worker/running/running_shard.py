@@ -12,7 +12,7 @@ import numpy as np
 
 from numoe.kernels.attention.kv_cache import BLOCK as KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.protos.arena import FAILED, LOADING, PAGE, READY
 from numoe.protos.locality import Locality
 from numoe.worker.loading.arrange import arrange
@@ -51,7 +51,7 @@ class ShardReport:
 class RunningShard:
     """Owns a shard's memory and threads."""
 
-    def __init__(self, order: WorkerOrder) -> None:
+    def __init__(self, order: WorkerAssignment) -> None:
         assert order.limits.block_positions == KV_BLOCK, (order.limits.block_positions, KV_BLOCK)
         self.order = order
         self._layout = layout_of(order.spec, order.plan, order.limits)

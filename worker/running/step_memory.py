@@ -30,7 +30,7 @@ from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, 
 from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
 from numoe.worker.loading.arrange import row_bytes
 from numoe.worker.loading.loader import LoadedWeights
@@ -39,19 +39,19 @@ from numoe.worker.placing.memory import allocate
 Views = NDArray[np.uint8]
 
 
-def kv_format(order: WorkerOrder) -> int:
+def kv_format(order: WorkerAssignment) -> int:
     """The number of the format that keys and values are kept in."""
     return NUMBERS[BY_GGML_TYPE[order.kv_type].name]
 
 
-def kv_bytes(order: WorkerOrder) -> int:
+def kv_bytes(order: WorkerAssignment) -> int:
     """Bytes of the shard's KV cache."""
     spec = order.spec
     head = kv_block_bytes(spec.head_size, kv_format(order))
     return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
 
 
-def sizes_of(order: WorkerOrder) -> Sizes:
+def sizes_of(order: WorkerAssignment) -> Sizes:
     """The whole numbers of the compiled step."""
     spec, shard = order.spec, order.shard
     return Sizes(
@@ -82,7 +82,7 @@ def sizes_of(order: WorkerOrder) -> Sizes:
     )
 
 
-def constants_of(order: WorkerOrder) -> Constants:
+def constants_of(order: WorkerAssignment) -> Constants:
     """The real numbers of the compiled step."""
     rope = order.spec.rope
     angles = rope_table(
@@ -121,7 +121,7 @@ def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
     return StepInput(*(layout.view(arena, name) for name in StepInput._fields))
 
 
-def _parts(order: WorkerOrder, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
+def _parts(order: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
@@ -146,7 +146,7 @@ def _grouping(columns: int, experts: int) -> Grouping:
     )
 
 
-def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
+def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
     """The working memory of the compiled step."""
     spec, limits, shard = order.spec, order.limits, order.shard
     threads = len(shard.cpus)

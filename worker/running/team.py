@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
 from numoe.kernels.threads.sync import TEAM_BYTES, StepAborted, Team, abort_all
-from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
 
 IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
@@ -23,7 +23,7 @@ class ThreadTeam:
 
     def __init__(
         self,
-        order: WorkerOrder,
+        order: WorkerAssignment,
         arena: NDArray[np.uint8],
         sizes: Sizes,
         constants: Constants,

@@ -25,7 +25,7 @@ from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
 from numoe.model.gguf.tensors import TensorInfo, TensorType
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
@@ -35,7 +35,7 @@ _STAMP = ".compiled"
 VALUES = "values"
 
 
-def smallest_order() -> WorkerOrder:
+def smallest_order() -> WorkerAssignment:
     """A model of one layer and one head: the compiled code depends on types, not on sizes."""
     tensor = TensorInfo("", TensorType.F32, (32, 32), Path(os.devnull), 0, 0)
     layer = LayerTensors(*[tensor] * len(LayerTensors.__dataclass_fields__))
@@ -46,7 +46,7 @@ def smallest_order() -> WorkerOrder:
     )  # fmt: skip
     one, rows = Range(0, 1), Range(0, 32)
     plan = ShardPlan("", (Shard(0, 0, (0,), one, one, rows, rows, rows),), (None,))
-    return WorkerOrder(0, spec, plan, StepLimits(1, 1, 64, 1, 64), TensorType.F32, 0, 0, 1, 1.0)
+    return WorkerAssignment(0, spec, plan, StepLimits(1, 1, 64, 1, 64), TensorType.F32, 0, 0, 1, 1.0)
 
 
 def compile_step() -> None:

@@ -13,8 +13,9 @@ from numoe.coordinator.commands.tables.plan import human_bytes, ruled_table
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan_size import shard_bytes
-from numoe.model.planning.prediction.cost import Seconds
-from numoe.model.planning.prediction.planner import Candidate, Choice
+from numoe.model.planning.prediction.candidates import Candidate
+from numoe.model.planning.prediction.forecast import Seconds
+from numoe.model.planning.prediction.planner import Choice
 from numoe.model.planning.prediction.speeds import GIGA, Speeds
 
 _PHASES = {

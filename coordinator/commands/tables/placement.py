@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from numoe.coordinator.commands.tables.plan import human_bytes, printable, ruled_table
-from numoe.model.machine.topology import format_id_list
+from numoe.model.machine.id_lists import format_id_list
 from numoe.v1.placement_pb2 import GetPlacementResponse, MemoryOnNodes, WorkerPlacement, WorkerState
 
 

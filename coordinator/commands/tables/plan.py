@@ -13,7 +13,8 @@ from rich.text import Text
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.machine.topology import Node, Topology, format_id_list
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.plan_size import ShardBytes, node_bytes, shard_bytes
 

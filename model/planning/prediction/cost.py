@@ -15,20 +15,20 @@ routing of many tokens, and what other programs take.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
-from numoe.model.gguf.tensors import TensorInfo, TensorType, row_bytes
+from numoe.model.gguf.tensors import TensorType, row_bytes
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.model.planning.prediction.forecast import ExpertSeconds, Forecast, Seconds
 from numoe.model.planning.prediction.routing import Counts, assign, draw_steps, holders_of
-from numoe.model.planning.prediction.speeds import FLOATS_SHARE, LEAST_GUESS, Speeds
+from numoe.model.planning.prediction.speeds import FLOATS_SHARE, Speeds
+from numoe.model.planning.prediction.worker_rates import WorkerRates, rates_of
 
 STEP_GATHERS = 4  # of all workers, beside those of layers: two while embedding, after the logits, after drawing
 # One thread each: the router's choice compares all experts A times; a token is drawn from the vocabulary, three passes.
@@ -40,57 +40,12 @@ MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where 
 # Of a value that workers exchange: as it is, and rounded in blocks of 32 (without VNNI 2.5, for float formats 4).
 FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
-# Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
-# decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
-NOT_OVERLAPPED = 0.2
 
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Where a step's time goes."""
-
-    attention: float = 0.0  # its matrices
-    kv_cache: float = 0.0
-    router: float = 0.0
-    experts: float = 0.0
-    output: float = 0.0  # logits
-    exchanges: float = 0.0  # gathers, and reading what other workers made
-    rest: float = 0.0  # activations, barriers of threads, drawing, the coordinator
-
-    @property
-    def total(self) -> float:
-        return float(sum(getattr(self, field.name) for field in fields(self)))
-
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """A predicted step."""
-
-    seconds: Seconds
-    batch: int  # sequences that decode a token each
-    imbalance: float  # the slowest worker's experts, over the mean of all workers
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.batch / self.seconds.total
-
-
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """What one worker has of its node."""
-
-    cores: int
-    bandwidth: float
-
-
-_Assigned = tuple[int, ExpertOwners]  # row of the drawn counts, and who holds what
+_KindAndOwners = tuple[int, ExpertOwners]  # row of the drawn counts, and who holds what
 
 
 class CostModel:
-    """Predicts steps of one batch size for plans that differ in their experts only; remembers what was drawn."""
+    """Predicts steps of one batch size for plans that differ only in who owns the experts; keeps what it has drawn."""
 
     def __init__(
         self,
@@ -106,32 +61,32 @@ class CostModel:
     ) -> None:
         self._spec, self._shards, self._speeds = spec, tuple(shards), speeds
         self._batch, self._context, self._kv_type = batch, context, kv_type
-        self._rates = _rates(shards, topology, speeds)
+        self._rates = rates_of(shards, topology, speeds)
         self._kinds, self._counts = self._draw(stats)
-        self._priced: dict[tuple[ExpertOwners | None, ...], list[tuple[Seconds, float]]] = {}
+        self._priced: dict[tuple[ExpertOwners | None, ...], list[ExpertSeconds]] = {}
 
     def predict(self, plan: ShardPlan) -> Forecast:
-        """The time of one step under a plan for the same shards."""
-        total, loads = self._step(), 0.0
-        dense: dict[tuple[object, ...], Seconds] = {}
+        """Predict a step of a plan for the same shards."""
+        total, loads = self._step_seconds(), 0.0
+        attention: dict[tuple[object, ...], Seconds] = {}
         for layer in self._spec.layer_tensors:
-            if (key := _sizes(layer)) not in dense:
-                dense[key] = self._dense(layer)
-            total += dense[key]
+            if (key := _types_of(layer)) not in attention:
+                attention[key] = self._attention_seconds(layer)
+            total += attention[key]
         experts = self.experts(plan.experts)
-        for seconds, mean in experts:
-            total, loads = total + seconds, loads + mean
-        slowest = sum(seconds.experts for seconds, _ in experts)
+        for layer_experts in experts:
+            total, loads = total + layer_experts.seconds, loads + layer_experts.mean
+        slowest = sum(layer_experts.seconds.experts for layer_experts in experts)
         return Forecast(total, self._batch, slowest / loads if loads else 1.0)
 
-    def experts(self, owners: Sequence[ExpertOwners | None]) -> list[tuple[Seconds, float]]:
-        """[L] a layer's router and experts, exchanges included; and the mean over workers of the experts' seconds."""
+    def experts(self, owners: Sequence[ExpertOwners | None]) -> list[ExpertSeconds]:
+        """[L] predict the time of each layer's router and experts, if the experts are owned so."""
         if (known := self._priced.get(tuple(owners))) is not None:
             return known
         layers = self._spec.layer_tensors
-        keys = [(kind, _sizes(layer), one) for kind, layer, one in zip(self._kinds, layers, owners, strict=True)]
+        keys = [(kind, _types_of(layer), one) for kind, layer, one in zip(self._kinds, layers, owners, strict=True)]
         assigned = self._assigned([(kind, one) for kind, _, one in keys if one is not None])
-        found: dict[tuple[object, ...], tuple[Seconds, float]] = {}
+        found: dict[tuple[object, ...], ExpertSeconds] = {}
         for layer, key in zip(layers, keys, strict=True):
             if key not in found:
                 kind, _, one = key
@@ -140,7 +95,7 @@ class CostModel:
         self._priced[tuple(owners)] = [found[key] for key in keys]
         return self._priced[tuple(owners)]
 
-    def _assigned(self, wanted: Sequence[_Assigned]) -> dict[_Assigned, NDArray[np.int64]]:
+    def _assigned(self, wanted: Sequence[_KindAndOwners]) -> dict[_KindAndOwners, NDArray[np.int64]]:
         """[S, E] who computes each expert, for drawn counts and owners."""
         distinct = list(dict.fromkeys(wanted))
         if not distinct:
@@ -149,7 +104,7 @@ class CostModel:
         return dict(zip(distinct, assign(self._counts[[kind for kind, _ in distinct]], holders), strict=True))
 
     def _draw(self, stats: ExpertStats | None) -> tuple[list[int], Counts]:
-        """Which row of the drawn counts is a layer's, and the counts [kinds, S, E]."""
+        """[L] the row of drawn counts that belongs to each layer, and these counts [kinds, S, E]."""
         spec = self._spec
         even = (1 / spec.experts,) * spec.experts
         shares = [even if stats is None else stats.shares(layer) for layer in range(spec.layers)]
@@ -164,9 +119,9 @@ class CostModel:
         layer: LayerTensors,
         counts: NDArray[np.int64],  # [S, E]
         assigned: NDArray[np.int64] | None,  # [S, E] who computes each expert; None: everybody some rows
-    ) -> tuple[Seconds, float]:
+    ) -> ExpertSeconds:
         spec, whole = self._spec, assigned is not None
-        router = self._matrix(layer.router, spec.experts, self._rates[0], self._batch) if layer.router else 0.0
+        router = self._rates[0].matrix_seconds(layer.router, spec.experts, self._batch) if layer.router else 0.0
         times = np.array([self._expert_times(layer, worker, whole) for worker in range(len(self._shards))])  # [W, B]
         step, expert = np.nonzero(counts)
         columns, steps, workers = counts[step, expert], len(counts), len(self._shards)
@@ -176,15 +131,13 @@ class CostModel:
         else:
             worker = assigned[step, expert]
             each = np.bincount(step * workers + worker, times[worker, columns], steps * workers).reshape(steps, workers)
-        return (
-            Seconds(
-                router=router,
-                experts=float(each.max(axis=1).mean()),
-                exchanges=self._exchange(whole),
-                rest=self._small(),
-            ),
-            float(each.mean()),
+        seconds = Seconds(
+            router=router,
+            experts=float(each.max(axis=1).mean()),
+            exchanges=self._expert_exchanges(whole),
+            rest=self._expert_rest(),
         )
+        return ExpertSeconds(seconds, float(each.mean()))
 
     def _expert_times(self, layer: LayerTensors, worker: int, whole: bool) -> list[float]:
         """[batch + 1] seconds of one expert with 0, 1, ... columns on a worker."""
@@ -193,27 +146,27 @@ class CostModel:
         outer = spec.width if whole else shard.width_rows.size
         parts, rates = ((layer.gate, inner), (layer.up, inner), (layer.down, outer)), self._rates[worker]
         counted = range(1, self._batch + 1)
-        return [0.0] + [sum(self._matrix(*part, rates, columns) for part in parts) for columns in counted]
+        return [0.0] + [sum(rates.matrix_seconds(*part, columns) for part in parts) for columns in counted]
 
-    def _exchange(self, whole: bool) -> float:
-        """Reading what other workers made of the residual stream, the intermediates or the outputs, and two gathers."""
+    def _expert_exchanges(self, whole: bool) -> float:
+        """Seconds of two gathers and of reading what other workers made: the residual, intermediates or outputs."""
         spec, workers = self._spec, len(self._shards)
         if workers == 1:
             return 0.0
         columns = self._batch * spec.active_experts
-        seconds = 2 * self._speeds.gather_seconds + self._remote(spec.width, self._batch, FLOAT_BYTES)
+        seconds = 2 * self._speeds.gather_seconds + self._remote_seconds(spec.width, self._batch, FLOAT_BYTES)
         if whole:
-            return seconds + self._remote(spec.width // workers, columns, FLOAT_BYTES)
-        return seconds + self._remote(spec.expert_width, columns, ROUNDED_BYTES)
+            return seconds + self._remote_seconds(spec.width // workers, columns, FLOAT_BYTES)
+        return seconds + self._remote_seconds(spec.expert_width, columns, ROUNDED_BYTES)
 
-    def _remote(self, values: int, columns: int, value_bytes: float) -> float:
-        """Reading columns of which every worker made a part; a core takes a column at a time."""
+    def _remote_seconds(self, values: int, columns: int, value_bytes: float) -> float:
+        """Seconds to read columns of which every worker made a part; a core takes one column at a time."""
         others = 1 - 1 / len(self._shards)
         turns = -(-columns // min(rates.cores for rates in self._rates))
         return turns * values * others * value_bytes / self._speeds.link_bandwidth
 
-    def _small(self) -> float:
-        """Normalising and rounding the input, choosing, and rounding own intermediates."""
+    def _expert_rest(self) -> float:
+        """Seconds to normalise and round the input, to choose experts, and to round the worker's intermediates."""
         spec, cores = self._spec, min(rates.cores for rates in self._rates)
         tokens, columns = -(-self._batch // cores), self._batch * spec.active_experts
         own = columns / len(self._shards)
@@ -221,8 +174,8 @@ class CostModel:
         values = tokens * spec.width + -(-own // cores) * spec.expert_width * 2
         return VALUE_SECONDS * values + tokens * choice + 6 * self._speeds.barrier_seconds
 
-    def _dense(self, layer: LayerTensors) -> Seconds:
-        """Attention, its exchanges included."""
+    def _attention_seconds(self, layer: LayerTensors) -> Seconds:
+        """The time of a layer's attention, exchanges included."""
         spec, size = self._spec, self._spec.head_size
         slowest = Seconds()
         for shard, rates in zip(self._shards, self._rates, strict=True):
@@ -231,25 +184,25 @@ class CostModel:
                 (layer.attn_k, shard.kv_heads.size * size),
                 (layer.attn_v, shard.kv_heads.size * size),
             )
-            matrices = sum(self._matrix(tensor, count, rates, self._batch) for tensor, count in rows)
-            found = Seconds(attention=matrices, kv_cache=self._kv(shard, rates))
+            matrices = sum(rates.matrix_seconds(tensor, count, self._batch) for tensor, count in rows)
+            found = Seconds(attention=matrices, kv_cache=self._kv_seconds(shard, rates))
             slowest = max(slowest, found, key=lambda seconds: seconds.total)
         output = max(
-            self._matrix(layer.attn_output, shard.width_rows.size, rates, self._batch)
+            rates.matrix_seconds(layer.attn_output, shard.width_rows.size, self._batch)
             for shard, rates in zip(self._shards, self._rates, strict=True)
         )
         width = spec.query_heads * size
         exchanges = 0.0
         if len(self._shards) > 1:
             exchanges = 2 * self._speeds.gather_seconds
-            exchanges += self._remote(width, self._batch, ROUNDED_BYTES)
-            exchanges += self._remote(spec.width, self._batch, FLOAT_BYTES)
+            exchanges += self._remote_seconds(width, self._batch, ROUNDED_BYTES)
+            exchanges += self._remote_seconds(spec.width, self._batch, FLOAT_BYTES)
         tokens = -(-self._batch // min(rates.cores for rates in self._rates))
         rest = VALUE_SECONDS * tokens * (spec.width + 2 * width / len(self._shards)) + 3 * self._speeds.barrier_seconds
         return slowest + Seconds(attention=output, exchanges=exchanges, rest=rest)
 
-    def _kv(self, shard: Shard, rates: _Rates) -> float:
-        """Reading keys and values; threads share sequences, key-value heads and pieces of long contexts out."""
+    def _kv_seconds(self, shard: Shard, rates: WorkerRates) -> float:
+        """Seconds to read keys and values; threads share out sequences, key-value heads and pieces of long contexts."""
         spec, heads = self._spec, self._batch * shard.kv_heads.size
         if not heads or not self._context:
             return 0.0
@@ -259,43 +212,21 @@ class CostModel:
         reading = size / min(rates.bandwidth, cores * self._speeds.core_bandwidth)
         return max(reading, operations / (cores * FLOATS_SHARE * self._speeds.integer_peak))
 
-    def _step(self) -> Seconds:
-        """What a step does once."""
+    def _step_seconds(self) -> Seconds:
+        """The time of what a step does once, not per layer."""
         spec, tensor = self._spec, self._spec.output
         output = max(
-            self._matrix(tensor, shard.vocabulary.size, rates, self._batch)
+            rates.matrix_seconds(tensor, shard.vocabulary.size, self._batch)
             for shard, rates in zip(self._shards, self._rates, strict=True)
         )
         cores = sum(rates.cores for rates in self._rates)
         draws = -(-self._batch // cores) * spec.vocabulary * DRAW_SECONDS
         exchanges = STEP_GATHERS * self._speeds.gather_seconds if len(self._shards) > 1 else 0.0
         if exchanges:
-            exchanges += self._remote(spec.vocabulary, -(-self._batch // len(self._shards)), FLOAT_BYTES)
+            exchanges += self._remote_seconds(spec.vocabulary, -(-self._batch // len(self._shards)), FLOAT_BYTES)
         return Seconds(output=output, exchanges=exchanges, rest=draws + STEP_SECONDS)
 
-    def _matrix(self, tensor: TensorInfo, rows: int, rates: _Rates, columns: int) -> float:
-        """Seconds to multiply some rows with columns of activations: unpacked for the first, ready for the others."""
-        reading = rows_bytes(tensor, rows) / rates.bandwidth
-        first = rows_bytes(tensor, rows) / (rates.cores * self._speeds.stream_rate(tensor.type))
-        another = 2 * rows * tensor.shape[-1] / (rates.cores * self._speeds.tile_rate(tensor.type))
-        computing = first + (columns - 1) * another
-        return max(reading, computing) + NOT_OVERLAPPED * min(reading, computing)
 
-
-def _sizes(layer: LayerTensors) -> tuple[TensorType, ...]:
-    """Layers differ in the types of their matrices only."""
+def _types_of(layer: LayerTensors) -> tuple[TensorType, ...]:
+    """What layers differ in: the types of their matrices."""
     return tuple(matrix.type for matrix in layer.matrices)
-
-
-def _rates(shards: Sequence[Shard], topology: Topology, speeds: Speeds) -> list[_Rates]:
-    """Each worker's cores, and its part of its node's bandwidth by them."""
-    cores = [
-        max(1, sum(1 for node in topology.nodes for core in node.cores if set(core) & set(shard.cpus)))
-        for shard in shards
-    ]
-    found = []
-    for shard, own in zip(shards, cores, strict=True):
-        sharing = sum(count for other, count in zip(shards, cores, strict=True) if other.node == shard.node)
-        part = speeds.node_bandwidth.get(shard.node, LEAST_GUESS) * own / sharing
-        found.append(_Rates(own, min(part, own * speeds.core_bandwidth)))
-    return found

@@ -1,7 +1,7 @@
-"""Steps as a router would make them: which experts are active, and which worker computes each.
+"""Draws steps as a router would make them: which experts are active, and which worker computes each.
 
-Drawn from statistics with a fixed seed, so that the same arguments give the same steps. Every token's choices are
-drawn by systematic sampling in a random order (Madow 1949): just A experts, each as often as was counted.
+The seed is fixed, so that the same arguments give the same steps. Every token's choices are drawn by systematic
+sampling in a random order (Madow 1949): just A experts, each as often as was counted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from numoe.model.planning.expert_owners import ExpertOwners
 
-COLUMNS_OF_PANELS = 13  # as the kernels reckon: reading an expert takes as long as so many columns of it
+COLUMNS_OF_PANELS = 13  # as in the kernels: reading an expert takes as long as so many columns of it
 
 Counts = NDArray[np.int64]
 
@@ -25,7 +25,7 @@ def draw_steps(
     steps: int,  # S
     seed: int = 0,
 ) -> Counts:  # [L, S, E] tokens that chose each expert
-    """Tokens choose independently of each other."""
+    """Draw how many tokens choose each expert in each step; tokens choose independently of each other."""
     random = np.random.default_rng(seed)
     layers, experts = shares.shape
     counts = np.zeros((layers, steps, experts), np.int64)
@@ -43,7 +43,7 @@ def draw_steps(
 
 
 def _chances(shares: NDArray[np.float64], active: int) -> NDArray[np.float64]:  # [L, E]
-    """How likely a token chooses each expert: at most certainly, and A of them on average."""
+    """How likely a token chooses each expert: at most 1, and A summed over the experts of a layer."""
     chance = shares * active
     for _ in range(shares.shape[1]):
         over = chance > 1.0
@@ -57,7 +57,7 @@ def _chances(shares: NDArray[np.float64], active: int) -> NDArray[np.float64]:  
 
 
 def holders_of(owners: Sequence[ExpertOwners], workers: int) -> NDArray[np.bool_]:  # [L, E, W]
-    """Who holds what, as a table."""
+    """A table of which worker holds which expert."""
     holders = np.zeros((len(owners), len(owners[0].workers), workers), np.bool_)
     for layer, one in enumerate(owners):
         for expert, some in enumerate(one.workers):
@@ -66,7 +66,7 @@ def holders_of(owners: Sequence[ExpertOwners], workers: int) -> NDArray[np.bool_
 
 
 def assign(counts: Counts, holders: NDArray[np.bool_]) -> NDArray[np.int64]:  # [L, S, E]
-    """The worker that computes each active expert, -1 for the others, as the kernels' assign_experts finds it."""
+    """The worker that computes each active expert, -1 for the others, as assign_experts of the kernels chooses it."""
     layers, steps, _ = counts.shape
     active, several = counts > 0, holders.sum(axis=-1) > 1
     loads = np.where(active, COLUMNS_OF_PANELS + counts, 0)

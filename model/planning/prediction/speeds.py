@@ -1,4 +1,4 @@
-"""How fast the machine is, as far as predicting a step needs to know: measured, said by the operator, or guessed."""
+"""How fast the machine is, as far as a prediction needs to know: as measured, as the operator says, or guessed."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ class Speeds:
     link_bandwidth: float = 4 * GIGA
 
     def stream_rate(self, type_: TensorType) -> float:
-        """Bytes per second at which one core computes with one column of weights of a type."""
+        """Bytes of weights of a type per second with which one core multiplies one column."""
         return STREAM_RATES[type_] * self.integer_peak / REFERENCE_PEAK
 
     def tile_rate(self, type_: TensorType) -> float:
-        """Operations per second of one core with many columns."""
+        """Operations per second of one core that multiplies weights of a type with many columns."""
         share = FLOATS_SHARE if type_ in (TensorType.F32, TensorType.F16, TensorType.BF16) else 1.0
         return TILE_SHARE * share * self.integer_peak
 
 
 def guessed_speeds(topology: Topology) -> Speeds:
-    """Bandwidths by the number of cores: right to a factor of two at best."""
+    """Guess bandwidths from the number of cores: right to a factor of two at best."""
     guess = {
         node.id: min(max(GUESSED_CORE_BANDWIDTH * len(node.cores), LEAST_GUESS), MOST_GUESS) for node in topology.nodes
     }
@@ -82,20 +82,13 @@ def guessed_speeds(topology: Topology) -> Speeds:
 
 
 def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
-    """Bandwidths as measured; of nodes that were not, guessed."""
+    """Take bandwidths as measured, and guess those of nodes that were not measured."""
     rates = {**guessed_speeds(topology).node_bandwidth, **measured.local}
     return Speeds(rates, f"measured at {measured.measured_at}", integer_peak=_peak(topology))
 
 
-def _peak(topology: Topology) -> float:
-    """Operations per second of one core, as far as the processor's name and flags tell."""
-    processor = topology.processor
-    known = (processor.vendor, processor.family, processor.model, processor.vnni)
-    return OTHER_PEAKS.get(known, REFERENCE_PEAK)
-
-
 def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
-    """Bandwidths in GB/s as the operator said them: one for all nodes, or one for each. Raises PlanError."""
+    """Take bandwidths, in GB/s, as the operator says: one for all nodes, or one for each. Raises PlanError."""
     ids = [node.id for node in topology.nodes]
     each = list(bandwidth) * len(ids) if len(bandwidth) == 1 else list(bandwidth)
     if len(each) != len(ids) or min(each) <= 0:
@@ -103,3 +96,10 @@ def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
         raise PlanError(f"bandwidth: found {list(bandwidth)}, expected {expected}, in GB/s")
     rates = {node: rate * GIGA for node, rate in zip(ids, each, strict=True)}
     return Speeds(rates, "as told", integer_peak=_peak(topology))
+
+
+def _peak(topology: Topology) -> float:
+    """Operations per second of one core, by the processor's numbers and flags."""
+    processor = topology.processor
+    known = (processor.vendor, processor.family, processor.model, processor.vnni)
+    return OTHER_PEAKS.get(known, REFERENCE_PEAK)

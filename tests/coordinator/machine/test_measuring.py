@@ -8,7 +8,8 @@ import pytest
 
 from numoe.coordinator.machine.measuring import LEAST_BYTES, measure_bandwidth
 from numoe.model.machine.bandwidth import cores_of_nodes
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.protos.errors import ServiceError
 
 

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from numoe.coordinator.process.loading import warn_of_quota
-from numoe.model.machine.topology import read_topology
-from numoe.model.planning.plan import PlanOptions, plan
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from tests.machines import TWO_XEON_6138, write, write_machine
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -28,7 +28,7 @@ def test_a_quota_below_the_cores_that_compute_is_told(tmp_path: Path, quota: str
     root = write_machine(tmp_path, TWO_XEON_6138)
     write(root, "proc/self/cgroup", "0::/pod")
     write(root, "sys/fs/cgroup/pod/cpu.max", f"{quota} 100000")
-    shards = plan(
+    shards = make_plan(
         tiny_spec(TinyShape(width=640, expert_width=640)), read_topology(root), PlanOptions(threads_per_worker=threads)
     )
     with capture_logs() as said:

@@ -9,14 +9,14 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import PlanOptions, plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import ServiceError
 from tests.coordinator.engine.fake_executor import FakeExecutor
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())
 MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 34, 1 << 34, 1 << 34, (10,), package=0),))
-SHARDS = plan(SPEC, MACHINE, PlanOptions(workers=2)).shards
+SHARDS = make_plan(SPEC, MACHINE, PlanOptions(workers=2)).shards
 
 
 class Holders(FakeExecutor):

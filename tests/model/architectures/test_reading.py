@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.architectures.reading import ARCHITECTURES
 from numoe.model.architectures.reading import model_spec as spec_of
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
 from numoe.model.gguf.model_file import open_gguf
@@ -172,13 +171,3 @@ def test_rope_scaling_is_read_as_llama_cpp_reads_it(tmp_path: Path, keys: dict[s
 
 def test_the_old_key_of_linear_scaling_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, "llama", {"llama.rope.scale_linear": 8.0}).rope.factor == 8.0
-
-
-def test_descriptions_name_the_fields_of_a_layer() -> None:
-    known = {field.name for field in fields(LayerTensors)}
-    optional = {"attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_q_norm", "attn_k_norm", "router"}
-    for architecture in ARCHITECTURES.values():
-        for tensors in filter(None, (architecture.dense, architecture.routed)):
-            named = {tensor.field for tensor in tensors}
-            assert named <= known
-            assert known - named <= optional

@@ -7,8 +7,8 @@ from pathlib import Path
 import gguf as oracle
 import numpy as np
 
-from numoe.model.gguf.model_file import Strings, Value
 from numoe.model.gguf.part import read_part
+from numoe.model.gguf.values import Strings, Value
 
 
 def assert_read_alike(path: Path) -> None:

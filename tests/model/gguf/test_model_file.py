@@ -9,8 +9,9 @@ import gguf as oracle
 import numpy as np
 import pytest
 
-from numoe.model.gguf.model_file import Strings, open_gguf
+from numoe.model.gguf.model_file import open_gguf
 from numoe.model.gguf.tensors import BLOCKS, TensorType, row_bytes
+from numoe.model.gguf.values import Strings
 from numoe.protos.errors import ModelFileError
 from tests.model.gguf.gguf_bytes import STRING, array, array_key, gguf, sound_file, tensor, write
 from tests.model.gguf.gguf_oracle import assert_read_alike
@@ -89,7 +90,6 @@ def test_tensors_lie_where_the_directory_says(tmp_path: Path) -> None:
 def test_what_was_read_outlives_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, sound_file())
     file = open_gguf(path)
-    file.close()
     path.write_bytes(b"")
     assert list(_strings(file.metadata["words"]))[1] == "one"
 

@@ -15,7 +15,8 @@ from types import FrameType
 import pytest
 
 from numoe.model.architectures.reading import model_spec
-from numoe.model.gguf.model_file import GgufFile, Strings, open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
+from numoe.model.gguf.values import Strings
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 from tests.model.architectures.model_bytes import model_bytes
 from tests.model.gguf.gguf_bytes import sound_file, write

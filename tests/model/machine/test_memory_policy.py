@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from numoe.model.machine.memory_policy import nodes_of_pages, try_policies
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 
 
 def policies() -> set[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.machine.topology import Topology, read_topology
-from numoe.model.planning.plan import plan
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.splitting import make_plan
 from tests.machines import (
     CXL,
     EPYC_9755,
@@ -68,7 +69,7 @@ def test_nodes_cores_and_siblings_are_those_of_the_machine(described_machine: Fo
 @every_shape
 def test_a_plan_puts_a_worker_with_a_thread_per_core_on_each_node(described_machine: Folder, machine: Machine) -> None:
     topology = read_topology(described_machine(machine))
-    made = plan(tiny_spec(TinyShape()), topology)
+    made = make_plan(tiny_spec(TinyShape()), topology)
     assert [shard.node for shard in made.shards] == list(range(machine.cpu_nodes))
     for shard in made.shards:
         assert shard.cpus == tuple(core[0] for core in topology.node(shard.node).cores)
@@ -137,7 +138,7 @@ def test_a_restricted_process_gets_the_rest_of_two_sockets(tmp_path: Path) -> No
     assert (topology.node(0).memory_bytes, topology.node(1).memory_bytes) == (192 * GIB, 0)
     assert topology.forbidden_nodes == (1,)
     assert len(topology.forbidden_cpus) == 80 - 22
-    made = plan(tiny_spec(TinyShape()), topology)
+    made = make_plan(tiny_spec(TinyShape()), topology)
     assert [(shard.node, shard.cpus) for shard in made.shards] == [(0, tuple(range(10)))]
     assert made.notes == ("node 1 has CPUs but no usable memory: left out",)
 
@@ -148,5 +149,5 @@ def test_one_cluster_of_four_can_be_all_there_is(tmp_path: Path) -> None:
     topology = read_topology(root)
     assert [len(node.cores) for node in topology.nodes] == [0, 0, 8, 0]
     assert [node.memory_bytes > 0 for node in topology.nodes] == [False, False, True, False]
-    [shard] = plan(tiny_spec(TinyShape()), topology).shards
+    [shard] = make_plan(tiny_spec(TinyShape()), topology).shards
     assert (shard.node, shard.cpus) == (2, tuple(range(16, 24)))

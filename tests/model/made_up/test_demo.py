@@ -14,8 +14,9 @@ from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from numoe.model.architectures.reading import model_spec
-from numoe.model.gguf.model_file import GgufFile, Strings, open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.gguf.tensors import TensorType, row_bytes
+from numoe.model.gguf.values import Strings
 from numoe.model.made_up import demo
 from numoe.model.made_up.demo import EXPERTS, find_source, split_down, write_demo_model
 from numoe.model.text.tokenizer import Tokenizer

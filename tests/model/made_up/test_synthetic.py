@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +12,9 @@ from numpy.typing import NDArray
 
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import GgufFile, open_gguf
-from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType, row_bytes
-from numoe.model.made_up.random_blocks import EXPONENTS, FLOATS, POOL_BLOCKS, SCALES, BlockPools
-from numoe.model.made_up.synthetic import (
-    PRESETS,
-    SyntheticShape,
-    hyperparameters,
-    tensor_shapes,
-    tensor_types,
-    write_synthetic_model,
-)
+from numoe.model.gguf.tensors import TensorType, row_bytes
+from numoe.model.made_up.synthetic import write_synthetic_model
+from numoe.model.made_up.synthetic_shape import SyntheticShape
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import SetupError
 from tests.forward import Forward, router_gaps
@@ -94,60 +86,6 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(tmp_path: Pa
         write_synthetic_model(tmp_path / f"{number}.gguf", SMALL, seed)
         files.append((tmp_path / f"{number}.gguf").read_bytes())
     assert files[0] == files[1] != files[2]
-
-
-@pytest.mark.parametrize(
-    ("preset", "tensors", "bytes_at_q8_0"), [("qwen3-30b-a3b", 579, 32.5e9), ("qwen3-235b-a22b", 1131, 250e9)]
-)
-def test_presets_are_the_real_models(preset: str, tensors: int, bytes_at_q8_0: float) -> None:
-    shape = PRESETS[preset]
-    shapes = tensor_shapes(shape)
-    assert len(shapes) == tensors
-    assert sum(math.prod(size) for size in shapes.values()) * 34 / 32 == pytest.approx(bytes_at_q8_0, rel=0.01)
-    assert hyperparameters(shape)["qwen3moe.feed_forward_length"] == (6144 if shape.layers == 48 else 12288)
-
-
-@pytest.mark.parametrize("tensor_type", sorted(SCALES.keys() | EXPONENTS.keys() | FLOATS))
-def test_random_blocks_of_every_type_have_a_mean_near_0_and_the_spread_asked_for(tensor_type: TensorType) -> None:
-    pools = BlockPools(seed=0, size=1009)
-    shape = 128, 512
-    data = np.concatenate(list(pools.pieces(tensor_type, shape, 0.02)))
-    rows = data.reshape(shape[0], row_bytes(tensor_type, shape[1]))
-    values = quants.dequantize(rows, GGMLQuantizationType(tensor_type))
-    assert np.isfinite(values).all()
-    assert values.std() == pytest.approx(0.02, rel=0.1)
-    assert abs(values.mean()) < 0.15 * 0.02  # Q4_0 runs from -8 to 7
-
-
-@pytest.mark.parametrize("spread", [0.007, 0.02, 0.4, 3.0])
-def test_scales_that_are_powers_of_two_give_any_spread(spread: float) -> None:
-    data = np.concatenate(list(BlockPools(seed=0, size=4099).pieces(TensorType.MXFP4, (256, 512), spread)))
-    values = quants.dequantize(data.reshape(256, -1), GGMLQuantizationType.MXFP4)
-    assert values.std() == pytest.approx(spread, rel=0.02)
-
-
-def test_every_type_that_runs_can_be_made() -> None:
-    assert SCALES.keys() | EXPONENTS.keys() | FLOATS >= RUNNABLE_TYPES
-
-
-def test_a_mix_gives_way_to_the_types_of_roles() -> None:
-    shape = replace(WIDE, mix="Q2_K", role_types=(("attn_v", TensorType.Q8_0),))
-    types = tensor_types(shape)
-    assert types["blk.0.attn_v.weight"] is TensorType.Q8_0
-    assert types["blk.0.ffn_down_exps.weight"] is TensorType.Q3_K
-    assert types["blk.0.ffn_gate_inp.weight"] is TensorType.F32
-
-
-def test_a_pool_gives_rows_that_differ_across_its_end() -> None:
-    pieces = list(BlockPools(seed=0, size=1009).pieces(TensorType.Q8_0, (1009, 128), 1.0))
-    assert len(pieces) in (4, 5)  # 4 times round, from somewhere in the middle
-    rows = np.concatenate(pieces).reshape(1009, -1)
-    assert len(np.unique(rows, axis=0)) == 1009
-
-
-def test_the_pools_of_large_models_give_every_row_of_the_vocabulary_its_own_blocks() -> None:
-    assert all(POOL_BLOCKS % divisor for divisor in range(2, math.isqrt(POOL_BLOCKS) + 1))
-    assert max(shape.vocabulary for shape in PRESETS.values()) < POOL_BLOCKS
 
 
 @pytest.mark.parametrize(

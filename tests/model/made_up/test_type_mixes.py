@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
-from numoe.model.made_up.synthetic import PRESETS, SyntheticShape, tensor_types
+from numoe.model.made_up.synthetic_shape import PRESETS, SyntheticShape, tensor_types
 from numoe.model.made_up.type_mixes import MIXES, named
 from numoe.protos.errors import SetupError
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
-from numoe.model.planning.plan import PlanOptions, plan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -57,7 +57,7 @@ def test_the_heaviest_are_kept_apart_and_the_hottest_replicated() -> None:
 def test_a_quarter_of_replicas_is_a_quarter_of_the_experts() -> None:
     spec = tiny_spec(TinyShape(experts=16, active_experts=4))
     machine = Topology(tuple(Node(i, ((i,),), 1 << 30, 1 << 30, 1 << 30, (10, 10), package=i) for i in range(2)))
-    made = plan(spec, machine, PlanOptions(split="expert", replicas=0.25))
+    made = make_plan(spec, machine, PlanOptions(split="expert", replicas=0.25))
     assert made.split == "expert"
     assert [owners.replicas for owners in made.experts if owners] == [4] * spec.layers
 
@@ -73,11 +73,11 @@ def test_a_quarter_of_replicas_is_a_quarter_of_the_experts() -> None:
 def test_impossible_replicas_are_refused(options: PlanOptions, message: str) -> None:
     machine = Topology((Node(0, ((0,), (1,)), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
     with pytest.raises(PlanError, match=message):
-        plan(tiny_spec(TinyShape()), machine, options)
+        make_plan(tiny_spec(TinyShape()), machine, options)
 
 
 def test_a_dense_model_has_no_experts_to_hold_whole() -> None:
     dense = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
     machine = Topology((Node(0, ((0,),), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
     with pytest.raises(PlanError, match="has no experts to hold whole; choose the tensor split"):
-        plan(dense, machine, PlanOptions(split="expert"))
+        make_plan(dense, machine, PlanOptions(split="expert"))

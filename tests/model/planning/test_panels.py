@@ -11,12 +11,13 @@ import pytest
 from numoe.kernels.weights.formats import BY_GGML_TYPE
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
-from numoe.model.planning.panels import PAGE_BYTES, panel_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.panels import panel_bytes
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
+from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.arena import PAGE
 from numoe.worker.loading import arrange
-from tests.model.planning.test_plan import machine
-from tests.model.planning.test_plan_size import sized_spec, tensors_of
+from tests.model.planning.examples import machine, sized_spec, tensors_of
 from tests.tiny_model import TinyShape
 
 
@@ -28,7 +29,7 @@ def test_a_panel_of_every_format_is_as_large_as_the_kernels_make_it(type_: Tenso
 
 
 def test_a_page_is_that_of_the_workers() -> None:
-    assert PAGE_BYTES == arrange.PAGE
+    assert PAGE == arrange.PAGE
 
 
 def vectors(spec: ModelSpec) -> int:
@@ -44,14 +45,14 @@ def vectors(spec: ModelSpec) -> int:
 def test_a_worker_holds_what_the_plan_says_to_the_byte(workers: int, replicas: float | None, tied: bool) -> None:
     spec = sized_spec(TinyShape(types=(("attn_q", TensorType.Q8_0), ("ffn_down_exps", TensorType.F16)), tied=tied))
     split = PlanOptions(workers, split="tensor" if replicas is None else "expert", replicas=replicas or 0.0)
-    made = plan(spec, machine(4), replace(split, replicas=0.0) if workers == 1 else split)
+    made = make_plan(spec, machine(4), replace(split, replicas=0.0) if workers == 1 else split)
     for shard in made.shards:
         assert shard_bytes(made, spec, shard).weights == arrange.arrange(spec, made, shard).bytes + vectors(spec)
 
 
 def test_layers_split_in_different_ways_are_counted_one_by_one() -> None:
     spec = sized_spec(TinyShape(layers=3))
-    whole = plan(spec, machine(4), PlanOptions(2, split="expert"))
+    whole = make_plan(spec, machine(4), PlanOptions(2, split="expert"))
     mixed = ShardPlan(whole.model, whole.shards, (None, whole.experts[1], None))
     assert mixed.split == "mixed"
     for shard in mixed.shards:

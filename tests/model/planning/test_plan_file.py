@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import PlanOptions, Shard, ShardPlan, plan
-from numoe.model.planning.plan_file import check_plan, from_toml, to_toml
+from numoe.model.planning.plan_file import from_toml, to_toml
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())  # 8 heads, 4 kv heads, width 64, expert width 96, vocabulary 331
 MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
-PLAN = plan(SPEC, MACHINE, PlanOptions(workers=2))
+PLAN = make_plan(SPEC, MACHINE, PlanOptions(workers=2))
 FILE = """\
 # Who owns what. Ranges are half-open [start, stop); those of rows start at multiples of 16, of expert_rows 32.
 # An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.
@@ -61,7 +61,7 @@ def test_the_file_is_written_for_people() -> None:
 @given(st.integers(1, 8), st.text(), st.lists(st.text(), max_size=3))
 def test_a_plan_is_read_as_it_was_written(workers: int, name: str, notes: list[str]) -> None:
     spec = replace(SPEC, name=name)
-    made = replace(plan(spec, MACHINE, PlanOptions(workers=workers)), notes=tuple(notes))
+    made = replace(make_plan(spec, MACHINE, PlanOptions(workers=workers)), notes=tuple(notes))
     assert from_toml(to_toml(made), spec) == made
 
 
@@ -143,26 +143,12 @@ def test_a_layer_in_two_tables_is_refused() -> None:
         from_toml(FILE + EXPERTS + EXPERTS, SPEC)
 
 
-def test_a_model_without_a_router_has_no_whole_experts() -> None:
-    dense = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
-    made = plan(dense, MACHINE, PlanOptions(workers=2))
-    with pytest.raises(PlanError, match="layer 0: the model has no experts to hold whole"):
-        check_plan(replace(made, experts=(ExpertOwners(((0,),)),) * dense.layers), dense)
-
-
 def test_ranges_ascend_with_the_workers() -> None:
     """The workers' slices are put together in the workers' order."""
     edited = FILE.replace("width_rows = [0, 32]", "width_rows = [9, 9]").replace("[32, 64]", "[0, 32]")
     edited = edited.replace("[9, 9]", "[32, 64]")
     with pytest.raises(PlanError, match=r"width_rows: the workers' ranges start at \[32, 0\], expected them to ascend"):
         from_toml(edited, SPEC)
-
-
-def test_a_plan_of_too_many_shards_is_refused() -> None:
-    empty = replace(PLAN.shards[0], heads=PLAN.shards[0].heads)
-    shards: tuple[Shard, ...] = PLAN.shards + (empty,) * 7
-    with pytest.raises(PlanError, match="found 9 shards, expected 1 to 8"):
-        check_plan(ShardPlan(SPEC.name, shards, (None,) * SPEC.layers), SPEC)
 
 
 def test_a_plan_for_other_sizes_is_refused() -> None:

@@ -1,14 +1,9 @@
-"""Chat templates render as Jinja2 renders them; a hostile one ends quickly in a typed error and harms nobody."""
+"""Chat templates render as Jinja2 renders them, and refuse messages that do not fit."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from types import MappingProxyType
@@ -20,69 +15,13 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from numoe.model.gguf.model_file import open_gguf
+from numoe.model.made_up.alphabet_vocabulary import CHAT_TEMPLATE
 from numoe.model.made_up.demo import find_source
-from numoe.model.made_up.random_vocabulary import CHAT_TEMPLATE
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.template_process import prepare
-from numoe.protos.errors import InvalidRequest, UnsupportedModel
+from numoe.protos.errors import InvalidRequest
+from tests.model.text.chat_templates import QWEN3_LIKE, USER, started
 
-USER = [{"role": "user", "content": "Hi <b> & 'you' 😀"}]
-SECONDS = 10.0  # far above the limit on processor time, for busy machines
-
-# What Qwen3's does: tools, the user's last question, thinking taken out of earlier answers, a switch for thinking.
-QWEN3_LIKE = """
-{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
-    {{- "# Tools\\n<tools>" }}
-    {%- for tool in tools %}{{- "\\n" }}{{- tool | tojson }}{%- endfor %}
-    {{- "\\n</tools><|im_end|>\\n" }}
-{%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- set ns = namespace(searching=true, last_query=messages|length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.searching and message.role == "user" and message.content is string
-        and not (message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
-        {%- set ns.searching = false %}
-        {%- set ns.last_query = index %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- set content = message.content if message.content is string else '' %}
-    {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
-    {%- elif message.role == "assistant" %}
-        {%- set thoughts = message.reasoning_content if message.reasoning_content is string else '' %}
-        {%- if not thoughts and '</think>' in content %}
-            {%- set thoughts = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
-        {%- endif %}
-        {{- '<|im_start|>' + message.role + '\\n' }}
-        {%- if loop.index0 > ns.last_query and (loop.last or thoughts) %}
-            {{- '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' }}
-        {%- endif %}
-        {{- content }}
-        {%- for call in message.tool_calls or [] %}
-            {{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
-            {{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}
-            {{- '}\\n</tool_call>' }}
-        {%- endfor %}
-        {{- '<|im_end|>\\n' }}
-    {%- elif message.role == "tool" %}
-        {%- if loop.first or messages[loop.index0 - 1].role != "tool" %}{{- '<|im_start|>user' }}{%- endif %}
-        {{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}
-        {%- if loop.last or messages[loop.index0 + 1].role != "tool" %}{{- '<|im_end|>\\n' }}{%- endif %}
-    {%- elif not loop.first %}
-        {{- raise_exception('unknown role ' + message.role) }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-{%- endif %}
-"""
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"ort": "<Zürich>", "n": [1, 2.5, None]}}}]
 
 
@@ -107,13 +46,6 @@ def by_jinja2(source: str, messages: list[dict[str, Any]], **context: Any) -> st
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     context = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True, **context}
     return environment.from_string(prepare(source)).render(messages=messages, **context)
-
-
-@contextmanager
-def started(source: str) -> Iterator[ChatTemplate]:
-    chat_template = ChatTemplate(source, "<s>", "</s>")
-    yield chat_template
-    chat_template.close()
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"tools": TOOLS}, {"enable_thinking": False}]
@@ -221,78 +153,8 @@ def test_too_long_a_conversation_is_refused(size: int, said: str) -> None:
     assert template("synthetic").render(USER)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{{ messages",
-        "{% for m in messages %}",
-        "{{ 1 / 0 }}",
-        "{{ no_such_function() }}",
-        "{{ messages[0].a.b.c }}",
-        "{% include '/etc/passwd' %}",
-        "{% import 'os' as os %}{{ os.environ }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-        "{{ raise_exception.__globals__['sys'].exit() }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% for i in range(100000000) %}a{% endfor %}",
-        "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 100000000000 }}",
-        "{{ 'x' * 2000000 }}",
-        "{{ '%2000000000d' | format(1) }}",
-        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{% set x = 'a' * 1000000 %}{{ x | replace('a', x) | length }}",
-        "{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
-        "{{ 1" + " + 1" * 300_000 + " }}",
-        "{{ " + "not " * 300_000 + "1 }}",
-        "{{ " + "(" * 300_000 + "1" + ")" * 300_000 + " }}",
-    ],
-    ids=lambda text: text[:50],
-)
-def test_a_broken_or_hostile_template_is_unsupported_and_ends_soon(text: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(UnsupportedModel, match="chat template") as refusal:
-        ChatTemplate(text, "", "")
-    assert time.monotonic() - start < SECONDS
-    assert len(str(refusal.value)) < 600
-
-
-@pytest.mark.parametrize("name", ["__class__", "__init__", "__globals__", "keys.__self__", "__getattribute__"])
-@pytest.mark.parametrize("thing", ["messages", "messages[0]", "messages[0].content", "raise_exception", "strftime_now"])
-def test_nothing_of_python_can_be_reached(thing: str, name: str) -> None:
-    with suppress(UnsupportedModel), started(f"[{{{{ {thing}.{name} }}}}]") as chat_template:
-        assert chat_template.render(USER) == "[]"
-
-
-SLOW = "{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}"
-SLOW_FOR_SOME = f"{{% if messages[0].role == 'slow' %}}{SLOW}{{% endif %}}ok"
-
-
-def test_messages_that_break_a_limit_are_refused_and_the_next_ones_served() -> None:
-    with started(SLOW_FOR_SOME) as chat_template:
-        with pytest.raises(InvalidRequest, match=r"takes more than 1 s"):
-            chat_template.render([{"role": "slow"}])
-        assert chat_template.render(USER) == "ok"
-
-
-def test_a_killed_process_is_replaced() -> None:
-    with started("{{ messages[0].role }}") as chat_template:
-        assert chat_template._process is not None
-        os.kill(chat_template._process._child.pid, signal.SIGKILL)
-        chat_template._process._child.wait()
-        assert chat_template.render(USER) == "user"
-
-
 def test_threads_share_a_template() -> None:
     with started("{{ messages[0].content }}") as chat_template, ThreadPoolExecutor(8) as threads:
         texts = [str(number) * 1000 for number in range(200)]
         rendered = threads.map(lambda text: chat_template.render([{"content": text}]), texts)
         assert list(rendered) == texts
-
-
-def test_the_process_ends_with_its_template() -> None:
-    with started("x") as chat_template:
-        assert chat_template._process is not None
-        child = chat_template._process._child
-        assert child.poll() is None
-    assert child.poll() is not None

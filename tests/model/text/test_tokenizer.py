@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from numoe.model.gguf.model_file import open_gguf
+from numoe.model.made_up.alphabet_vocabulary import vocabulary_metadata
 from numoe.model.made_up.demo import find_source
-from numoe.model.made_up.random_vocabulary import vocabulary_metadata
 from numoe.model.text.pretokenizers import PRETOKENIZERS
 from numoe.model.text.tokenizer import BYTE_SPELLINGS, Detokenizer, Tokenizer
 from tests.model.text import naive_bpe
+from tests.model.text.tiny_metadata import tiny_metadata
 from tests.tiny_vocabulary import IM_END, byte_spellings, tiny_vocabulary
 
 # Characters that every Unicode table in use knows: newer ones differ between libraries, not between tokenizers.
@@ -41,21 +42,6 @@ PIECES = [
 ]
 seeded = settings(deadline=None, derandomize=True, max_examples=60)
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(KNOWN, max_size=6), max_size=12).map("".join)
-
-
-def tiny_metadata(pre: str = "qwen2", **changes: Any) -> dict[str, Any]:
-    """A vocabulary of common English; `changes` name keys without their prefix."""
-    vocabulary = tiny_vocabulary(400)
-    keys = {
-        "model": "gpt2",
-        "pre": pre,
-        "tokens": list(vocabulary.tokens),
-        "token_type": [int(token_type) for token_type in vocabulary.types],
-        "merges": list(vocabulary.merges),
-        "eos_token_id": vocabulary.tokens.index(IM_END),
-        "add_bos_token": False,
-    }
-    return {f"tokenizer.ggml.{name}": value for name, value in (keys | changes).items() if value is not None}
 
 
 @cache

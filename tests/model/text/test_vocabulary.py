@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.model.text.vocabulary import read_vocabulary
 from numoe.protos.errors import ModelFileError, UnsupportedModel
-from tests.model.text.test_tokenizer import tiny_metadata
+from tests.model.text.tiny_metadata import tiny_metadata
 
 TOKENS = tiny_metadata()["tokenizer.ggml.tokens"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
@@ -41,12 +41,12 @@ class LoadingProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def load(self, order: WorkerOrder) -> Locality | str:
+    def load(self, order: WorkerAssignment) -> Locality | str:
         """Become the ordered shard; a text where it is refused."""
         self.send(order)
         return self.answer()
 
-    def send(self, order: WorkerOrder | None) -> None:
+    def send(self, order: WorkerAssignment | None) -> None:
         """Ask for a shard, or with None where the last one is now."""
         assert self._process.stdin is not None
         pickle.dump(order, self._process.stdin)
@@ -88,10 +88,12 @@ class Group:
         self.channel = StepChannel(self.layout, plan.experts, [shard.node for shard in plan.shards])
         self._spec, self._plan, self._limits = spec, plan, limits
 
-    def order(self, worker: int, allow_remote_memory: bool = False) -> WorkerOrder:
+    def order(self, worker: int, allow_remote_memory: bool = False) -> WorkerAssignment:
         """What a worker is to become."""
         channel = os.getpid(), self.channel.descriptor
-        order = WorkerOrder(worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS)
+        order = WorkerAssignment(
+            worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS
+        )
         return replace(order, allow_remote_memory=allow_remote_memory)
 
     def close(self) -> None:

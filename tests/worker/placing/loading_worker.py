@@ -9,13 +9,13 @@ from __future__ import annotations
 import pickle
 import sys
 
-from numoe.model.planning.assignment import WorkerOrder
+from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
 from numoe.worker.running.running_shard import RunningShard, end_with
 
 
-def answer_to(order: WorkerOrder | None, shards: list[RunningShard]) -> Locality | str:
+def answer_to(order: WorkerAssignment | None, shards: list[RunningShard]) -> Locality | str:
     if order is None:
         return shards[-1].recount().locality
     if not shards:

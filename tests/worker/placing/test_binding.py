@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 
 ROOT = Path(__file__).parents[3]
 TELL = """

@@ -12,8 +12,10 @@ import pytest
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.machine.topology import format_id_list, read_topology
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
 from tests.tiny_model import TinyShape, write_tiny_model
@@ -33,7 +35,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def shards(spec: ModelSpec) -> ShardPlan:
-    return plan(spec, read_topology(), PlanOptions(workers=1, threads_per_worker=1))
+    return make_plan(spec, read_topology(), PlanOptions(workers=1, threads_per_worker=1))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from numoe.model.machine.memory_policy import bind_memory, system_call
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.worker.placing.memory import HUGE_PAGE, allocate
 from numoe.worker.placing.pages import (
     BATCH_PAGES,

@@ -1,6 +1,6 @@
 """A shard in a process of its own, as Ray would start it, and the step channel that the test holds the other end of.
 
-    python -m tests.worker.running.shard_process < a pickled WorkerOrder
+    python -m tests.worker.running.shard_process < a pickled WorkerAssignment
 
 writes "ready" once the shard runs steps, and ends when the process that gave the order ends.
 """
@@ -23,7 +23,7 @@ from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.assignment import WorkerOrder, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.worker.running.running_shard import RunningShard, end_with
@@ -35,11 +35,7 @@ SECONDS = 60.0  # until a test gives a worker up; a step takes milliseconds
 
 def read_spec(path: Path) -> ModelSpec:
     """What the file holds."""
-    file = open_gguf(path)
-    try:
-        return model_spec(file)
-    finally:
-        file.close()
+    return model_spec(open_gguf(path))
 
 
 def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:
@@ -81,7 +77,9 @@ def running_shards(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for worker in range(len(cpus)):
-            order = WorkerOrder(worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2)
+            order = WorkerAssignment(
+                worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2
+            )
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker.running.shard_process"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
@@ -110,7 +108,7 @@ def chunk(first_position: int, tokens: Sequence[int], blocks: Sequence[int], sam
 
 
 def main() -> None:
-    order: WorkerOrder = pickle.loads(sys.stdin.buffer.read())
+    order: WorkerAssignment = pickle.loads(sys.stdin.buffer.read())
     end_with(order.coordinator)
     shard = RunningShard(order)
     shard.load()

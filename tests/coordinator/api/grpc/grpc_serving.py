@@ -30,7 +30,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 from numoe.v1.generation_pb2 import (
@@ -95,7 +96,7 @@ def tiny_read() -> Read:
 
 def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) -> ServedModel:
     spec, tokenizer, template = tiny_read()
-    workers.shards = plan(spec, Topology((NODE,)), PlanOptions(workers=2))
+    workers.shards = make_plan(spec, Topology((NODE,)), PlanOptions(workers=2))
     model = ServedModel(spec, tokenizer, template, workers, Engine(workers, tokenizer, settings.engine))
     return replace(model, **changes)
 

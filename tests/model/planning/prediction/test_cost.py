@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
-from numoe.model.machine.bandwidth import Bandwidth, Read
-from numoe.model.machine.processor import Processor
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.panels import rows_bytes
-from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
-from numoe.model.planning.prediction.cost import NOT_OVERLAPPED, CostModel, Forecast
-from numoe.model.planning.prediction.speeds import (
-    GIGA,
-    REFERENCE_PEAK,
-    STREAM_RATES,
-    Speeds,
-    guessed_speeds,
-    measured_speeds,
-    told_speeds,
-)
-from numoe.protos.errors import PlanError
-from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
-from tests.model.planning.test_plan import machine
+from numoe.model.planning.prediction.cost import CostModel
+from numoe.model.planning.prediction.forecast import Forecast
+from numoe.model.planning.prediction.speeds import GIGA, STREAM_RATES, Speeds, told_speeds
+from numoe.model.planning.prediction.worker_rates import NOT_OVERLAPPED
+from numoe.model.planning.splitting import PlanOptions, make_plan
+from tests.model.planning.examples import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
 QWEN3_235B = TinyShape(
@@ -62,7 +52,7 @@ def only_reading(bandwidth: float) -> Speeds:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_step_that_only_reads_takes_the_time_of_its_bytes(workers: int) -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=2))
-    made = plan(spec, machine(*[4] * workers))
+    made = make_plan(spec, machine(*[4] * workers))
     seconds = predict(spec, made, machine(*[4] * workers), only_reading(GIGA)).seconds
     read = max(shard_bytes(made, spec, shard).read_per_token for shard in made.shards)
     matrices = seconds.attention + seconds.router + seconds.experts + seconds.output
@@ -72,7 +62,7 @@ def test_a_step_that_only_reads_takes_the_time_of_its_bytes(workers: int) -> Non
 @pytest.mark.parametrize(("context", "cores"), [(512, 2), (1000, 4), (50_000, 20)])
 def test_cores_share_key_value_heads_and_pieces_of_a_context(context: int, cores: int) -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=1))
-    made = plan(spec, TWO_NODES)
+    made = make_plan(spec, TWO_NODES)
     bytes_of_worker = 2 * context * 128 * 2 * 2
     slow_cores = replace(only_reading(100 * GIGA), core_bandwidth=GIGA)
     seconds = predict(spec, made, TWO_NODES, slow_cores, context=context).seconds
@@ -84,7 +74,7 @@ def test_cores_share_key_value_heads_and_pieces_of_a_context(context: int, cores
 def test_slow_cores_bound_formats_that_cost_more_to_unpack() -> None:
     rate = STREAM_RATES[TensorType.Q2_K]
     spec = tiny_spec(replace(QWEN3_235B, layers=1, type=TensorType.Q2_K))
-    made = plan(spec, machine(1))
+    made = make_plan(spec, machine(1))
     bytes_of_head = rows_bytes(spec.output, spec.vocabulary)
     seconds = predict(spec, made, machine(1), replace(only_reading(rate), integer_peak=1e12)).seconds
     assert seconds.output == pytest.approx((1 + NOT_OVERLAPPED) * bytes_of_head / rate)
@@ -95,7 +85,7 @@ def test_slow_cores_bound_formats_that_cost_more_to_unpack() -> None:
 def test_two_workers_of_one_node_share_its_bandwidth() -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=1))
     together, apart = (
-        predict(spec, plan(spec, topology, PlanOptions(workers=2)), topology, only_reading(GIGA)).seconds.output
+        predict(spec, make_plan(spec, topology, PlanOptions(workers=2)), topology, only_reading(GIGA)).seconds.output
         for topology in (machine(4), machine(4, 4))
     )
     assert together == pytest.approx(2 * apart)
@@ -104,7 +94,8 @@ def test_two_workers_of_one_node_share_its_bandwidth() -> None:
 def test_more_streams_read_more_experts_but_not_more_of_the_rest() -> None:
     spec = tiny_spec(replace(QWEN3_235B, layers=2))
     one, many = (
-        predict(spec, plan(spec, TWO_NODES), TWO_NODES, only_reading(GIGA), batch=batch).seconds for batch in (1, 16)
+        predict(spec, make_plan(spec, TWO_NODES), TWO_NODES, only_reading(GIGA), batch=batch).seconds
+        for batch in (1, 16)
     )
     assert many.attention == one.attention
     assert many.output == one.output
@@ -123,7 +114,7 @@ def skewed(spec: ModelSpec) -> ExpertStats:
 
 
 def split_cost(stats: ExpertStats | None, spec: ModelSpec, replicas: int | None) -> Forecast:
-    base = plan(spec, TWO_NODES)
+    base = make_plan(spec, TWO_NODES)
     loads = [(1.0,) * spec.experts if stats is None else stats.shares(layer) for layer in range(spec.layers)]
     owners = [None if replicas is None else share_experts(load, 2, replicas) for load in loads]
     made = replace(base, experts=tuple(owners))
@@ -144,43 +135,3 @@ def test_uniform_routing_needs_more_replicas() -> None:
     rows, none, quarter, half = (split_cost(None, spec, replicas) for replicas in (None, 0, 32, 64))
     assert none.imbalance == pytest.approx(5.06 / 4, rel=0.05)
     assert rows.seconds.total < half.seconds.total < quarter.seconds.total < none.seconds.total
-
-
-def test_every_runnable_format_has_a_rate() -> None:
-    assert set(STREAM_RATES) == RUNNABLE_TYPES
-
-
-def test_a_guess_is_named_one_and_what_was_told_is_taken() -> None:
-    assert "guessed" in guessed_speeds(TWO_NODES).source
-    assert guessed_speeds(TWO_NODES).node_bandwidth == {0: 100 * GIGA, 1: 100 * GIGA}
-    assert told_speeds(TWO_NODES, [90.0]).node_bandwidth == {0: 90 * GIGA, 1: 90 * GIGA}
-    assert told_speeds(TWO_NODES, [90.0, 80.0]).node_bandwidth == {0: 90 * GIGA, 1: 80 * GIGA}
-
-
-def test_what_was_measured_counts_and_nodes_without_a_figure_are_guessed() -> None:
-    found = measured_speeds(TWO_NODES, Bandwidth("", "2026-11-23", (), (Read(0, 0, 9e10), Read(0, 1, 1e10))))
-    assert found.node_bandwidth == {0: 90 * GIGA, 1: 100 * GIGA}
-    assert "measured" in found.source
-
-
-def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_path: Path) -> None:
-    """Skylake-SP and Cascade Lake have one number; only one of them has VNNI."""
-    machines = [replace(TWO_XEON_6138, chip=chip) for chip in (XEON_6138, XEON_6238)]
-    seen = [read_topology(write_machine(tmp_path / str(number), one)) for number, one in enumerate(machines)]
-    assert {topology.processor.model for topology in seen} == {85}
-    skylake, cascade_lake = (guessed_speeds(topology).integer_peak for topology in seen)
-    assert skylake < 0.2 * REFERENCE_PEAK
-    assert cascade_lake == pytest.approx(3 * skylake, rel=0.05)  # three instructions for one
-    assert told_speeds(seen[1], [90.0]).integer_peak == cascade_lake
-
-
-def test_other_cores_are_taken_for_the_ones_that_were_measured_whatever_their_flags() -> None:
-    for vnni in (False, True):
-        other = replace(TWO_NODES, processor=Processor("", "AuthenticAMD", 26, 2, vnni=vnni))
-        assert guessed_speeds(other).integer_peak == REFERENCE_PEAK
-
-
-@pytest.mark.parametrize("told", [[], [1.0, 2.0, 3.0], [0.0], [-1.0, 2.0]])
-def test_bandwidths_that_make_no_sense_are_refused(told: list[float]) -> None:
-    with pytest.raises(PlanError, match="bandwidth: found"):
-        told_speeds(TWO_NODES, told)

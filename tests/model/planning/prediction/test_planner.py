@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.plan import PlanOptions
-from numoe.model.planning.plan_file import check_plan, from_toml, to_toml
+from numoe.model.planning.plan_checks import check_plan
+from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.plan_size import node_bytes
-from numoe.model.planning.prediction.planner import MARGIN, Choice, Split, Wishes, choose_plan, price_plan
+from numoe.model.planning.prediction.candidates import Split, Wishes
+from numoe.model.planning.prediction.planner import MARGIN, Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
+from numoe.model.planning.splitting import PlanOptions
 from numoe.protos.errors import PlanError
-from tests.model.planning.test_plan import machine
+from tests.model.planning.examples import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape(layers=3, experts=8, active_experts=2, expert_width=128))

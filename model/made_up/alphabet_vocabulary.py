@@ -1,7 +1,7 @@
-"""A made-up vocabulary of any size that really tokenises text, for models without meaning.
+"""Makes a vocabulary of any size that really tokenises text, for models without meaning.
 
-The 256 bytes, then pairs of letters, triples and fours in alphabetical order (each may begin with a space), each from
-merging two shorter tokens; ChatML's control tokens at the end, as in Qwen's vocabularies.
+It holds the 256 bytes, then pairs, triples and fours of letters in alphabetical order (each may begin with a space),
+each merged from two shorter tokens, and at the end ChatML's control tokens, as in Qwen's vocabularies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary_metadata(size: int) -> dict[str, Value | Sequence[str]]:
-    """The tokenizer's keys of a GGUF file with `size` tokens; raises SetupError if they are too few."""
+    """The tokenizer's keys of a GGUF file with `size` tokens. Raises SetupError if these are too few."""
     if size < SMALLEST:
         raise SetupError(f"a vocabulary of {size} tokens is too small, {SMALLEST} is the least")
     merges = list(islice(_merges(), size - SMALLEST))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.kernel import (
+from numoe.model.doctor.linux_settings import (
     check_balancing,
     check_frequency,
     check_hardware_threads,
@@ -14,7 +14,7 @@ from numoe.model.doctor.kernel import (
     check_reclaim,
     check_swap,
 )
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import set_governor, write, write_machine
 from tests.model.doctor.findings import ONE_NODE, TWO_NODES, said
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.process import (
+from numoe.model.doctor.process_limits import (
     check_allowed,
     check_cpu_quota,
     check_memory_limit,
@@ -14,7 +14,7 @@ from numoe.model.doctor.process import (
     policies_refused,
 )
 from numoe.model.machine.memory_policy import PolicyTrial
-from numoe.model.machine.topology import read_topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import restrict, write, write_machine
 from tests.model.doctor.findings import ONE_NODE, TWO_NODES, said
 

@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from numoe.model.machine.topology import format_id_list, parse_id_list, read_topology
+from numoe.model.machine.topology_reading import read_topology
 
 
 def write(path: Path, text: str) -> None:
@@ -137,21 +135,3 @@ def test_this_machine_offers_what_its_affinity_allows() -> None:
     assert set(topology.cpus) == os.sched_getaffinity(0)
     assert not set(topology.cpus) & set(topology.forbidden_cpus)
     assert sum(node.memory_bytes for node in topology.nodes) > 0
-
-
-@given(st.sets(st.integers(0, 300)))
-def test_id_lists_are_read_as_they_are_written(ids: set[int]) -> None:
-    assert parse_id_list(format_id_list(ids)) == tuple(sorted(ids))
-
-
-@pytest.mark.parametrize(
-    ("text", "ids"),
-    [("3", (3,)), ("0-3,8\n", (0, 1, 2, 3, 8)), ("2,0", (0, 2)), ("5-5,64-66", (5, 64, 65, 66)), ("\n", ())],
-)
-def test_lists_are_read_as_the_kernel_writes_them(text: str, ids: tuple[int, ...]) -> None:
-    assert parse_id_list(text) == ids
-
-
-@pytest.mark.parametrize(("ids", "text"), [((), ""), ((3,), "3"), ((0, 1), "0-1"), ((2, 0, 1, 8, 8), "0-2,8")])
-def test_id_lists_contract_runs(ids: tuple[int, ...], text: str) -> None:
-    assert format_id_list(ids) == text

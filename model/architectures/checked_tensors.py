@@ -1,4 +1,4 @@
-"""Tensors of a file, claimed by name, shape and type, so that none is missing, misshapen, unrunnable or left over."""
+"""The tensors of a file, given out by name once their shape and type are found right."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from numoe.model.gguf.model_file import GgufFile
+from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
-from numoe.model.gguf.values import one_line
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 NAMES_SHOWN = 5
 
 
-class Claims:
-    """What is left to claim; every fault names the tensor."""
+class CheckedTensors:
+    """Gives out each tensor once, so that none is missing and none is left over; every fault names the tensor."""
 
     __slots__ = ("_file", "_left")
 
@@ -23,6 +23,7 @@ class Claims:
         self._left = dict(file.tensors)
 
     def require(self, names: Iterable[str]) -> None:
+        """Check that the file has all these tensors. Raises ModelFileError."""
         missing = [name for name in names if name not in self._file.tensors]
         if not missing:
             return
@@ -32,7 +33,12 @@ class Claims:
         raise ModelFileError("tensor-missing", f"{self._file.path}: missing {_some(missing)}; {hint}")
 
     def take(self, name: str, shape: tuple[int, ...], types: frozenset[TensorType] = RUNNABLE_TYPES) -> TensorInfo:
-        """The tensor, with `shape`: outer dimensions of 1 may be left out in the file, as ggml does."""
+        """The tensor `name`, in `shape`; the file may leave out outer dimensions of 1, as ggml does.
+
+        Raises:
+            ModelFileError: it has another shape.
+            UnsupportedModel: it has another type.
+        """
         tensor = self._left.pop(name)
         if _without_outer_ones(tensor.shape) != _without_outer_ones(shape):
             shapes = f"has the shape {tensor.shape}, the keys and the other tensors say {shape}"
@@ -43,10 +49,11 @@ class Claims:
         return replace(tensor, shape=shape)
 
     def take_if_present(self, name: str, shape: tuple[int, ...], types: frozenset[TensorType]) -> TensorInfo | None:
+        """As `take`, None if the file has no such tensor."""
         return self.take(name, shape, types) if name in self._left else None
 
-    def refuse_the_rest(self) -> None:
-        """A tensor that nothing computes with would change the answers of a program that did."""
+    def refuse_unexpected(self) -> None:
+        """Raise UnsupportedModel if one is left: a program that computes with it gives other answers."""
         if self._left:
             names = _some(list(self._left))
             raise UnsupportedModel(f"{self._file.path}: this version does not compute with {names}")

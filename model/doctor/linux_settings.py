@@ -1,4 +1,4 @@
-"""The doctor's checks of kernel settings: page balancing, huge pages, reclaim, swap, hardware threads, frequency."""
+"""The doctor's checks of Linux: page balancing, huge pages, reclaim, swap, hardware threads, CPU frequency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALING_DRIVERS = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
 
 
 def check_balancing(topology: Topology, policies_refused: bool) -> Iterator[Finding]:
-    """Automatic NUMA balancing; `policies_refused`: workers cannot bind their memory, or may not be able to."""
+    """Check automatic NUMA balancing; `policies_refused`: workers cannot bind their memory, or may not be able to."""
     subject = "NUMA balancing"
     if not topology.numa_balancing or len(topology.nodes) < 2:
         yield Finding("ok", subject, "off" if not topology.numa_balancing else "on, with one node nothing to balance")
@@ -35,6 +35,7 @@ def check_balancing(topology: Topology, policies_refused: bool) -> Iterator[Find
 
 
 def check_huge_pages(root: Path) -> Iterator[Finding]:
+    """Check whether transparent huge pages are on and made on demand."""
     subject, enabled = "huge pages", chosen(read_text(root / THP / "enabled"))
     cost = "weights on pages of 4 KiB; decode on 2 MiB pages was 12 % faster on a Xeon 6980P, alike on a Ryzen 7950X"
     remedy = "echo madvise > /" + THP
@@ -51,6 +52,7 @@ def check_huge_pages(root: Path) -> Iterator[Finding]:
 
 
 def check_reclaim(root: Path, topology: Topology) -> Iterator[Finding]:
+    """Check whether a full node throws its page cache away; finds nothing where it does not."""
     mode = read_number(root / "proc/sys/vm/zone_reclaim_mode")
     if mode and len(topology.nodes) > 1:
         yield Finding(
@@ -63,6 +65,7 @@ def check_reclaim(root: Path, topology: Topology) -> Iterator[Finding]:
 
 
 def check_swap(root: Path) -> Iterator[Finding]:
+    """Check whether memory is swapped out."""
     memory = meminfo_bytes(read_text(root / "proc/meminfo"))
     used = memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)
     if used > SWAP_NOISE_BYTES:
@@ -78,6 +81,7 @@ def check_swap(root: Path) -> Iterator[Finding]:
 
 
 def check_hardware_threads(topology: Topology) -> Iterator[Finding]:
+    """Say how many hardware threads a core has, and how many of them numoe uses."""
     siblings = max((len(core) for node in topology.nodes for core in node.cores), default=0)
     cores = sum(len(node.cores) for node in topology.nodes)
     if siblings > 1:
@@ -88,7 +92,7 @@ def check_hardware_threads(topology: Topology) -> Iterator[Finding]:
 
 
 def check_frequency(root: Path) -> Iterator[Finding]:
-    """The governor of the CPUs, and for drivers that follow the load the preference that they are given."""
+    """Check the governor of the CPUs and, for drivers that follow the load, the preference that they are given."""
     folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     if not folders:
         yield Finding("ok", "CPU frequency", "not controlled by this kernel (a virtual machine, or the firmware does)")

@@ -1,4 +1,4 @@
-"""The doctor's judgement of measured bandwidth: slow nodes, links between sockets, the speed that a model can have."""
+"""The doctor's checks of measured bandwidth: slow nodes, links between sockets, the speed that a model can have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from numoe.model.doctor.finding import Finding
 from numoe.model.machine.bandwidth import Bandwidth
-from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Topology
 
 SLOW_SHARE = 0.85  # of the fastest node; two equal nodes were never seen farther apart than the noise of a busy machine
 BUSY_SHARE = 0.25  # of the cores: a quarter of them may miss from the measurement
@@ -15,7 +16,7 @@ POOR_SHARE = 0.3  # of local; two Xeon 6980P reach 0.45
 
 
 def check_load(load: float, cores: int) -> Iterator[Finding]:
-    """Whether others computed while it was measured; `load` is the load average from before."""
+    """Check whether other programs ran during the measurement; `load` is the load average from before it."""
     if load > BUSY_SHARE * cores:
         yield Finding(
             "note",
@@ -27,7 +28,7 @@ def check_load(load: float, cores: int) -> Iterator[Finding]:
 
 
 def check_local(bandwidth: Bandwidth) -> Iterator[Finding]:
-    """Every node's cores from its own memory: parts are equal, so the slowest node sets the pace."""
+    """Check how fast nodes read their own memory: workers own equal parts, so the slowest node sets the pace."""
     subject, local = "bandwidth of nodes", bandwidth.local
     if not local:
         yield Finding("warning", subject, "no node's own memory could be measured", "nothing can be said of its speed")
@@ -49,7 +50,7 @@ def check_local(bandwidth: Bandwidth) -> Iterator[Finding]:
 
 
 def check_remote(bandwidth: Bandwidth, topology: Topology) -> Iterator[Finding]:
-    """Between packages: how much a page on the wrong socket costs."""
+    """Check how much slower memory of another socket is read."""
     local, package = bandwidth.local, {node.id: node.package for node in topology.nodes}
     shares = []
     for read in bandwidth.reads:
@@ -74,7 +75,7 @@ def check_remote(bandwidth: Bandwidth, topology: Topology) -> Iterator[Finding]:
 
 
 def check_speed(bandwidth: Bandwidth, read_per_token: Mapping[int, int]) -> Iterator[Finding]:
-    """The most tokens per second that memory allows one request; `read_per_token` are bytes of weights by node."""
+    """Say how many tokens per second memory allows one request; `read_per_token` are bytes of weights by node id."""
     local = bandwidth.local
     rates = [local[node] / count for node, count in read_per_token.items() if node in local and count]
     if rates and len(rates) == len([count for count in read_per_token.values() if count]):

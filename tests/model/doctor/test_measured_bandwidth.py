@@ -1,4 +1,4 @@
-"""Measured bandwidth: kept and read back, and judged."""
+"""Measured bandwidth is judged: slow nodes, links between sockets, the speed of a model."""
 
 from __future__ import annotations
 
@@ -7,60 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.speed import check_load, check_local, check_remote, check_speed
-from numoe.model.machine.bandwidth import (
-    Bandwidth,
-    Read,
-    bandwidth_file,
-    cores_of_nodes,
-    load_bandwidth,
-    save_bandwidth,
-)
-from numoe.model.machine.topology import Topology, read_topology
+from numoe.model.doctor.measured_bandwidth import check_load, check_local, check_remote, check_speed
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from tests.machines import write_machine
 from tests.model.doctor.findings import TWO_NODES, said
+from tests.model.machine.measurements import measured
 
 
 @pytest.fixture
 def topology(tmp_path: Path) -> Topology:
     return read_topology(write_machine(tmp_path / "machine", TWO_NODES))
-
-
-def measured(topology: Topology, *rows: tuple[float, ...]) -> Bandwidth:
-    """GB/s from each node's cores (rows) to each node's memory (columns)."""
-    reads = [Read(row, column, rate * 1e9) for row, rates in enumerate(rows) for column, rate in enumerate(rates)]
-    return Bandwidth(topology.processor.name, "2026-01-02 03:04", cores_of_nodes(topology), tuple(reads))
-
-
-def test_a_measurement_is_read_back_as_it_was_kept(topology: Topology, tmp_path: Path) -> None:
-    kept = measured(topology, (105.0, 50.0), (51.0, 104.0))
-    path = tmp_path / "folder" / "bandwidth.toml"
-    save_bandwidth(kept, path)
-    assert load_bandwidth(path, topology) == kept
-    assert kept.local == {0: 105e9, 1: 104e9}
-    assert (kept.rate(1, 0), kept.rate(0, 2)) == (51e9, None)
-
-
-def test_a_measurement_of_another_machine_does_not_count(topology: Topology, tmp_path: Path) -> None:
-    path = tmp_path / "bandwidth.toml"
-    save_bandwidth(measured(topology, (1.0,)), path)
-    assert load_bandwidth(path, topology) is not None
-    fewer = replace(topology, nodes=(replace(topology.nodes[0], cores=topology.nodes[0].cores[:1]), topology.nodes[1]))
-    assert load_bandwidth(path, fewer) is None
-    assert load_bandwidth(path, replace(topology, processor=replace(topology.processor, name="another"))) is None
-
-
-@pytest.mark.parametrize("text", ["", "[[", "read = 3", 'processor = "x"\nmeasured_at = ""\ncores = [1]\nread = []'])
-def test_what_is_no_measurement_does_not_count(topology: Topology, tmp_path: Path, text: str) -> None:
-    path = tmp_path / "bandwidth.toml"
-    assert load_bandwidth(path, topology) is None
-    path.write_text(text)
-    assert load_bandwidth(path, topology) is None
-
-
-def test_it_is_kept_next_to_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert bandwidth_file() == tmp_path / "numoe" / "bandwidth.toml"
 
 
 def test_a_slow_node_holds_up_the_others(topology: Topology) -> None:

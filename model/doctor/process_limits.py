@@ -1,4 +1,4 @@
-"""The doctor's checks of what this process may do: cgroup limits, CPUs and nodes it may use, memory policies."""
+"""The doctor's checks of what this process may use: cgroup limits, CPUs and nodes, memory policies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from numoe.model.doctor.finding import Finding, Level
-from numoe.model.machine.linux_files import labelled_lines, read_number, read_text
+from numoe.model.machine.cgroups import cpu_quota, memory_limit
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.linux_files import labelled_lines, read_text
 from numoe.model.machine.memory_policy import PolicyTrial
-from numoe.model.machine.topology import Topology, format_id_list
+from numoe.model.machine.topology import Topology
 
 GIBIBYTE = 1 << 30
-UNLIMITED = 1 << 60  # version 1 says "no limit" as a number of this size
 CAP_SYS_NICE = 23
 POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capabilities.add [SYS_NICE]"
 
 
 def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]) -> Iterator[Finding]:
-    """The cgroup's limit against the machine's memory, and against what a model's plan wants in all."""
+    """Check the cgroup's limit against the machine's memory, and against what a plan needs, in bytes by node id."""
     subject, total = "cgroup memory", sum(node.memory_bytes for node in topology.nodes)
     found = memory_limit(root)
     if found is None or found[0] >= total:
@@ -39,21 +40,8 @@ def _memory_remedy(bytes_: int) -> str:
     return f"a limit above {-(-bytes_ // GIBIBYTE)} GiB: docker run --memory, Kubernetes resources.limits, MemoryMax="
 
 
-def memory_limit(root: Path) -> tuple[int, int] | None:
-    """(limit, used without page cache) of the cgroup that leaves least; None: no limit."""
-    found = []
-    for folder in _cgroup_folders(root, "memory"):
-        names = ("memory.max", "memory.high", "memory.limit_in_bytes")
-        limits = [number for name in names if (number := read_number(folder / name)) is not None]
-        used = read_number(folder / "memory.current") or read_number(folder / "memory.usage_in_bytes") or 0
-        stat = dict(line.split(None, 1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
-        cached = int(stat.get("file", stat.get("total_cache", 0)))
-        found += [(limit, max(0, used - cached)) for limit in limits if limit < UNLIMITED]
-    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
-
-
 def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
-    """CPU time that runs out in every period."""
+    """Check whether the cgroup's CPU time suffices for all cores."""
     subject, cores = "cgroup CPU time", sum(len(node.cores) for node in topology.nodes)
     quota = cpu_quota(root)
     if quota is None:
@@ -71,7 +59,7 @@ def check_cpu_quota(root: Path, topology: Topology) -> Iterator[Finding]:
 
 
 def quota_cost(quota: float, cores: int) -> str:
-    """Of a quota of fewer CPUs than compute."""
+    """What a quota costs that is smaller than the number of cores that compute."""
     return (
         "when it is used up all threads stand still until the next period, 100 ms as a rule: at most "
         f"{quota / cores:.0%} of the speed, in jerks"
@@ -79,6 +67,7 @@ def quota_cost(quota: float, cores: int) -> str:
 
 
 def quota_remedy(quota: float) -> str:
+    """How to do without a quota, or with this one."""
     return (
         "give whole CPUs instead: docker run --cpuset-cpus without --cpus; Kubernetes: static CPU manager policy, "
         "equal whole requests and limits; systemd: AllowedCPUs= without CPUQuota=; or use less of them: "
@@ -86,44 +75,8 @@ def quota_remedy(quota: float) -> str:
     )
 
 
-def cpu_quota(root: Path) -> float | None:
-    """CPUs' worth of time that the process's cgroups leave it; None: no limit."""
-    quotas = [quota for folder in _cgroup_folders(root, "cpu") if (quota := _folder_quota(folder)) is not None]
-    return min(quotas, default=None)
-
-
-def _folder_quota(folder: Path) -> float | None:
-    """That of one cgroup."""
-    words = read_text(folder / "cpu.max").split()
-    if len(words) == 2 and words[0] != "max":
-        return int(words[0]) / int(words[1])
-    quota, period = read_number(folder / "cpu.cfs_quota_us"), read_number(folder / "cpu.cfs_period_us")
-    return quota / period if quota and period and quota > 0 else None
-
-
-def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """The process's cgroup of a controller and all above it; the mount alone where only that is to be seen."""
-    mount = root / "sys/fs/cgroup"
-    folders: list[Path] = []
-    for line in read_text(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            base = mount / "unified" if (mount / "unified").is_dir() else mount
-        elif controller in controllers.split(","):
-            base = mount / (controllers if (mount / controllers).is_dir() else controller)
-        else:
-            continue
-        here = base / path.lstrip("/")
-        if here.is_dir():
-            folders += [here, *(folder for folder in here.parents if folder.is_relative_to(base))]
-        else:  # a container sees its own cgroup as the root
-            folders.append(base)
-    return folders
-
-
 def check_allowed(topology: Topology) -> Iterator[Finding]:
-    """CPUs and memory nodes that exist and may not be used, and what that leaves."""
+    """Check for CPUs and memory of nodes that exist and may not be used, and for what that leaves."""
     subject = "allowed CPUs and nodes"
     remedy = "numactl, taskset, docker run --cpuset-cpus --cpuset-mems, systemd AllowedCPUs= AllowedMemoryNodes="
     stranded = [node for node in topology.forbidden_nodes if topology.node(node).cores]
@@ -153,7 +106,7 @@ def check_allowed(topology: Topology) -> Iterator[Finding]:
 
 
 def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
-    """Whether workers cannot bind their memory: as tried, or else as a copied tree suggests."""
+    """Whether workers cannot bind their memory: as the trial showed, or without one as a copied tree suggests."""
     if trial is not None:
         return bool(trial.errors) or trial.lay_on != trial.bound_to
     status = labelled_lines(read_text(root / "proc/self/status"))
@@ -162,7 +115,7 @@ def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
 
 
 def check_policies(root: Path, topology: Topology, trial: PolicyTrial | None) -> Iterator[Finding]:
-    """Whether set_mempolicy, mbind and move_pages work: `trial` is what came of calling them, None in a copied tree."""
+    """Check whether set_mempolicy, mbind and move_pages work; `trial` is what came of them, None in a copied tree."""
     subject, many = "memory policies", len([node for node in topology.nodes if node.memory_bytes]) > 1
     cost = (
         "memory is then where the threads of a node touched it first, right as long as that node has room, and no proof"

@@ -1,0 +1,22 @@
+"""Llama, dense, and in Mixtral's form with experts."""
+
+from __future__ import annotations
+
+from numoe.model.architectures.description import (
+    ATTENTION,
+    DENSE,
+    EXPERTS,
+    PLAIN_SCALES,
+    QKV_BIASES,
+    SOFTMAX_ROUTER,
+    Architecture,
+)
+
+LLAMA = Architecture(
+    name="llama",
+    rope_style="norm",
+    own_expert_width=False,
+    dense=ATTENTION + QKV_BIASES + DENSE,
+    routed=ATTENTION + QKV_BIASES + EXPERTS,
+    fixed={**SOFTMAX_ROUTER, **PLAIN_SCALES},
+)

@@ -1,0 +1,132 @@
+"""Where workers run: a NUMA node for the memory of each, and a CPU for each of its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Node, Topology
+from numoe.model.planning.plan import MOST_THREADS, MOST_WORKERS, split_evenly
+from numoe.protos.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where one worker runs."""
+
+    node: int  # that holds its memory
+    cpus: tuple[int, ...]  # one per thread; a CPU stands twice if threads outnumber CPUs
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place for workers: the node that holds their memory and the cores they run on."""
+
+    node: int
+    cores: tuple[tuple[int, ...], ...]
+
+
+def find_homes(
+    topology: Topology, nodes: tuple[int, ...] | None, workers: int | None, threads: int | None
+) -> tuple[tuple[Home, ...], tuple[str, ...]]:
+    """A home for each worker, and what an operator should know about them.
+
+    Args:
+        topology: the machine.
+        nodes: ids of the nodes to use, in the workers' order; None: all.
+        workers: how many there are; None: one per node with CPUs and memory, at most MOST_WORKERS.
+        threads: of each worker; None: one per core.
+
+    Raises:
+        PlanError: a number is out of range, or a node is unknown, or no node has a usable CPU.
+    """
+    places, notes = _find_places(topology, nodes)
+    count = min(len(places), MOST_WORKERS) if workers is None else workers
+    _check_counts(count, threads)
+    settled = _settle(places, count)
+    homes = tuple(Home(place.node, _thread_cpus(place.cores, threads)) for place in settled)
+    return homes, (*notes, *_placement_notes(places, settled), *_thread_notes([home.cpus for home in homes]))
+
+
+def _find_places(topology: Topology, ids: tuple[int, ...] | None) -> tuple[tuple[_Place, ...], tuple[str, ...]]:
+    """The nodes with both CPUs and memory; failing that, those with CPUs and the nearest memory."""
+    nodes = _chosen_nodes(topology, ids)
+    places = tuple(_Place(node.id, node.cores) for node in nodes if node.cores and node.memory_bytes)
+    if not places:
+        places = tuple(_Place(_nearest_memory(topology, node), node.cores) for node in nodes if node.cores)
+        if not places:
+            raise PlanError("nodes: found none with a usable CPU, expected one or more; widen the affinity or cpuset")
+        return places, ("no usable node has both CPUs and memory: workers use the memory of the nearest node",)
+    notes = [f"node {node.id} has CPUs but no usable memory: left out" for node in nodes if not node.memory_bytes]
+    notes += [f"node {node.id} has memory but no usable CPUs: left out" for node in nodes if not node.cores]
+    return places, tuple(notes)
+
+
+def _chosen_nodes(topology: Topology, ids: tuple[int, ...] | None) -> list[Node]:
+    if ids is None:
+        return list(topology.nodes)
+    known = [node.id for node in topology.nodes]
+    for node_id in ids:
+        if node_id not in known or ids.count(node_id) > 1:
+            raise PlanError(
+                f"nodes: found {list(ids)}, expected different ones of {known}; `numoe topology` shows them"
+            )
+    return [topology.node(node_id) for node_id in ids]
+
+
+def _nearest_memory(topology: Topology, node: Node) -> int:
+    memory = [other.id for other in topology.nodes if other.memory_bytes]
+    return min(memory, key=lambda other: (topology.distance(node.id, other), other), default=node.id)
+
+
+def _check_counts(workers: int, threads: int | None) -> None:
+    if not 1 <= workers <= MOST_WORKERS:
+        raise PlanError(f"workers: found {workers}, expected 1 to {MOST_WORKERS}; choose another number of workers")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise PlanError(f"threads per worker: found {threads}, expected 1 to {MOST_THREADS}; choose another number")
+
+
+def _settle(places: Sequence[_Place], workers: int) -> list[_Place]:
+    """A place for each worker: the first places if there are enough, else the places' cores are shared out."""
+    if workers <= len(places):
+        return list(places[:workers])
+    owner = [worker * len(places) // workers for worker in range(workers)]
+    settled = []
+    for worker, index in enumerate(owner):
+        place, sharers, rank = places[index], owner.count(index), worker - owner.index(index)
+        cores = place.cores
+        if sharers <= len(cores):
+            part = split_evenly(len(cores), 1, sharers)[rank]
+            settled.append(_Place(place.node, cores[part.start : part.stop]))
+        else:  # not even a core each: neighbours share one
+            settled.append(_Place(place.node, (cores[rank * len(cores) // sharers],)))
+    return settled
+
+
+def _thread_cpus(cores: Sequence[tuple[int, ...]], threads: int | None) -> tuple[int, ...]:
+    """A CPU for each thread: first one of each core, then their SMT siblings, then all again."""
+    most_siblings = max(len(core) for core in cores)
+    order = [core[turn] for turn in range(most_siblings) for core in cores if turn < len(core)]
+    if threads is None:
+        return tuple(order[: len(cores)])
+    return tuple(order[thread % len(order)] for thread in range(threads))
+
+
+def _placement_notes(places: Sequence[_Place], settled: Sequence[_Place]) -> tuple[str, ...]:
+    if len(settled) < len(places):
+        idle = format_id_list(place.node for place in places[len(settled) :])
+        return (f"fewer workers ({len(settled)}) than NUMA nodes ({len(places)}): node {idle} stays idle",)
+    if len(settled) > len(places):
+        return (f"fewer NUMA nodes ({len(places)}) than workers ({len(settled)}): workers share the cores out",)
+    return ()
+
+
+def _thread_notes(cpus: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    every = [cpu for worker in cpus for cpu in worker]
+    if len(set(every)) < len(every):
+        return (f"more threads ({len(every)}) than CPUs to run them ({len(set(every))}): threads take turns",)
+    if len({len(worker) for worker in cpus}) > 1:
+        counts = ", ".join(str(len(worker)) for worker in cpus)
+        return (f"workers differ in threads ({counts}) but own equal parts: the smallest sets the pace",)
+    return ()

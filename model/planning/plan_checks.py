@@ -1,0 +1,99 @@
+"""Checks that a plan, which a person may have edited, fits a model and a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
+from numoe.model.planning.plan_size import node_bytes
+from numoe.protos.errors import PlanError
+
+MEBIBYTE = 1 << 20
+
+
+def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
+    """Raise PlanError unless the plan splits just this model, and every head and row is owned once, in whole units."""
+    if plan.model != spec.name:
+        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
+    if not 1 <= len(plan.shards) <= MOST_WORKERS:
+        raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
+    _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)
+    _check_cover("width_rows", [shard.width_rows for shard in plan.shards], spec.width, PANEL_ROWS)
+    _check_cover("expert_rows", [shard.expert_rows for shard in plan.shards], spec.expert_width, BLOCK_ROWS)
+    _check_cover("vocabulary", [shard.vocabulary for shard in plan.shards], spec.vocabulary, PANEL_ROWS)
+    for layer, owners in enumerate(plan.experts):
+        if owners is not None:
+            _check_owners(f"layer {layer}", owners, spec)
+    for shard in plan.shards:
+        needed = kv_heads_of(spec, shard.heads)
+        if shard.heads.size and shard.kv_heads != needed:
+            found = f"[{shard.kv_heads.start}, {shard.kv_heads.stop}]"
+            expected = f"[{needed.start}, {needed.stop}]"
+            raise PlanError(f"shard {shard.worker}: kv_heads: found {found}, expected {expected}, what its heads need")
+        if not shard.heads.size and shard.kv_heads.size:
+            raise PlanError(f"shard {shard.worker}: kv_heads: expected an empty range as it has no heads")
+
+
+def check_placement(
+    plan: ShardPlan,
+    spec: ModelSpec,
+    topology: Topology,
+    context_tokens: int,
+    kv_type: TensorType = TensorType.F16,
+) -> None:
+    """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the nodes' memory.
+
+    `context_tokens` are the KV cache's positions in all.
+    """
+    usable = {node.id for node in topology.nodes if node.memory_bytes}
+    for shard in plan.shards:
+        if shard.node not in usable:
+            raise PlanError(
+                f"worker {shard.worker}: node {shard.node} has no memory that we may use here, "
+                f"expected one of {format_id_list(usable)}; make a new plan with `numoe plan`"
+            )
+        if missing := set(shard.cpus) - set(topology.cpus):
+            raise PlanError(
+                f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
+                f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
+            )
+    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
+        available = topology.node(node_id).available_bytes
+        if needed > available:
+            raise PlanError(
+                f"node {node_id}: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(available)} are "
+                "available; lower the context, spread over more nodes, or choose a smaller model"
+            )
+
+
+def _check_owners(where: str, owners: ExpertOwners, spec: ModelSpec) -> None:
+    if not spec.routed:
+        raise PlanError(f"{where}: the model has no experts to hold whole; remove the [[experts]] tables")
+    if missing := [expert for expert, holders in enumerate(owners.workers) if not holders]:
+        raise PlanError(f"{where}: expert {format_id_list(missing)} has no owner, expected one or more for each")
+
+
+def _check_cover(name: str, ranges: Sequence[Range], size: int, unit: int) -> None:
+    covered = 0
+    for owned in sorted((owned for owned in ranges if owned.size), key=lambda owned: owned.start):
+        if owned.start != covered:
+            fault = "have no owner" if owned.start > covered else "have two owners"
+            low, high = min(owned.start, covered), max(owned.start, covered)
+            raise PlanError(f"{name}: {low} to {high - 1} {fault}, expected exactly one each")
+        if owned.start % unit or (owned.stop % unit and owned.stop != size):
+            raise PlanError(f"{name}: found [{owned.start}, {owned.stop}], expected multiples of {unit}")
+        covered = owned.stop
+    starts = [owned.start for owned in ranges if owned.size]
+    if starts != sorted(starts):
+        raise PlanError(f"{name}: the workers' ranges start at {starts}, expected them to ascend; exchange them")
+    if covered != size:
+        raise PlanError(f"{name}: the ranges end at {covered}, expected {size}, the size of the model")
+
+
+def _mebibytes(count: int) -> str:
+    return f"{-(-count // MEBIBYTE):,} MiB"

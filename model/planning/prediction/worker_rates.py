@@ -1,0 +1,47 @@
+"""How fast each worker of a plan reads and computes, with its cores and its part of its node's bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numoe.model.gguf.tensors import TensorInfo
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.panels import rows_bytes
+from numoe.model.planning.plan import Shard
+from numoe.model.planning.prediction.speeds import LEAST_GUESS, Speeds
+
+# Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
+# decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
+NOT_OVERLAPPED = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRates:
+    """What one worker has of the machine."""
+
+    cores: int
+    bandwidth: float  # bytes per second that its cores read together
+    speeds: Speeds  # of the machine
+
+    def matrix_seconds(self, tensor: TensorInfo, rows: int, columns: int) -> float:
+        """Seconds to multiply some rows with columns of activations: unpacked for the first, ready for the others."""
+        reading = rows_bytes(tensor, rows) / self.bandwidth
+        first = rows_bytes(tensor, rows) / (self.cores * self.speeds.stream_rate(tensor.type))
+        another = 2 * rows * tensor.shape[-1] / (self.cores * self.speeds.tile_rate(tensor.type))
+        computing = first + (columns - 1) * another
+        return max(reading, computing) + NOT_OVERLAPPED * min(reading, computing)
+
+
+def rates_of(shards: Sequence[Shard], topology: Topology, speeds: Speeds) -> list[WorkerRates]:
+    """[W] the rates of each worker; workers of one node share its bandwidth out by their cores."""
+    cores = [
+        max(1, sum(1 for node in topology.nodes for core in node.cores if set(core) & set(shard.cpus)))
+        for shard in shards
+    ]
+    found = []
+    for shard, own in zip(shards, cores, strict=True):
+        sharing = sum(count for other, count in zip(shards, cores, strict=True) if other.node == shard.node)
+        part = speeds.node_bandwidth.get(shard.node, LEAST_GUESS) * own / sharing
+        found.append(WorkerRates(own, min(part, own * speeds.core_bandwidth), speeds))
+    return found

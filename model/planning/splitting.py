@@ -1,0 +1,66 @@
+"""Splits a model's heads and rows evenly over workers, one per NUMA node.
+
+*Guarantees*: every query head, width row, expert row and vocabulary row has exactly one owner; no worker owns more than
+one unit (a head, a panel of 16 rows, or 32 expert rows) more than another; the same arguments give the same plan.
+
+*Not guaranteed*: that every worker owns something (8 workers of a model with 4 heads), or that a key-value head has one
+owner: workers whose query heads need the same one each compute and keep it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import Topology
+from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.homes import Home, find_homes
+from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
+from numoe.protos.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the operator decides; None leaves it to the planner."""
+
+    workers: int | None = None  # None: one per NUMA node with CPUs and memory, at most 8
+    threads_per_worker: int | None = None  # None: one per physical core
+    nodes: tuple[int, ...] | None = None  # the NUMA nodes to use, in the workers' order; None: all
+    split: Literal["tensor", "expert"] = "tensor"  # of the experts: rows of every one, or whole ones
+    replicas: float = 0.0  # of whole experts, held a second time: a share of the layer's experts
+
+
+def make_plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None) -> ShardPlan:
+    """Split a model over the nodes of a machine. Raises PlanError where the options cannot be followed."""
+    options = options or PlanOptions()
+    homes, notes = find_homes(topology, options.nodes, options.workers, options.threads_per_worker)
+    shards = tuple(_shard(spec, worker, len(homes), home) for worker, home in enumerate(homes))
+    return ShardPlan(spec.name, shards, _experts(spec, len(homes), options), notes)
+
+
+def _shard(spec: ModelSpec, worker: int, workers: int, home: Home) -> Shard:
+    heads = split_evenly(spec.query_heads, 1, workers)[worker]
+    return Shard(
+        worker=worker,
+        node=home.node,
+        cpus=home.cpus,
+        heads=heads,
+        kv_heads=kv_heads_of(spec, heads),
+        width_rows=split_evenly(spec.width, PANEL_ROWS, workers)[worker],
+        expert_rows=split_evenly(spec.expert_width, BLOCK_ROWS, workers)[worker],
+        vocabulary=split_evenly(spec.vocabulary, PANEL_ROWS, workers)[worker],
+    )
+
+
+def _experts(spec: ModelSpec, workers: int, options: PlanOptions) -> tuple[ExpertOwners | None, ...]:
+    if options.split == "tensor":
+        if options.replicas:
+            raise PlanError("replicas: whole experts have them, the tensor split has none; choose the expert split")
+        return (None,) * spec.layers
+    if not spec.routed:
+        raise PlanError(f"split: {spec.name} has no experts to hold whole; choose the tensor split")
+    if not 0.0 <= options.replicas <= workers - 1:
+        found = f"found {options.replicas}, expected 0 to {workers - 1} of a layer's experts"
+        raise PlanError(f"replicas: {found}; choose another share")
+    return (share_experts([1.0] * spec.experts, workers, round(options.replicas * spec.experts)),) * spec.layers

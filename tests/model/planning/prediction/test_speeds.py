@@ -1,0 +1,64 @@
+"""Speeds of a machine are measured, told or guessed, and say which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from numoe.model.gguf.tensors import RUNNABLE_TYPES
+from numoe.model.machine.bandwidth import Bandwidth, Read
+from numoe.model.machine.processor import Processor
+from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.prediction.speeds import (
+    GIGA,
+    REFERENCE_PEAK,
+    STREAM_RATES,
+    guessed_speeds,
+    measured_speeds,
+    told_speeds,
+)
+from numoe.protos.errors import PlanError
+from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
+from tests.model.planning.prediction.test_cost import TWO_NODES
+
+
+def test_every_runnable_format_has_a_rate() -> None:
+    assert set(STREAM_RATES) == RUNNABLE_TYPES
+
+
+def test_a_guess_is_named_one_and_what_was_told_is_taken() -> None:
+    assert "guessed" in guessed_speeds(TWO_NODES).source
+    assert guessed_speeds(TWO_NODES).node_bandwidth == {0: 100 * GIGA, 1: 100 * GIGA}
+    assert told_speeds(TWO_NODES, [90.0]).node_bandwidth == {0: 90 * GIGA, 1: 90 * GIGA}
+    assert told_speeds(TWO_NODES, [90.0, 80.0]).node_bandwidth == {0: 90 * GIGA, 1: 80 * GIGA}
+
+
+def test_what_was_measured_counts_and_nodes_without_a_figure_are_guessed() -> None:
+    found = measured_speeds(TWO_NODES, Bandwidth("", "2026-11-23", (), (Read(0, 0, 9e10), Read(0, 1, 1e10))))
+    assert found.node_bandwidth == {0: 90 * GIGA, 1: 100 * GIGA}
+    assert "measured" in found.source
+
+
+def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_path: Path) -> None:
+    """Skylake-SP and Cascade Lake have one number; only one of them has VNNI."""
+    machines = [replace(TWO_XEON_6138, chip=chip) for chip in (XEON_6138, XEON_6238)]
+    seen = [read_topology(write_machine(tmp_path / str(number), one)) for number, one in enumerate(machines)]
+    assert {topology.processor.model for topology in seen} == {85}
+    skylake, cascade_lake = (guessed_speeds(topology).integer_peak for topology in seen)
+    assert skylake < 0.2 * REFERENCE_PEAK
+    assert cascade_lake == pytest.approx(3 * skylake, rel=0.05)  # three instructions for one
+    assert told_speeds(seen[1], [90.0]).integer_peak == cascade_lake
+
+
+def test_other_cores_are_taken_for_the_ones_that_were_measured_whatever_their_flags() -> None:
+    for vnni in (False, True):
+        other = replace(TWO_NODES, processor=Processor("", "AuthenticAMD", 26, 2, vnni=vnni))
+        assert guessed_speeds(other).integer_peak == REFERENCE_PEAK
+
+
+@pytest.mark.parametrize("told", [[], [1.0, 2.0, 3.0], [0.0], [-1.0, 2.0]])
+def test_bandwidths_that_make_no_sense_are_refused(told: list[float]) -> None:
+    with pytest.raises(PlanError, match="bandwidth: found"):
+        told_speeds(TWO_NODES, told)

@@ -1,0 +1,54 @@
+"""A plan that does not fit its model or the machine is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.model.planning.plan_checks import check_placement, check_plan
+from numoe.model.planning.plan_size import node_bytes
+from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.errors import PlanError
+from tests.model.planning.examples import sized_spec, small_machine
+from tests.tiny_model import TinyShape, tiny_spec
+
+SPEC = tiny_spec(TinyShape())
+MACHINE = small_machine(1)
+PLAN = make_plan(SPEC, MACHINE, PlanOptions(workers=2))
+
+
+def test_a_model_without_a_router_has_no_whole_experts() -> None:
+    dense = tiny_spec(TinyShape(architecture="llama", experts=1, active_experts=1))
+    made = make_plan(dense, MACHINE, PlanOptions(workers=2))
+    with pytest.raises(PlanError, match="layer 0: the model has no experts to hold whole"):
+        check_plan(replace(made, experts=(ExpertOwners(((0,),)),) * dense.layers), dense)
+
+
+def test_a_plan_of_too_many_shards_is_refused() -> None:
+    empty = replace(PLAN.shards[0], heads=PLAN.shards[0].heads)
+    shards: tuple[Shard, ...] = PLAN.shards + (empty,) * 7
+    with pytest.raises(PlanError, match="found 9 shards, expected 1 to 8"):
+        check_plan(ShardPlan(SPEC.name, shards, (None,) * SPEC.layers), SPEC)
+
+
+def test_a_plan_that_fits_to_the_byte_is_accepted_and_one_byte_less_refused() -> None:
+    spec = sized_spec(TinyShape())
+    made = make_plan(spec, small_machine(1))
+    needed = node_bytes(made, spec, context_tokens=64)[0]
+    check_placement(made, spec, small_machine(1, needed), context_tokens=64)
+    with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights and KV cache"):
+        check_placement(made, spec, small_machine(1, needed - 1), context_tokens=64)
+
+
+def test_a_plan_of_another_machine_is_refused() -> None:
+    spec = sized_spec(TinyShape())
+    made = make_plan(spec, small_machine(2))
+    with pytest.raises(PlanError, match="worker 1: node 1 has no memory that we may use here, expected one of 0"):
+        check_placement(made, spec, small_machine(1), context_tokens=64)
+    one = small_machine(1)
+    moved = replace(made, shards=tuple(replace(shard, node=0) for shard in made.shards))
+    with pytest.raises(PlanError, match="worker 1: CPU 1 is not usable here, expected some of 0"):
+        check_placement(moved, spec, one, context_tokens=64)

@@ -1,0 +1,88 @@
+"""A hostile chat template ends quickly in a typed error and harms nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+from numoe.model.text.chat_template import ChatTemplate
+from numoe.protos.errors import InvalidRequest, UnsupportedModel
+from tests.model.text.chat_templates import USER, started
+
+SECONDS = 10.0  # far above the limit on processor time, for busy machines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ messages",
+        "{% for m in messages %}",
+        "{{ 1 / 0 }}",
+        "{{ no_such_function() }}",
+        "{{ messages[0].a.b.c }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os.environ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ raise_exception.__globals__['sys'].exit() }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in range(100000000) %}a{% endfor %}",
+        "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 100000000000 }}",
+        "{{ 'x' * 2000000 }}",
+        "{{ '%2000000000d' | format(1) }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set x = 'a' * 1000000 %}{{ x | replace('a', x) | length }}",
+        "{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
+        "{{ 1" + " + 1" * 300_000 + " }}",
+        "{{ " + "not " * 300_000 + "1 }}",
+        "{{ " + "(" * 300_000 + "1" + ")" * 300_000 + " }}",
+    ],
+    ids=lambda text: text[:50],
+)
+def test_a_broken_or_hostile_template_is_unsupported_and_ends_soon(text: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(UnsupportedModel, match="chat template") as refusal:
+        ChatTemplate(text, "", "")
+    assert time.monotonic() - start < SECONDS
+    assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["__class__", "__init__", "__globals__", "keys.__self__", "__getattribute__"])
+@pytest.mark.parametrize("thing", ["messages", "messages[0]", "messages[0].content", "raise_exception", "strftime_now"])
+def test_nothing_of_python_can_be_reached(thing: str, name: str) -> None:
+    with suppress(UnsupportedModel), started(f"[{{{{ {thing}.{name} }}}}]") as chat_template:
+        assert chat_template.render(USER) == "[]"
+
+
+SLOW = "{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}"
+
+
+SLOW_FOR_SOME = f"{{% if messages[0].role == 'slow' %}}{SLOW}{{% endif %}}ok"
+
+
+def test_messages_that_break_a_limit_are_refused_and_the_next_ones_served() -> None:
+    with started(SLOW_FOR_SOME) as chat_template:
+        with pytest.raises(InvalidRequest, match=r"takes more than 1 s"):
+            chat_template.render([{"role": "slow"}])
+        assert chat_template.render(USER) == "ok"
+
+
+def test_a_killed_process_is_replaced() -> None:
+    with started("{{ messages[0].role }}") as chat_template:
+        assert chat_template._process is not None
+        os.kill(chat_template._process._child.pid, signal.SIGKILL)
+        chat_template._process._child.wait()
+        assert chat_template.render(USER) == "user"
+
+
+def test_the_process_ends_with_its_template() -> None:
+    with started("x") as chat_template:
+        assert chat_template._process is not None
+        child = chat_template._process._child
+        assert child.poll() is None
+    assert child.poll() is not None
