@@ -25,21 +25,10 @@ from numoe.kernels.attention.kv_operations import (
     store_key_bytes,
     store_value_bytes,
 )
+from numoe.kernels.cpu.arithmetic import absolute, finite, max_lanes, maximum, mul, round_even, splat
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
-    absolute,
-    finite,
-    load_f32x16,
-    max_lanes,
-    maximum,
-    mul,
-    round_even,
-    splat,
-    store_f16,
-    store_f16x16,
-    store_f32,
-    store_f32x16,
-)
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f16, store_f16x16, store_f32, store_f32x16
 from numoe.kernels.weights.formats import FORMATS, NUMBERS, ROWS, unit_places
 
 BLOCK = 64  # positions of a KV block

@@ -21,8 +21,10 @@ from numoe.kernels.attention.pieces import (
     write_queries,
 )
 from numoe.kernels.attention.rope import rotate
+from numoe.kernels.cpu.arithmetic import mul, splat
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import load_f32x16, mul, splat, store_f32x16
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.matmul.activations import block_bytes, rms_norm, write_column
 from numoe.kernels.matmul.column_groups import width_over
 from numoe.kernels.matmul.groups import WIDTHS

@@ -23,26 +23,23 @@ from numpy.typing import NDArray
 from numoe.kernels.attention.kv_cache import BLOCK, Q8_0, key_panel, kv_half_bytes, value_panel, value_scales
 from numoe.kernels.attention.kv_operations import store_words
 from numoe.kernels.attention.value_tile import COLUMN_BYTES, MOST_COLUMNS, VALUE_TILE, WORD_GROUP_HEAD
-from numoe.kernels.cpu.functions import exp, exp_vector
-from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
+from numoe.kernels.cpu.arithmetic import (
     add,
     fma,
     lane_numbers,
-    load_f16x16,
-    load_f32,
-    load_f32x16,
     max_lanes,
     maximum,
     mul,
     round_even,
     splat,
-    store_f32,
-    store_f32x16,
     sub,
     sum_lanes,
     where_less,
 )
+from numoe.kernels.cpu.functions import exp, exp_vector
+from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.loads import load_f16x16, load_f32, load_f32x16
+from numoe.kernels.cpu.stores import store_f32, store_f32x16
 from numoe.kernels.matmul.activations import write_column
 from numoe.kernels.matmul.column_groups import width_over
 from numoe.kernels.matmul.groups import WIDEST, WIDTHS

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_operations import PART_BYTES, tile_add_i32, tile_dot_words
+from numoe.kernels.cpu.arithmetic import splat
 from numoe.kernels.cpu.jit import address_of
-from numoe.kernels.cpu.simd import load_f32, prefetch, splat
+from numoe.kernels.cpu.loads import load_f32, prefetch
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
 from numoe.kernels.matmul.tiles import TILE_SIGNATURE, Tile, tile_table

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.cpu.arithmetic import add, fma, mul, splat
 from numoe.kernels.cpu.functions import silu_vector
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import add, fma, load_f32x16, mul, splat, store_f32x16
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.experts.router import assign_experts, choose_experts, count_choices, group_by_expert
 from numoe.kernels.matmul.activations import (
     block_bytes,

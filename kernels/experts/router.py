@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.cpu.arithmetic import add, max_lanes, maximum, splat, sub, sum_lanes
 from numoe.kernels.cpu.functions import exp_vector
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import add, load_f32x16, max_lanes, maximum, splat, store_f32x16, sub, sum_lanes
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.matmul.column_groups import COLUMNS_OF_PANELS, add_groups, add_segments, columns_end
 from numoe.kernels.records import Grouping, Ints
 

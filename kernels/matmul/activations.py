@@ -6,27 +6,19 @@ even. A block is rounded the same whoever rounds it: who made its values, who ro
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 from numba import types
 
+from numoe.kernels.cpu.arithmetic import absolute, add, fma, max_lanes, maximum, mul, round_even, splat, sum_lanes
+from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
-    absolute,
-    add,
-    copy_16,
-    fma,
-    load_f32x16,
-    max_lanes,
-    maximum,
-    mul,
-    round_even,
-    splat,
-    store_f32,
-    store_f32x16,
-    store_i32,
-    store_rounded,
-    sum_lanes,
-)
+from numoe.kernels.cpu.llvm import LANES, V16I32, f32x16, pointer
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.operation import operation
+from numoe.kernels.cpu.stores import copy_16, store_f32, store_f32x16, store_i32
 from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, VALUE_BYTES
 
 _TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
@@ -119,3 +111,14 @@ def copy_column(group: int, columns: int, column: int, source: int, blocks: int,
         place = group + (block * columns + column) * size
         for at in range(0, size, 16):
             copy_16(place + at, source + block * size + at)
+
+
+@operation(types.void, types.uintp, f32x16)
+def store_rounded(builder: Any, values: Any) -> Any:
+    """16 floats that hold whole numbers in -127 .. 127, as values of an integer group (groups.py)."""
+    whole = builder.fptosi(values[1], V16I32)
+    if INSTRUCTION_SET.value_bytes == 2:
+        order = [4 * four + value for four in range(LANES // 4) for value in (0, 2, 1, 3)]
+        whole = builder.shuffle_vector(whole, whole, ir.Constant(V16I32, order))
+    narrow = ir.VectorType(ir.IntType(8 * INSTRUCTION_SET.value_bytes), LANES)
+    builder.store(builder.trunc(whole, narrow), pointer(builder, values[0], narrow), align=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.cpu.arithmetic import add
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import add, load_address, load_f32x16, store_f32x16
+from numoe.kernels.cpu.loads import load_address, load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.matmul.activations import (
     block_bytes,
     copy_bytes,

@@ -17,24 +17,19 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from numoe.kernels.cpu.arithmetic import mul, negate
 from numoe.kernels.cpu.jit import address_of
-from numoe.kernels.cpu.simd import (
-    high_nibbles,
+from numoe.kernels.cpu.loads import (
     load_bf16x16,
     load_e8m0x16,
     load_f16x16,
     load_f32x16,
-    load_i8_pairs,
     load_i8x16,
-    load_u8_pairs,
     load_u8x16,
-    low_nibbles,
-    mul,
-    multiply_words,
-    negate,
     prefetch,
-    prefetch_write,
 )
+from numoe.kernels.cpu.stores import prefetch_write
+from numoe.kernels.cpu.words import high_nibbles, load_i8_pairs, load_u8_pairs, low_nibbles, multiply_words
 from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, WIDTHS
 from numoe.kernels.matmul.tile_operations import (
     tile_add,

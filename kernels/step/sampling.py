@@ -12,21 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.cpu.arithmetic import add, div, lane_numbers, max_lanes, maximum, splat, sub, sum_lanes, where_less
 from numoe.kernels.cpu.functions import exp_vector
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
-    add,
-    div,
-    lane_numbers,
-    load_f32x16,
-    max_lanes,
-    maximum,
-    splat,
-    store_f32x16,
-    sub,
-    sum_lanes,
-    where_less,
-)
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.records import Record
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import load_bf16x16, load_f16x16, load_f32x16, store_f32x16
+from numoe.kernels.cpu.loads import load_bf16x16, load_f16x16, load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.weights.formats import BF16_TILE, F16_TILE, F32_TILE
 from numoe.kernels.weights.packing import DRAWINGS, dequantise
 

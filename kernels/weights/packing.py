@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import widen_f16
+from numoe.kernels.cpu.loads import widen_f16
 from numoe.kernels.records import Record
 from numoe.kernels.weights.file_blocks import read_block
 from numoe.kernels.weights.formats import FORMATS, NUMBERS, ROWS, Format, Meaning, unit_places

@@ -15,17 +15,7 @@ from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
-from numoe.kernels.records import (
-    GROUP,
-    PART,
-    SEGMENT,
-    Constants,
-    Grouping,
-    Memory,
-    Sizes,
-    StepInput,
-    Weights,
-)
+from numoe.kernels.records import GROUP, PART, SEGMENT, Constants, Grouping, Memory, Sizes, StepInput, Weights
 from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format
 from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.model.architectures.spec import ModelSpec

@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import widen_f16
+from numoe.kernels.cpu.loads import widen_f16
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.weights.formats import BLOCK, BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format, Meaning
 from numoe.kernels.weights.packing import DRAWINGS, SCRATCH_BYTES, dequantise, pack
