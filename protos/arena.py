@@ -41,7 +41,7 @@ from numoe.protos.messages import StepLimits
 PAGE = 4096
 LINE = 64
 
-# Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/sync.py).
+# Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/team.py).
 ABORT, STEP, STEP_SLEEPERS, DONE, TEAM_WORDS = 0, 64, 128, 192, 256
 
 STARTING, LOADING, READY, FAILED = range(4)

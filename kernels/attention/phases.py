@@ -38,7 +38,7 @@ from numoe.kernels.matmul.projection import (
     prepare,
 )
 from numoe.kernels.records import Constants, Floats, Memory, Record, Sizes, StepInput, Weights
-from numoe.kernels.threads.sync import Team, barrier, claimed, gather
+from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK
 
 SPLIT_BELOW = 4  # pieces are shared out where the longest of the step is more than this part of a thread's share

@@ -35,7 +35,7 @@ from numoe.kernels.matmul.projection import (
     run_panel,
 )
 from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, Tiles, Weights
-from numoe.kernels.threads.sync import Team, arrive, barrier, claimed, gather, release
+from numoe.kernels.threads.team import Team, arrive, barrier, claimed, gather, release
 from numoe.kernels.weights.formats import BLOCK, ROWS
 
 ADD_CHUNK = 512  # values of the residual stream per claim

@@ -19,7 +19,7 @@ from numoe.kernels.matmul.activations import (
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.matmul.tiles import run_tile
 from numoe.kernels.records import Grouping, Memory, Record, Records, Tiles
-from numoe.kernels.threads.sync import Team, barrier, claimed, gather
+from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK
 
 ATTENTION, INTERMEDIATE = range(2)  # columns whose blocks are made, and rounded, by several workers

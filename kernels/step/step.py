@@ -1,6 +1,6 @@
 """One step: the forward pass of a batch of token positions, compiled as a whole and run by all threads of all teams.
 
-Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (sync.py).
+Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (team.py).
 Per layer, `->` is a gather and `|` a barrier:
 
     normalise | q, k, v | rotate, store | attend, round -> collect | output rows -> normalise | router | choose | pack |
@@ -27,18 +27,10 @@ from numoe.kernels.matmul.column_groups import group_all
 from numoe.kernels.matmul.projection import claims_of, multiply_claim, prepare
 from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
-from numoe.kernels.threads.sync import (
-    Team,
-    arrive,
-    atomic_add,
-    atomic_load,
-    claimed,
-    clock_ns,
-    futex_wake,
-    gather,
-    release,
-    wait_idle,
-)
+from numoe.kernels.threads.atomics import atomic_add, atomic_load
+from numoe.kernels.threads.system_calls import clock_ns, futex_wake
+from numoe.kernels.threads.team import Team, arrive, claimed, gather, release
+from numoe.kernels.threads.waiting import wait_idle
 from numoe.kernels.weights.embedding import embed_row
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.sync import TEAM_BYTES, StepAborted, Team, abort_all
+from numoe.kernels.threads.team import TEAM_BYTES, Team, abort_all
+from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerOrder
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
 

@@ -20,7 +20,7 @@ from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.matmul.tiles import tile_table
 from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.sync import Team, abort_all
+from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
