@@ -25,8 +25,8 @@ from numoe.kernels.matmul.activations import rms_norm, write_float_column, write
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS
-from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.protos.arena import SAMPLE
 from tests.kernels import reference
 from tests.kernels.attention.paged_cache import empty_cache
@@ -61,7 +61,7 @@ def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
             ]
             yield f"tile {format_.name} {width}", np.concatenate(tiles)
         embedded = np.zeros(VALUES, np.float32)
-        embed_row(embedded, rows[0], NUMBERS[format_.name], np.zeros(SCRATCH_BYTES, np.uint8))
+        embed_row(embedded, rows[0], NUMBERS[format_.name], np.zeros(UNPACKED_BYTES, np.uint8))
         yield f"embed_row {format_.name}", embedded
 
 

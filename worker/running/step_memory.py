@@ -16,8 +16,8 @@ from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
 from numoe.kernels.records import GROUP, PART, SEGMENT, Constants, Grouping, Memory, Sizes, StepInput, Weights
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format
-from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerOrder
@@ -180,7 +180,7 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),
         piece_tokens=ints(pieces),
         piece_starts=ints(tokens + 1),
-        block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
+        block=np.zeros((threads, UNPACKED_BYTES), np.uint8),
         chosen=layout.view(arena, own + "chosen"),
         shares=layout.view(arena, own + "shares"),
         routed_starts=ints(len(order.plan.shards) + 1),
