@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Records = NDArray[np.void]
-Tiles = NDArray[np.uintp]  # [formats + 1, widths] addresses of the tile kernels; last those of value_tile.py
+TileTable = NDArray[np.uintp]  # [formats + 1, widths] addresses of the tile kernels; last those of value_tile.py
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
@@ -127,7 +127,7 @@ class Weights(NamedTuple):
     head: Records  # [1] MATRIX, the vocabulary rows of the output
     output_norm: Floats  # [D]
     embedding: NDArray[np.uint8]  # [v * row bytes] rows as in the file
-    tiles: Tiles
+    tiles: TileTable
 
 
 class Grouping(NamedTuple):

@@ -25,18 +25,12 @@ from numoe.kernels.cpu.arithmetic import mul, splat
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
-from numoe.kernels.matmul.activations import block_bytes, rms_norm, write_column
+from numoe.kernels.matmul.activations import block_bytes, write_column
+from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim
 from numoe.kernels.matmul.column_groups import width_over
+from numoe.kernels.matmul.columns import ATTENTION, collect, prepare
 from numoe.kernels.matmul.groups import WIDTHS
-from numoe.kernels.matmul.projection import (
-    ATTENTION,
-    add_vector,
-    claims_of,
-    collect,
-    multiply_claim,
-    panels_per_claim,
-    prepare,
-)
+from numoe.kernels.matmul.vectors import add_vector, rms_norm
 from numoe.kernels.records import Constants, Floats, Memory, Record, Sizes, StepInput, Weights
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK

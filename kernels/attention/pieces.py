@@ -44,7 +44,7 @@ from numoe.kernels.matmul.activations import write_column
 from numoe.kernels.matmul.column_groups import width_over
 from numoe.kernels.matmul.groups import WIDEST, WIDTHS
 from numoe.kernels.matmul.tiles import run_tile
-from numoe.kernels.records import Tiles
+from numoe.kernels.records import TileTable
 
 MOST_HEADS = min(MOST_COLUMNS, WIDEST)  # query heads of a tile
 PIECE_BLOCKS = 8  # 512 positions: long enough that merging costs nothing, short enough to share out a 16k context
@@ -231,7 +231,7 @@ def _add_values(
 
 @kernel
 def attend_piece(
-    tiles: Tiles,
+    tiles: TileTable,
     width: int,  # index of the tile's width in WIDTHS
     used: int,  # query heads, <= columns of the tile
     queries: int,  # address of their group
@@ -307,7 +307,7 @@ def end_head(state: int, out: int, size: int) -> None:
 
 @kernel
 def attend(
-    tiles: Tiles,
+    tiles: TileTable,
     cached: CachedHead,
     table: NDArray[np.int32],  # block ids of the sequence
     position: int,  # the queries' position: 0 .. position are seen

@@ -20,7 +20,8 @@ from numoe.kernels.cpu.jit import address_of
 from numoe.kernels.cpu.loads import load_f32, prefetch
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
-from numoe.kernels.matmul.tiles import TILE_SIGNATURE, Tile, tile_table
+from numoe.kernels.matmul.tile_table import tile_table
+from numoe.kernels.matmul.tiles import TILE_SIGNATURE, TileKernel
 from numoe.kernels.weights.formats import FORMATS, Format
 
 VALUE_TILE = len(FORMATS)  # its row in the table of tiles, after those of all formats
@@ -30,7 +31,7 @@ COLUMN_BYTES = 64  # of 32 positions
 _PARTS = 8  # of 32 positions
 
 
-def _value_tile(columns: int) -> Tile:
+def _value_tile(columns: int) -> TileKernel:
     def tile_values(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
         first, last = tile_zero_i32(columns), tile_zero_i32(columns)
         # Numba makes floating-point numbers of sums of unsigned and signed ones.

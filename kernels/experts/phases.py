@@ -17,24 +17,16 @@ from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.experts.router import assign_experts, choose_experts, count_choices, group_by_expert
 from numoe.kernels.matmul.activations import (
     block_bytes,
-    copy_bytes,
     copy_column,
     write_column,
     write_float_column,
     write_integer_column,
 )
+from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim, run_panel
+from numoe.kernels.matmul.columns import INTERMEDIATE, collect, normalise, prepare
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST, WIDTHS
-from numoe.kernels.matmul.projection import (
-    INTERMEDIATE,
-    claims_of,
-    collect,
-    multiply_claim,
-    normalise,
-    panels_per_claim,
-    prepare,
-    run_panel,
-)
-from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, Tiles, Weights
+from numoe.kernels.matmul.vectors import copy_bytes
+from numoe.kernels.records import Constants, Grouping, Memory, Record, Sizes, StepInput, TileTable, Weights
 from numoe.kernels.threads.team import Team, arrive, barrier, claimed, gather, release
 from numoe.kernels.weights.formats import BLOCK, ROWS
 
@@ -167,7 +159,7 @@ def _claims_of_blocks(gate: Record) -> int:
 
 @kernel
 def _gate_and_up(
-    tiles: Tiles,
+    tiles: TileTable,
     layer: Record,
     grouping: Grouping,
     item: int,

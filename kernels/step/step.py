@@ -22,9 +22,10 @@ from numoe.kernels.attention.phases import attention, attention_output, list_pie
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.phases import feed_forward
 from numoe.kernels.experts.router import share_routing
-from numoe.kernels.matmul.activations import copy_floats
+from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.column_groups import group_all
-from numoe.kernels.matmul.projection import claims_of, multiply_claim, prepare
+from numoe.kernels.matmul.columns import prepare
+from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load

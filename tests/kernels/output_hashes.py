@@ -21,8 +21,9 @@ from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.attention.rope import rope_table, rotate
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.experts.router import choose_experts
-from numoe.kernels.matmul.activations import rms_norm, write_float_column, write_integer_column
+from numoe.kernels.matmul.activations import write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
+from numoe.kernels.matmul.vectors import rms_norm
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES

@@ -17,7 +17,7 @@ import numpy as np
 
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
-from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step.step import serve_steps
 from numoe.kernels.threads.team import Team, abort_all
