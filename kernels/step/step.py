@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.attention.phases import attention, attention_output, list_pieces
+from numoe.kernels.attention.phases import attention, attention_output
+from numoe.kernels.attention.piece_list import list_pieces
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.phases import feed_forward
 from numoe.kernels.experts.router import share_routing

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from numoe.kernels.attention.kv_cache import BLOCK as KV_BLOCK
+from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerOrder, layout_of
 from numoe.protos.arena import FAILED, LOADING, PAGE, READY

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_cache import kv_block_bytes
-from numoe.kernels.attention.phases import most_pieces
-from numoe.kernels.attention.pieces import row_floats, scratch_floats
+from numoe.kernels.attention.piece_list import most_pieces
 from numoe.kernels.attention.rope import rope_table
+from numoe.kernels.attention.scratch import row_floats, scratch_floats
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
