@@ -84,7 +84,7 @@ GROUP = np.dtype([("column", np.int32), ("x_column", np.int32), ("width", np.int
 SEGMENT = np.dtype([("expert", np.int32), ("first_group", np.int32), ("groups", np.int32)])
 
 
-class Sizes(NamedTuple):
+class ShardSizes(NamedTuple):
     """Whole numbers of the model and the shard; real numbers follow in `Constants`."""
 
     layers: int

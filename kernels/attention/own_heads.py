@@ -10,20 +10,20 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.activations import block_bytes, write_column
 from numoe.kernels.matmul.column_groups import width_over
 from numoe.kernels.matmul.groups import WIDTHS
-from numoe.kernels.records import Floats, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Floats, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.threads.team import Team, barrier, claimed
 from numoe.kernels.weights.formats import BLOCK
 
 
 @kernel
-def _cached_head(sizes: Sizes, memory: Memory, index: int, kv_head: int) -> CachedHead:
+def _cached_head(sizes: ShardSizes, memory: Memory, index: int, kv_head: int) -> CachedHead:
     """An own KV head of layer `index`."""
     first = memory.kv + (index * sizes.kv_blocks * sizes.own_kv_heads + kv_head) * memory.kv_block_bytes
     return CachedHead(first, sizes.own_kv_heads * memory.kv_block_bytes, sizes.kv_format, sizes.head_size)
 
 
 @kernel
-def _own_heads(sizes: Sizes, kv_head: int) -> tuple[int, int]:
+def _own_heads(sizes: ShardSizes, kv_head: int) -> tuple[int, int]:
     """The first of the own query heads that share an own KV head, and how many they are."""
     shared = sizes.query_heads // sizes.kv_heads
     first = max((sizes.first_kv_head + kv_head) * shared, sizes.first_query_head)
@@ -32,7 +32,7 @@ def _own_heads(sizes: Sizes, kv_head: int) -> tuple[int, int]:
 
 
 @kernel
-def _write_heads(sizes: Sizes, memory: Memory, token: int, first: int, heads: int, x: int, integer: int) -> None:
+def _write_heads(sizes: ShardSizes, memory: Memory, token: int, first: int, heads: int, x: int, integer: int) -> None:
     """Write finished own heads [heads, K] of a token into its group, of which this worker holds own heads only."""
     own, group = memory.parts[sizes.worker], memory.dense.groups[memory.dense.column_group[token]]
     columns, blocks = WIDTHS[group.width], sizes.head_size // BLOCK
@@ -43,7 +43,7 @@ def _write_heads(sizes: Sizes, memory: Memory, token: int, first: int, heads: in
 
 @kernel
 def _attend_token(
-    sizes: Sizes,
+    sizes: ShardSizes,
     weights: Weights,
     memory: Memory,
     step: StepInput,
@@ -71,7 +71,7 @@ def _attend_token(
 
 @kernel
 def _attend_listed_piece(
-    sizes: Sizes,
+    sizes: ShardSizes,
     weights: Weights,
     memory: Memory,
     step: StepInput,
@@ -104,7 +104,7 @@ def _attend_listed_piece(
 
 @kernel
 def _merge_pieces(
-    sizes: Sizes,
+    sizes: ShardSizes,
     memory: Memory,
     step: StepInput,
     scratch: Floats,
@@ -124,7 +124,9 @@ def _merge_pieces(
 
 
 @kernel
-def attend_own_heads(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput, index: int) -> None:
+def attend_own_heads(
+    team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput, index: int
+) -> None:
     """Compute all own heads of all tokens, shared out as `list_pieces` decided; `collect` has the barrier after it."""
     tokens, pieces = step.header[0], memory.piece_starts[SHARED_PIECES]
     scratch, out = memory.scratch[team.thread], memory.rows[team.thread].ctypes.data

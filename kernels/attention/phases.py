@@ -8,7 +8,7 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim
 from numoe.kernels.matmul.columns import ATTENTION, collect, prepare
 from numoe.kernels.matmul.vectors import add_vector
-from numoe.kernels.records import Constants, Memory, Record, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 
 # Heads of a token per claim: a call that is given all memory costs 0.4 us, as Numba counts references to each array,
@@ -18,7 +18,7 @@ PLACED_AT_ONCE = 8
 
 @kernel
 def attention(
-    team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
+    team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
     """Compute own heads of layer `index`; `attention_output` begins with the gather of all."""
     layer = weights.layers[index]
@@ -38,7 +38,7 @@ def attention(
 
 
 @kernel
-def attention_output(team: Team, sizes: Sizes, weights: Weights, memory: Memory, layer: Record) -> None:
+def attention_output(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, layer: Record) -> None:
     """Compute own rows of the output projection of all heads, and add them to the own slice of the residual stream."""
     matrix = layer.output
     own = memory.parts[sizes.worker]

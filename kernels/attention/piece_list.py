@@ -5,14 +5,14 @@ from __future__ import annotations
 from numoe.kernels.attention.pieces import pieces_of
 from numoe.kernels.attention.scratch import PIECE
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.records import Memory, Sizes, StepInput
+from numoe.kernels.records import Memory, ShardSizes, StepInput
 
 SPLIT_BELOW = 4  # pieces are shared out where the longest of the step is more than this part of a thread's share
 SHARED_PIECES = -1  # in piece_starts: how many pieces are shared out, 0 if whole tokens are
 
 
 @kernel
-def list_pieces(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+def list_pieces(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """Decide, by one thread, whether the threads share out pieces or whole tokens in this step; list them if pieces.
 
     Tokens are best where there are enough of them for every thread: no results pass through memory, and there is no

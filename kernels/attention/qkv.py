@@ -12,12 +12,12 @@ from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.vectors import add_vector, rms_norm
-from numoe.kernels.records import Constants, Memory, Record, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
 from numoe.kernels.threads.team import Team, barrier, claimed
 
 
 @kernel
-def project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, layer: Record) -> None:
+def project_qkv(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, layer: Record) -> None:
     """Compute queries, keys and values of own heads, side by side in the rows of memory.qkv."""
     q, k, v = layer.q, layer.k, layer.v
     q_items, k_items, v_items = claims_of(q), claims_of(k), claims_of(v)
@@ -41,7 +41,7 @@ def project_qkv(team: Team, sizes: Sizes, weights: Weights, memory: Memory, laye
 
 @kernel
 def place_heads(
-    sizes: Sizes,
+    sizes: ShardSizes,
     constants: Constants,
     memory: Memory,
     step: StepInput,

@@ -22,12 +22,12 @@ from numoe.kernels.attention.phases import attention, attention_output
 from numoe.kernels.attention.piece_list import list_pieces
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.phases import feed_forward
-from numoe.kernels.experts.router import share_routing
+from numoe.kernels.experts.sharing import share_routing
 from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.column_groups import group_all
 from numoe.kernels.matmul.columns import prepare
 from numoe.kernels.matmul.vectors import copy_floats
-from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
@@ -37,7 +37,7 @@ from numoe.kernels.weights.embedding import embed_row
 
 
 @kernel
-def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
     tokens = step.header[0]
     list_pieces(threads, sizes, memory, step)
@@ -54,7 +54,7 @@ def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
 
 
 @kernel
-def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput) -> None:
+def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput) -> None:
     """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
@@ -76,7 +76,9 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
 
 
 @kernel
-def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
+def _logits(
+    team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
+) -> None:
     """Own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
     samples = step.header[2]
     matrix = weights.head[0]
@@ -86,7 +88,7 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
             memory.dense.source[sample] = step.samples[sample].token
         release(team)
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    norm = np.uintp(weights.output_norm.ctypes.data)
+    norm = weights.output_norm.ctypes.data
     prepare(team, memory, sizes.width, norm, constants.epsilon[0], matrix.integer, 1 - matrix.integer)
     own = memory.parts[sizes.worker]
     for item in claimed(team, memory.dense.used[0] * claims_of(matrix)):
@@ -95,7 +97,7 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
 
 
 @kernel
-def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> None:
+def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """Each sample by one thread of one worker: assemble its logits, draw, note the token and its log-probability."""
     logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
@@ -124,7 +126,9 @@ def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> N
 
 
 @kernel
-def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
+def run_step(
+    team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
+) -> None:
     """One forward pass, by one thread of a team.
 
     Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
@@ -144,7 +148,7 @@ def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, m
 
 
 @kernel
-def _dense_bytes(sizes: Sizes, weights: Weights) -> int:
+def _dense_bytes(sizes: ShardSizes, weights: Weights) -> int:
     """Bytes of weights that every step reads, whatever the router chooses."""
     total = weights.head[0].expert_bytes
     for index in range(sizes.layers):
@@ -160,7 +164,7 @@ def _dense_bytes(sizes: Sizes, weights: Weights) -> int:
 @kernel
 def serve_steps(
     team: Team,
-    sizes: Sizes,
+    sizes: ShardSizes,
     constants: Constants,
     weights: Weights,
     memory: Memory,

@@ -15,7 +15,7 @@ from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
-from numoe.kernels.records import GROUP, PART, SEGMENT, Constants, Grouping, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import GROUP, PART, SEGMENT, Constants, Grouping, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format
 from numoe.model.architectures.spec import ModelSpec
@@ -41,10 +41,10 @@ def kv_bytes(order: WorkerOrder) -> int:
     return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
 
 
-def sizes_of(order: WorkerOrder) -> Sizes:
+def sizes_of(order: WorkerOrder) -> ShardSizes:
     """The whole numbers of the compiled step."""
     spec, shard = order.spec, order.shard
-    return Sizes(
+    return ShardSizes(
         layers=spec.layers,
         width=spec.width,
         query_heads=spec.query_heads,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
 from numoe.kernels.threads.team import TEAM_BYTES, Team, abort_all
 from numoe.kernels.threads.waiting import StepAborted
@@ -26,7 +26,7 @@ class ThreadTeam:
         self,
         order: WorkerOrder,
         arena: NDArray[np.uint8],
-        sizes: Sizes,
+        sizes: ShardSizes,
         constants: Constants,
         weights: Weights,
         memory: Memory,

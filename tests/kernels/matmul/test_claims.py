@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.experts.router import count_choices, group_by_expert
+from numoe.kernels.experts.grouping import count_choices, group_by_expert
 from numoe.kernels.matmul.claims import CLAIM_BYTES, claims_of, multiply_claim, panels_per_claim
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.records import MATRIX, Grouping, Record
