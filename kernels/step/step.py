@@ -38,7 +38,7 @@ from numoe.kernels.weights.embedding import embed_row
 
 @kernel
 def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
-    """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
+    """Group the step's tokens, by one thread: in columns, for a dense feed-forward in the one expert, and in pieces."""
     tokens = step.header[0]
     list_pieces(threads, sizes, memory, step)
     groups = group_all(memory.dense, tokens)
@@ -55,7 +55,7 @@ def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> 
 
 @kernel
 def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
+    """Embed each token, by the owner of its row; then every worker takes its slice as residual stream."""
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
     for token in claimed(team, tokens):
@@ -63,7 +63,7 @@ def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step
         if 0 <= row < sizes.own_vocabulary:
             stored = weights.embedding[row * sizes.embedding_row_bytes : (row + 1) * sizes.embedding_row_bytes]
             floats = memory.rows[team.thread, : sizes.width]
-            embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
+            embed_row(floats, stored, sizes.embedding_tile, memory.unpacked[team.thread])
             copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
     gather(team)
     for token in claimed(team, tokens):
@@ -79,7 +79,7 @@ def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step
 def _logits(
     team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
 ) -> None:
-    """Own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
+    """Compute own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
     samples = step.header[2]
     matrix = weights.head[0]
     if arrive(team):
@@ -98,7 +98,7 @@ def _logits(
 
 @kernel
 def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
-    """Each sample by one thread of one worker: assemble its logits, draw, note the token and its log-probability."""
+    """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
     logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
     for index in claimed(team, own_samples):
@@ -129,7 +129,7 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
 def run_step(
     team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
 ) -> None:
-    """One forward pass, by one thread of a team.
+    """Run one forward pass, by one thread of a team.
 
     Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
     """
@@ -174,7 +174,12 @@ def serve_steps(
     done_word: int,  # address of the number of the last step done
     idle_spins: int,
 ) -> None:
-    """Run every step that is published, until the abort word is set; then StepAborted."""
+    """Run every step that is published, until the abort word is set.
+
+    Raises:
+        StepAborted: the abort word was set.
+        StepTimedOut: another worker is stuck.
+    """
     seen = np.int32(0)
     dense_bytes = _dense_bytes(sizes, weights)
     while True:

@@ -180,7 +180,7 @@ def memory_of(order: WorkerOrder, layout: ArenaLayout, arena: Views, kv: Views) 
         piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),
         piece_tokens=ints(pieces),
         piece_starts=ints(tokens + 1),
-        block=np.zeros((threads, UNPACKED_BYTES), np.uint8),
+        unpacked=np.zeros((threads, UNPACKED_BYTES), np.uint8),
         chosen=layout.view(arena, own + "chosen"),
         shares=layout.view(arena, own + "shares"),
         routed_starts=ints(len(order.plan.shards) + 1),
