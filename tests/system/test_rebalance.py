@@ -22,7 +22,8 @@ from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import Unavailable
 from numoe.v1 import placement_pb2, placement_pb2_grpc
-from numoe.worker.loading.arrange import PAGE, expert_block
+from numoe.worker.loading.expert_block import expert_block
+from numoe.worker.placing.memory import PAGE
 from tests.coordinator.api.grpc.grpc_serving import info_of
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, Client, ask, connected
 from tests.system.conftest import ModelOf

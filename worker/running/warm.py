@@ -29,7 +29,8 @@ from numoe.model.planning.assignment import WorkerOrder, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
-from numoe.worker.running.step_memory import constants_of, memory_of, sizes_of, step_input
+from numoe.worker.running.step_memory import memory_of, step_input
+from numoe.worker.running.step_records import constants_of, sizes_of
 
 _STAMP = ".compiled"
 VALUES = "values"

@@ -15,6 +15,7 @@ from numoe.model.planning.panels import PAGE_BYTES, panel_bytes
 from numoe.model.planning.plan import PlanOptions, ShardPlan, plan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.worker.loading import arrange
+from numoe.worker.placing.memory import PAGE
 from tests.model.planning.test_plan import machine
 from tests.model.planning.test_plan_size import sized_spec, tensors_of
 from tests.tiny_model import TinyShape
@@ -28,7 +29,7 @@ def test_a_panel_of_every_format_is_as_large_as_the_kernels_make_it(type_: Tenso
 
 
 def test_a_page_is_that_of_the_workers() -> None:
-    assert PAGE_BYTES == arrange.PAGE
+    assert PAGE_BYTES == PAGE
 
 
 def vectors(spec: ModelSpec) -> int:

@@ -21,8 +21,10 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.errors import ModelFileError
 from numoe.worker.loading import arrange as arranging
-from numoe.worker.loading.arrange import PAGE, arrange, layer_rows, panel_bytes, row_bytes
+from numoe.worker.loading.arrange import arrange, layer_rows
+from numoe.worker.loading.arrangement import panel_bytes, row_bytes
 from numoe.worker.loading.loader import LoadedWeights, load_weights
+from numoe.worker.placing.memory import PAGE
 from tests.kernels.numeric import dequantised, packed
 from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
 from tests.worker.running.shard_process import even_plan, read_spec

@@ -18,12 +18,13 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
 from numoe.worker.loading.arrange import EXPERT as EXPERT_MATRICES
-from numoe.worker.loading.arrange import PAGE, arrange, expert_block
+from numoe.worker.loading.arrange import arrange
+from numoe.worker.loading.expert_block import expert_block
 from numoe.worker.loading.loader import LoadedWeights, load_weights
-from numoe.worker.placing import locality_now as kept_locality
+from numoe.worker.placing import locality_now
 from numoe.worker.placing.locality import CPUS_AND_MEMORY, NONE, ShardMemory, look
-from numoe.worker.placing.locality_now import KeptLocality
-from numoe.worker.placing.memory import allocate
+from numoe.worker.placing.locality_now import LocalityNow
+from numoe.worker.placing.memory import PAGE, allocate
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running import held_experts
 from numoe.worker.running.held_experts import HeldExperts
@@ -51,7 +52,7 @@ class Worker:
     def believe(self, found: Locality, *, node: int | None = None, allow_remote: bool = False) -> None:
         """Begin from other facts than the true ones."""
         shard = self.shard if node is None else replace(self.shard, node=node)
-        self.kept = KeptLocality(found, shard, allow_remote)
+        self.kept = LocalityNow(found, shard, allow_remote)
         self.experts = HeldExperts(self.spec, self.weights, self.transfer, self.kept)
 
     def memory(self, experts: HeldExperts | None = None) -> ShardMemory:
@@ -198,7 +199,7 @@ def test_experts_move_where_the_kernel_does_not_tell_where_pages_are(
     def refused(ranges: object) -> dict[int, int]:
         raise OSError(errno.EPERM, "refused")
 
-    monkeypatch.setattr(kept_locality, "count_bytes", refused)
+    monkeypatch.setattr(locality_now, "count_bytes", refused)
     first, second = workers
     untold = replace(first.found, layers=({},) * SHAPE.layers)
     for worker in workers:
