@@ -49,6 +49,7 @@ def group_of(integer: bool, x: Singles) -> Bytes:
 
 
 def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Panels, products of tiles and embedding rows of every format."""
     x = random.standard_normal((COLUMNS, VALUES), np.float32)
     for format_ in FORMATS:
         rows = random_rows(format_, ROWS, VALUES, random)
@@ -67,6 +68,7 @@ def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Functions of vectors, and vectors rounded or rotated."""
     x = (random.standard_normal(1 << 16) * 30).astype(np.float32)
     for name, function in (("exp", map_exp), ("silu", map_silu)):
         out = np.zeros_like(x)
@@ -85,6 +87,7 @@ def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Caches of every format, and attention over them."""
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
     for kv_format in KV_FORMATS:
@@ -99,6 +102,7 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Experts that are chosen, and tokens that are drawn."""
     chosen, shares = np.zeros((50, 8), np.int32), np.zeros((50, 8), np.float32)
     for token in range(50):
         choose_experts(chosen[token], shares[token], random.standard_normal(128, np.float32) * 3, 128)
@@ -115,6 +119,7 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def main() -> None:
+    """Write the hashes."""
     hashes = {"instruction set": INSTRUCTION_SET.name}
     for outputs in (formats, vectors, attention, choices):
         for name, output in outputs(np.random.default_rng(SEED)):

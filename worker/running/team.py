@@ -42,6 +42,7 @@ class ThreadTeam:
         ]
 
     def start(self) -> None:
+        """Let all threads run."""
         for thread in self.threads:
             thread.start()
 
@@ -51,6 +52,7 @@ class ThreadTeam:
         abort_all(base + ABORT, base + STEP, base + TEAM_WORDS)
 
     def join(self, timeout: float) -> None:
+        """Wait until all threads have ended, for so many seconds each."""
         for thread in self.threads:
             thread.join(timeout)
 

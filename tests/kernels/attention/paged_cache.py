@@ -52,6 +52,7 @@ class PagedCache:
 
     @property
     def head(self) -> CachedHead:
+        """As attention takes it."""
         return CachedHead(address(self.blocks), self.blocks.shape[1], self.format, self.size)
 
     def values(self) -> Reals:  # [blocks, KV_BLOCK, K]

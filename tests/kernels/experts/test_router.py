@@ -14,6 +14,7 @@ from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
 def chosen_of(
     logits: NDArray[np.float32], active: int, padding: float = np.nan
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Experts and shares of a row of logits."""
     chosen, shares = np.full(active, -1, np.int32), np.full(active, np.nan, np.float32)
     padded = np.append(logits, np.full(-len(logits) % 16, padding, np.float32))
     choose_experts(chosen, shares, padded, len(logits))

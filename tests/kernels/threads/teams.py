@@ -39,10 +39,12 @@ class TeamWords:
 
     @property
     def abort(self) -> int:
+        """Address of the abort word."""
         return self._memory.ctypes.data
 
     @property
     def shared(self) -> int:
+        """Address of the shared words."""
         return self._memory.ctypes.data + ABORT_BYTES
 
     @contextmanager

@@ -12,6 +12,7 @@ from tests.kernels.numeric import SEED, Bytes, Singles, assert_same_bits, dequan
 
 
 def embedded(out: Singles, format_: Format, row: Bytes) -> None:
+    """What embed_row makes of a row."""
     embed_row(out, row, NUMBERS[format_.name], np.full(UNPACKED_BYTES, 0xA5, np.uint8))
 
 

@@ -59,6 +59,7 @@ class Stored:
     scope="module", params=[(UNEVEN, 1), (UNEVEN, 3), (WIDE, 1)], ids=["one file", "three files", "blocks of 256"]
 )
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """A model of uneven parts, in one file or three."""
     path: Path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     shape, parts = request.param
     weights = write_tiny_model(path, shape, parts=parts)
@@ -104,6 +105,7 @@ def check_matrix(
 
 
 def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> None:
+    """A vector in memory is that of the file; none lies at 0."""
     if tensor is None:
         assert address == 0
     else:
@@ -112,6 +114,7 @@ def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> N
 
 
 def load(spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, list[int]]:
+    """Load a shard; also what was reported."""
     told: list[int] = []
     return load_weights(spec, shard, arrange(spec, plan, shard), threads, told.append), told
 

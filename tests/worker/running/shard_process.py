@@ -110,6 +110,7 @@ def chunk(first_position: int, tokens: Sequence[int], blocks: Sequence[int], sam
 
 
 def main() -> None:
+    """Be the shard that the order on standard input names."""
     order: WorkerOrder = pickle.loads(sys.stdin.buffer.read())
     end_with(order.coordinator)
     shard = RunningShard(order)

@@ -56,6 +56,7 @@ class Worker:
         self.experts = HeldExperts(self.spec, self.weights, self.transfer, self.kept)
 
     def memory(self, experts: HeldExperts | None = None) -> ShardMemory:
+        """What the worker has, with experts that arrived."""
         layers = []
         for layer in range(self.spec.layers):
             arrived = experts.arrived_in(layer) if experts is not None else []
@@ -65,6 +66,7 @@ class Worker:
         )
 
     def recounted(self) -> Locality:
+        """As a look at every page finds it."""
         return look(self.memory(self.experts), self.shard)
 
     def bytes_of(self, layer: int) -> int:
@@ -89,6 +91,7 @@ def workers(tmp_path: Path) -> list[Worker]:
 
 
 def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPERT) -> None:
+    """Copy an expert, a part at a time."""
     first = count = source.experts.copy_out(layer, expert, 0)
     held = target.experts.copy_in(layer, expert, 0, count)
     while not held:
@@ -98,6 +101,7 @@ def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPER
 
 
 def size_of(worker: Worker) -> int:
+    """Bytes of an expert."""
     return expert_block(worker.spec.layer_tensors[LAYER], worker.spec).bytes
 
 
