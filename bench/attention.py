@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cores, read_memory
-from numoe.kernels.attention.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes
-from numoe.kernels.attention.pieces import CachedHead, attend, scratch_floats, scratch_of
+from numoe.kernels.attention.heads import attend
+from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes
+from numoe.kernels.attention.pieces import CachedHead
+from numoe.kernels.attention.scratch import scratch_floats, scratch_of
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.weights.formats import FORMATS, NUMBERS
@@ -39,7 +41,7 @@ def _numbers(text: str) -> list[int]:
 
 def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float]:
     """Bytes per second of attention and of mere reading, and seconds per position of a KV head: medians of passes."""
-    number, blocks = NUMBERS[kv_format], -(-depth // BLOCK)
+    number, blocks = NUMBERS[kv_format], -(-depth // KV_BLOCK)
     size = kv_block_bytes(HEAD_SIZE, number)
     kv_heads = max(1, CACHE_BYTES // (blocks * size))
     cache = allocate(kv_heads * blocks * size)

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from numoe.kernels.cpu.arithmetic import splat
 from numoe.kernels.cpu.dots import dot4
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.llvm import V64U8, offset, pointer
-from numoe.kernels.cpu.simd import splat
 from numoe.kernels.matmul.groups import VALUE_BYTES
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
 from numoe.kernels.threads.reader import read_memory

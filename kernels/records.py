@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Records = NDArray[np.void]
-Tiles = NDArray[np.uintp]  # [formats + 1, widths] addresses of the tile kernels; last those of value_tile.py
+TileTable = NDArray[np.uintp]  # [formats + 1, widths] addresses of tile kernels, the last row's of value_tile.py
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
@@ -84,7 +84,7 @@ GROUP = np.dtype([("column", np.int32), ("x_column", np.int32), ("width", np.int
 SEGMENT = np.dtype([("expert", np.int32), ("first_group", np.int32), ("groups", np.int32)])
 
 
-class Sizes(NamedTuple):
+class ShardSizes(NamedTuple):
     """Whole numbers of the model and the shard; real numbers follow in `Constants`."""
 
     layers: int
@@ -127,7 +127,7 @@ class Weights(NamedTuple):
     head: Records  # [1] MATRIX, the vocabulary rows of the output
     output_norm: Floats  # [D]
     embedding: NDArray[np.uint8]  # [v * row bytes] rows as in the file
-    tiles: Tiles
+    tiles: TileTable
 
 
 class Grouping(NamedTuple):
@@ -158,14 +158,14 @@ class Memory(NamedTuple):
     router_logits: Floats  # [columns, E rounded up to 16]
     down: Floats  # [expert columns, d and more], spread
     rows: Floats  # [threads, longest row] a thread's own row
-    scratch: Floats  # [threads, ...] a thread's own, see attention.py
-    piece_rows: Floats  # [pieces * h, ...] results of pieces that threads share, see attention.py
+    scratch: Floats  # [threads, ...] a thread's own, see attention/scratch.py
+    piece_rows: Floats  # [pieces * h, ...] rows of the pieces that threads share, see attention/scratch.py
     piece_tokens: Ints  # [pieces] the token of each
-    piece_starts: Ints  # [T + 1] the first piece of each token; last how many pieces are shared out, 0 for none
-    block: NDArray[np.uint8]  # [threads, ...] a thread's own, see packing.py
+    piece_starts: Ints  # [T + 1] the first piece of each token, and SHARED_PIECES, see attention/piece_list.py
+    unpacked: NDArray[np.uint8]  # [threads, UNPACKED_BYTES] scratch for one file block, see weights/file_blocks.py
     chosen: Ints  # [T, A] in the arena: experts by falling probability
     shares: Floats  # [T, A] in the arena: their weights, sum 1
-    routed_starts: Ints  # [workers + 1] tokens that each worker routes, see router.py
+    routed_starts: Ints  # [workers + 1] the first token that each worker routes, see experts/sharing.py
     columns: Ints  # [T, A] the expert column of each
     counts: Ints  # [E] scratch of grouping
     loads: Ints  # [workers] scratch of assigning experts

@@ -38,10 +38,10 @@ from numpy.typing import NDArray
 
 from numoe.protos.messages import StepLimits
 
-PAGE = 4096
+PAGE = 4096  # bytes of a page of memory
 LINE = 64
 
-# Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/sync.py).
+# Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/team.py).
 ABORT, STEP, STEP_SLEEPERS, DONE, TEAM_WORDS = 0, 64, 128, 192, 256
 
 STARTING, LOADING, READY, FAILED = range(4)

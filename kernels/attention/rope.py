@@ -7,8 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.cpu.arithmetic import add, mul, sub
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import add, load_f32x16, mul, store_f32x16, sub
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 
 
 def rope_table(

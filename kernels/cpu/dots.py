@@ -24,14 +24,14 @@ Dot = Callable[[Any, Any, Any, Any], Any]
 
 
 def _halves(builder: Any, vector: Any, half: Any) -> list[Any]:
-    """The lower and the upper 256 bits, of type `half`."""
+    """The lower and the upper 256 bits, each of type `half`."""
     lanes = range(half.count), range(half.count, 2 * half.count)
     masks = [ir.Constant(ir.VectorType(I32, half.count), list(part)) for part in lanes]
     return [builder.shuffle_vector(vector, vector, mask) for mask in masks]
 
 
 def _by_halves(builder: Any, name: str, halves: list[Any], *vectors: Any) -> Any:
-    """A 256-bit operation on 512-bit vectors; `halves` are the types of the result's and each vector's halves."""
+    """Do a 256-bit operation on 512-bit vectors; `halves` are the types of halves of the result and of each vector."""
     result, *kinds = halves
     split = [_halves(builder, vector, kind) for vector, kind in zip(vectors, kinds, strict=True)]
     low, high = (call_llvm(builder, name, result, *part) for part in zip(*split, strict=True))
@@ -54,6 +54,7 @@ def _word(builder: Any, lanes: Any, word: int) -> Any:
 
 
 def _byte(builder: Any, lanes: Any, byte: int, *, signed: bool) -> Any:
+    """One byte of each lane, extended."""
     up = builder.shl(lanes, ir.Constant(V16I32, [24 - 8 * byte] * LANES))
     down = ir.Constant(V16I32, [24] * LANES)
     return builder.ashr(up, down) if signed else builder.lshr(up, down)

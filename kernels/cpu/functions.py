@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
+from numoe.kernels.cpu.arithmetic import (
     add,
     div,
     first_lane,
@@ -23,6 +22,7 @@ from numoe.kernels.cpu.simd import (
     sub,
     where_less,
 )
+from numoe.kernels.cpu.jit import kernel
 
 _LOG2_E = np.float32(1.44269504088896341)
 _LN2_HIGH = np.float32(-0.693359375)  # ln 2 in two pieces, so that n * high is exact

@@ -1,7 +1,7 @@
 """The only Numba flags, and where compiled code is kept.
 
 Everything compiled here is cached on disk in one folder per (sources of kernels/, Numba, CPU compiled for, instruction
-set): Numba looks only at a function's own file, so a change in the SIMD layer would otherwise be missed. Several
+set): Numba looks only at a function's own file, so a change in what it calls would otherwise be missed. Several
 processes that write one cache at once can crash, so one process compiles everything (worker/running/warm.py) before
 workers start.
 
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cache_folder() -> Path:
-    """Where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
+    """The folder where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
     digest = hashlib.sha256()
     for source in sorted(KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def sole_compiler() -> Iterator[Path]:
-    """Hold the cache folder, made if need be: other processes wait here, so that one at a time fills it."""
+    """Hold the cache folder, which is made if need be: other processes wait here, so that one at a time fills it."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
@@ -62,7 +62,7 @@ def kernel(function: F) -> F:
 
 
 def generator(function: F) -> F:
-    """As `kernel`, for what yields: kept in the caches of its callers, as Numba cannot use one that it loads."""
+    """As `kernel`, but for what yields: it is kept in its callers' caches, as Numba cannot use one that it loads."""
     compiled: F = numba.njit(nogil=True, error_model="numpy")(function)
     return compiled
 

@@ -51,31 +51,38 @@ f32x16 = Vector("f32", 16)
 
 
 def pointer(builder: Any, address: Any, element: Any) -> Any:
+    """A pointer to an element of a type, from an address that is a number."""
     return builder.inttoptr(address, element.as_pointer())
 
 
 def offset(builder: Any, address: Any, count: int) -> Any:
+    """The address `count` bytes further on."""
     return builder.add(address, ir.Constant(I64, count))
 
 
 def splat_value(builder: Any, scalar: Any, vector: Any) -> Any:
+    """A vector of a type with the same number in all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
 
 
 def call_llvm(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """Call one of LLVM's intrinsics."""
     signature = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
 def load_splat(builder: Any, address: Any, vector: Any) -> Any:
+    """Load one number into all lanes of a vector of a type."""
     return splat_value(builder, builder.load(pointer(builder, address, vector.element), align=4), vector)
 
 
 def fma_value(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of vectors of floats, rounded once."""
     return call_llvm(builder, "llvm.fma.v16f32", V16F32, a, b, c)
 
 
 def constant_vector(value: float) -> Any:
+    """A vector of floats with the same number in all lanes."""
     return ir.Constant(V16F32, [value] * LANES)

@@ -1,4 +1,4 @@
-"""Activation vectors: RMS normalisation, and writing them as group columns.
+"""Writing activation vectors as columns of groups, of integers or of floats.
 
 Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
 even. A block is rounded the same whoever rounds it: who made its values, who routes its token, or every worker alike.
@@ -6,65 +6,42 @@ even. A block is rounded the same whoever rounds it: who made its values, who ro
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 from numba import types
 
+from numoe.kernels.cpu.arithmetic import absolute, max_lanes, maximum, mul, round_even, splat, sum_lanes
+from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
-    absolute,
-    add,
-    copy_16,
-    fma,
-    load_f32x16,
-    max_lanes,
-    maximum,
-    mul,
-    round_even,
-    splat,
-    store_f32,
-    store_f32x16,
-    store_i32,
-    store_rounded,
-    sum_lanes,
-)
+from numoe.kernels.cpu.llvm import LANES, V16I32, f32x16, pointer
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.operation import operation
+from numoe.kernels.cpu.stores import copy_16, store_f32, store_f32x16, store_i32
 from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, VALUE_BYTES
 
 _TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
 
-_memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
-
 
 @kernel
-def copy_bytes(out: int, source: int, count: int) -> None:
-    """Copy `count` bytes, which do not overlap."""
-    _memcpy(out, source, count)
+def rounding_of(largest: np.float32) -> tuple[np.float32, np.float32]:
+    """Of a block whose largest magnitude is given: its scale, and the factor before rounding to whole numbers."""
+    inverse = np.float32(0.0)
+    if largest > _TINY:
+        inverse = np.float32(127.0) / largest
+    return largest / np.float32(127.0), inverse
 
 
-@kernel
-def copy_floats(out: int, x: int, count: int) -> None:
-    """Copy `count` float32 (a multiple of 16) from address x to address out."""
-    for value in range(0, count, 16):
-        store_f32x16(out + 4 * value, load_f32x16(x + 4 * value))
-
-
-@kernel
-def rms_norm(
-    x: int,  # [D] float32, overwritten
-    weight: int | np.uintp,  # [D] float32
-    width: int,  # D, a multiple of 32
-    epsilon: float,
-) -> None:
-    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); two sums of squares per lane."""
-    zero = splat(np.float32(0.0))
-    even, odd = zero, zero
-    for value in range(0, width, 32):
-        a, b = load_f32x16(x + 4 * value), load_f32x16(x + 4 * value + 64)
-        even, odd = fma(a, a, even), fma(b, b, odd)
-    mean = sum_lanes(add(even, odd)) / np.float32(width)
-    scale = splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)))
-    for value in range(0, width, 16):
-        place = x + 4 * value
-        store_f32x16(place, mul(mul(load_f32x16(place), scale), load_f32x16(weight + 4 * value)))
+@operation(types.void, types.uintp, f32x16)
+def store_rounded(builder: Any, values: Any) -> Any:
+    """Store 16 floats that hold whole numbers in -127 .. 127 as values of an integer group (groups.py)."""
+    whole = builder.fptosi(values[1], V16I32)
+    if INSTRUCTION_SET.value_bytes == 2:
+        order = [4 * four + value for four in range(LANES // 4) for value in (0, 2, 1, 3)]
+        whole = builder.shuffle_vector(whole, whole, ir.Constant(V16I32, order))
+    narrow = ir.VectorType(ir.IntType(8 * INSTRUCTION_SET.value_bytes), LANES)
+    builder.store(builder.trunc(whole, narrow), pointer(builder, values[0], narrow), align=1)
 
 
 @kernel
@@ -74,10 +51,7 @@ def write_integer_column(group: int, columns: int, column: int, x: int, blocks: 
         place = group + (block * columns + column) * INTEGER_BYTES
         a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
         largest = max_lanes(maximum(absolute(a), absolute(b)))
-        scale = largest / np.float32(127.0)
-        inverse = np.float32(0.0)
-        if largest > _TINY:
-            inverse = np.float32(127.0) / largest
+        scale, inverse = rounding_of(largest)
         qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
         store_rounded(place, qa)
         store_rounded(place + 16 * VALUE_BYTES, qb)
@@ -108,7 +82,7 @@ def write_column(group: int, columns: int, column: int, x: int, blocks: int, int
 
 @kernel
 def block_bytes(integer: bool | int) -> int:
-    """Of one column and block of a group, of integers or of floats."""
+    """Bytes of one block of one column of a group, of integers or of floats."""
     return INTEGER_BYTES if integer else FLOAT_BYTES
 
 

@@ -6,10 +6,6 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.groups import LEAST_COLUMNS, WIDTHS
 from numoe.kernels.records import Grouping
 
-# An expert's panels, read once, take as long as so many columns of it: 23 GB/s of a core against 600 GOP/s.
-COLUMNS_OF_PANELS = 13
-
-
 # Groups of one segment of a dense matrix: 96 columns of 4096 values are 0.6 MB, which stay in the second-level cache
 # while the panels go by. Experts rarely have more, and reading their panels again costs more than it saves.
 GROUPS_AT_ONCE = 8

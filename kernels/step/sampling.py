@@ -12,22 +12,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.cpu.arithmetic import add, div, lane_numbers, max_lanes, maximum, splat, sub, sum_lanes, where_less
 from numoe.kernels.cpu.functions import exp_vector
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import (
-    add,
-    div,
-    lane_numbers,
-    load_f32x16,
-    max_lanes,
-    maximum,
-    splat,
-    store_f32x16,
-    sub,
-    sum_lanes,
-    where_less,
-)
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.records import Record
+from numoe.kernels.step.candidates import draw_filtered
 
 
 @kernel
@@ -45,7 +36,7 @@ def uniform(seed: int, position: int) -> float:
 
 @kernel
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """log(sum(exp(logits))); the length is a multiple of 16 with -inf as padding."""
+    """Compute log(sum(exp(logits))); the length is a multiple of 16 with -inf as padding."""
     address = logits.ctypes.data
     highest = splat(np.float32(-np.inf))
     for value in range(0, logits.shape[0], 16):
@@ -64,7 +55,7 @@ def penalise(
     seen_tokens: NDArray[np.int32],
     seen_counts: NDArray[np.int32],  # times generated; 0: only in the prompt
 ) -> None:
-    """Repetition penalty (Keskar et al. 2019) on all tokens seen, frequency and presence penalty on generated ones."""
+    """Penalise repetition (Keskar et al. 2019) of all tokens seen, frequency and presence of generated ones."""
     for index in range(sample.first_seen, sample.first_seen + sample.seen):
         token, count = seen_tokens[index], seen_counts[index]
         value = logits[token]
@@ -72,84 +63,6 @@ def penalise(
         if count > 0:
             value = value - np.float32(count) * sample.frequency_penalty - sample.presence_penalty
         logits[token] = value
-
-
-@kernel
-def _before(weights: NDArray[np.float32], ids: NDArray[np.int32], a: int, b: int) -> bool:
-    return weights[a] > weights[b] or (weights[a] == weights[b] and ids[a] < ids[b])
-
-
-@kernel
-def _sift_down(weights: NDArray[np.float32], ids: NDArray[np.int32], root: int, size: int) -> None:
-    """Restore the heap order below `root`: a parent comes before its children."""
-    while True:
-        child = 2 * root + 1
-        if child >= size:
-            return
-        if child + 1 < size and _before(weights, ids, child + 1, child):
-            child += 1
-        if not _before(weights, ids, child, root):
-            return
-        weights[root], weights[child] = weights[child], weights[root]
-        ids[root], ids[child] = ids[child], ids[root]
-        root = child
-
-
-@kernel
-def _sort_best(
-    weights: NDArray[np.float32],  # [V], reordered: the best candidates end up at the end, best last
-    ids: NDArray[np.int32],  # [V], reordered alike
-    most: int,
-    least_weight: float,
-    mass_wanted: float,
-) -> int:
-    """Take candidates off a heap, best first, until `most` or the mass is reached or weights fall below the least."""
-    size = weights.shape[0]
-    for root in range(size // 2 - 1, -1, -1):
-        _sift_down(weights, ids, root, size)
-    kept, mass = 0, 0.0
-    while kept < most and (kept == 0 or (weights[0] >= least_weight and mass < mass_wanted)):
-        size -= 1
-        mass += weights[0]
-        kept += 1
-        weights[0], weights[size] = weights[size], weights[0]
-        ids[0], ids[size] = ids[size], ids[0]
-        _sift_down(weights, ids, 0, size)
-    return kept
-
-
-@kernel
-def _draw_filtered(
-    weights: NDArray[np.float32],  # [V] probabilities over the largest, reordered
-    ids: NDArray[np.int32],  # [V], reordered
-    sample: Record,
-    total: float,
-    random: float,
-) -> int:
-    """Top-k, then top-p of what is left, then min-p; one draw among the rest."""
-    vocabulary = weights.shape[0]
-    if 0 < sample.top_k < vocabulary:  # top-p is relative to what top-k leaves, so its sum comes first
-        kept = _sort_best(weights, ids, sample.top_k, 0.0, np.inf)
-        total = 0.0
-        for rank in range(kept):
-            total += weights[vocabulary - 1 - rank]
-        most, mass, wanted = kept, 0.0, sample.top_p * total if sample.top_p < 1.0 else np.inf
-        kept = 0
-        while kept < most and (kept == 0 or (weights[vocabulary - 1 - kept] >= sample.min_p and mass < wanted)):
-            mass += weights[vocabulary - 1 - kept]
-            kept += 1
-    else:
-        wanted = sample.top_p * total if sample.top_p < 1.0 else np.inf
-        kept = _sort_best(weights, ids, vocabulary, sample.min_p, wanted)
-    mass = 0.0
-    for rank in range(kept):
-        mass += weights[vocabulary - 1 - rank]
-    goal, mass = random * mass, 0.0
-    for rank in range(kept):
-        mass += weights[vocabulary - 1 - rank]
-        if mass > goal:
-            return ids[vocabulary - 1 - rank]
-    return ids[vocabulary - kept]
 
 
 @kernel
@@ -176,7 +89,7 @@ def draw(
     sample: Record,
     vocabulary: int,  # V
 ) -> int:
-    """One token id."""
+    """Draw one token id."""
     best = _most_likely(logits)
     if sample.temperature <= 0:
         return best
@@ -191,7 +104,7 @@ def draw(
         total += logits[token]
     random = uniform(sample.seed, sample.position)
     if sample.top_k > 0 or sample.top_p < 1.0 or sample.min_p > 0:
-        return _draw_filtered(logits[:vocabulary], ids[:vocabulary], sample, total, random)
+        return draw_filtered(logits[:vocabulary], ids[:vocabulary], sample, total, random)
     goal, mass = random * total, 0.0
     for token in range(vocabulary):
         mass += logits[token]

@@ -1,6 +1,6 @@
 """One step: the forward pass of a batch of token positions, compiled as a whole and run by all threads of all teams.
 
-Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (sync.py).
+Phases are separated by barriers of the team; where one worker needs what the others made there is a gather (team.py).
 Per layer, `->` is a gather and `|` a barrier:
 
     normalise | q, k, v | rotate, store | attend, round -> collect | output rows -> normalise | router | choose | pack |
@@ -18,33 +18,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.attention.phases import attention, attention_output, list_pieces
+from numoe.kernels.attention.phases import attention, attention_output
+from numoe.kernels.attention.piece_list import list_pieces
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.phases import feed_forward
-from numoe.kernels.experts.router import share_routing
-from numoe.kernels.matmul.activations import copy_floats
+from numoe.kernels.experts.sharing import share_routing
+from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.column_groups import group_all
-from numoe.kernels.matmul.projection import claims_of, multiply_claim, prepare
-from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.matmul.columns import prepare
+from numoe.kernels.matmul.vectors import copy_floats
+from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
-from numoe.kernels.threads.sync import (
-    Team,
-    arrive,
-    atomic_add,
-    atomic_load,
-    claimed,
-    clock_ns,
-    futex_wake,
-    gather,
-    release,
-    wait_idle,
-)
+from numoe.kernels.threads.atomics import atomic_add, atomic_load
+from numoe.kernels.threads.system_calls import clock_ns, futex_wake
+from numoe.kernels.threads.team import Team, arrive, claimed, gather, release
+from numoe.kernels.threads.waiting import wait_idle
 from numoe.kernels.weights.embedding import embed_row
 
 
 @kernel
-def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
-    """By one thread: the groups of the step's tokens, for a dense feed-forward the one expert of all, and pieces."""
+def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
+    """Group the step's tokens, by one thread: in columns, for a dense feed-forward in the one expert, and in pieces."""
     tokens = step.header[0]
     list_pieces(threads, sizes, memory, step)
     groups = group_all(memory.dense, tokens)
@@ -60,8 +54,8 @@ def _begin(threads: int, sizes: Sizes, memory: Memory, step: StepInput) -> None:
 
 
 @kernel
-def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """Each token's embedding by the owner of its row; then every worker takes its slice as residual stream."""
+def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput) -> None:
+    """Embed each token, by the owner of its row; then every worker takes its slice as residual stream."""
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
     for token in claimed(team, tokens):
@@ -69,7 +63,7 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
         if 0 <= row < sizes.own_vocabulary:
             stored = weights.embedding[row * sizes.embedding_row_bytes : (row + 1) * sizes.embedding_row_bytes]
             floats = memory.rows[team.thread, : sizes.width]
-            embed_row(floats, stored, sizes.embedding_tile, memory.block[team.thread])
+            embed_row(floats, stored, sizes.embedding_tile, memory.unpacked[team.thread])
             copy_floats(own.embedding + 4 * sizes.width * token, floats.ctypes.data, sizes.width)
     gather(team)
     for token in claimed(team, tokens):
@@ -82,8 +76,10 @@ def _embed(team: Team, sizes: Sizes, weights: Weights, memory: Memory, step: Ste
 
 
 @kernel
-def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """Own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
+def _logits(
+    team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
+) -> None:
+    """Compute own vocabulary rows of the logits of the tokens that are drawn from; ends with a gather."""
     samples = step.header[2]
     matrix = weights.head[0]
     if arrive(team):
@@ -92,7 +88,7 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
             memory.dense.source[sample] = step.samples[sample].token
         release(team)
     x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
-    norm = np.uintp(weights.output_norm.ctypes.data)
+    norm = weights.output_norm.ctypes.data
     prepare(team, memory, sizes.width, norm, constants.epsilon[0], matrix.integer, 1 - matrix.integer)
     own = memory.parts[sizes.worker]
     for item in claimed(team, memory.dense.used[0] * claims_of(matrix)):
@@ -101,8 +97,8 @@ def _logits(team: Team, sizes: Sizes, constants: Constants, weights: Weights, me
 
 
 @kernel
-def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> None:
-    """Each sample by one thread of one worker: assemble its logits, draw, note the token and its log-probability."""
+def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
+    """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
     logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
     for index in claimed(team, own_samples):
@@ -130,8 +126,10 @@ def _draw_tokens(team: Team, sizes: Sizes, memory: Memory, step: StepInput) -> N
 
 
 @kernel
-def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """One forward pass, by one thread of a team.
+def run_step(
+    team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
+) -> None:
+    """Run one forward pass, by one thread of a team.
 
     Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
     """
@@ -150,7 +148,7 @@ def run_step(team: Team, sizes: Sizes, constants: Constants, weights: Weights, m
 
 
 @kernel
-def _dense_bytes(sizes: Sizes, weights: Weights) -> int:
+def _dense_bytes(sizes: ShardSizes, weights: Weights) -> int:
     """Bytes of weights that every step reads, whatever the router chooses."""
     total = weights.head[0].expert_bytes
     for index in range(sizes.layers):
@@ -166,7 +164,7 @@ def _dense_bytes(sizes: Sizes, weights: Weights) -> int:
 @kernel
 def serve_steps(
     team: Team,
-    sizes: Sizes,
+    sizes: ShardSizes,
     constants: Constants,
     weights: Weights,
     memory: Memory,
@@ -176,7 +174,12 @@ def serve_steps(
     done_word: int,  # address of the number of the last step done
     idle_spins: int,
 ) -> None:
-    """Run every step that is published, until the abort word is set; then StepAborted."""
+    """Run every step that is published, until the abort word is set.
+
+    Raises:
+        StepAborted: the abort word was set.
+        StepTimedOut: another worker is stuck.
+    """
     seen = np.int32(0)
     dense_bytes = _dense_bytes(sizes, weights)
     while True:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.cpu.arithmetic import add, splat
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import add, load_f32x16, splat, store_f32x16
-from numoe.kernels.threads.sync import atomic_add, atomic_load
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
+from numoe.kernels.threads.atomics import atomic_add, atomic_load
 
 ROUND_BYTES = 512  # of one round of loads
 WINDOW_BYTES = 256 << 10  # between two looks at the stop word; some 20 us

@@ -22,10 +22,13 @@ minimum; Q2_K: two bytes of scale and, in the upper half, minimum.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.records import Record
 from numoe.kernels.weights.formats import NUMBERS
 
 Bytes = NDArray[np.uint8]
@@ -33,6 +36,26 @@ Bytes = NDArray[np.uint8]
 _Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1 = (NUMBERS[name] for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"))
 _IQ4_NL, _MXFP4, _IQ4_XS = (NUMBERS[name] for name in ("IQ4_NL", "MXFP4", "IQ4_XS"))
 _Q2_K, _Q3_K, _Q4_K, _Q5_K, _Q6_K = (NUMBERS[name] for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))
+
+
+UNPACKED_BYTES = 4 + 16 + 256  # of the longest unit: numbers, scales, quants
+
+
+class Unit(NamedTuple):
+    """What is read of a file block."""
+
+    numbers: Bytes  # [4] d, then m
+    scales: NDArray[np.uint8]  # [8, 2]
+    quants: Bytes  # [32 or 256]
+
+
+@kernel
+def unit_in(
+    unpacked: Bytes,  # [UNPACKED_BYTES] scratch
+    drawing: Record,
+) -> Unit:
+    """The places in scratch that a file block of one format is read into."""
+    return Unit(unpacked[:4], unpacked[4:20].reshape(8, 2), unpacked[20 : 20 + drawing.unit_values])
 
 
 @kernel
@@ -47,13 +70,14 @@ def _nibbles(quants: Bytes, block: Bytes, first: int, count: int) -> None:
 
 @kernel
 def _fifth_bits(quants: Bytes, block: Bytes, first: int) -> None:
+    """Bit 4 of each of 32 values, from four bytes."""
     for value in range(32):
         quants[value] |= ((block[first + value // 8] >> (value % 8)) & 1) << 4
 
 
 @kernel
 def _crumbs(quants: Bytes, block: Bytes, first: int) -> None:
-    """2 bits each: 32 bytes hold 128 values, 32 in each pair of bits."""
+    """Values of 2 bits: 32 bytes hold 128 of them, 32 in each pair of bits."""
     for value in range(256):
         byte = block[first + value // 128 * 32 + value % 32]
         quants[value] = (byte >> (value // 32 % 4 * 2)) & 3
@@ -101,14 +125,14 @@ def _read_iq4_xs(quants: Bytes, scales: Bytes, block: Bytes) -> None:
 
 
 @kernel
-def read_block(
+def read_file_block(
     number: int,  # of the format
     block: Bytes,  # of the file
     head: Bytes,  # [4], written: d, then m
     scales: NDArray[np.uint8],  # [8, 2], written
     quants: Bytes,  # [32 or 256], written
 ) -> None:
-    """Unscramble one block of a quantised format."""
+    """Unscramble one file block of a quantised format."""
     d, m = 0, 2
     if number == _Q8_0:
         for value in range(32):

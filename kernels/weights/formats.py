@@ -1,8 +1,8 @@
 """The formats a weight matrix can have: how a block of the file is read, what it means, and how 16 rows become a panel.
 
 A file block (*unit*) holds 32 or 256 values of one row: a scale d, maybe a second number m, then per 16 or 32 values
-small scales (and minima), and the quants. `blocks.py` unscrambles each format's bits into the same fields; a panel is
-then drawn by the numbers below, and nothing else depends on the format:
+small scales (and minima), and the quants. file_blocks.py unscrambles each format's bits into the same fields; a panel
+is then drawn by the numbers below, and nothing else depends on the format:
 
     head      of a unit: [16] d | [16] m | per block of 32 values: [scales][16] uint8
     quants    per block of 32 values: those of 16 rows, as quants.py packs them
@@ -28,11 +28,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
+
+import numpy as np
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.weights.quants import IQ4_TABLE, MXFP4_TABLE, NO_TABLE, quants_bytes
 
-BLOCK = 32  # values along the input per block, for every format
+BLOCK = 32  # values along the input in a block, for every format
 ROWS = 16  # rows of a panel
 CACHE_LINE = 64
 
@@ -57,9 +60,9 @@ class Format:
     unit_values: int  # of one row, in one file block
     unit_bytes: int  # of a file block
     low_bits: int  # of a quant; for floats the bits of a value
-    high_bits: int = 0
+    high_bits: int = 0  # of a quant
     offset: int = 0
-    table: int = NO_TABLE
+    table: int = NO_TABLE  # its number in quants.py
     scales: int = 0  # bytes of small scales and minima per row and block of 32 values
     scale_bytes: int = 2  # of d: float16, or 1: an exponent
     most_columns: int = 12  # that one pass of its tile holds in registers; wider tiles make several passes
@@ -101,33 +104,47 @@ class Format:
         return self.head_bytes + self.unit_blocks * self.block_bytes
 
 
-_SCALED, _SHIFTED, _K_SCALED, _K_SHIFTED = (
-    Meaning.SCALED,
-    Meaning.SHIFTED,
-    Meaning.K_SCALED,
-    Meaning.K_SHIFTED,
-)
+_float = partial(Format, meaning=Meaning.FLOAT, unit_values=32)
+_scaled = partial(Format, meaning=Meaning.SCALED, unit_values=32)
+_shifted = partial(Format, meaning=Meaning.SHIFTED, unit_values=32)
+_k_scaled = partial(Format, meaning=Meaning.K_SCALED, unit_values=256)
+_k_shifted = partial(Format, meaning=Meaning.K_SHIFTED, unit_values=256)
+
 FORMATS = (
-    Format("F32", 0, Meaning.FLOAT, 32, 128, 32),
-    Format("F16", 1, Meaning.FLOAT, 32, 64, 16),
-    Format("BF16", 30, Meaning.FLOAT, 32, 64, 16),
-    Format("Q8_0", 8, _SCALED, 32, 34, 8, offset=128),
-    Format("Q4_0", 2, _SCALED, 32, 18, 4, offset=8),
-    Format("Q5_0", 6, _SCALED, 32, 22, 4, 1, offset=16),
-    Format("IQ4_NL", 20, _SCALED, 32, 18, 4, offset=128, table=IQ4_TABLE),
-    Format("MXFP4", 39, _SCALED, 32, 17, 4, offset=128, table=MXFP4_TABLE, scale_bytes=1),
-    Format("Q4_1", 3, _SHIFTED, 32, 20, 4),
-    Format("Q5_1", 7, _SHIFTED, 32, 24, 4, 1),
-    Format("Q3_K", 11, _K_SCALED, 256, 110, 2, 1, offset=4, scales=2),
-    Format("Q6_K", 14, _K_SCALED, 256, 210, 4, 2, offset=32, scales=2, most_columns=6),
-    Format("IQ4_XS", 23, _K_SCALED, 256, 136, 4, offset=128, table=IQ4_TABLE, scales=1),
-    Format("Q2_K", 10, _K_SHIFTED, 256, 84, 2, scales=2),
-    Format("Q4_K", 12, _K_SHIFTED, 256, 144, 4, scales=2),
-    Format("Q5_K", 13, _K_SHIFTED, 256, 176, 4, 1, scales=2),
-)
+    _float("F32",        ggml_type=0,  unit_bytes=128, low_bits=32),
+    _float("F16",        ggml_type=1,  unit_bytes=64,  low_bits=16),
+    _float("BF16",       ggml_type=30, unit_bytes=64,  low_bits=16),
+
+    _scaled("Q8_0",      ggml_type=8,  unit_bytes=34,  low_bits=8, offset=128),
+    _scaled("Q4_0",      ggml_type=2,  unit_bytes=18,  low_bits=4, offset=8),
+    _scaled("Q5_0",      ggml_type=6,  unit_bytes=22,  low_bits=4, high_bits=1, offset=16),
+    _scaled("IQ4_NL",    ggml_type=20, unit_bytes=18,  low_bits=4, offset=128, table=IQ4_TABLE),
+    _scaled("MXFP4",     ggml_type=39, unit_bytes=17,  low_bits=4, offset=128, table=MXFP4_TABLE, scale_bytes=1),
+
+    _shifted("Q4_1",     ggml_type=3,  unit_bytes=20,  low_bits=4),
+    _shifted("Q5_1",     ggml_type=7,  unit_bytes=24,  low_bits=4, high_bits=1),
+
+    _k_scaled("Q3_K",    ggml_type=11, unit_bytes=110, low_bits=2, high_bits=1, offset=4, scales=2),
+    _k_scaled("Q6_K",    ggml_type=14, unit_bytes=210, low_bits=4, high_bits=2, offset=32, scales=2, most_columns=6),
+    _k_scaled("IQ4_XS",  ggml_type=23, unit_bytes=136, low_bits=4, offset=128, table=IQ4_TABLE, scales=1),
+
+    _k_shifted("Q2_K",   ggml_type=10, unit_bytes=84,  low_bits=2, scales=2),
+    _k_shifted("Q4_K",   ggml_type=12, unit_bytes=144, low_bits=4, scales=2),
+    _k_shifted("Q5_K",   ggml_type=13, unit_bytes=176, low_bits=4, high_bits=1, scales=2),
+)  # fmt: skip
 NUMBERS = {format_.name: number for number, format_ in enumerate(FORMATS)}  # a format's row in the table of tiles
 F32_TILE, F16_TILE, BF16_TILE = NUMBERS["F32"], NUMBERS["F16"], NUMBERS["BF16"]
 BY_GGML_TYPE = {format_.ggml_type: format_ for format_ in FORMATS}
+
+# The numbers of each format, for compiled code.
+_FIELDS = (
+    "unit_values", "unit_bytes", "low_bits", "high_bits", "offset", "table", "scales", "scale_bytes",
+    "scales_start", "head_bytes", "units_together", "block_bytes",
+)  # fmt: skip
+DRAWINGS = np.array(
+    [(number, int(one.meaning), *(getattr(one, field) for field in _FIELDS)) for number, one in enumerate(FORMATS)],
+    np.dtype([(name, np.int64) for name in ("number", "meaning", *_FIELDS)]),
+)
 
 
 @kernel

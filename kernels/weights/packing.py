@@ -1,54 +1,23 @@
-"""Rows of a file as panels, and one row as floats: the two things done with weights outside the tiles."""
+"""Rows of a file, re-laid as panels."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import widen_f16
 from numoe.kernels.records import Record
-from numoe.kernels.weights.file_blocks import read_block
-from numoe.kernels.weights.formats import FORMATS, NUMBERS, ROWS, Format, Meaning, unit_places
-from numoe.kernels.weights.quants import PARTS, TABLES, VECTOR_BYTES
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES, Unit, read_file_block, unit_in
+from numoe.kernels.weights.formats import DRAWINGS, NUMBERS, ROWS, Format, Meaning, unit_places
+from numoe.kernels.weights.quants import PARTS, VECTOR_BYTES
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 
-_FLOAT, _SHIFTED, _K_SCALED, _K_SHIFTED = (
-    int(meaning) for meaning in (Meaning.FLOAT, Meaning.SHIFTED, Meaning.K_SCALED, Meaning.K_SHIFTED)
-)
-_Q2_K = NUMBERS["Q2_K"]
-_TABLES = np.array([table or (0,) * 16 for table in TABLES], np.int8)
-
-
-_FIELDS = (
-    "unit_values", "unit_bytes", "low_bits", "high_bits", "offset", "table", "scales", "scale_bytes",
-    "scales_start", "head_bytes", "units_together", "block_bytes",
-)  # fmt: skip
-# The numbers of each format, for compiled code.
-DRAWINGS = np.array(
-    [(number, int(one.meaning), *(getattr(one, field) for field in _FIELDS)) for number, one in enumerate(FORMATS)],
-    np.dtype([(name, np.int64) for name in ("number", "meaning", *_FIELDS)]),
-)
+_FLOAT = int(Meaning.FLOAT)
 VECTOR_WORDS = VECTOR_BYTES // 4
-SCRATCH_BYTES = 4 + 16 + 256  # of one unit: head, scales, quants
-
-
-class Unit(NamedTuple):
-    """What is read of a file block."""
-
-    numbers: Bytes  # [4] d, then m
-    scales: NDArray[np.uint8]  # [8, 2]
-    quants: Bytes  # [32 or 256]
-
-
-@kernel
-def _unit_of(scratch: Bytes, drawing: Record) -> Unit:
-    return Unit(scratch[:4], scratch[4:20].reshape(8, 2), scratch[20 : 20 + drawing.unit_values])
 
 
 @kernel
@@ -100,18 +69,19 @@ def _pack_floats(panels: Bytes, rows: Bytes, size: int) -> None:
 
 @kernel
 def _pack(panels: Bytes, words: Words, start: int, rows: Bytes, drawing: Record) -> None:
+    """As `pack`; `words` are the panels' bytes as words."""
     size, head_bytes = drawing.unit_bytes, drawing.head_bytes
     units, quants_bytes = rows.shape[1] // size, drawing.unit_values // 32 * drawing.block_bytes
     panels[:, start : start + units * (head_bytes + quants_bytes)] = 0
     if drawing.meaning == _FLOAT:
         _pack_floats(panels[:, start:], rows, drawing.low_bits // 8)
         return
-    unit = _unit_of(np.zeros(SCRATCH_BYTES, np.uint8), drawing)
+    unit = unit_in(np.zeros(UNPACKED_BYTES, np.uint8), drawing)
     fours = unit.quants.view(np.uint32)
     for row in range(rows.shape[0]):
         panel, panel_words, lane = panels[row // ROWS], words[row // ROWS], row % ROWS
         for index in range(units):
-            read_block(
+            read_file_block(
                 drawing.number, rows[row, size * index : size * (index + 1)], unit.numbers, unit.scales, unit.quants
             )
             head, quants = unit_places(start, index, units, drawing.units_together, head_bytes, quants_bytes)
@@ -128,42 +98,3 @@ def pack(
     """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
     shared = panels.reshape(len(panels), math.prod(panels.shape[1:]))
     _pack(shared, shared.view(np.uint32), start, rows, DRAWINGS[NUMBERS[format_.name]])
-
-
-@kernel
-def _scale_of(head: Bytes, drawing: Record) -> np.float32:
-    if drawing.scale_bytes == 1:
-        return np.float32(2.0 ** (np.int64(head[0]) - 128))
-    return widen_f16(head.ctypes.data)
-
-
-@kernel
-def dequantise(
-    out: NDArray[np.float32],  # [values of a unit], written
-    block: Bytes,  # of the file
-    drawing: Record,
-    scratch: Bytes,  # [SCRATCH_BYTES]
-) -> None:
-    """The floats a quantised block stands for, rounded as `gguf` rounds them."""
-    unit = _unit_of(scratch, drawing)
-    read_block(drawing.number, block, unit.numbers, unit.scales, unit.quants)
-    head, scales, quants = unit
-    d, m = _scale_of(head, drawing), widen_f16(head.ctypes.data + 2)
-    for value in range(drawing.unit_values):
-        index, half = value // 32, value // 16 % 2
-        scale, minimum = d, np.float32(0.0)
-        if drawing.meaning == _SHIFTED:
-            minimum = m
-        elif drawing.meaning == _K_SCALED:
-            scale = d * np.float32(np.int8(scales[index, half if drawing.scales == 2 else 0]))
-        elif drawing.number == _Q2_K:
-            scale = d * np.float32(scales[index, half] & 15)
-            minimum = -(m * np.float32(scales[index, half] >> 4))
-        elif drawing.meaning == _K_SHIFTED:
-            scale, minimum = d * np.float32(scales[index, 0]), -(m * np.float32(scales[index, 1]))
-        number = np.int32(quants[value]) - drawing.offset
-        if drawing.table:
-            number = np.int32(_TABLES[drawing.table, quants[value]])
-        out[value] = scale * np.float32(number)
-        if drawing.meaning == _SHIFTED or drawing.meaning == _K_SHIFTED:
-            out[value] += minimum

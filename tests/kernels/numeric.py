@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType, quants
 from numpy.typing import ArrayLike, NDArray
 
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
-from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS, Format
 from numoe.kernels.weights.packing import pack
 from numoe.model.gguf.tensors import TensorType

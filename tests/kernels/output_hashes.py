@@ -21,12 +21,13 @@ from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.attention.rope import rope_table, rotate
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.experts.router import choose_experts
-from numoe.kernels.matmul.activations import rms_norm, write_float_column, write_integer_column
+from numoe.kernels.matmul.activations import write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
+from numoe.kernels.matmul.vectors import rms_norm
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS
-from numoe.kernels.weights.packing import SCRATCH_BYTES
 from numoe.protos.arena import SAMPLE
 from tests.kernels import reference
 from tests.kernels.attention.paged_cache import empty_cache
@@ -48,6 +49,7 @@ def group_of(integer: bool, x: Singles) -> Bytes:
 
 
 def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Panels, products of tiles and embedding rows of every format."""
     x = random.standard_normal((COLUMNS, VALUES), np.float32)
     for format_ in FORMATS:
         rows = random_rows(format_, ROWS, VALUES, random)
@@ -61,11 +63,12 @@ def formats(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
             ]
             yield f"tile {format_.name} {width}", np.concatenate(tiles)
         embedded = np.zeros(VALUES, np.float32)
-        embed_row(embedded, rows[0], NUMBERS[format_.name], np.zeros(SCRATCH_BYTES, np.uint8))
+        embed_row(embedded, rows[0], NUMBERS[format_.name], np.zeros(UNPACKED_BYTES, np.uint8))
         yield f"embed_row {format_.name}", embedded
 
 
 def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Functions of vectors, and vectors rounded or rotated."""
     x = (random.standard_normal(1 << 16) * 30).astype(np.float32)
     for name, function in (("exp", map_exp), ("silu", map_silu)):
         out = np.zeros_like(x)
@@ -84,6 +87,7 @@ def vectors(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Caches of every format, and attention over them."""
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
     for kv_format in KV_FORMATS:
@@ -98,6 +102,7 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Experts that are chosen, and tokens that are drawn."""
     chosen, shares = np.zeros((50, 8), np.int32), np.zeros((50, 8), np.float32)
     for token in range(50):
         choose_experts(chosen[token], shares[token], random.standard_normal(128, np.float32) * 3, 128)
@@ -114,6 +119,7 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
 
 
 def main() -> None:
+    """Write the hashes."""
     hashes = {"instruction set": INSTRUCTION_SET.name}
     for outputs in (formats, vectors, attention, choices):
         for name, output in outputs(np.random.default_rng(SEED)):

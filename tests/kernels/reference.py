@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 _ORDER = (0, 1, 2, 3) if VALUE_BYTES == 1 else (0, 2, 1, 3)  # in which four values are stored
 
 
-# Activations and tiles (activations.py, groups.py, tiles.py). What rows of a format mean is `gguf.dequantize`'s to say.
+# Activations and tiles (activations.py, vectors.py, tiles.py). `gguf.dequantize` says what rows of a format mean.
 
 
 def round_blocks(x: Singles) -> tuple[Integers, Singles]:  # [blocks, 32], [blocks]
@@ -113,7 +113,7 @@ def silu(x: Reals) -> Reals:
     return y
 
 
-# Attention and rotation (attention.py, rope.py).
+# Attention and rotation (heads.py, rope.py).
 
 
 def rope_table(
@@ -178,7 +178,7 @@ def attend(
     return mixed
 
 
-# The router (router.py).
+# The router (router.py, grouping.py).
 
 
 def choose_experts(logits: Reals, active: int) -> tuple[NDArray[np.intp], Reals]:  # [A] experts, [A] shares
@@ -195,7 +195,7 @@ def group_by_expert(chosen: NDArray[np.int32]) -> dict[int, list[int]]:
     return {expert: [token for token, row in enumerate(chosen) if expert in row] for expert in experts}
 
 
-# Drawing (sampling.py).
+# Drawing (sampling.py, candidates.py).
 
 
 def uniform(seed: int, position: int) -> float:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from numoe.kernels.cpu.functions import exp_vector, silu_vector
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import load_f32x16, store_f32x16
+from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.stores import store_f32x16
 
 
 @kernel

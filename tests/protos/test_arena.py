@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numoe.kernels.threads.sync import SHARED_BYTES
+from numoe.kernels.threads.team import SHARED_BYTES
 from numoe.protos import arena
 from numoe.protos.arena import (
     LINE,

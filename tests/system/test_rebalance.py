@@ -20,9 +20,10 @@ from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan_file import to_toml
+from numoe.protos.arena import PAGE
 from numoe.protos.errors import Unavailable
 from numoe.v1 import placement_pb2, placement_pb2_grpc
-from numoe.worker.loading.arrange import PAGE, expert_block
+from numoe.worker.loading.expert_block import expert_block
 from tests.coordinator.api.grpc.grpc_serving import info_of
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, Client, ask, connected
 from tests.system.conftest import ModelOf

@@ -8,7 +8,7 @@ from numoe.coordinator.settings import KV_TYPES
 from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
 from numoe.model.gguf.tensors import TensorType
-from numoe.worker.running.step_memory import formats_of
+from numoe.worker.running.step_records import formats_of
 from numoe.worker.running.warm import VALUES
 from tests.system.conftest import ModelOf
 from tests.system.groups import WorkerProcesses

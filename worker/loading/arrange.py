@@ -1,16 +1,13 @@
-"""Where each matrix of a shard lies in the worker's memory, and what must be read from the file to fill it.
+"""Lays out a shard: where each of its matrices lies in the worker's memory.
 
 Matrices that a step reads panel by panel in turn lie panel beside panel. Where the plan splits experts by row, a layer
 holds the gate and up panels of all experts, then their down panels. Where it gives out whole experts, each that the
-worker holds is a block of its own, on pages of its own, so that it can be given to another worker:
-
-    | gate 0 | up 0 | gate 1 | up 1 | ...  panels of 16 of the F rows | down 0 | down 1 | ...  of the D rows |
+worker holds is a block of its own, on pages of its own, so that it can be given to another worker (expert_block.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,71 +18,21 @@ from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
+from numoe.protos.arena import PAGE
+from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, panel_bytes, row_bytes
 
-PAGE = 4096
 DENSE = ("q", "k", "v", "output", "router")  # record fields of a layer's matrices but the experts'
 EXPERT = ("gate", "up", "down")
-# Fields whose matrices a step reads panel by panel in turn: one stream of memory, as far as the CPU sees.
-TOGETHER = (("q",), ("k",), ("v",), ("output",), ("router",), ("gate", "up"), ("down",))
+# Of these, matrices that a step reads panel by panel in turn: one stream of memory, as far as the CPU sees.
+TOGETHER = (("gate", "up"), ("down",))
 READ_BYTES = 4 << 20  # per read: large enough for full disk speed, small enough to stay in the L2/L3 while packed
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Consecutive rows of one expert, to be read and packed, or copied as they are."""
-
-    tensor: TensorInfo
-    first_row: int  # counted over all experts
-    rows: int
-    offset: int  # in the worker's memory: of the first panel's row of the block, or of the first row
-    stride: int  # bytes from one panel to the next, or of a row
-    start: int  # of this matrix's panel in each stride
-    packed: bool
-
-    @property
-    def bytes(self) -> int:
-        """Of memory that it fills."""
-        return -(-self.rows // ROWS) * panel_bytes(self.tensor) if self.packed else self.rows * self.stride
-
-
-@dataclass(frozen=True, slots=True)
-class Arrangement:
-    """A shard in memory. Addresses are missing until `place_at` says where the memory begins."""
-
-    layers: NDArray[np.void]  # [L] LAYER
-    head: NDArray[np.void]  # [1] MATRIX
-    experts: NDArray[np.uintp]  # [L, 3, E] first panel of each expert's gate, up and down; 0: not held
-    others: NDArray[np.uintp]  # [5L + 1] first panel of every other matrix
-    pieces: tuple[Piece, ...]
-    embedding: Range  # bytes of the embedding rows
-    layer_bytes: tuple[Range, ...]  # [L] of each layer
-    bytes: int
-
-    def place_at(self, address: int) -> None:
-        """Let the memory begin at an address; to be called once."""
-        for table in (self.experts, self.others):
-            table[table != 0] += np.uintp(address - 1)  # offsets were noted plus one
-
-
-def row_bytes(tensor: TensorInfo) -> int:
-    """Bytes of one row of the file."""
-    format_ = BY_GGML_TYPE[tensor.type]
-    return tensor.shape[-1] // format_.unit_values * format_.unit_bytes
-
-
-def panel_bytes(tensor: TensorInfo) -> int:
-    """Bytes of a panel: 16 rows."""
-    format_ = BY_GGML_TYPE[tensor.type]
-    return tensor.shape[-1] // format_.unit_values * format_.panel_unit_bytes
 
 
 def layer_rows(
     tensors: LayerTensors, spec: ModelSpec, shard: Shard, owners: ExpertOwners | None
 ) -> Iterator[tuple[str, TensorInfo, Range]]:
-    """The matrices of a layer by record field, with the rows of each that a shard owns."""
-    size = spec.head_size
-    heads = Range(shard.heads.start * size, shard.heads.stop * size)
-    kv = Range(shard.kv_heads.start * size, shard.kv_heads.stop * size)
+    """Yield the matrices of a layer by record field, with the rows of each that a shard owns."""
+    heads, kv = head_rows(spec, shard)
     yield "q", tensors.attn_q, heads
     yield "k", tensors.attn_k, kv
     yield "v", tensors.attn_v, kv
@@ -96,26 +43,6 @@ def layer_rows(
     yield "gate", tensors.gate, shard.expert_rows if by_row else Range(0, spec.expert_width)
     yield "up", tensors.up, shard.expert_rows if by_row else Range(0, spec.expert_width)
     yield "down", tensors.down, shard.width_rows if by_row else Range(0, spec.width)
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertBlock:
-    """One whole expert of a layer, as drawn above."""
-
-    up: int  # offset of the first up panel; gate panels begin at 0
-    down: int
-    bytes: int
-
-    def addresses(self, address: int) -> NDArray[np.uintp]:  # [3] of the first gate, up and down panel
-        """Where the matrices lie in a block at an address."""
-        return np.array([address, address + self.up, address + self.down], np.uintp)
-
-
-def expert_block(tensors: LayerTensors, spec: ModelSpec) -> ExpertBlock:
-    """How a whole expert of a layer lies."""
-    gate, up = panel_bytes(tensors.gate), panel_bytes(tensors.up)
-    down = -(-spec.expert_width // ROWS) * (gate + up)
-    return ExpertBlock(gate, down, down + -(-spec.width // ROWS) * panel_bytes(tensors.down))
 
 
 def arrange(spec: ModelSpec, plan: ShardPlan, shard: Shard) -> Arrangement:
@@ -156,7 +83,7 @@ class _Arranger:
         self._fields: dict[str, tuple[TensorInfo, Range]] = {}
 
     def layer(self, layer: int, fields: dict[str, tuple[TensorInfo, Range]]) -> None:
-        """All matrices of a layer but the experts'."""
+        """Lay out all matrices of a layer but the experts'."""
         self._fields = fields
         tables = self.others[len(DENSE) * layer : len(DENSE) * (layer + 1)].reshape(-1, 1)
         for number, name in enumerate(DENSE):
@@ -165,12 +92,12 @@ class _Arranger:
                 self.matrix([self.layers[layer][name]], [tensor], rows, tables[number : number + 1], (0,))
 
     def experts_of(self, layer: int, held: Sequence[int], *, apart: bool) -> None:
-        """The experts of the layer arranged last: all matrix by matrix, or each `apart` from the others."""
+        """Lay out experts of the layer arranged last: all matrix by matrix, or each `apart` from the others."""
         blocks: list[Sequence[int]] = [(expert,) for expert in held] if apart else [held]
         for some in blocks or [()]:  # the records are filled without any, as experts may come
             if apart and some:
                 self.used = -(-self.used // PAGE) * PAGE
-            for names in (("gate", "up"), ("down",)):
+            for names in TOGETHER:
                 records = [self.layers[layer][name] for name in names]
                 tensors, rows = [self._fields[name][0] for name in names], self._fields[names[0]][1]
                 first = EXPERT.index(names[0])
@@ -201,7 +128,7 @@ class _Arranger:
         self.used += len(experts) * panels * stride
 
     def _list(self, tensor: TensorInfo, rows: Range, expert: int, offset: int, stride: int, start: int) -> None:
-        """The pieces of one expert of a matrix whose first panel lies at `offset` + `start`."""
+        """Note the pieces of one expert of a matrix whose first panel lies at `offset` + `start`."""
         step = max(1, READ_BYTES // (ROWS * row_bytes(tensor))) * ROWS
         for first in range(0, rows.size, step):
             row = expert * tensor.shape[-2] + rows.start + first
@@ -209,7 +136,7 @@ class _Arranger:
             self.pieces.append(Piece(tensor, row, min(step, rows.size - first), place, stride, start, True))
 
     def rows(self, tensor: TensorInfo, rows: Range) -> None:
-        """A tensor's rows as they are in the file."""
+        """Lay out a tensor's rows as they are in the file."""
         size = row_bytes(tensor)
         step = max(1, READ_BYTES // size)
         for first in range(0, rows.size, step):

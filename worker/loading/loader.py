@@ -22,7 +22,7 @@ from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.errors import ModelFileError
-from numoe.worker.loading.arrange import Arrangement, Piece, row_bytes
+from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, row_bytes
 from numoe.worker.placing.memory import allocate
 
 
@@ -71,12 +71,14 @@ class _Files:
         self._lock = Lock()
 
     def descriptor(self, path: Path) -> int:
+        """Of a part, opened if it was not."""
         with self._lock:
             if path not in self._open:
                 self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._open[path]
 
     def close(self) -> None:
+        """Close all."""
         for descriptor in self._open.values():
             os.close(descriptor)
 
@@ -93,9 +95,8 @@ def _vector(files: _Files, tensor: TensorInfo | None, rows: Range | None = None)
 def _layer_vectors(
     files: _Files, tensors: LayerTensors, spec: ModelSpec, shard: Shard
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    size = spec.head_size
-    heads = Range(shard.heads.start * size, shard.heads.stop * size)
-    kv = Range(shard.kv_heads.start * size, shard.kv_heads.stop * size)
+    """Yield the vectors of a layer by record field; of biases the rows of own heads."""
+    heads, kv = head_rows(spec, shard)
     yield "attention_norm", _vector(files, tensors.attn_norm)
     yield "feed_forward_norm", _vector(files, tensors.ffn_norm)
     yield "q_norm", _vector(files, tensors.attn_q_norm)
@@ -108,7 +109,7 @@ def _layer_vectors(
 def load_weights(
     spec: ModelSpec, shard: Shard, arranged: Arrangement, threads: int, report: Callable[[int], None]
 ) -> LoadedWeights:
-    """Read and pack a shard as it was arranged; `report` is told each piece's bytes when it is done.
+    """Read and pack a shard as it was arranged; `report` receives the bytes of each piece when it is done.
 
     Raises:
         ModelFileError: the file is shorter than when it was opened.
@@ -133,6 +134,7 @@ def load_weights(
 def _run_pieces(
     files: _Files, memory: NDArray[np.uint8], pieces: Sequence[Piece], threads: int, report: Callable[[int], None]
 ) -> None:
+    """Read pieces into `memory`, on so many threads."""
     lock = Lock()
 
     def run(piece: Piece) -> None:

@@ -3,7 +3,7 @@
 Guarantees: a worker whose locality is verified has every written byte of its weights, its KV cache and its part of the
 arena on its node, and every thread of its process within its CPUs, as the kernel told after they were loaded.
 Not guaranteed: that they stay. A process that is bound keeps them, unless somebody with the right to do so moves them.
-Experts that come later are counted by kept_locality.py.
+Experts that come later are counted by locality_now.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ShardMemory:
     arena: MemoryRange  # this worker's part
 
     def ranges(self) -> Iterator[MemoryRange]:
+        """All of it."""
         for layer in self.layers:
             yield from layer
         yield from (*self.vocabulary, self.kv, self.arena)

@@ -20,7 +20,7 @@ from numoe.worker.placing.locality import NONE, SETTING, problem_of
 from numoe.worker.placing.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 
-class KeptLocality:
+class LocalityNow:
     """Of one shard, as found when it had loaded; its experts change by one thread at a time."""
 
     def __init__(self, found: Locality, shard: Shard, allow_remote: bool) -> None:

@@ -8,13 +8,14 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.protos.arena import PAGE
+
 HUGE_PAGE = 2 << 20
-_PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
-    """Anonymous memory that asks for transparent huge pages; the process's policy puts it on a node at first touch."""
+    """Take anonymous memory, on huge pages if possible; the process's policy puts it on a node at first touch."""
     mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapping, np.uint8)
@@ -24,8 +25,8 @@ def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge
 
 def give_back(part: NDArray[np.uint8]) -> int:
     """Return the whole pages of a part of `allocate`d memory to the system, and say how many bytes they are."""
-    first = -(-part.ctypes.data // _PAGE) * _PAGE
-    last = (part.ctypes.data + part.size) // _PAGE * _PAGE
+    first = -(-part.ctypes.data // PAGE) * PAGE
+    last = (part.ctypes.data + part.size) // PAGE * PAGE
     if last <= first:
         return 0
     _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
@@ -33,5 +34,5 @@ def give_back(part: NDArray[np.uint8]) -> int:
 
 
 def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]
-    """The shared block behind a memfd."""
+    """Map the shared memory behind a memfd."""
     return np.frombuffer(mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED), np.uint8)

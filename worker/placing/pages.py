@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.machine.memory_policy import MOVE_PAGES, system_call
+from numoe.protos.arena import PAGE
 
 _MPOL_MF_MOVE = 2
-PAGE = 4096
 BATCH_PAGES = 1 << 16  # of one call: 256 MiB, and 0.8 MB of addresses and answers
 
 REFUSED = (errno.EPERM, errno.ENOSYS)  # of containers: the kernel tells nothing, whatever is asked

@@ -1,8 +1,8 @@
 """Measures how fast each node's cores read one node's memory; a process bound to that memory, as workers are.
 
-    python -m numoe.worker.placing.binding NODE CPUS python -m numoe.worker.placing.read_speed ORDER
+    python -m numoe.worker.placing.binding NODE CPUS python -m numoe.worker.placing.read_speed TASK
 
-ORDER is the JSON of a BandwidthOrder. The process says "ready" when the kernel is compiled, waits for a line, measures,
+TASK is the JSON of a ReadingTask. The process says "ready" when the kernel is compiled, waits for a line, measures,
 and answers with a line of JSON: the share of the buffer's pages that lie on the node (null if the kernel does not
 tell), and bytes per second by node of the reading cores. It ends early where its standard input does.
 
@@ -13,7 +13,6 @@ starts nor their ends are part of what is timed.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import statistics
 import sys
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.threads.reader import WINDOW_BYTES, read_until
 from numoe.model.machine.memory_policy import nodes_of_pages
+from numoe.protos.arena import PAGE
 from numoe.worker.placing.memory import allocate
 
 SAMPLES = 3  # intervals; their median counts
@@ -39,7 +39,7 @@ COUNTER_WORDS = 16  # int32 of a cache line: every thread counts in one of its o
 
 
 @dataclass(frozen=True, slots=True)
-class BandwidthOrder:
+class ReadingTask:
     """What to measure."""
 
     node: int  # of the memory
@@ -49,13 +49,14 @@ class BandwidthOrder:
     seconds: float  # for each reader
 
 
-def measure(order: BandwidthOrder) -> dict[str, object]:
-    buffer = allocate(-(-order.bytes // WINDOW_BYTES) * WINDOW_BYTES)
-    _touch(buffer, order.touching)
-    placed = _share_on(buffer, order.node)
+def measure(task: ReadingTask) -> dict[str, object]:
+    """What the process answers with."""
+    buffer = allocate(-(-task.bytes // WINDOW_BYTES) * WINDOW_BYTES)
+    _touch(buffer, task.touching)
+    placed = _share_on(buffer, task.node)
     rates = {}
-    for node, cpus in order.readers:
-        rates[node] = max(_rate(buffer, cpus, streams, order.seconds / 2) for streams in (1, 4))
+    for node, cpus in task.readers:
+        rates[node] = max(_rate(buffer, cpus, streams, task.seconds / 2) for streams in (1, 4))
     return {"placed": placed, "rates": rates}
 
 
@@ -70,10 +71,11 @@ def _touch(buffer: NDArray[np.uint8], cpus: Sequence[int]) -> None:
 
 
 def _share_on(buffer: NDArray[np.uint8], node: int) -> float | None:
-    pages = buffer.size // mmap.PAGESIZE
+    """The share of the buffer's pages that lie on a node; None where the kernel does not tell."""
+    pages = buffer.size // PAGE
     chosen = [pages * step // SAMPLED_PAGES for step in range(SAMPLED_PAGES)]
     try:
-        nodes = nodes_of_pages([buffer.ctypes.data + page * mmap.PAGESIZE for page in chosen])
+        nodes = nodes_of_pages([buffer.ctypes.data + page * PAGE for page in chosen])
     except OSError:  # of containers: the kernel does not tell
         return None
     return nodes.count(node) / len(nodes)
@@ -111,10 +113,12 @@ def _rate(buffer: NDArray[np.uint8], cpus: Sequence[int], streams: int, seconds:
 
 
 def _look(counters: NDArray[np.int32]) -> tuple[float, int]:
+    """The time, and the windows that all threads have read."""
     return time.perf_counter(), int(counters[:, 0].sum())
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:
+    """Start threads and wait until all have ended."""
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,13 +126,14 @@ def _join(threads: Sequence[threading.Thread]) -> None:
 
 
 def main() -> None:
-    order = BandwidthOrder(**json.loads(sys.argv[1]))
+    """Measure when told to."""
+    task = ReadingTask(**json.loads(sys.argv[1]))
     with sole_compiler():
         compile_for(read_until, 0, 0, 0, 0, 0, 0)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if sys.stdin.readline():
-        sys.stdout.write(json.dumps(measure(order)) + "\n")
+        sys.stdout.write(json.dumps(measure(task)) + "\n")
 
 
 if __name__ == "__main__":

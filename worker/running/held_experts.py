@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.worker.loading.arrange import ExpertBlock, expert_block
+from numoe.worker.loading.expert_block import ExpertBlock, expert_block
 from numoe.worker.loading.loader import LoadedWeights
-from numoe.worker.placing.locality_now import KeptLocality
+from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, give_back
 from numoe.worker.placing.pages import range_of
 
@@ -32,7 +32,7 @@ SLICE_BYTES, REST_SECONDS = 256 << 10, 0.001
 class HeldExperts:
     """Moves experts of layers whose experts are whole."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedWeights, transfer: Bytes, locality: KeptLocality) -> None:
+    def __init__(self, spec: ModelSpec, loaded: LoadedWeights, transfer: Bytes, locality: LocalityNow) -> None:
         self._tables, self._memory, self._transfer = loaded.arranged.experts, loaded.memory, transfer
         self._locality = locality
         self._blocks: Sequence[ExpertBlock] = [expert_block(tensors, spec) for tensors in spec.layer_tensors]

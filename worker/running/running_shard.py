@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from numoe.kernels.attention.kv_cache import BLOCK as KV_BLOCK
+from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.protos.arena import FAILED, LOADING, PAGE, READY
@@ -18,19 +18,12 @@ from numoe.protos.locality import Locality
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import load_weights
 from numoe.worker.placing.locality import ShardMemory, look, settle
-from numoe.worker.placing.locality_now import KeptLocality
+from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, map_arena
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.held_experts import HeldExperts
-from numoe.worker.running.step_memory import (
-    constants_of,
-    formats_of,
-    kv_bytes,
-    memory_of,
-    sizes_of,
-    step_input,
-    weights_of,
-)
+from numoe.worker.running.step_memory import memory_of, step_input
+from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
 from numoe.worker.running.team import ThreadTeam
 
 _EXIT_FAILED = 70  # as sysexits.h: internal software error
@@ -101,18 +94,18 @@ class RunningShard:
         )
         self._team.start()
         found = settle(self._loaded_memory(), shard, order.allow_remote_memory)
-        self._locality = KeptLocality(found, shard, order.allow_remote_memory)
+        self._locality = LocalityNow(found, shard, order.allow_remote_memory)
         transfer = self._layout.view(self._arena, "transfer")
         self.experts = HeldExperts(order.spec, self._weights, transfer, self._locality)
         self._state[0] = READY
         return self.report()
 
     def report(self) -> ShardReport:
-        """As it was loaded, and as its experts came and went since."""
+        """What the worker has become: as it was loaded, and as its experts came and went since."""
         return self._report(self._locality.now())
 
     def recount(self) -> ShardReport:
-        """As the kernel tells it now of every page: 0.1 s per GiB. No expert may come or go meanwhile."""
+        """As `report`, but ask the kernel about every page: 0.1 s per GiB. No expert may come or go meanwhile."""
         loaded = self._loaded_memory()
         layers = [
             [*parts, *(range_of(block) for block in self.experts.arrived_in(layer))]

@@ -1,119 +1,25 @@
-"""The memory of one shard beside its weights: KV cache, buffers, and the records that the compiled step is given."""
+"""The memory that the compiled step works in: the step slot and the parts of the arena, and buffers of the shard."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_cache import kv_block_bytes
-from numoe.kernels.attention.phases import most_pieces
-from numoe.kernels.attention.pieces import row_floats, scratch_floats
-from numoe.kernels.attention.rope import rope_table
-from numoe.kernels.attention.value_tile import attention_tiles
+from numoe.kernels.attention.piece_list import most_pieces
+from numoe.kernels.attention.scratch import row_floats, scratch_floats
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
-from numoe.kernels.records import (
-    GROUP,
-    PART,
-    SEGMENT,
-    Constants,
-    Grouping,
-    Memory,
-    Sizes,
-    StepInput,
-    Weights,
-)
-from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format
-from numoe.kernels.weights.packing import SCRATCH_BYTES
-from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.kernels.records import GROUP, PART, SEGMENT, Grouping, Memory, StepInput
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
+from numoe.kernels.weights.formats import BLOCK, ROWS
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
-from numoe.worker.loading.arrange import row_bytes
-from numoe.worker.loading.loader import LoadedWeights
 from numoe.worker.placing.memory import allocate
+from numoe.worker.running.step_records import kv_format
 
 Views = NDArray[np.uint8]
-
-
-def kv_format(order: WorkerAssignment) -> int:
-    """The number of the format that keys and values are kept in."""
-    return NUMBERS[BY_GGML_TYPE[order.kv_type].name]
-
-
-def kv_bytes(order: WorkerAssignment) -> int:
-    """Bytes of the shard's KV cache."""
-    spec = order.spec
-    head = kv_block_bytes(spec.head_size, kv_format(order))
-    return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
-
-
-def sizes_of(order: WorkerAssignment) -> Sizes:
-    """The whole numbers of the compiled step."""
-    spec, shard = order.spec, order.shard
-    return Sizes(
-        layers=spec.layers,
-        width=spec.width,
-        query_heads=spec.query_heads,
-        kv_heads=spec.kv_heads,
-        head_size=spec.head_size,
-        rotated=spec.rope.dimensions,
-        neox=int(spec.rope.style == "neox"),
-        experts=spec.experts,
-        active_experts=spec.active_experts,
-        vocabulary=spec.vocabulary,
-        routed=int(spec.routed),
-        worker=order.worker,
-        workers=len(order.plan.shards),
-        own_query_heads=shard.heads.size,
-        first_query_head=shard.heads.start,
-        own_kv_heads=shard.kv_heads.size,
-        first_kv_head=shard.kv_heads.start,
-        first_width=shard.width_rows.start,
-        own_vocabulary=shard.vocabulary.size,
-        first_vocabulary=shard.vocabulary.start,
-        embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
-        embedding_row_bytes=row_bytes(spec.token_embedding),
-        kv_format=kv_format(order),
-        kv_blocks=order.limits.kv_blocks,
-    )
-
-
-def constants_of(order: WorkerAssignment) -> Constants:
-    """The real numbers of the compiled step."""
-    rope = order.spec.rope
-    angles = rope_table(
-        order.limits.context_tokens,
-        rope.dimensions,
-        rope.base,
-        rope.scaling,
-        rope.factor,
-        rope.original_context,
-        rope.attention_factor,
-        rope.extrapolation_factor,
-        rope.beta_fast,
-        rope.beta_slow,
-    )
-    return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
-
-
-def formats_of(spec: ModelSpec, kv_type: TensorType) -> list[Format]:
-    """The formats whose tiles a model needs: those of its matrices and of the KV cache."""
-    types = spec.matrix_types | {kv_type}
-    return [format_ for format_ in FORMATS if format_.ggml_type in types]
-
-
-def weights_of(loaded: LoadedWeights, formats: Iterable[Format], *, values: bool) -> Weights:
-    """The weights of the compiled step; compiles the tiles or takes them from the cache.
-
-    `values`: also the tiles of the values of a Q8_0 cache.
-    """
-    tiles = attention_tiles(formats, values=values)
-    arranged = loaded.arranged
-    return Weights(arranged.layers, arranged.head, loaded.output_norm, loaded.embedding, tiles)
 
 
 def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
@@ -122,6 +28,7 @@ def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
 
 
 def _parts(order: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
+    """What each worker writes and all read, as PART records."""
     parts = np.zeros(len(order.plan.shards), PART)
     for worker, shard in enumerate(order.plan.shards):
         part = parts[worker]
@@ -137,6 +44,7 @@ def _parts(order: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArra
 
 
 def _grouping(columns: int, experts: int) -> Grouping:
+    """Room to group so many columns of so many experts."""
     return Grouping(
         groups=np.zeros(columns, GROUP),
         segments=np.zeros(experts + columns // GROUPS_AT_ONCE, SEGMENT),
@@ -144,6 +52,25 @@ def _grouping(columns: int, experts: int) -> Grouping:
         source=np.zeros(columns, np.int32),
         used=np.zeros(2, np.int32),
     )
+
+
+def _groups(columns: int, values: int, block_bytes: int) -> NDArray[np.uint8]:
+    """Room for columns of so many values, in groups of integers or of floats."""
+    return allocate(columns * (values // BLOCK) * block_bytes)
+
+
+def _floats(*shape: int) -> NDArray[np.float32]:
+    size = int(np.prod(shape))
+    return allocate(max(1, size) * 4).view(np.float32)[:size].reshape(shape)
+
+
+def _spread(rows: int, values: int) -> NDArray[np.float32]:
+    """Rows of `values` floats and more, an odd number of cache lines apart, see Memory."""
+    return _floats(rows, ROWS * (-(-values // ROWS) | 1))
+
+
+def _ints(*shape: int) -> NDArray[np.int32]:
+    return np.zeros(shape, np.int32)
 
 
 def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
@@ -155,19 +82,6 @@ def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Vi
     experts = expert_columns(tokens, spec.active_experts, spec.experts)
     longest = max(spec.width, spec.query_heads * spec.head_size, spec.expert_width)
     own = f"worker{order.worker}."
-
-    def groups(columns: int, values: int, unit: int) -> NDArray[np.uint8]:
-        return allocate(columns * (values // 32) * unit)
-
-    def floats(*shape: int) -> NDArray[np.float32]:
-        return allocate(max(1, int(np.prod(shape))) * 4).view(np.float32)[: int(np.prod(shape))].reshape(shape)
-
-    def spread(rows: int, values: int) -> NDArray[np.float32]:
-        return floats(rows, ROWS * (-(-values // ROWS) | 1))
-
-    def ints(*shape: int) -> NDArray[np.int32]:
-        return np.zeros(shape, np.int32)
-
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
     vocabulary = whole_panels(spec.vocabulary)
@@ -178,31 +92,31 @@ def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Vi
         kv=kv.ctypes.data,
         kv_block_bytes=kv_block_bytes(spec.head_size, kv_format(order)),
         parts=_parts(order, layout, arena),
-        x_integer=groups(dense, longest, INTEGER_BYTES),
-        x_float=groups(dense, longest, FLOAT_BYTES),
-        packed_integer=groups(experts, packed, INTEGER_BYTES),
-        packed_float=groups(experts, packed, FLOAT_BYTES),
-        qkv=spread(dense, heads * spec.head_size),
-        router_logits=floats(dense, whole_panels(spec.experts)),
-        down=spread(experts, shard.width_rows.size),
-        rows=floats(threads, longest),
-        scratch=floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), GATE_AND_UP_TILES * WIDEST * ROWS)),
-        piece_rows=floats(pieces * shard.heads.size, row_floats(spec.head_size)),
-        piece_tokens=ints(pieces),
-        piece_starts=ints(tokens + 1),
-        block=np.zeros((threads, SCRATCH_BYTES), np.uint8),
+        x_integer=_groups(dense, longest, INTEGER_BYTES),
+        x_float=_groups(dense, longest, FLOAT_BYTES),
+        packed_integer=_groups(experts, packed, INTEGER_BYTES),
+        packed_float=_groups(experts, packed, FLOAT_BYTES),
+        qkv=_spread(dense, heads * spec.head_size),
+        router_logits=_floats(dense, whole_panels(spec.experts)),
+        down=_spread(experts, shard.width_rows.size),
+        rows=_floats(threads, longest),
+        scratch=_floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), GATE_AND_UP_TILES * WIDEST * ROWS)),
+        piece_rows=_floats(pieces * shard.heads.size, row_floats(spec.head_size)),
+        piece_tokens=_ints(pieces),
+        piece_starts=_ints(tokens + 1),
+        unpacked=np.zeros((threads, UNPACKED_BYTES), np.uint8),
         chosen=layout.view(arena, own + "chosen"),
         shares=layout.view(arena, own + "shares"),
-        routed_starts=ints(len(order.plan.shards) + 1),
-        columns=ints(tokens, spec.active_experts),
-        counts=ints(spec.experts),
-        loads=ints(len(order.plan.shards)),
-        owners=ints(spec.experts),
+        routed_starts=_ints(len(order.plan.shards) + 1),
+        columns=_ints(tokens, spec.active_experts),
+        counts=_ints(spec.experts),
+        loads=_ints(len(order.plan.shards)),
+        owners=_ints(spec.experts),
         dense=of_tokens,
-        routed=of_tokens._replace(segments=np.zeros_like(of_tokens.segments), used=ints(2)),
+        routed=of_tokens._replace(segments=np.zeros_like(of_tokens.segments), used=_ints(2)),
         expert=_grouping(experts, spec.experts),
         counters=layout.view(arena, own + "counters"),
         expert_hits=layout.view(arena, own + "expert_hits"),
-        candidates=floats(threads, vocabulary),
-        candidate_ids=ints(threads, vocabulary),
+        candidates=_floats(threads, vocabulary),
+        candidate_ids=_ints(threads, vocabulary),
     )

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.records import Constants, Memory, Sizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.sync import TEAM_BYTES, StepAborted, Team, abort_all
+from numoe.kernels.threads.team import TEAM_BYTES, Team, abort_all
+from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
 
@@ -25,7 +26,7 @@ class ThreadTeam:
         self,
         order: WorkerAssignment,
         arena: NDArray[np.uint8],
-        sizes: Sizes,
+        sizes: ShardSizes,
         constants: Constants,
         weights: Weights,
         memory: Memory,
@@ -41,6 +42,7 @@ class ThreadTeam:
         ]
 
     def start(self) -> None:
+        """Let all threads run."""
         for thread in self.threads:
             thread.start()
 
@@ -50,6 +52,7 @@ class ThreadTeam:
         abort_all(base + ABORT, base + STEP, base + TEAM_WORDS)
 
     def join(self, timeout: float) -> None:
+        """Wait until all threads have ended, for so many seconds each."""
         for thread in self.threads:
             thread.join(timeout)
 

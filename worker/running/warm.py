@@ -17,10 +17,10 @@ import numpy as np
 
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
-from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.records import LAYER, MATRIX, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.sync import Team, abort_all
+from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
@@ -29,7 +29,8 @@ from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
-from numoe.worker.running.step_memory import constants_of, memory_of, sizes_of, step_input
+from numoe.worker.running.step_memory import memory_of, step_input
+from numoe.worker.running.step_records import constants_of, sizes_of
 
 _STAMP = ".compiled"
 VALUES = "values"

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.workers.step_channel import StepChannel
-from numoe.kernels.threads.sync import abort_all, futex_wake, wait_while
+from numoe.kernels.threads.system_calls import futex_wake
+from numoe.kernels.threads.team import abort_all
+from numoe.kernels.threads.waiting import wait_while
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS, ArenaLayout
 
 Views = dict[str, NDArray[Any]]  # the step slot's arrays by name

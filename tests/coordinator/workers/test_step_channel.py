@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.coordinator.workers.step_channel import StepChannel
-from numoe.kernels.threads.sync import StepAborted
+from numoe.kernels.threads.waiting import StepAborted
 from numoe.protos.arena import DONE, STEP, ArenaShape, PartShape, arena_layout
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.coordinator.workers.step_player import Views, playing

@@ -7,31 +7,25 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.attention.kv_cache import BLOCK, KV_FORMATS, kv_block_bytes, store_key, store_value
-from numoe.kernels.attention.kv_operations import MOST_BF16
-from numoe.kernels.attention.pieces import (
-    ROW_HEAD,
-    CachedHead,
-    attend,
-    attend_piece,
-    begin_head,
-    end_head,
-    merge_piece,
-    pieces_of,
-    row_floats,
-    scratch_floats,
-    scratch_of,
-)
+from numoe.kernels.attention.heads import attend, begin_head, end_head, merge_piece
+from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes, store_key, store_value
+from numoe.kernels.attention.kv_stores import MOST_BF16
+from numoe.kernels.attention.pieces import CachedHead, attend_piece, pieces_of
+from numoe.kernels.attention.scratch import ROW_HEAD, row_floats, scratch_floats, scratch_of
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.matmul.activations import write_column
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.weights.formats import NUMBERS
-from tests.kernels.numeric import BY_NAME, address
+from tests.kernels.numeric import BY_NAME, SEED, address
 from tests.kernels.reference import Reals
 
 Singles = NDArray[np.float32]
+TABLE = [7, 3, 5, 0, 1, 12, 2, 9, 4, 11, 6, 8, 10, 14, 13, 17, 15, 16, 18]  # blocks in no order
+
+every_format = pytest.mark.parametrize("kv_format", KV_FORMATS)
 
 
 @cache
@@ -52,31 +46,32 @@ class PagedCache:
     def store(self, first: int, keys: Singles, values: Singles) -> None:
         """Put keys and values [n, K] at positions first, first + 1, ..."""
         for position, (key, value) in enumerate(zip(keys, values, strict=True), first):
-            block = address(self.blocks[self.table[position // BLOCK]])
-            store_key(block, position % BLOCK, key, self.format)
-            store_value(block, position % BLOCK, address(value), self.size, self.format)
+            block = address(self.blocks[self.table[position // KV_BLOCK]])
+            store_key(block, position % KV_BLOCK, key, self.format)
+            store_value(block, position % KV_BLOCK, address(value), self.size, self.format)
 
     @property
     def head(self) -> CachedHead:
+        """As attention takes it."""
         return CachedHead(address(self.blocks), self.blocks.shape[1], self.format, self.size)
 
-    def values(self) -> Reals:  # [blocks, BLOCK, K]
+    def values(self) -> Reals:  # [blocks, KV_BLOCK, K]
         """What the blocks hold as values."""
         held = np.ascontiguousarray(self.blocks[:, self.blocks.shape[1] // 2 :])
         count = len(held)
         if self.format == NUMBERS["Q8_0"]:
-            scales_bytes = 2 * BLOCK * self.size // 32
-            scales = held[:, :scales_bytes].copy().view(np.float16).reshape(count, -1, BLOCK)
-            parts = held[:, scales_bytes:].view(np.int8).reshape(count, -1, BLOCK // 4, 16, 4)[..., [0, 2, 1, 3]]
-            quants = parts.transpose(0, 2, 4, 1, 3).reshape(count, BLOCK, self.size)
+            scales_bytes = 2 * KV_BLOCK * self.size // 32
+            scales = held[:, :scales_bytes].copy().view(np.float16).reshape(count, -1, KV_BLOCK)
+            parts = held[:, scales_bytes:].view(np.int8).reshape(count, -1, KV_BLOCK // 4, 16, 4)[..., [0, 2, 1, 3]]
+            quants = parts.transpose(0, 2, 4, 1, 3).reshape(count, KV_BLOCK, self.size)
             steps = np.repeat(scales.transpose(0, 2, 1).astype(np.float64), 32, axis=2)
             return quants.astype(np.float64) * steps
         if self.format == NUMBERS["BF16"]:
             floats = (held.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         else:
             floats = held.view(np.float16 if self.format == NUMBERS["F16"] else np.float32).astype(np.float32)
-        panels = floats.astype(np.float64).reshape(count, -1, BLOCK, 16)
-        return panels.transpose(0, 2, 1, 3).reshape(count, BLOCK, self.size)
+        panels = floats.astype(np.float64).reshape(count, -1, KV_BLOCK, 16)
+        return panels.transpose(0, 2, 1, 3).reshape(count, KV_BLOCK, self.size)
 
     def attend(self, queries: Singles, position: int, scratch: float = 0.0) -> Singles:
         """Attention of queries [heads, K] at `position`."""
@@ -146,3 +141,18 @@ def empty_cache(size: int, kv_format: str, table: Sequence[int], fill: int = 0) 
     number = NUMBERS[kv_format]
     blocks = np.full((max(table) + 1, kv_block_bytes(size, number)), fill, np.uint8)
     return PagedCache(size, number, blocks, np.array(table, np.int32))
+
+
+def drawn(size: int, positions: int, heads: int) -> tuple[Singles, Singles, Singles]:
+    """Queries whose scores spread by about 2, keys and values."""
+    random = np.random.default_rng(SEED)
+    queries = random.standard_normal((heads, size), np.float32) * np.float32(2 * size**-0.5)
+    keys, values = random.standard_normal((2, positions, size), np.float32)
+    return queries, keys, values
+
+
+def filled(size: int, kv_format: str, keys: Singles, values: Singles, table: list[int] | None = None) -> PagedCache:
+    """A cache that holds keys and values from position 0 on."""
+    cache = empty_cache(size, kv_format, table or TABLE)
+    cache.store(0, keys, values)
+    return cache

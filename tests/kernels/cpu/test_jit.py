@@ -1,4 +1,4 @@
-"""Compiled code is kept apart by instruction set."""
+"""Compiled code is kept apart by instruction set and by all sources of the kernels, and found again."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ def test_the_cache_lies_below_the_users_own_and_apart_for_each_instruction_set(
         folders.add(jit.cache_folder())
     assert len(folders) == len(INSTRUCTION_SETS)
     assert {folder.parent for folder in folders} == {tmp_path / "numoe/kernels"}
+
+
+@pytest.mark.parametrize("changed", ["records.py", "room/a.py", "room/inner/b.py"])
+def test_a_change_in_any_file_of_any_room_gives_another_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
+) -> None:
+    """Numba itself looks at a function's own file only."""
+    monkeypatch.setattr(jit, "KERNELS", tmp_path)
+    (tmp_path / "room/inner").mkdir(parents=True)
+    for name in ("records.py", "room/a.py", "room/inner/b.py"):
+        (tmp_path / name).write_text("width = 16\n")
+    before = jit.cache_folder()
+    assert jit.cache_folder() == before
+    (tmp_path / changed).write_text("width = 32\n")
+    assert jit.cache_folder() != before
+
+
+def test_all_kernels_are_among_the_sources() -> None:
+    assert jit.KERNELS.name == "kernels"
+    assert {path.name for path in jit.KERNELS.iterdir()} >= {"records.py", "cpu", "step"}
 
 
 def test_a_process_without_a_cache_compiles_into_it_and_another_finds_it_there(tmp_path: Path) -> None:

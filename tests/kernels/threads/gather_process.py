@@ -20,6 +20,7 @@ CELLS = 32 * 1024  # where the cells begin
 
 
 def main() -> None:
+    """Be one of the processes."""
     descriptor, workers, worker, threads, phases = (int(argument) for argument in sys.argv[1:])
     memory = np.frombuffer(mmap.mmap(descriptor, SHARED_BLOCK_BYTES), np.uint8)
     words = TeamWords(workers, memory)

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.threads.sync import (
+from numoe.kernels.threads.atomics import atomic_add, atomic_load
+from numoe.kernels.threads.team import (
     SHARED_BYTES,
     TEAM_BYTES,
     Team,
     abort_all,
     arrive,
-    atomic_add,
-    atomic_load,
     barrier,
     claimed,
     gather,
@@ -40,10 +39,12 @@ class TeamWords:
 
     @property
     def abort(self) -> int:
+        """Address of the abort word."""
         return self._memory.ctypes.data
 
     @property
     def shared(self) -> int:
+        """Address of the shared words."""
         return self._memory.ctypes.data + ABORT_BYTES
 
     @contextmanager

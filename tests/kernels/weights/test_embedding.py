@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from numoe.kernels.weights.embedding import embed_row
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import NUMBERS, Format
-from numoe.kernels.weights.packing import SCRATCH_BYTES
 from tests.kernels.numeric import SEED, Bytes, Singles, assert_same_bits, dequantised, every_format, random_rows
 
 
 def embedded(out: Singles, format_: Format, row: Bytes) -> None:
-    embed_row(out, row, NUMBERS[format_.name], np.full(SCRATCH_BYTES, 0xA5, np.uint8))
+    """What embed_row makes of a row."""
+    embed_row(out, row, NUMBERS[format_.name], np.full(UNPACKED_BYTES, 0xA5, np.uint8))
 
 
 @every_format

@@ -10,10 +10,12 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.simd import widen_f16
+from numoe.kernels.cpu.loads import widen_f16
 from numoe.kernels.matmul.groups import WIDTHS
-from numoe.kernels.weights.formats import BLOCK, BY_GGML_TYPE, FORMATS, NUMBERS, ROWS, Format, Meaning
-from numoe.kernels.weights.packing import DRAWINGS, SCRATCH_BYTES, dequantise, pack
+from numoe.kernels.weights.embedding import dequantise
+from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
+from numoe.kernels.weights.formats import BLOCK, BY_GGML_TYPE, DRAWINGS, FORMATS, NUMBERS, ROWS, Format, Meaning
+from numoe.kernels.weights.packing import pack
 from numoe.kernels.weights.quants import IQ4, MXFP4, place_of, quants_bytes
 from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
 from tests.kernels import reference
@@ -45,7 +47,7 @@ WIDER = {"IQ4_XS": 2 + 8 + 128, "Q3_K": 2 + 16 + 96, "Q4_K": 4 + 16 + 128, "Q5_K
 def read(format_: Format, unit: Bytes) -> Singles:
     """One block of the file as floats."""
     out = np.full(format_.unit_values + 1, -77.0, np.float32)
-    scratch = np.full(SCRATCH_BYTES, 0xA5, np.uint8)
+    scratch = np.full(UNPACKED_BYTES, 0xA5, np.uint8)
     dequantise(out[:-1], unit, DRAWINGS[NUMBERS[format_.name]], scratch)
     assert out[-1] == -77
     return out[:-1]

@@ -15,7 +15,6 @@ from numoe.model.planning.panels import panel_bytes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
-from numoe.protos.arena import PAGE
 from numoe.worker.loading import arrange
 from tests.model.planning.examples import machine, sized_spec, tensors_of
 from tests.tiny_model import TinyShape
@@ -26,10 +25,6 @@ def test_a_panel_of_every_format_is_as_large_as_the_kernels_make_it(type_: Tenso
     tensor = TensorInfo("weights", type_, (40, 512), Path(), 0, 0)
     format_ = BY_GGML_TYPE[type_]
     assert panel_bytes(tensor) == 512 // format_.unit_values * format_.panel_unit_bytes
-
-
-def test_a_page_is_that_of_the_workers() -> None:
-    assert PAGE == arrange.PAGE
 
 
 def vectors(spec: ModelSpec) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,10 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
-from numoe.protos.errors import ModelFileError
+from numoe.protos.arena import PAGE
 from numoe.worker.loading import arrange as arranging
-from numoe.worker.loading.arrange import PAGE, arrange, layer_rows, panel_bytes, row_bytes
+from numoe.worker.loading.arrange import arrange, layer_rows
+from numoe.worker.loading.arrangement import panel_bytes, row_bytes
 from numoe.worker.loading.loader import LoadedWeights, load_weights
 from tests.kernels.numeric import dequantised, packed
 from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
@@ -57,6 +57,7 @@ class Stored:
     scope="module", params=[(UNEVEN, 1), (UNEVEN, 3), (WIDE, 1)], ids=["one file", "three files", "blocks of 256"]
 )
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """A model of uneven parts, in one file or three."""
     path: Path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     shape, parts = request.param
     weights = write_tiny_model(path, shape, parts=parts)
@@ -102,6 +103,7 @@ def check_matrix(
 
 
 def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> None:
+    """A vector in memory is that of the file; none lies at 0."""
     if tensor is None:
         assert address == 0
     else:
@@ -110,6 +112,7 @@ def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> N
 
 
 def load(spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, list[int]]:
+    """Load a shard; also what was reported."""
     told: list[int] = []
     return load_weights(spec, shard, arrange(spec, plan, shard), threads, told.append), told
 
@@ -230,46 +233,3 @@ def test_biases_are_the_own_heads_part(stored: Stored, tmp_path: Path) -> None:
             found = at(int(loaded.arranged.layers[1][field]), 4 * heads.size * spec.head_size).view(np.float32)
             start = first + heads.start * spec.head_size
             np.testing.assert_array_equal(found, values[start : start + found.size])
-
-
-@pytest.fixture
-def own_file(tmp_path: Path) -> tuple[Path, ModelSpec]:
-    """A model that a test may damage."""
-    path = tmp_path / "own.gguf"
-    write_tiny_model(path, UNEVEN)
-    return path, read_spec(path)
-
-
-@pytest.mark.parametrize("kept", [0.99, 0.5, 0.0])
-def test_a_file_that_shrank_is_refused(own_file: tuple[Path, ModelSpec], kept: float) -> None:
-    path, spec = own_file
-    size = int(path.stat().st_size * kept)
-    os.truncate(path, size)
-    plan = plan_of(spec, 1)
-    [shard] = plan.shards
-    with pytest.raises(
-        ModelFileError, match=rf"own\.gguf has {size} bytes, expected at least \d+: it shrank"
-    ) as caught:
-        load(spec, plan, shard)
-    assert caught.value.reason == "truncated"
-
-
-def test_a_file_that_vanished_is_an_error_of_the_system(own_file: tuple[Path, ModelSpec]) -> None:
-    path, spec = own_file
-    path.unlink()
-    plan = plan_of(spec, 1)
-    [shard] = plan.shards
-    with pytest.raises(FileNotFoundError, match=r"own\.gguf"):
-        load(spec, plan, shard)
-
-
-def test_no_descriptor_is_left_open(own_file: tuple[Path, ModelSpec]) -> None:
-    path, spec = own_file
-    plan = plan_of(spec, 1)
-    [shard] = plan.shards
-    before = os.listdir("/proc/self/fd")
-    load(spec, plan, shard)
-    os.truncate(path, 1000)
-    with pytest.raises(ModelFileError):
-        load(spec, plan, shard)
-    assert os.listdir("/proc/self/fd") == before

@@ -13,17 +13,9 @@ import pytest
 
 from numoe.model.machine.memory_policy import bind_memory, system_call
 from numoe.model.machine.topology_reading import read_topology
+from numoe.protos.arena import PAGE
 from numoe.worker.placing.memory import HUGE_PAGE, allocate
-from numoe.worker.placing.pages import (
-    BATCH_PAGES,
-    PAGE,
-    REFUSED,
-    MemoryRange,
-    count_bytes,
-    move_to,
-    page_nodes,
-    range_of,
-)
+from numoe.worker.placing.pages import BATCH_PAGES, REFUSED, MemoryRange, count_bytes, move_to, page_nodes, range_of
 
 ROOT = Path(__file__).parents[3]
 NODES = [node.id for node in read_topology().nodes if node.memory_bytes]

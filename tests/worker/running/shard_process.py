@@ -108,6 +108,7 @@ def chunk(first_position: int, tokens: Sequence[int], blocks: Sequence[int], sam
 
 
 def main() -> None:
+    """Be the shard that the order on standard input names."""
     order: WorkerAssignment = pickle.loads(sys.stdin.buffer.read())
     end_with(order.coordinator)
     shard = RunningShard(order)

@@ -15,14 +15,16 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.plan import ShardPlan
+from numoe.protos.arena import PAGE
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
 from numoe.worker.loading.arrange import EXPERT as EXPERT_MATRICES
-from numoe.worker.loading.arrange import PAGE, arrange, expert_block
+from numoe.worker.loading.arrange import arrange
+from numoe.worker.loading.expert_block import expert_block
 from numoe.worker.loading.loader import LoadedWeights, load_weights
-from numoe.worker.placing import locality_now as kept_locality
+from numoe.worker.placing import locality_now
 from numoe.worker.placing.locality import CPUS_AND_MEMORY, NONE, ShardMemory, look
-from numoe.worker.placing.locality_now import KeptLocality
+from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running import held_experts
@@ -51,10 +53,11 @@ class Worker:
     def believe(self, found: Locality, *, node: int | None = None, allow_remote: bool = False) -> None:
         """Begin from other facts than the true ones."""
         shard = self.shard if node is None else replace(self.shard, node=node)
-        self.kept = KeptLocality(found, shard, allow_remote)
+        self.kept = LocalityNow(found, shard, allow_remote)
         self.experts = HeldExperts(self.spec, self.weights, self.transfer, self.kept)
 
     def memory(self, experts: HeldExperts | None = None) -> ShardMemory:
+        """What the worker has, with experts that arrived."""
         layers = []
         for layer in range(self.spec.layers):
             arrived = experts.arrived_in(layer) if experts is not None else []
@@ -64,6 +67,7 @@ class Worker:
         )
 
     def recounted(self) -> Locality:
+        """As a look at every page finds it."""
         return look(self.memory(self.experts), self.shard)
 
     def bytes_of(self, layer: int) -> int:
@@ -88,6 +92,7 @@ def workers(tmp_path: Path) -> list[Worker]:
 
 
 def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPERT) -> None:
+    """Copy an expert, a part at a time."""
     first = count = source.experts.copy_out(layer, expert, 0)
     held = target.experts.copy_in(layer, expert, 0, count)
     while not held:
@@ -97,6 +102,7 @@ def copy(source: Worker, target: Worker, layer: int = LAYER, expert: int = EXPER
 
 
 def size_of(worker: Worker) -> int:
+    """Bytes of an expert."""
     return expert_block(worker.spec.layer_tensors[LAYER], worker.spec).bytes
 
 
@@ -198,7 +204,7 @@ def test_experts_move_where_the_kernel_does_not_tell_where_pages_are(
     def refused(ranges: object) -> dict[int, int]:
         raise OSError(errno.EPERM, "refused")
 
-    monkeypatch.setattr(kept_locality, "count_bytes", refused)
+    monkeypatch.setattr(locality_now, "count_bytes", refused)
     first, second = workers
     untold = replace(first.found, layers=({},) * SHAPE.layers)
     for worker in workers:

@@ -14,6 +14,7 @@ from tests.worker.running.shard_process import chunk, running_shards
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer."""
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     write_tiny_model(path, TinyShape(layers=1))
     return path

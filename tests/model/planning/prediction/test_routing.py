@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numoe.kernels.experts.router import assign_experts
-from numoe.kernels.matmul.column_groups import COLUMNS_OF_PANELS as KERNELS_COLUMNS
+from numoe.kernels.experts.sharing import COLUMNS_OF_PANELS as KERNELS_COLUMNS
+from numoe.kernels.experts.sharing import assign_experts
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.prediction.routing import COLUMNS_OF_PANELS, assign, draw_steps, holders_of
 

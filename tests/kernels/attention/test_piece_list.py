@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.attention.phases import list_pieces, most_pieces
-from numoe.kernels.attention.pieces import PIECE
+from numoe.kernels.attention.piece_list import SHARED_PIECES, list_pieces, most_pieces
+from numoe.kernels.attention.scratch import PIECE
 
 CONTEXT = 32768
 
@@ -23,7 +23,7 @@ def listed(
     )
     step = SimpleNamespace(header=np.array([len(positions), 0, 0]), positions=np.array(positions))
     list_pieces.py_func(threads, SimpleNamespace(own_kv_heads=kv_heads), memory, step)  # type: ignore[attr-defined]
-    total = int(memory.piece_starts[-1])
+    total = int(memory.piece_starts[SHARED_PIECES])
     return memory.piece_tokens[:total], memory.piece_starts[: len(positions) if total else 0]
 
 

@@ -1,11 +1,10 @@
-"""Threads of a team, and teams of several processes, wait for each other, share work out once, and never hang."""
+"""Threads of a team, and teams of several processes, wait for each other and share work out once."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,20 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numoe.kernels.threads.sync import (
-    CLAIM,
-    SHARED_ARRIVED,
-    SHARED_SLEEPERS,
-    TEAM_SLEEPERS,
-    StepAborted,
-    StepTimedOut,
-    abort_all,
-    barrier,
-    clock_ns,
-    futex_wake,
-    gather,
-    wait_while,
-)
+from numoe.kernels.threads.team import CLAIM, SHARED_ARRIVED, TEAM_SLEEPERS
 from tests.kernels.numeric import address
 from tests.kernels.threads.gather_process import SHARED_BLOCK_BYTES
 from tests.kernels.threads.teams import (
@@ -41,7 +27,6 @@ from tests.kernels.threads.teams import (
 )
 
 ROOT = Path(__file__).parents[3]
-NEVER_SLEEP = 10**9  # spins
 
 
 def all_threads(threads: int, run: Callable[[int], Any]) -> list[Any]:
@@ -107,57 +92,6 @@ def test_processes_gather_through_a_shared_block() -> None:
     assert answers == [b"0 0"] * workers
 
 
-def wait_until_asleep(sleepers: int) -> None:
-    """Return once somebody sleeps on the word that `sleepers` belongs to."""
-    while load_from(sleepers) == 0:
-        os.sched_yield()
-
-
-def test_the_abort_word_ends_a_wait_for_the_team() -> None:
-    words, step = TeamWords(1), np.zeros(1, np.int32)
-    team = words.team(0, 0, 2, spins=0)
-    with words.waiting() as pool:
-        future = pool.submit(barrier, team)
-        wait_until_asleep(team.words + TEAM_SLEEPERS)
-        abort_all(words.abort, address(step), words.shared)
-        with pytest.raises(StepAborted):
-            future.result(60)
-
-
-def test_the_abort_word_wakes_who_sleeps_on_a_gather_or_on_the_step_word() -> None:
-    words, (step, sleepers) = TeamWords(2), np.zeros((2, 1), np.int32)
-    with words.waiting() as pool:
-        gathering = pool.submit(gather, words.team(0, 0, 1, spins=0))
-        idle = pool.submit(wait_while, address(step), np.int32(0), address(sleepers), words.abort, 0, 0)
-        wait_until_asleep(words.shared + SHARED_SLEEPERS)
-        wait_until_asleep(address(sleepers))
-        abort_all(words.abort, address(step), words.shared)
-        for future in (gathering, idle):
-            with pytest.raises(StepAborted):
-                future.result(60)
-
-
-def test_a_wait_that_passes_its_deadline_says_so() -> None:
-    for wait in (barrier, gather):
-        words = TeamWords(2)
-        with pytest.raises(StepTimedOut):
-            wait(words.team(0, 0, 2, spins=0, timeout_ns=1))
-
-
-@pytest.mark.parametrize("spins", [0, NEVER_SLEEP])
-def test_a_wait_without_a_deadline_lasts_until_the_word_changes(spins: int) -> None:
-    words, (word, sleepers) = TeamWords(1), np.zeros((2, 1), np.int32)
-    with words.waiting() as pool:
-        future = pool.submit(wait_while, address(word), np.int32(0), address(sleepers), words.abort, spins, 0)
-        if spins == 0:
-            wait_until_asleep(address(sleepers))
-        assert not future.done()
-        add_to(address(word), 1)
-        futex_wake(address(word))
-        assert future.result(60) is None
-    assert sleepers[0] == 0
-
-
 def test_a_team_word_set_by_a_wait_is_clean_after_the_barrier() -> None:
     words = TeamWords(1)
     all_threads(4, lambda thread: count_claims(words.team(0, thread, 4, 0), np.zeros((20, 3), np.int32), 20))
@@ -170,8 +104,3 @@ def test_atomics_wrap_and_return_the_value_before() -> None:
     word = np.array([2**31 - 1], np.int32)
     assert add_to(address(word), 1) == 2**31 - 1
     assert word[0] == -(2**31)
-
-
-def test_the_clock_is_the_monotonic_one() -> None:
-    before, now, after = time.monotonic_ns(), clock_ns(), time.monotonic_ns()
-    assert before <= now <= after

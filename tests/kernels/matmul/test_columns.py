@@ -1,4 +1,4 @@
-"""A matrix times the step's columns: every panel once, every column gathered from all workers."""
+"""Columns are gathered from all workers, normalised, and written in the forms that are needed."""
 
 from __future__ import annotations
 
@@ -6,110 +6,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.experts.router import count_choices, group_by_expert
 from numoe.kernels.matmul.activations import block_bytes, write_column
 from numoe.kernels.matmul.column_groups import group_all
+from numoe.kernels.matmul.columns import ATTENTION, INTERMEDIATE, collect, gather_row, prepare
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
-from numoe.kernels.matmul.projection import (
-    ATTENTION,
-    CLAIM_BYTES,
-    INTERMEDIATE,
-    add_vector,
-    claims_of,
-    collect,
-    gather_row,
-    multiply_claim,
-    panels_per_claim,
-    prepare,
-)
-from numoe.kernels.records import MATRIX, PART, Grouping, Memory, Record
-from numoe.kernels.weights.formats import BLOCK, NUMBERS, ROWS, Format
+from numoe.kernels.records import PART, Grouping, Memory
+from numoe.kernels.weights.formats import BLOCK
 from numoe.model.planning.assignment import layout_of
-from numoe.protos.arena import dense_columns, expert_columns
+from numoe.protos.arena import dense_columns
 from numoe.worker.placing.memory import allocate
 from numoe.worker.running.step_memory import memory_of
 from numoe.worker.running.warm import smallest_order
 from tests.kernels import reference
 from tests.kernels.groupings import empty_grouping
-from tests.kernels.numeric import (
-    SEED,
-    address,
-    assert_within,
-    dequantised,
-    every_format,
-    gamma,
-    group_bytes,
-    group_of,
-    group_values,
-    masses,
-    packed,
-    random_rows,
-    tiles,
-)
+from tests.kernels.numeric import SEED, address, assert_within, gamma
 from tests.kernels.threads.teams import TeamWords
 
 Singles = NDArray[np.float32]
-
-
-def matrix_of(format_: Format, rows: int, blocks: int, panels: NDArray[np.uint8]) -> tuple[Record, NDArray[np.uintp]]:
-    """The record of panels [experts, panels, blocks, bytes], and the table that it points at."""
-    record = np.zeros(1, MATRIX)[0]
-    table = np.array([address(expert) for expert in panels], np.uintp)
-    record["experts"], record["rows"], record["blocks"] = address(table), rows, blocks
-    record["panels"] = panels.shape[1]
-    record["panel_bytes"] = record["panel_stride"] = panels[0, 0].nbytes
-    record["expert_bytes"] = panels[0].nbytes
-    record["tile"], record["integer"] = NUMBERS[format_.name], format_.integer
-    return record, table
-
-
-def group_choices(grouping: Grouping, columns: NDArray[np.int32], chosen: NDArray[np.int32], experts: int) -> None:
-    """Group all choices, experts split by row."""
-    counts, tokens = np.zeros(experts, np.int32), len(chosen)
-    count_choices(counts, np.zeros(experts, np.int64), chosen, tokens)
-    group_by_expert(grouping, columns, counts, chosen, tokens, np.zeros(experts, np.int32), -1)
-
-
-@every_format
-@pytest.mark.parametrize(("rows", "blocks"), [(16, 8), (200, 40)])
-def test_the_claims_of_experts_make_each_product_once(format_: Format, rows: int, blocks: int) -> None:
-    """Bounds as in test_tiles.py. Columns that are padding stay as they were."""
-    random, experts, tokens = np.random.default_rng(SEED), 5, 13
-    stored = [random_rows(format_, rows, blocks * BLOCK, random) for _ in range(experts)]
-    panels = np.stack([packed(format_, expert) for expert in stored])
-    matrix, _table = matrix_of(format_, rows, blocks, panels)
-    chosen = np.stack([random.permutation(4)[:2] for _ in range(tokens)]).astype(np.int32)  # nobody chooses expert 4
-    grouping = empty_grouping(expert_columns(tokens, 2, experts), experts)
-    columns = np.zeros((tokens, 2), np.int32)
-    group_choices(grouping, columns, chosen, experts)
-    x = random.standard_normal((tokens, blocks * BLOCK), np.float32)
-    groups = np.zeros((grouping.used[1], blocks * group_bytes(format_.integer)), np.uint8)
-    for group in grouping.groups[: grouping.segments[: grouping.used[0]]["groups"].sum()]:
-        first, width = int(group["column"]), WIDTHS[group["width"]]
-        own = np.zeros((width, blocks * BLOCK), np.float32)
-        own[: group["count"]] = x[grouping.source[first : first + int(group["count"])]]
-        groups[first : first + width] = group_of(format_, own).reshape(width, -1)
-    out = np.full((len(groups), panels.shape[1] * ROWS), np.nan, np.float32)
-    claims = int(grouping.used[0]) * claims_of(matrix)
-    for item in random.permutation(claims):
-        multiply_claim(tiles(), matrix, item, grouping, address(groups), address(groups), address(out), out[0].nbytes)
-    exact = group_values(format_, group_of(format_, x), tokens)
-    weights = [dequantised(format_, expert).astype(np.float64) for expert in stored]
-    for token, rank in np.ndindex(chosen.shape):
-        expert, found = chosen[token, rank], out[columns[token, rank]]
-        bound = gamma(BLOCK + blocks) * (masses(format_, stored[expert]) @ np.abs(exact[token]))
-        assert_within(found[:rows], weights[expert] @ exact[token], bound)
-        assert not found[rows:].any()
-
-
-def test_claims_cover_all_panels_and_are_large_enough_to_be_worth_it() -> None:
-    for panels, panel_bytes in ((1, 544), (100, 544), (100, CLAIM_BYTES // 3), (7, CLAIM_BYTES * 2), (0, 544)):
-        record = np.zeros(1, MATRIX)[0]
-        record["panels"], record["panel_bytes"] = panels, panel_bytes
-        each = panels_per_claim(record)
-        assert each >= 1
-        assert each * panel_bytes <= max(CLAIM_BYTES, panel_bytes)
-        assert claims_of(record) == -(-panels // each)
 
 
 def parts_of(slices: list[Singles]) -> NDArray[np.void]:
@@ -164,12 +77,6 @@ def test_collected_columns_are_those_that_are_written_whole(
     np.testing.assert_array_equal(out if cuts else held[0], expected)
 
 
-def test_vectors_are_added_in_place() -> None:
-    out, vector = np.arange(32, dtype=np.float32), np.full(32, 2.0, np.float32)
-    add_vector(address(out), address(vector), 16)
-    np.testing.assert_array_equal(out, [*range(2, 18), *range(16, 32)])
-
-
 def some_memory(width: int, parts: NDArray[np.void]) -> Memory:
     """Working memory of the types that the step has, for rows of `width`."""
     order = smallest_order()
@@ -191,7 +98,7 @@ def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int) 
     integers, floats = (np.zeros((columns, blocks * unit), np.uint8) for unit in (INTEGER_BYTES, FLOAT_BYTES))
     memory = some_memory(width, parts_of(slices))
     memory = memory._replace(dense=grouping, x_integer=integers.reshape(-1), x_float=floats.reshape(-1))
-    prepare(TeamWords(1).team(0, 0, 1), memory, width, np.uintp(address(weight)), 1e-6, 1, 1)
+    prepare(TeamWords(1).team(0, 0, 1), memory, width, address(weight), 1e-6, 1, 1)
     for column in range(int(grouping.used[1])):
         number = int(grouping.column_group[column])
         if number < 0:

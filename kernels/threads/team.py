@@ -1,0 +1,120 @@
+"""How the threads of a step wait for each other and share work out: barriers of a team and of all teams, and claims.
+
+A *team* is the pinned threads of one worker process; its words lie in the worker's own memory. All teams of a host
+share one more set of words in the arena. Each word has a cache line to itself:
+
+    team words     0 arrived   64 generation   128 claim   192 sleepers       (int32 each)
+    shared words   0 arrived   64 generation   128 sleepers
+
+A barrier: each thread notes the generation and adds one to `arrived`. The last one sets `arrived` and `claim` back to
+zero, then adds one to `generation`, which lets the others go. A gather is the same with one step in between: the last
+thread of each team does the same dance on the shared words. Who waits, waits for the generation word (waiting.py);
+`sleepers` says whether anybody must be woken.
+
+Work inside a phase is claimed from the word `claim`, so that a slow or stolen core does not hold up the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from numoe.kernels.cpu.jit import generator, kernel
+from numoe.kernels.threads.atomics import atomic_add, atomic_load, atomic_store, compare_and_swap
+from numoe.kernels.threads.system_calls import futex_wake
+from numoe.kernels.threads.waiting import wait_while
+
+ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, TEAM_BYTES = 0, 64, 128, 192, 256
+SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
+
+
+class Team(NamedTuple):
+    """Where a thread finds the words above, and how long it waits."""
+
+    words: int  # address of the team words
+    shared: int  # address of the shared words
+    abort: int  # address of the abort word (int32, 0 = go on)
+    threads: int  # in this team
+    workers: int  # teams
+    spins: int  # looks at a word before sleeping
+    timeout_ns: int  # the deadline of a wait inside a step
+    thread: int  # own number, 0 .. threads - 1
+
+
+@kernel
+def _advance(generation: int, sleepers: int) -> None:
+    atomic_add(generation, 1)
+    if atomic_load(sleepers) > 0:
+        futex_wake(generation)
+
+
+@kernel
+def release(team: Team) -> None:
+    """Let the others go on to the next phase; called by the thread for which `arrive` was true."""
+    atomic_store(team.words + ARRIVED, 0)
+    atomic_store(team.words + CLAIM, 0)
+    _advance(team.words + GENERATION, team.words + TEAM_SLEEPERS)
+
+
+@kernel
+def arrive(team: Team) -> bool:
+    """Wait for the team. True for the last thread to come: it may do serial work, and must then call `release`."""
+    seen = atomic_load(team.words + GENERATION)
+    if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
+        return True
+    wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns)
+    return False
+
+
+@kernel
+def barrier(team: Team) -> None:
+    """Wait until all threads of this team have come here."""
+    if arrive(team):
+        release(team)
+
+
+@kernel
+def gather(team: Team) -> None:
+    """Wait until all threads of all teams have come here: what they wrote to the arena can be read."""
+    if arrive(team):
+        seen = atomic_load(team.shared + SHARED_GENERATION)
+        if atomic_add(team.shared + SHARED_ARRIVED, 1) == team.workers - 1:
+            atomic_store(team.shared + SHARED_ARRIVED, 0)
+            _advance(team.shared + SHARED_GENERATION, team.shared + SHARED_SLEEPERS)
+        else:
+            wait_while(
+                team.shared + SHARED_GENERATION,
+                seen,
+                team.shared + SHARED_SLEEPERS,
+                team.abort,
+                team.spins,
+                team.timeout_ns,
+            )
+        release(team)
+
+
+@generator
+def claimed(team: Team, count: int) -> Iterator[int]:
+    """The items 0 .. count - 1 of this phase, each given to one thread of the team.
+
+    A thread takes a run of items at once, a share of what is left: it streams neighbouring weights as long as there are
+    many, and takes single ones at the end, so that all threads end together.
+    """
+    while True:
+        first = atomic_load(team.words + CLAIM)
+        if first >= count:
+            return
+        size = max((count - first) // (2 * team.threads), 1)
+        if compare_and_swap(team.words + CLAIM, first, np.int32(first + size)):
+            for item in range(first, first + size):  # noqa: UP028  Numba has no yield from
+                yield item
+
+
+@kernel
+def abort_all(abort: int, step: int, shared: int) -> None:
+    """Set the abort word and wake whoever sleeps on the step word or a gather; others look within 0.1 s."""
+    atomic_store(abort, 1)
+    futex_wake(step)
+    futex_wake(shared + SHARED_GENERATION)

@@ -1,0 +1,96 @@
+"""What the compiled step is told of a shard: its sizes, its constants and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from numoe.kernels.attention.kv_cache import kv_block_bytes
+from numoe.kernels.attention.rope import rope_table
+from numoe.kernels.attention.value_tile import attention_tiles
+from numoe.kernels.records import Constants, ShardSizes, Weights
+from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.assignment import WorkerAssignment
+from numoe.worker.loading.arrangement import row_bytes
+from numoe.worker.loading.loader import LoadedWeights
+
+
+def kv_format(order: WorkerAssignment) -> int:
+    """The number of the format that keys and values are kept in."""
+    return NUMBERS[BY_GGML_TYPE[order.kv_type].name]
+
+
+def kv_bytes(order: WorkerAssignment) -> int:
+    """Bytes of the shard's KV cache."""
+    spec = order.spec
+    head = kv_block_bytes(spec.head_size, kv_format(order))
+    return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
+
+
+def sizes_of(order: WorkerAssignment) -> ShardSizes:
+    """The whole numbers of the compiled step."""
+    spec, shard = order.spec, order.shard
+    return ShardSizes(
+        layers=spec.layers,
+        width=spec.width,
+        query_heads=spec.query_heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        rotated=spec.rope.dimensions,
+        neox=int(spec.rope.style == "neox"),
+        experts=spec.experts,
+        active_experts=spec.active_experts,
+        vocabulary=spec.vocabulary,
+        routed=int(spec.routed),
+        worker=order.worker,
+        workers=len(order.plan.shards),
+        own_query_heads=shard.heads.size,
+        first_query_head=shard.heads.start,
+        own_kv_heads=shard.kv_heads.size,
+        first_kv_head=shard.kv_heads.start,
+        first_width=shard.width_rows.start,
+        own_vocabulary=shard.vocabulary.size,
+        first_vocabulary=shard.vocabulary.start,
+        embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
+        embedding_row_bytes=row_bytes(spec.token_embedding),
+        kv_format=kv_format(order),
+        kv_blocks=order.limits.kv_blocks,
+    )
+
+
+def constants_of(order: WorkerAssignment) -> Constants:
+    """The real numbers of the compiled step."""
+    rope = order.spec.rope
+    angles = rope_table(
+        order.limits.context_tokens,
+        rope.dimensions,
+        rope.base,
+        rope.scaling,
+        rope.factor,
+        rope.original_context,
+        rope.attention_factor,
+        rope.extrapolation_factor,
+        rope.beta_fast,
+        rope.beta_slow,
+    )
+    return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
+
+
+def formats_of(spec: ModelSpec, kv_type: TensorType) -> list[Format]:
+    """The formats whose tiles a model needs: those of its matrices and of the KV cache."""
+    types = spec.matrix_types | {kv_type}
+    return [format_ for format_ in FORMATS if format_.ggml_type in types]
+
+
+def weights_of(loaded: LoadedWeights, formats: Iterable[Format], *, values: bool) -> Weights:
+    """The weights of the compiled step; compiles the tiles or takes them from the cache.
+
+    Args:
+        values: whether the tiles of the values of a Q8_0 cache are needed, too.
+    """
+    tiles = attention_tiles(formats, values=values)
+    arranged = loaded.arranged
+    return Weights(arranged.layers, arranged.head, loaded.output_norm, loaded.embedding, tiles)
