@@ -1,4 +1,4 @@
-"""Llama, dense, and in Mixtral's form with experts."""
+"""Llama: dense models, and those with experts in Mixtral's form."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ TYPES = {int(tensor_type): tensor_type for tensor_type in TensorType}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One GGUF file, read; a model may be split over several."""
+    """What one GGUF file holds; a model may be split over several."""
 
     path: Path
     version: int
@@ -49,7 +49,7 @@ class Part:
 
 
 def read_part(path: Path) -> Part:
-    """Reads the file at `path`; raises ModelFileError."""
+    """Read the file at `path`. Raises ModelFileError."""
     try:
         # Opening a named pipe would wait for a writer, so the kind of file is asked first.
         if not path.is_file():
@@ -149,7 +149,7 @@ def _read_tensor(reader: Reader, name: str) -> TensorInfo:
 
 
 def _place(reader: Reader, tensors: Collection[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:
-    """Turns offsets into offsets from the start of the file, where no two tensors may share a byte."""
+    """Make offsets count from the start of the file; no two tensors may share a byte there."""
     data_start = -(-reader.position // alignment) * alignment
     end, before = data_start, "the directory"
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
