@@ -62,7 +62,7 @@ def load(made: Group, processes: Sequence[LoadingProcess]) -> list[Locality]:
     """All workers of a group, at once."""
     for worker, process in enumerate(processes):
         made.channel.counters(worker)  # the coordinator looks at them before any worker has touched them
-        process.send(made.order(worker))
+        process.send(made.assignment(worker))
     answers = [process.answer() for process in processes]
     assert all(isinstance(answer, Locality) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Locality)]
@@ -156,7 +156,7 @@ def test_a_worker_bound_to_the_wrong_node_is_refused_and_its_memory_moved_where_
 
     def try_to_load(allow: bool) -> Locality | str:
         with group(spec, misplaced, LIMITS) as made:
-            return processes[0].load(made.order(0, allow))
+            return processes[0].load(made.assignment(0, allow))
 
     with OneNodeOnly(processes[0].pid, here):
         refused, allowed = try_to_load(allow=False), try_to_load(allow=True)

@@ -19,17 +19,18 @@ class WorkerActor:
         """The process to watch."""
         return os.getpid()
 
-    def load(self, order: WorkerAssignment) -> ShardReport | str:
+    def load(self, assignment: WorkerAssignment) -> ShardReport | str:
         """Become the ordered shard; a text where the operator must mend something."""
-        end_with(order.coordinator)
+        end_with(assignment.coordinator)
         try:
-            self._shard = RunningShard(order)
+            self._shard = RunningShard(assignment)
             return self._shard.load()
         except (NumoeError, OSError) as error:
             return str(error)
         except MemoryError:
-            node = order.shard.node
-            return f"worker {order.worker} found no memory for its shard on NUMA node {node}; use more nodes or less KV"
+            node = assignment.shard.node
+            found = f"worker {assignment.worker} found no memory for its shard on NUMA node {node}"
+            return f"{found}; use more nodes or less KV"
 
     def recount(self) -> ShardReport:
         """See RunningShard.recount."""
@@ -46,7 +47,7 @@ class WorkerActor:
         except SetupError as error:
             return str(error)
         except MemoryError:
-            return f"no memory for expert {expert} of layer {layer} on NUMA node {self._shard.order.shard.node}"
+            return f"no memory for expert {expert} of layer {layer} on NUMA node {self._shard.assignment.shard.node}"
         return self._shard.report() if held else None
 
     def drop_expert(self, layer: int, expert: int) -> ShardReport:

@@ -44,17 +44,19 @@ class ShardReport:
 class RunningShard:
     """Owns a shard's memory and threads."""
 
-    def __init__(self, order: WorkerAssignment) -> None:
-        assert order.limits.block_positions == KV_BLOCK, (order.limits.block_positions, KV_BLOCK)
-        self.order = order
-        self._layout = layout_of(order.spec, order.plan, order.limits)
+    def __init__(self, assignment: WorkerAssignment) -> None:
+        assert assignment.limits.block_positions == KV_BLOCK, (assignment.limits.block_positions, KV_BLOCK)
+        self.assignment = assignment
+        self._layout = layout_of(assignment.spec, assignment.plan, assignment.limits)
         self._arena = self._map_arena()
-        own = f"worker{order.worker}."
+        own = f"worker{assignment.worker}."
         self._state = self._layout.view(self._arena, own + "state")
         self._counters = self._layout.view(self._arena, own + "counters")
 
     def _map_arena(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        descriptor = os.open(f"/proc/{self.order.coordinator}/fd/{self.order.arena}", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(
+            f"/proc/{self.assignment.coordinator}/fd/{self.assignment.arena}", os.O_RDWR | os.O_CLOEXEC
+        )
         try:
             return map_arena(descriptor, self._layout.bytes)
         finally:
@@ -68,35 +70,39 @@ class RunningShard:
             MemoryError: the node cannot hold the shard.
             SetupError: something is not on its node or CPUs and cannot be moved there.
         """
-        order, shard = self.order, self.order.shard
+        assignment, shard = self.assignment, self.assignment.shard
         self._state[0] = LOADING
-        first, last = self._layout.parts[order.worker]
+        first, last = self._layout.parts[assignment.worker]
         self._part = self._arena[first:last]
         self._part[::PAGE] |= 0  # touched now, as the KV cache is below
-        arranged = arrange(order.spec, order.plan, shard)
-        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(order)
+        arranged = arrange(assignment.spec, assignment.plan, shard)
+        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(order.spec, shard, arranged, threads, self._count)
-        self._kv = allocate(kv_bytes(order))
+        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count)
+        self._kv = allocate(kv_bytes(assignment))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]
             part.fill(0)
             self._count(part.size)
         self._team = ThreadTeam(
-            order,
+            assignment,
             self._arena,
-            sizes_of(order),
-            constants_of(order),
-            weights_of(self._weights, formats_of(order.spec, order.kv_type), values=order.kv_type == TensorType.Q8_0),
-            memory_of(order, self._layout, self._arena, self._kv),
+            sizes_of(assignment),
+            constants_of(assignment),
+            weights_of(
+                self._weights,
+                formats_of(assignment.spec, assignment.kv_type),
+                values=assignment.kv_type == TensorType.Q8_0,
+            ),
+            memory_of(assignment, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
             self._fail,
         )
         self._team.start()
-        found = settle(self._loaded_memory(), shard, order.allow_remote_memory)
-        self._locality = LocalityNow(found, shard, order.allow_remote_memory)
+        found = settle(self._loaded_memory(), shard, assignment.allow_remote_memory)
+        self._locality = LocalityNow(found, shard, assignment.allow_remote_memory)
         transfer = self._layout.view(self._arena, "transfer")
-        self.experts = HeldExperts(order.spec, self._weights, transfer, self._locality)
+        self.experts = HeldExperts(assignment.spec, self._weights, transfer, self._locality)
         self._state[0] = READY
         return self.report()
 
@@ -111,7 +117,7 @@ class RunningShard:
             [*parts, *(range_of(block) for block in self.experts.arrived_in(layer))]
             for layer, parts in enumerate(loaded.layers)
         ]
-        return self._report(look(replace(loaded, layers=layers), self.order.shard))
+        return self._report(look(replace(loaded, layers=layers), self.assignment.shard))
 
     def _report(self, locality: Locality) -> ShardReport:
         return ShardReport(
@@ -125,7 +131,7 @@ class RunningShard:
     def _loaded_memory(self) -> ShardMemory:
         weights = self._weights
         return ShardMemory(
-            layers=[[range_of(weights.layer_memory(layer))] for layer in range(self.order.spec.layers)],
+            layers=[[range_of(weights.layer_memory(layer))] for layer in range(self.assignment.spec.layers)],
             vocabulary=[range_of(weights.vocabulary_memory)],
             kv=range_of(self._kv),
             arena=range_of(self._part),

@@ -27,17 +27,17 @@ def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
     return StepInput(*(layout.view(arena, name) for name in StepInput._fields))
 
 
-def _parts(order: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
+def _parts(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
     """What each worker writes and all read, as PART records."""
-    parts = np.zeros(len(order.plan.shards), PART)
-    for worker, shard in enumerate(order.plan.shards):
+    parts = np.zeros(len(assignment.plan.shards), PART)
+    for worker, shard in enumerate(assignment.plan.shards):
         part = parts[worker]
         for name in PART.names or ():
             if PART[name] == np.uintp:
                 part[name] = layout.view(arena, f"worker{worker}.{name}").ctypes.data
         part["first_vocabulary"] = shard.vocabulary.start
         part["width"] = shard.width_rows.size
-        part["attention_width"] = shard.heads.size * order.spec.head_size
+        part["attention_width"] = shard.heads.size * assignment.spec.head_size
         part["expert_width"] = shard.expert_rows.size
         part["vocabulary"] = shard.vocabulary.size
     return parts
@@ -73,15 +73,15 @@ def _ints(*shape: int) -> NDArray[np.int32]:
     return np.zeros(shape, np.int32)
 
 
-def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
+def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Views) -> Memory:
     """The working memory of the compiled step."""
-    spec, limits, shard = order.spec, order.limits, order.shard
+    spec, limits, shard = assignment.spec, assignment.limits, assignment.shard
     threads = len(shard.cpus)
     tokens = max(limits.step_tokens, limits.sequences)
     dense = dense_columns(tokens)
     experts = expert_columns(tokens, spec.active_experts, spec.experts)
     longest = max(spec.width, spec.query_heads * spec.head_size, spec.expert_width)
-    own = f"worker{order.worker}."
+    own = f"worker{assignment.worker}."
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
     vocabulary = whole_panels(spec.vocabulary)
@@ -90,8 +90,8 @@ def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Vi
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
     return Memory(
         kv=kv.ctypes.data,
-        kv_block_bytes=kv_block_bytes(spec.head_size, kv_format(order)),
-        parts=_parts(order, layout, arena),
+        kv_block_bytes=kv_block_bytes(spec.head_size, kv_format(assignment)),
+        parts=_parts(assignment, layout, arena),
         x_integer=_groups(dense, longest, INTEGER_BYTES),
         x_float=_groups(dense, longest, FLOAT_BYTES),
         packed_integer=_groups(experts, packed, INTEGER_BYTES),
@@ -107,10 +107,10 @@ def memory_of(order: WorkerAssignment, layout: ArenaLayout, arena: Views, kv: Vi
         unpacked=np.zeros((threads, UNPACKED_BYTES), np.uint8),
         chosen=layout.view(arena, own + "chosen"),
         shares=layout.view(arena, own + "shares"),
-        routed_starts=_ints(len(order.plan.shards) + 1),
+        routed_starts=_ints(len(assignment.plan.shards) + 1),
         columns=_ints(tokens, spec.active_experts),
         counts=_ints(spec.experts),
-        loads=_ints(len(order.plan.shards)),
+        loads=_ints(len(assignment.plan.shards)),
         owners=_ints(spec.experts),
         dense=of_tokens,
         routed=of_tokens._replace(segments=np.zeros_like(of_tokens.segments), used=_ints(2)),

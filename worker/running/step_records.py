@@ -18,21 +18,21 @@ from numoe.worker.loading.arrangement import row_bytes
 from numoe.worker.loading.loader import LoadedWeights
 
 
-def kv_format(order: WorkerAssignment) -> int:
+def kv_format(assignment: WorkerAssignment) -> int:
     """The number of the format that keys and values are kept in."""
-    return NUMBERS[BY_GGML_TYPE[order.kv_type].name]
+    return NUMBERS[BY_GGML_TYPE[assignment.kv_type].name]
 
 
-def kv_bytes(order: WorkerAssignment) -> int:
+def kv_bytes(assignment: WorkerAssignment) -> int:
     """Bytes of the shard's KV cache."""
-    spec = order.spec
-    head = kv_block_bytes(spec.head_size, kv_format(order))
-    return spec.layers * order.limits.kv_blocks * order.shard.kv_heads.size * head
+    spec = assignment.spec
+    head = kv_block_bytes(spec.head_size, kv_format(assignment))
+    return spec.layers * assignment.limits.kv_blocks * assignment.shard.kv_heads.size * head
 
 
-def sizes_of(order: WorkerAssignment) -> ShardSizes:
+def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
     """The whole numbers of the compiled step."""
-    spec, shard = order.spec, order.shard
+    spec, shard = assignment.spec, assignment.shard
     return ShardSizes(
         layers=spec.layers,
         width=spec.width,
@@ -45,8 +45,8 @@ def sizes_of(order: WorkerAssignment) -> ShardSizes:
         active_experts=spec.active_experts,
         vocabulary=spec.vocabulary,
         routed=int(spec.routed),
-        worker=order.worker,
-        workers=len(order.plan.shards),
+        worker=assignment.worker,
+        workers=len(assignment.plan.shards),
         own_query_heads=shard.heads.size,
         first_query_head=shard.heads.start,
         own_kv_heads=shard.kv_heads.size,
@@ -56,16 +56,16 @@ def sizes_of(order: WorkerAssignment) -> ShardSizes:
         first_vocabulary=shard.vocabulary.start,
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
         embedding_row_bytes=row_bytes(spec.token_embedding),
-        kv_format=kv_format(order),
-        kv_blocks=order.limits.kv_blocks,
+        kv_format=kv_format(assignment),
+        kv_blocks=assignment.limits.kv_blocks,
     )
 
 
-def constants_of(order: WorkerAssignment) -> Constants:
+def constants_of(assignment: WorkerAssignment) -> Constants:
     """The real numbers of the compiled step."""
-    rope = order.spec.rope
+    rope = assignment.spec.rope
     angles = rope_table(
-        order.limits.context_tokens,
+        assignment.limits.context_tokens,
         rope.dimensions,
         rope.base,
         rope.scaling,
@@ -76,7 +76,7 @@ def constants_of(order: WorkerAssignment) -> Constants:
         rope.beta_fast,
         rope.beta_slow,
     )
-    return Constants(epsilon=np.array([order.spec.rms_epsilon], np.float32), rope=angles)
+    return Constants(epsilon=np.array([assignment.spec.rms_epsilon], np.float32), rope=angles)
 
 
 def formats_of(spec: ModelSpec, kv_type: TensorType) -> list[Format]:

@@ -24,7 +24,7 @@ class ThreadTeam:
 
     def __init__(
         self,
-        order: WorkerAssignment,
+        assignment: WorkerAssignment,
         arena: NDArray[np.uint8],
         sizes: ShardSizes,
         constants: Constants,
@@ -33,12 +33,12 @@ class ThreadTeam:
         step: StepInput,
         fail: Callable[[BaseException], None],
     ) -> None:
-        self._order, self._arena, self._fail = order, arena, fail
+        self._assignment, self._arena, self._fail = assignment, arena, fail
         self._words = np.zeros(TEAM_BYTES + 64, np.uint8)
         self._arguments = (sizes, constants, weights, memory, step)
         self.threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"numoe-{order.worker}.{number}", daemon=True)
-            for number in range(len(order.shard.cpus))
+            threading.Thread(target=self._run, args=(number,), name=f"numoe-{assignment.worker}.{number}", daemon=True)
+            for number in range(len(assignment.shard.cpus))
         ]
 
     def start(self) -> None:
@@ -57,21 +57,21 @@ class ThreadTeam:
             thread.join(timeout)
 
     def _team(self, number: int) -> Team:
-        order, base = self._order, self._arena.ctypes.data
+        assignment, base = self._assignment, self._arena.ctypes.data
         words = self._words.ctypes.data
         return Team(
             words=words + -words % 64,
             shared=base + TEAM_WORDS,
             abort=base + ABORT,
-            threads=len(order.shard.cpus),
-            workers=len(order.plan.shards),
-            spins=order.spins,
-            timeout_ns=int(order.step_timeout_seconds * 1e9),
+            threads=len(assignment.shard.cpus),
+            workers=len(assignment.plan.shards),
+            spins=assignment.spins,
+            timeout_ns=int(assignment.step_timeout_seconds * 1e9),
             thread=number,
         )
 
     def _run(self, number: int) -> None:
-        os.sched_setaffinity(0, {self._order.shard.cpus[number]})
+        os.sched_setaffinity(0, {self._assignment.shard.cpus[number]})
         base = self._arena.ctypes.data
         try:
             serve_steps(
@@ -80,7 +80,7 @@ class ThreadTeam:
                 base + STEP,
                 base + STEP_SLEEPERS,
                 base + DONE,
-                IDLE_SPINS_FACTOR * self._order.spins,
+                IDLE_SPINS_FACTOR * self._assignment.spins,
             )
         except StepAborted:
             return

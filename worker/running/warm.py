@@ -36,7 +36,7 @@ _STAMP = ".compiled"
 VALUES = "values"
 
 
-def smallest_order() -> WorkerAssignment:
+def smallest_assignment() -> WorkerAssignment:
     """A model of one layer and one head: the compiled code depends on types, not on sizes."""
     tensor = TensorInfo("", TensorType.F32, (32, 32), Path(os.devnull), 0, 0)
     layer = LayerTensors(*[tensor] * len(LayerTensors.__dataclass_fields__))
@@ -52,8 +52,8 @@ def smallest_order() -> WorkerAssignment:
 
 def compile_step() -> None:
     """Compile the step, and what loads a shard."""
-    order = smallest_order()
-    layout = layout_of(order.spec, order.plan, order.limits)
+    assignment = smallest_assignment()
+    layout = layout_of(assignment.spec, assignment.plan, assignment.limits)
     arena = allocate(layout.bytes)
     byte, single = np.zeros(1, np.uint8), np.zeros(32, np.float32)
     first = FORMATS[0]
@@ -62,10 +62,10 @@ def compile_step() -> None:
     compile_for(
         serve_steps,
         Team(0, 0, 0, 1, 1, 0, 0, 0),
-        sizes_of(order),
-        constants_of(order),
+        sizes_of(assignment),
+        constants_of(assignment),
         Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),
-        memory_of(order, layout, arena, allocate(64)),
+        memory_of(assignment, layout, arena, allocate(64)),
         step_input(layout, arena),
         0,
         0,

@@ -16,7 +16,7 @@ from numoe.model.planning.assignment import layout_of
 from numoe.protos.arena import dense_columns
 from numoe.worker.placing.memory import allocate
 from numoe.worker.running.step_memory import memory_of
-from numoe.worker.running.warm import smallest_order
+from numoe.worker.running.warm import smallest_assignment
 from tests.kernels import reference
 from tests.kernels.groupings import empty_grouping
 from tests.kernels.numeric import SEED, address, assert_within, gamma
@@ -79,9 +79,9 @@ def test_collected_columns_are_those_that_are_written_whole(
 
 def some_memory(width: int, parts: NDArray[np.void]) -> Memory:
     """Working memory of the types that the step has, for rows of `width`."""
-    order = smallest_order()
-    layout = layout_of(order.spec, order.plan, order.limits)
-    memory = memory_of(order, layout, allocate(layout.bytes), allocate(64))
+    assignment = smallest_assignment()
+    layout = layout_of(assignment.spec, assignment.plan, assignment.limits)
+    memory = memory_of(assignment, layout, allocate(layout.bytes), allocate(64))
     return memory._replace(rows=np.full((1, width), np.nan, np.float32), parts=parts)
 
 

@@ -41,15 +41,15 @@ class LoadingProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def load(self, order: WorkerAssignment) -> Locality | str:
+    def load(self, assignment: WorkerAssignment) -> Locality | str:
         """Become the ordered shard; a text where it is refused."""
-        self.send(order)
+        self.send(assignment)
         return self.answer()
 
-    def send(self, order: WorkerAssignment | None) -> None:
+    def send(self, assignment: WorkerAssignment | None) -> None:
         """Ask for a shard, or with None where the last one is now."""
         assert self._process.stdin is not None
-        pickle.dump(order, self._process.stdin)
+        pickle.dump(assignment, self._process.stdin)
         self._process.stdin.flush()
 
     def answer(self) -> Locality | str:
@@ -88,13 +88,13 @@ class Group:
         self.channel = StepChannel(self.layout, plan.experts, [shard.node for shard in plan.shards])
         self._spec, self._plan, self._limits = spec, plan, limits
 
-    def order(self, worker: int, allow_remote_memory: bool = False) -> WorkerAssignment:
+    def assignment(self, worker: int, allow_remote_memory: bool = False) -> WorkerAssignment:
         """What a worker is to become."""
         channel = os.getpid(), self.channel.descriptor
-        order = WorkerAssignment(
+        assignment = WorkerAssignment(
             worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS
         )
-        return replace(order, allow_remote_memory=allow_remote_memory)
+        return replace(assignment, allow_remote_memory=allow_remote_memory)
 
     def close(self) -> None:
         self.channel.abort()

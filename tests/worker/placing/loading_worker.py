@@ -15,12 +15,12 @@ from numoe.protos.locality import Locality
 from numoe.worker.running.running_shard import RunningShard, end_with
 
 
-def answer_to(order: WorkerAssignment | None, shards: list[RunningShard]) -> Locality | str:
-    if order is None:
+def answer_to(assignment: WorkerAssignment | None, shards: list[RunningShard]) -> Locality | str:
+    if assignment is None:
         return shards[-1].recount().locality
     if not shards:
-        end_with(order.coordinator)
-    shards.append(RunningShard(order))
+        end_with(assignment.coordinator)
+    shards.append(RunningShard(assignment))
     try:
         return shards[-1].load().locality
     except SetupError as error:

@@ -48,7 +48,7 @@ def process(shards: ShardPlan) -> Iterator[LoadingProcess]:
 
 def load(process: LoadingProcess, spec: ModelSpec, shards: ShardPlan, allow: bool = False) -> Locality | str:
     with group(spec, shards, LIMITS) as made:
-        return process.load(made.order(0, allow))
+        return process.load(made.assignment(0, allow))
 
 
 def moved(shards: ShardPlan, **changes: object) -> ShardPlan:
@@ -61,7 +61,7 @@ def test_every_byte_and_thread_of_a_bound_worker_is_found_on_its_node(
     process: LoadingProcess, spec: ModelSpec, shards: ShardPlan
 ) -> None:
     with group(spec, shards, LIMITS) as made:
-        found = process.load(made.order(0))
+        found = process.load(made.assignment(0))
         [(first, last)] = made.layout.parts
     [shard] = shards.shards
     assert isinstance(found, Locality)

@@ -77,7 +77,7 @@ def running_shards(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for worker in range(len(cpus)):
-            order = WorkerAssignment(
+            assignment = WorkerAssignment(
                 worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2
             )
             process = subprocess.Popen(
@@ -86,7 +86,7 @@ def running_shards(
             )  # fmt: skip
             processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(pickle.dumps(order))
+            process.stdin.write(pickle.dumps(assignment))
             process.stdin.close()
         for process in processes:
             assert process.stdout is not None
@@ -109,9 +109,9 @@ def chunk(first_position: int, tokens: Sequence[int], blocks: Sequence[int], sam
 
 def main() -> None:
     """Be the shard that the order on standard input names."""
-    order: WorkerAssignment = pickle.loads(sys.stdin.buffer.read())
-    end_with(order.coordinator)
-    shard = RunningShard(order)
+    assignment: WorkerAssignment = pickle.loads(sys.stdin.buffer.read())
+    end_with(assignment.coordinator)
+    shard = RunningShard(assignment)
     shard.load()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
