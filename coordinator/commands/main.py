@@ -194,8 +194,8 @@ def plan(
     from numoe.coordinator.commands.tables.forecast import describe_choice
     from numoe.coordinator.commands.tables.plan import describe_plan
     from numoe.coordinator.commands.terminal import out
+    from numoe.coordinator.machine.model_file import read_spec
     from numoe.coordinator.machine.planning import planned
-    from numoe.coordinator.process.loading import read_spec
     from numoe.coordinator.settings import check_settings
     from numoe.model.planning.plan_file import to_toml
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from numoe.coordinator.commands.terminal import LoadingView
 from numoe.coordinator.machine.measuring import Measured, measure_bandwidth
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import planned
-from numoe.coordinator.process.loading import read_spec
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
 from numoe.model.doctor.diagnosis import Wanted, diagnose, wanted_by
 from numoe.model.doctor.finding import Finding, worst

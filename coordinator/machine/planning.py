@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
 
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.doctor.process import cpu_quota, quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
-from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology import Topology, read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
 from numoe.model.planning.plan import PlanOptions, ShardPlan
 from numoe.model.planning.plan_file import from_toml
+from numoe.model.planning.plan_size import check_placement
 from numoe.model.planning.prediction.planner import Choice, Wishes, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
 from numoe.protos.errors import SetupError
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,29 @@ def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Pla
     found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
     choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
     return Planned(choice, speeds, stats)
+
+
+def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
+    """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
+    topology = read_topology()
+    shards = planned(spec, topology, settings).plan
+    positions = kv_tokens(settings.engine, spec.context_length)
+    check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
+    warn_of_quota(shards, Path("/"))
+    return shards
+
+
+def warn_of_quota(shards: ShardPlan, root: Path) -> None:
+    """Log that the process may not use the plan's cores all the time."""
+    quota, cores = cpu_quota(root), len({cpu for shard in shards.shards for cpu in shard.cpus})
+    if quota is not None and quota < cores:
+        _log.warning(
+            "cpu_quota_too_small",
+            found=f"a cgroup quota of {quota:g} CPUs",
+            expected=f"none, or at least {cores}, as many as the workers compute on",
+            cost=quota_cost(quota, cores),
+            mend=quota_remedy(quota),
+        )
 
 
 def _speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from numoe.coordinator.commands.main import main
 from numoe.coordinator.commands.terminal import harmless
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_stats import no_stats, save_stats
 from numoe.model.planning.plan_file import from_toml

@@ -20,8 +20,9 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Ready, Server
-from numoe.coordinator.process.loading import ServedModel, read_model
+from numoe.coordinator.process.loading import ServedModel
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import LoadProgress, Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
