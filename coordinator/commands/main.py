@@ -195,13 +195,13 @@ def plan(
     from numoe.coordinator.commands.tables.plan import describe_plan
     from numoe.coordinator.commands.terminal import out
     from numoe.coordinator.machine.model_file import read_spec
-    from numoe.coordinator.machine.planning import planned
+    from numoe.coordinator.machine.planning import decide_plan
     from numoe.coordinator.settings import check_settings
     from numoe.model.planning.plan_file import to_toml
 
     check_settings(settings)
     spec, topology = read_spec(model), _read_machine(root)
-    made = planned(spec, topology, settings)
+    made = decide_plan(spec, topology, settings)
     positions = kv_tokens(settings.engine, spec.context_length)
     kv_type = KV_TYPES[settings.engine.kv_type]
     out().print(describe_plan(made.plan, spec, topology, positions, kv_type))
@@ -235,7 +235,7 @@ def topology(*, root: Path = ROOT) -> None:
     root
         A folder with a copy of another machine's /sys and /proc, to show that machine instead.
     """
-    from numoe.coordinator.commands.tables.plan import describe_topology
+    from numoe.coordinator.commands.tables.topology import describe_topology
     from numoe.coordinator.commands.terminal import out
 
     out().print(describe_topology(_read_machine(root)))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.plan import human_bytes
+from numoe.coordinator.commands.tables.figures import human_bytes
 
 if TYPE_CHECKING:  # importing these takes longer than printing most answers
     from numoe.coordinator.commands.client import Answer

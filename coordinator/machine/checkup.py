@@ -9,7 +9,7 @@ from pathlib import Path
 from numoe.coordinator.commands.terminal import LoadingView
 from numoe.coordinator.machine.measuring import Measured, measure_bandwidth
 from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.machine.planning import planned
+from numoe.coordinator.machine.planning import decide_plan
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
 from numoe.model.doctor.diagnosis import Wanted, diagnose, wanted_by
 from numoe.model.doctor.finding import Finding, worst
@@ -46,7 +46,7 @@ def examine(topology: Topology, root: Path, model: Path | None, settings: ServeS
 
 def _wanted(model: Path, topology: Topology, settings: ServeSettings) -> Wanted:
     spec = read_spec(model)
-    plan = planned(spec, topology, settings).plan
+    plan = decide_plan(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
     return wanted_by(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
 

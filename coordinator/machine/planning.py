@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanDecision:
     """A choice, and what it rests on."""
 
     choice: Choice
@@ -36,7 +36,7 @@ class Planned:
         return self.choice.best.plan
 
 
-def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Planned:
+def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
     """The operator's plan where there is one, else the best for this machine; not checked against its memory."""
     chosen = settings.workers
     wishes = Wishes(
@@ -49,20 +49,20 @@ def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Pla
     speeds, stats = _speeds(topology, chosen), _stats(spec, chosen)
     if chosen.plan_file is None:
         options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return Planned(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
+        return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
     try:
         text = chosen.plan_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
     found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
     choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
-    return Planned(choice, speeds, stats)
+    return PlanDecision(choice, speeds, stats)
 
 
 def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
     topology = read_topology()
-    shards = planned(spec, topology, settings).plan
+    shards = decide_plan(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
     check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
     warn_of_quota(shards, Path("/"))
