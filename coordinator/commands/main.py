@@ -270,10 +270,11 @@ def doctor(
         As for serve.
     """
     from numoe.coordinator.commands.tables.doctor import describe_checkup
-    from numoe.coordinator.commands.terminal import out
+    from numoe.coordinator.commands.terminal import LoadingView, out
     from numoe.coordinator.machine.checkup import examine
 
-    checkup = examine(_read_machine(root), root, model, settings, measure)
+    with LoadingView() as view:
+        checkup = examine(_read_machine(root), root, model, settings, measure, lambda phase: view(phase, 0, 0))
     out().print(describe_checkup(checkup))
     if checkup.failed:
         sys.exit(FAILED_EXIT_CODE)
