@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from numoe.coordinator.settings import DEFAULT_ADDRESS
+from numoe.coordinator.settings import (
+    DEFAULT_ADDRESS,
+    EngineSettings,
+    ListenSettings,
+    ServeSettings,
+    WorkerSettings,
+)
 
 if TYPE_CHECKING:  # protobuf and numpy take longer to import than most commands run
     from numoe.model.made_up.synthetic import SyntheticShape
     from numoe.v1.generation_pb2 import Sampling, Stopping
+
+# A flag is called --address, not --settings.listen.address. Said here, so that settings.py knows of no command line.
+for _settings in (ServeSettings, ListenSettings, WorkerSettings, EngineSettings):
+    Parameter(name="*")(_settings)
 
 Shape = Literal["qwen3moe", "llama", "qwen3-30b-a3b", "qwen3-235b-a22b"]
 
