@@ -29,7 +29,7 @@ from bench.models import CASES, default_folder, written_model
 from bench.ours import Layout, Workload, measure_ours
 from bench.peers import Peer, find_peers, measure_peer
 from bench.report import failures, rows, table
-from numoe.coordinator.commands.options import ShapeOptions
+from numoe.coordinator.commands.demo_model import ShapeOptions
 from numoe.coordinator.settings import KvType
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.model.made_up.synthetic_shape import SyntheticShape

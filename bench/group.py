@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from numoe.coordinator.logs import configure_logging
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import start_workers

@@ -17,7 +17,7 @@ import numpy as np
 from bench.disturbance import busy
 from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.settings import KV_TYPES, EngineSettings, KvType
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec

@@ -19,7 +19,7 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.machine import integer_peak, read_bandwidth
 from bench.ours import Measured, Workload
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from numoe.coordinator.commands.client import CallError, Client
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.v1.generation_pb2 import GenerateRequest, Sampling, Stopping, TokenIds

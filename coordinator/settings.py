@@ -6,20 +6,31 @@ the same names (step_tokens = 512); what none of them names keeps its default. N
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
-from cyclopts import Parameter
-
+from numoe.coordinator.addresses import is_loopback
 from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
 
 KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
 DEFAULT_ADDRESS = "127.0.0.1:50151"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a number must be, said in its field's annotation; NaN and infinity are refused with every bound."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Bound("more than 0", lambda value: value > 0)
+NOT_NEGATIVE = Bound("0 or more", lambda value: value >= 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +43,10 @@ class ListenSettings:
     insecure: bool = False
     """Listen beyond loopback although nothing is encrypted and nobody is asked for a key."""
 
-    message_bytes: int = 16 << 20
+    message_bytes: Annotated[int, POSITIVE] = 16 << 20
     """Largest request accepted, in bytes."""
 
-    concurrent_requests: int = 1024
+    concurrent_requests: Annotated[int, POSITIVE] = 1024
     """Calls of any kind open at once; further ones are refused before they are read."""
 
 
@@ -43,10 +54,10 @@ class ListenSettings:
 class WorkerSettings:
     """How the model is spread over processes and threads."""
 
-    workers: int | None = None
+    workers: Annotated[int | None, POSITIVE] = None
     """Worker processes. Default: one per NUMA node."""
 
-    threads_per_worker: int | None = None
+    threads_per_worker: Annotated[int | None, POSITIVE] = None
     """Computing threads of each worker. Default: one per physical core it owns."""
 
     nodes: tuple[int, ...] | None = None
@@ -68,7 +79,7 @@ class WorkerSettings:
     replicas: float | None = None
     """Whole experts held once more, as a share of a layer's: 0.25. Default: as many as help and fit."""
 
-    batch: int = 1
+    batch: Annotated[int, POSITIVE] = 1
     """Requests at once that the plan is made for."""
 
     expert_stats: Path | None = None
@@ -78,10 +89,10 @@ class WorkerSettings:
     """Memory bandwidth in GB/s, of all nodes or of each, to predict with.
     Default: as `numoe doctor` measured, or a guess."""
 
-    step_timeout_seconds: float = 600.0
+    step_timeout_seconds: Annotated[float, POSITIVE] = 600.0
     """Longest a single step may take before its workers count as lost."""
 
-    start_timeout_seconds: float = 3600.0
+    start_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest that starting, compiling and loading may take."""
 
 
@@ -89,42 +100,41 @@ class WorkerSettings:
 class EngineSettings:
     """What the scheduler may do at once, and for how long."""
 
-    step_tokens: int = 512
+    step_tokens: Annotated[int, POSITIVE] = 512
     """Token positions computed in one step, all requests together."""
 
-    prefill_chunk: int | None = None
+    prefill_chunk: Annotated[int | None, POSITIVE] = None
     """Most positions of one prompt in one step. Default: step_tokens."""
 
-    sequences: int = 32
+    sequences: Annotated[int, POSITIVE] = 32
     """Requests in work at once."""
 
-    context_tokens: int | None = None
+    context_tokens: Annotated[int | None, POSITIVE] = None
     """Longest prompt and answer together, in tokens. Default: the model's context, at most 8192."""
 
-    kv_tokens: int | None = None
+    kv_tokens: Annotated[int | None, POSITIVE] = None
     """Positions of all requests together that keys and values are kept for. Default: four full contexts."""
 
     kv_type: KvType = "f16"
     """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
 
-    queue_length: int = 64
+    queue_length: Annotated[int, NOT_NEGATIVE] = 64
     """Requests that may wait; one more is refused."""
 
-    request_timeout_seconds: float = 3600.0
+    request_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest life of a request, waiting included, whatever deadline its client set."""
 
-    drain_timeout_seconds: float = 30.0
+    drain_timeout_seconds: Annotated[float, NOT_NEGATIVE] = 30.0
     """On SIGTERM or Ctrl-C: how long running requests may take to finish."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Everything `numoe serve` can be told."""
 
-    listen: Annotated[ListenSettings, Parameter(name="*")] = field(default_factory=ListenSettings)
-    workers: Annotated[WorkerSettings, Parameter(name="*")] = field(default_factory=WorkerSettings)
-    engine: Annotated[EngineSettings, Parameter(name="*")] = field(default_factory=EngineSettings)
+    listen: ListenSettings = field(default_factory=ListenSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 KV_TYPES: Mapping[KvType, TensorType] = {
@@ -147,32 +157,10 @@ def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
 
 
-_POSITIVE = (
-    "listen.message_bytes",
-    "listen.concurrent_requests",
-    "workers.workers",
-    "workers.threads_per_worker",
-    "workers.batch",
-    "workers.step_timeout_seconds",
-    "workers.start_timeout_seconds",
-    "engine.step_tokens",
-    "engine.prefill_chunk",
-    "engine.sequences",
-    "engine.context_tokens",
-    "engine.kv_tokens",
-    "engine.request_timeout_seconds",
-)
-
-
 def check_settings(settings: ServeSettings) -> None:
     """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
-    for path in _POSITIVE:
-        group, name = path.split(".")
-        value = getattr(getattr(settings, group), name)
-        if value is not None and value <= 0:
-            raise SetupError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
-    if settings.engine.queue_length < 0 or settings.engine.drain_timeout_seconds < 0:
-        raise SetupError("--queue-length and --drain-timeout-seconds may be 0, but not less")
+    for group in (settings.listen, settings.workers, settings.engine):
+        _check_bounds(group)
     if settings.engine.prefill_chunk is not None and settings.engine.prefill_chunk > settings.engine.step_tokens:
         raise SetupError(
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
@@ -184,16 +172,14 @@ def check_settings(settings: ServeSettings) -> None:
         )
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address; a malformed address is a SetupError."""
-    if address.startswith("unix:"):
-        return True
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal() or int(port) > 65535:
-        raise SetupError(f"the address {address!r} has no port: expected HOST:PORT or unix:PATH")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def _check_bounds(group: ListenSettings | WorkerSettings | EngineSettings) -> None:
+    """Raise SetupError for a number that is set and does not keep to the bound in its field's annotation."""
+    for name, hint in get_type_hints(type(group), include_extras=True).items():
+        value = getattr(group, name)
+        for bound in getattr(hint, "__metadata__", ()):
+            if value is None:
+                continue
+            finite = -math.inf < value < math.inf  # not for NaN
+            if not (finite and bound.holds(value)):
+                words = bound.words if finite else f"{bound.words} and finite"
+                raise SetupError(f"--{name.replace('_', '-')} is {value}, expected {words}")

@@ -22,7 +22,7 @@ from bench.group import PATIENCE_SECONDS, chunk, worker_group
 from bench.models import default_folder
 from bench.quality.divergence import Divergence, divergence, first_position, read_saved
 from bench.quality.padded import dequantised, write_padded
-from numoe.coordinator.process.loading import read_model
+from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf

@@ -14,7 +14,7 @@ from cyclopts import App
 from rich.console import Console
 
 from bench.group import PATIENCE_SECONDS, chunk, worker_group
-from numoe.coordinator.process.loading import read_model
+from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.coordinator.workers.group import HostGroup
 from numoe.protos.messages import Step

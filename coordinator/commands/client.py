@@ -11,6 +11,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from numoe.protos.errors import NumoeError
 from numoe.v1 import generation_pb2, generation_pb2_grpc, placement_pb2, placement_pb2_grpc
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
@@ -21,7 +22,7 @@ _OPTIONS = [
 ]
 
 
-class CallError(Exception):
+class CallError(NumoeError):
     """A call that did not end well, as one line for people."""
 
 

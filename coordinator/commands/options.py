@@ -1,19 +1,26 @@
-"""Flags that several commands share, or that are too many to stand in a signature."""
+"""What several commands take: the service to ask, the settings of a service, the machine to look at."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from numoe.coordinator.settings import DEFAULT_ADDRESS
+from numoe.coordinator.settings import (
+    DEFAULT_ADDRESS,
+    EngineSettings,
+    ListenSettings,
+    ServeSettings,
+    WorkerSettings,
+)
+from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
+from numoe.protos.errors import SetupError
 
-if TYPE_CHECKING:  # protobuf and numpy take longer to import than most commands run
-    from numoe.model.made_up.synthetic_shape import SyntheticShape
-    from numoe.v1.generation_pb2 import Sampling, Stopping
-
-Shape = Literal["qwen3moe", "llama", "qwen3-30b-a3b", "qwen3-235b-a22b"]
+if TYPE_CHECKING:
+    from numoe.coordinator.commands.client import Client
 
 
 @Parameter(name="*")
@@ -25,6 +32,12 @@ class ServiceOptions:
     """Where the service listens."""
     timeout_seconds: float | None = None
     """Give up after this long. Default: never."""
+
+    def connect(self) -> Client:
+        """The service's client, to be used in `with`."""
+        from numoe.coordinator.commands.client import Client  # brings gRPC: 0.2 s that `--help` does without
+
+        return Client(self.address, self.timeout_seconds)
 
 
 @Parameter(name="*")
@@ -49,74 +62,19 @@ class CallOptions(ServiceOptions):
     seed: int | None = None
     """The same seed gives the same answer. Default: another one each time."""
 
-    def sampling(self) -> Sampling:
-        """What was said of drawing; the rest is left to the service."""
-        from numoe.v1.generation_pb2 import Sampling
 
-        return Sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-        )
+# A flag is called --address, not --settings.listen.address. Said here, so that settings.py knows of no command line.
+for _settings in (ServeSettings, ListenSettings, WorkerSettings, EngineSettings):
+    Parameter(name="*")(_settings)
 
-    def stopping(self) -> Stopping:
-        from numoe.v1.generation_pb2 import Stopping
-
-        return Stopping(max_tokens=self.max_tokens, stop=self.stop or ())
+SERVICE_OPTIONS = ServiceOptions()
+CALL_OPTIONS = CallOptions()
+SERVE_SETTINGS = ServeSettings()
+ROOT = Path("/")
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True)
-class ShapeOptions:
-    """The shape of a model with random weights; what is not said is as in --shape."""
-
-    shape: Shape | None = None
-    """Write random weights in this shape: a small model of an architecture, or a real model's sizes."""
-    layers: int | None = None
-    """Layers."""
-    width: int | None = None
-    """Values of a hidden state."""
-    query_heads: int | None = None
-    """Query heads."""
-    kv_heads: int | None = None
-    """Key and value heads."""
-    head_size: int | None = None
-    """Values of a head."""
-    experts: int | None = None
-    """Experts of a layer; 1 is a dense model (llama only)."""
-    active_experts: int | None = None
-    """Experts that run for each token."""
-    expert_width: int | None = None
-    """Values between the two halves of an expert."""
-    vocabulary: int | None = None
-    """Token ids."""
-    context_length: int | None = None
-    """Longest context."""
-    type: str | None = None
-    """Type of the weights, or the mix of types that files of such a name have: BF16, Q8_0, Q4_K_M. Default: Q8_0."""
-    pure: bool = False
-    """All matrices of the type that most matrices of --type have."""
-    weights_seed: int = 0
-    """The same seed gives the same file."""
-    header_only: bool = False
-    """Leave the weights out: the file has a hole of their size, takes no disk, and serves to plan with."""
-
-    def synthetic(self) -> SyntheticShape | None:
-        """The shape that was asked for; None: none was."""
-        from numoe.model.made_up.synthetic_shape import PRESETS, SyntheticShape
-        from numoe.model.made_up.type_mixes import named
-
-        if self.shape is None:
-            return None
-        start = PRESETS.get(self.shape) or SyntheticShape()
-        if self.shape == "llama":
-            start = replace(start, architecture="llama")
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        sizes = {name: value for name, value in said.items() if value is not None and hasattr(start, name)}
-        if self.type is not None:
-            sizes["type"], mix = named(self.type.upper())
-            sizes["mix"] = "" if self.pure else mix
-        return replace(start, **sizes)
+def read_machine(root: Path) -> Topology:
+    """The machine whose /sys and /proc are in `root`; raises SetupError where they are not."""
+    if not (root / "sys/devices/system").is_dir() and not (root / "proc").is_dir():
+        raise SetupError(f"{root} holds no copy of a machine: expected folders sys/devices/system and proc in it")
+    return read_topology(root)

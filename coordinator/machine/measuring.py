@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]  # memory nodes done, in all
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """The figures, and what kept others from being taken."""
 
     bandwidth: Bandwidth
@@ -47,7 +47,7 @@ class Measured:
 
 def measure_bandwidth(
     topology: Topology, bytes_per_node: int | None = None, progress: Progress = lambda done, total: None
-) -> Measured:
+) -> Measurement:
     """Run the measurement, 2 to 10 s; raises ServiceError where a measuring process fails."""
     readers = [node for node in topology.nodes if node.cores]
     memories = [node for node in topology.nodes if node.memory_bytes]
@@ -61,7 +61,7 @@ def measure_bandwidth(
             if size < LEAST_BYTES:
                 remarks.append(f"node {memory.id} has too little free memory to measure")
             else:
-                started.append((memory, stack.enter_context(_Measuring(memory, readers, size, seconds))))
+                started.append((memory, stack.enter_context(_MeasuringProcess(memory, readers, size, seconds))))
         for _, process in started:
             process.await_ready()  # all of them: none shall compile while another one measures
         for done, (memory, process) in enumerate(started):
@@ -76,7 +76,9 @@ def measure_bandwidth(
             reads += [Read(int(node), memory.id, rate) for node, rate in answer["rates"].items()]
     measured_at = time.strftime("%Y-%m-%d %H:%M")
     ordered = tuple(sorted(reads, key=lambda read: (read.cores_of, read.memory_of)))
-    return Measured(Bandwidth(topology.processor.name, measured_at, cores_of_nodes(topology), ordered), tuple(remarks))
+    return Measurement(
+        Bandwidth(topology.processor.name, measured_at, cores_of_nodes(topology), ordered), tuple(remarks)
+    )
 
 
 def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> int:
@@ -91,7 +93,7 @@ def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> 
     return min(wanted, MOST_BYTES, memory.available_bytes // MEMORY_SHARE, (limit - used) // MEMORY_SHARE)
 
 
-class _Measuring:
+class _MeasuringProcess:
     """One measuring process; killed with what it holds when the block ends."""
 
     def __init__(self, memory: Node, readers: Sequence[Node], size: int, seconds: float) -> None:
@@ -104,7 +106,7 @@ class _Measuring:
         self._command = [*bound, sys.executable, "-m", "numoe.worker.placing.read_speed", json.dumps(order)]
         self._node, self._late = memory.id, False
 
-    def __enter__(self) -> _Measuring:
+    def __enter__(self) -> _MeasuringProcess:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         return self

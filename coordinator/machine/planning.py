@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
 
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
+from numoe.model.machine.cgroups import cpu_quota
 from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
 from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml
 from numoe.model.planning.prediction.candidates import Wishes
 from numoe.model.planning.prediction.planner import Choice, choose_plan, price_plan
@@ -17,9 +24,11 @@ from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measu
 from numoe.model.planning.splitting import PlanOptions
 from numoe.protos.errors import SetupError
 
+_log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanDecision:
     """A choice, and what it rests on."""
 
     choice: Choice
@@ -31,7 +40,7 @@ class Planned:
         return self.choice.best.plan
 
 
-def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Planned:
+def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
     """The operator's plan where there is one, else the best for this machine; not checked against its memory."""
     chosen = settings.workers
     wishes = Wishes(
@@ -44,14 +53,37 @@ def planned(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> Pla
     speeds, stats = _speeds(topology, chosen), _stats(spec, chosen)
     if chosen.plan_file is None:
         options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return Planned(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
+        return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
     try:
         text = chosen.plan_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
     found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
     choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
-    return Planned(choice, speeds, stats)
+    return PlanDecision(choice, speeds, stats)
+
+
+def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
+    """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
+    topology = read_topology()
+    shards = decide_plan(spec, topology, settings).plan
+    positions = kv_tokens(settings.engine, spec.context_length)
+    check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
+    warn_of_quota(shards, Path("/"))
+    return shards
+
+
+def warn_of_quota(shards: ShardPlan, root: Path) -> None:
+    """Log that the process may not use the plan's cores all the time."""
+    quota, cores = cpu_quota(root), len({cpu for shard in shards.shards for cpu in shard.cpus})
+    if quota is not None and quota < cores:
+        _log.warning(
+            "cpu_quota_too_small",
+            found=f"a cgroup quota of {quota:g} CPUs",
+            expected=f"none, or at least {cores}, as many as the workers compute on",
+            cost=quota_cost(quota, cores),
+            mend=quota_remedy(quota),
+        )
 
 
 def _speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:

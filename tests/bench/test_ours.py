@@ -13,7 +13,7 @@ import pytest
 from bench.__main__ import Options, chosen_shapes
 from bench.models import CASES, model_path
 from bench.ours import Layout, Workload, operations_per_token
-from numoe.coordinator.commands.options import ShapeOptions
+from numoe.coordinator.commands.demo_model import ShapeOptions
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.errors import SetupError

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.process.loading import read_model
+from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.group import HostGroup

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.process.loading import read_spec
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.planning.expert_stats import load_stats
 from tests.system.clients import SERVE_FLAGS, ask, connected
 from tests.system.serve_process import serving

@@ -1,4 +1,4 @@
-"""Finds out whether a worker's memory and threads are where its order puts them, moves what is not, refuses the rest.
+"""Finds out whether memory and threads are where a worker's assignment puts them, moves what is not, or refuses.
 
 Guarantees: a worker whose locality is verified has every written byte of its weights, its KV cache and its part of the
 arena on its node, and every thread of its process within its CPUs, as the kernel told after they were loaded.

@@ -1,4 +1,4 @@
-"""One shard, from an order to threads that run steps; everything of a worker but the way it is started."""
+"""One shard, from an assignment to threads that run steps; everything of a worker but the way it is started."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.plan import printable, ruled_table
+from numoe.coordinator.commands.tables.figures import harmless, human_count, ruled_table
 from numoe.coordinator.machine.checkup import Checkup
 from numoe.model.doctor.finding import LEVELS, Finding
 from numoe.model.machine.bandwidth import Bandwidth
@@ -17,10 +17,10 @@ STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow", "problem": "b
 
 
 def describe_checkup(checkup: Checkup) -> RenderableType:
-    """The worst last, where it is read first."""
+    """Show the findings from good to bad: the last ones are read first."""
     parts: list[RenderableType] = []
     if checkup.topology.processor.name:
-        parts.append(Text(printable(checkup.topology.processor.name)))
+        parts.append(Text(harmless(checkup.topology.processor.name)))
     if checkup.bandwidth is not None and checkup.bandwidth.reads:
         parts.append(_matrix(checkup.bandwidth))
     parts.append(_findings(sorted(checkup.findings, key=lambda finding: LEVELS.index(finding.level))))
@@ -56,5 +56,5 @@ def _findings(findings: list[Finding]) -> Table:
 
 def _summary(findings: tuple[Finding, ...]) -> str:
     counts = Counter(finding.level for finding in findings)
-    bad = [f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS[:0:-1] if counts[level]]
+    bad = [human_count(counts[level], level) for level in LEVELS[:0:-1] if counts[level]]
     return ", ".join(bad) + "." if bad else "Nothing to mend."

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.plan import human_bytes, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, ruled_table
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan_size import shard_bytes

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.plan import human_bytes, printable, ruled_table
+from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
 from numoe.model.machine.id_lists import format_id_list
 from numoe.v1.placement_pb2 import GetPlacementResponse, MemoryOnNodes, WorkerPlacement, WorkerState
 
@@ -17,12 +17,12 @@ def describe_placement(placement: GetPlacementResponse) -> RenderableType:
     """Tabulate each worker's place, binding and memory, then which layers have how much of it on which node."""
     workers = placement.workers
     problems = [
-        Text(f"Worker {worker.worker}: {printable(worker.locality.problem)}.")
+        Text(f"Worker {worker.worker}: {harmless(worker.locality.problem)}.")
         for worker in workers
         if worker.locality.problem
     ]
     return Group(
-        Text(f"{placement.split} split over {len(workers)} worker{'s' if len(workers) != 1 else ''}"),
+        Text(f"{placement.split} split over {human_count(len(workers), 'worker')}"),
         _worker_table(workers),
         _memory_table(workers),
         *problems,
@@ -39,7 +39,7 @@ def _worker_table(workers: Sequence[WorkerPlacement]) -> RenderableType:
             str(worker.numa_node) if worker.HasField("numa_node") else "-",
             format_id_list(worker.cpus),
             WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower(),
-            printable(found.binding) or "-",
+            harmless(found.binding) or "-",
             f"{found.threads_inside} of {found.threads}" if found.threads else "-",
         )
     return shown

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Coordinator, Ready
-from numoe.coordinator.process.loading import read_model
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement

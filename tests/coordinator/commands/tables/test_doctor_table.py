@@ -8,7 +8,7 @@ from numoe.model.doctor.finding import Finding
 from numoe.model.machine.bandwidth import Bandwidth, Read
 from numoe.model.machine.processor import Processor
 from numoe.model.machine.topology import Topology
-from tests.coordinator.commands.tables.test_tables import shown
+from tests.coordinator.commands.tables.screen import shown
 
 MATRIX = Bandwidth(
     "", "2026-01-02 03:04", ((0, 20), (1, 20)), (Read(0, 0, 105.4e9), Read(0, 1, 51.04e9), Read(1, 1, 99.44e9))

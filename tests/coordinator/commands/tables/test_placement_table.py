@@ -10,7 +10,7 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.locality import Locality
-from tests.coordinator.commands.tables.test_tables import shown
+from tests.coordinator.commands.tables.screen import shown
 
 GIB = 1 << 30
 PART = Range(0, 16)

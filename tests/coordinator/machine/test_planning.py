@@ -1,4 +1,4 @@
-"""What is said before a model is loaded."""
+"""What is said before a plan is obeyed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from numoe.coordinator.process.loading import warn_of_quota
+from numoe.coordinator.machine.planning import warn_of_quota
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from tests.machines import TWO_XEON_6138, write, write_machine

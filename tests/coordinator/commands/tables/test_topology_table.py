@@ -1,4 +1,4 @@
-"""What `numoe topology` and `numoe plan` put on the screen."""
+"""What `numoe topology` puts on the screen."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
 
-from numoe.coordinator.commands.tables.plan import describe_plan, describe_topology, human_bytes
+from numoe.coordinator.commands.tables.topology import describe_topology
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan_size import node_bytes
-from numoe.model.planning.splitting import PlanOptions, make_plan
+from tests.coordinator.commands.tables.screen import shown
 from tests.machines import (
     SNC4_ONE_SOCKET,
     TWO_EPYC_9755_NPS4,
@@ -22,19 +20,6 @@ from tests.machines import (
     Machine,
     write_machine,
 )
-from tests.tiny_model import TinyShape, tiny_spec
-
-
-def shown(renderable: RenderableType, width: int = 140) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
-
-
-@pytest.fixture
-def two_sockets(recorded_machines: Path) -> Topology:
-    return read_topology(recorded_machines / "two-sockets")
 
 
 def test_the_machine_is_drawn_package_by_package(two_sockets: Topology) -> None:
@@ -60,46 +45,6 @@ def test_what_may_not_be_used_is_named(two_sockets: Topology) -> None:
     text = shown(describe_topology(replace(two_sockets, forbidden_cpus=(4, 5, 6), forbidden_nodes=(1,))))
     assert "CPUs 4-6 exist but this process may not use them" in text
     assert "Memory of node 1 exists but this process may not use it" in text
-
-
-def test_the_plan_shows_each_workers_share_and_whether_it_fits(two_sockets: Topology) -> None:
-    spec = tiny_spec(TinyShape())
-    made = make_plan(spec, two_sockets, PlanOptions(workers=3))
-    text = shown(describe_plan(made, spec, two_sockets, context_tokens=4096))
-    for part in ("tiny qwen3moe: tensor split over 3 workers", "0-1", "5-7", "224-330", "4,096 positions", "yes"):
-        assert part in text
-    assert "Note: fewer NUMA nodes (2) than workers (3)" in text
-
-
-def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> None:
-    spec = tiny_spec(TinyShape())
-    small = replace(two_sockets, nodes=tuple(replace(node, available_bytes=1024) for node in two_sockets.nodes))
-    made = make_plan(spec, small)
-    text = shown(describe_plan(made, spec, small, context_tokens=8))
-    assert f"no, {human_bytes(node_bytes(made, spec, 8)[0] - 1024)} short" in text
-
-
-def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None:
-    spec = replace(tiny_spec(TinyShape()), name="\x1b[2J[red]evil[/red]\n")
-    text = shown(describe_plan(make_plan(spec, two_sockets), spec, two_sockets, context_tokens=8))
-    assert "\x1b" not in text
-    assert "[red]evil[/red]" in text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "0.98 KiB"),
-        (1023 * 1024, "1.00 MiB"),
-        (1536, "1.50 KiB"),
-        (10 << 20, "10.0 MiB"),
-        (250 << 30, "250 GiB"),
-    ],
-)
-def test_bytes_are_said_in_three_digits(count: int, text: str) -> None:
-    assert human_bytes(count) == text
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -1,0 +1,69 @@
+"""`numoe generate` and `numoe chat`: ask a running service."""
+
+from __future__ import annotations
+
+import sys
+
+from numoe.coordinator.commands.answers import read_turns, stream_answer
+from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions
+from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, GenerateRequest, Sampling, Stopping
+
+
+def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
+    """Continue a text; the answer streams to standard output.
+
+    Parameters
+    ----------
+    text
+        The text to continue. Default: what standard input holds.
+    options
+        Which service, and how to draw.
+    parse_special
+        Let control tokens written in the text, such as <|im_end|>, become those tokens.
+    """
+    request = GenerateRequest(
+        text=sys.stdin.read() if text is None else text,
+        parse_special=parse_special,
+        sampling=_sampling(options),
+        stopping=_stopping(options),
+    )
+    with options.connect() as client:
+        stream_answer(client.generate(request))
+
+
+def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, system: str | None = None) -> None:
+    """Talk to the model; with TEXT one answer, without it a conversation.
+
+    Parameters
+    ----------
+    text
+        What to say. Default: a conversation, each line of standard input a turn; /exit or Ctrl-D ends it.
+    options
+        Which service, and how to draw.
+    system
+        Instructions for the whole conversation. Default: what the model's template has.
+    """
+    messages = [ChatMessage(role="system", content=system)] if system else []
+    with options.connect() as client:
+        for said in read_turns() if text is None else [text]:
+            messages.append(ChatMessage(role="user", content=said))
+            request = ChatRequest(messages=messages, sampling=_sampling(options), stopping=_stopping(options))
+            # Ctrl-C ends an answer, and what there is of it stays in the conversation.
+            answer = stream_answer(client.chat(request), keep_interrupted=text is None)
+            messages.append(ChatMessage(role="assistant", content=answer))
+
+
+def _sampling(options: CallOptions) -> Sampling:
+    """What was said of drawing; the rest is left to the service."""
+    return Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+
+
+def _stopping(options: CallOptions) -> Stopping:
+    return Stopping(max_tokens=options.max_tokens, stop=options.stop or ())

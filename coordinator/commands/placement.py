@@ -1,0 +1,36 @@
+"""`numoe placement` and `numoe rebalance`: show where a running service's model lies, and move its experts."""
+
+from __future__ import annotations
+
+from numoe.coordinator.commands.options import SERVICE_OPTIONS, ServiceOptions
+from numoe.coordinator.commands.progress import show_moves
+from numoe.coordinator.commands.tables.placement import describe_placement
+from numoe.coordinator.commands.terminal import out
+from numoe.v1.placement_pb2 import RebalanceRequest
+
+
+def placement(*, options: ServiceOptions = SERVICE_OPTIONS) -> None:
+    """Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.
+
+    Parameters
+    ----------
+    options
+        Which service.
+    """
+    with options.connect() as client:
+        out().print(describe_placement(client.placement()))
+
+
+def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = None) -> None:
+    """Move whole experts between the workers of a running service, so that all compute equally much.
+
+    Parameters
+    ----------
+    options
+        Which service.
+    drain
+        A worker to empty of experts instead, so that its node can rest.
+    """
+    with options.connect() as client:
+        moves = show_moves(client.rebalance(RebalanceRequest(drain_worker=drain)))
+    out().print(f"{moves} experts moved" if moves else "the experts lie well as they are")

@@ -1,0 +1,59 @@
+"""`numoe plan`: makes the plan that `numoe serve` would make, explains it and writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
+from numoe.coordinator.commands.tables.plan import describe_plan
+from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, kv_tokens
+from numoe.model.planning.plan_file import to_toml
+from numoe.protos.errors import SetupError
+
+
+def plan(
+    model: Path,
+    /,
+    *,
+    settings: ServeSettings = SERVE_SETTINGS,
+    output: Path | None = None,
+    root: Path = ROOT,
+    config: Path | None = None,
+) -> None:
+    """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, the first one if it is split.
+    settings
+        As for serve.
+    output
+        Write the plan here too, to be read, edited and given to `numoe serve --plan-file`.
+    root
+        A folder with a copy of another machine's /sys and /proc, to plan for that machine instead.
+    config
+        As for serve.
+    """
+    check_settings(settings)
+    # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
+    from numoe.coordinator.commands.tables.forecast import describe_choice
+    from numoe.coordinator.machine.model_file import read_spec
+    from numoe.coordinator.machine.planning import decide_plan
+
+    spec, topology = read_spec(model), read_machine(root)
+    decision = decide_plan(spec, topology, settings)
+    positions = kv_tokens(settings.engine, spec.context_length)
+    kv_type = KV_TYPES[settings.engine.kv_type]
+    out().print(describe_plan(decision.plan, spec, topology, positions, kv_type))
+    out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
+    if output is not None:
+        _write_text(output, to_toml(decision.plan))
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,63 @@
+"""`numoe serve`: serves a model until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from numoe.coordinator.commands.demo_model import find_demo_model
+from numoe.coordinator.commands.options import SERVE_SETTINGS
+from numoe.coordinator.commands.progress import LoadingView
+from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.settings import ServeSettings, check_settings
+
+if TYPE_CHECKING:
+    from numoe.coordinator.process.life import Ready
+
+
+def serve(
+    model: Path | None = None, /, *, settings: ServeSettings = SERVE_SETTINGS, config: Path | None = None
+) -> None:
+    """Serve a model until Ctrl-C or SIGTERM.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, the first one if it is split. Default: the demo model, made on first use.
+    settings
+        All other settings.
+    config
+        A TOML file with any of these settings, e.g. step_tokens = 512.
+    """
+    check_settings(settings)
+    # They bring gRPC, numpy and structlog: 0.9 s, which `--help` and a refused flag do not wait for.
+    from numoe.coordinator.logs import configure_logging
+    from numoe.coordinator.process.life import serve as serve_until_signal
+    from numoe.coordinator.process.loading import load_model
+
+    configure_logging()
+    with LoadingView() as view:
+        path = model or find_demo_model(view)
+
+        def announce(ready: Ready) -> None:
+            gc.collect()
+            gc.freeze()  # what is there now stays: looking through its 80,000 objects again held every request up 30 ms
+            view.close()
+            _show_ready(ready)
+
+        asyncio.run(serve_until_signal(settings, lambda report: load_model(path, settings, report), view, announce))
+
+
+def _show_ready(ready: Ready) -> None:
+    """Write one line that both people and scripts wait for."""
+    name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
+    facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
+    facts += f' binding="{ready.binding}"'
+    console = out()
+    console.print(Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}"))
+    console.file.flush()  # behind a pipe nobody would see it before the process ends

@@ -1,0 +1,73 @@
+"""Plans as the command makes, explains and writes them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from numoe.model.planning.expert_stats import no_stats, save_stats
+from numoe.model.planning.plan_file import from_toml
+from tests.coordinator.api.grpc.grpc_serving import tiny_read
+from tests.coordinator.commands.numoe_process import numoe
+from tests.machines import TWO_XEON_6138, write_machine
+
+
+def test_plan_shows_and_writes_what_serve_can_obey(model: Path, tmp_path: Path) -> None:
+    done = numoe(
+        "plan", str(model), "--workers", "3", "--threads-per-worker", "1", "--output", str(tmp_path / "p.toml")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 workers" in done.stdout
+    assert len(from_toml((tmp_path / "p.toml").read_text(), tiny_read()[0]).shards) == 3
+
+
+def test_plan_makes_and_explains_the_split_that_was_asked_for(model: Path, tmp_path: Path) -> None:
+    spec, plans = tiny_read()[0], {}
+    for name, flags in (("rows", ["--split", "tensor"]), ("whole", ["--split", "expert", "--replicas", "0.25"])):
+        path = tmp_path / f"{name}.toml"
+        common = ("--workers", "2", "--threads-per-worker", "1", "--bandwidth", "40", "--batch", "4")
+        done = numoe("plan", str(model), *common, *flags, "--output", str(path))
+        assert done.returncode == 0, done.stderr
+        for part in ("as told: 40 GB/s", "was asked for", "4 at once", "ways to split", "expert + 25 %"):
+            assert part in done.stdout
+        plans[name] = from_toml(path.read_text(), spec)
+    assert [made.split for made in plans.values()] == ["tensor", "expert"]
+    done = numoe("plan", str(model), "--plan-file", str(tmp_path / "whole.toml"))
+    assert f"Split: expert. Why: {tmp_path}/whole.toml says so." in done.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_plan_predicts_by_what_was_counted(model: Path, tmp_path: Path) -> None:
+    spec, path = tiny_read()[0], tmp_path / "stats.json"
+    row = [0] * spec.experts
+    row[: spec.active_experts] = [50] * spec.active_experts
+    save_stats(path, no_stats(spec).plus([row] * spec.layers))
+    done = numoe("plan", str(model), "--workers", "2", "--expert-stats", str(path))
+    assert "as in 50 tokens that were counted" in done.stdout.replace("\n", " ")
+    assert "Nothing is known" in numoe("plan", str(model), "--workers", "2").stdout.replace("\n", " ")
+
+
+def test_a_large_model_is_planned_from_its_header_for_another_machine(tmp_path: Path, recorded_machines: Path) -> None:
+    path = tmp_path / "large.gguf"
+    done = numoe("demo-model", str(path), "--shape", "qwen3-235b-a22b", "--type", "q4_k_m", "--header-only")
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_size > 130 << 30
+    assert path.stat().st_blocks * 512 < 64 << 20
+    done = numoe("plan", str(path), "--root", str(recorded_machines / "two-sockets"), "--bandwidth", "105")
+    assert done.returncode == 0, done.stderr
+    assert "tensor split over 2 workers" in done.stdout
+    assert "nothing fits the nodes' memory" in done.stdout.replace("\n", " ")
+    assert [number for number in re.findall(r"([\d.]+) tokens/s for one", done.stdout) if 3 < float(number) < 20]
+
+
+def test_a_plan_for_two_sockets_says_what_is_chosen_and_why(tmp_path: Path) -> None:
+    path, root = tmp_path / "large.gguf", tmp_path / "machine"
+    numoe("demo-model", str(path), "--shape", "qwen3-235b-a22b", "--header-only")
+    write_machine(root, TWO_XEON_6138)
+    done = numoe("plan", str(path), "--root", str(root), "--bandwidth", "105", "--output", str(tmp_path / "plan.toml"))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Split: tensor. Why: nothing else that fits is predicted to be more than 3% faster." in said
+    assert "of each core: 160 GOP/s" in said
+    [speed] = re.findall(r"Predicted: ([\d.]+) tokens/s for one request", said)
+    assert 5 < float(speed) < 2 * 105 / 22.9  # GB/s of both sockets over GB of a token
+    assert (tmp_path / "plan.toml").read_text().count("[[shard]]") == 2
