@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Sampling, Step, StepLimits, StepResult
 from tests.coordinator.tiny_tokenizer import TOKENIZER

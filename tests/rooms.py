@@ -33,12 +33,21 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/loading": ("worker/placing", "kernels", "kernels/weights", "model/*", "protos"),
     "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", "model/*", "protos"),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
-    "coordinator/engine": ("coordinator", "model/text", "protos"),
+    "coordinator/requests": ("coordinator", "model/text", "protos"),
+    "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/workers": ("coordinator", "coordinator/engine", "model/*", "protos"),
-    "coordinator/api": ("coordinator", "coordinator/engine", "coordinator/workers", "model/*", "protos"),
+    "coordinator/api": (
+        "coordinator",
+        "coordinator/requests",
+        "coordinator/engine",
+        "coordinator/workers",
+        "model/*",
+        "protos",
+    ),
     "coordinator/api/grpc": (
         "coordinator",
+        "coordinator/requests",
         "coordinator/engine",
         "coordinator/workers",
         "coordinator/api",

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from numoe.coordinator.api.prompts import Turn, encode_conversation, encode_text
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.engine.generation import Generation
-from numoe.coordinator.engine.requests import GenerationRequest, token_budget
+from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.request import GenerationRequest, token_budget
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.engine.requests import RequestLimits
+from numoe.coordinator.requests.request import RequestLimits
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.text.chat_template import ChatTemplate

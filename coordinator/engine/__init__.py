@@ -1,1 +1,1 @@
-"""Requests, batches and tokens; knows workers as a protocol (executor.py)."""
+"""Batches of requests, step by step; knows workers as a protocol (executor.py)."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from numoe.coordinator.engine.events import Failed
 from numoe.coordinator.engine.kv_blocks import BlockPool
 from numoe.coordinator.engine.queue import RequestQueue
 from numoe.coordinator.engine.scheduler import RunningSequence, SchedulerState, WaitingSequence, schedule, slots
 from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.requests.events import Failed
 from numoe.protos.errors import DeadlineExceeded
 from numoe.protos.messages import StepLimits
 

@@ -23,13 +23,13 @@ import time
 import structlog
 
 from numoe.coordinator.engine.batch import Batch
-from numoe.coordinator.engine.events import Accepted, Failed
 from numoe.coordinator.engine.executor import StepExecutor
-from numoe.coordinator.engine.generation import Generation, wake_consumers
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState
+from numoe.coordinator.requests.events import Accepted, Failed
+from numoe.coordinator.requests.generation import Generation, wake_consumers
+from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, ServiceError, Unavailable, WorkerLost

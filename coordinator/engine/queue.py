@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from numoe.coordinator.engine.generation import Generation
 from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.requests.generation import Generation
 from numoe.protos.errors import QueueFull
 
 SHORTEST_WAIT_SECONDS = 0.1  # told to clients that must come back: even if the estimate is 0, not at once

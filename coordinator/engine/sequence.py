@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numoe.coordinator.engine.answer_text import AnswerText
-from numoe.coordinator.engine.events import Failed, Finished, FinishReason, Timings, Usage
-from numoe.coordinator.engine.generation import Generation
 from numoe.coordinator.engine.kv_blocks import BlockTable
-from numoe.coordinator.engine.requests import GenerationRequest
-from numoe.coordinator.engine.seen_tokens import SeenTokens
+from numoe.coordinator.requests.answer_text import AnswerText
+from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
+from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import NO_TOKENS, Chunk
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.engine.generation import Generation
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Sampling
 from tests.coordinator.engine.serving import answer

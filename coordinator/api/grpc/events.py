@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 from numoe.coordinator.api.failures import Failure
-from numoe.coordinator.engine import events
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests import events
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.v1 import generation_pb2
 
 _FINISH_REASONS = {

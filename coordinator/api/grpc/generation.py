@@ -17,7 +17,7 @@ from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
 from numoe.coordinator.api.prompts import decode, encode_text
 from numoe.coordinator.api.served_model import ModelSource
-from numoe.coordinator.engine.events import Failed
+from numoe.coordinator.requests.events import Failed
 from numoe.protos.errors import InvalidRequest
 from numoe.v1 import generation_pb2, generation_pb2_grpc
 

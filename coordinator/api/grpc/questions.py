@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numoe.coordinator.api.answering import Conversation, Question, Text, TokenIds
 from numoe.coordinator.api.prompts import Turn
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numoe.coordinator.engine.engine import Engine
-from numoe.coordinator.engine.events import Delta, Event, Failed, Finished
-from numoe.coordinator.engine.generation import Generation
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests.events import Delta, Event, Failed, Finished
+from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.messages import Step
 from tests.coordinator.engine.fake_executor import FakeExecutor

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from numoe.coordinator.engine.events import Accepted, Delta, FinishReason, PromptProgress, Usage
-from numoe.coordinator.engine.requests import GenerationRequest
+from numoe.coordinator.requests.events import Accepted, Delta, FinishReason, PromptProgress, Usage
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling, Step
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens

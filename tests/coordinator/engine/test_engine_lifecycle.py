@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from numoe.coordinator.engine.engine import IDLE_CHECK_SECONDS, MOST_RESTARTS, Engine
-from numoe.coordinator.engine.events import Accepted, Failed
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.requests import GenerationRequest
 from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.requests.events import Accepted, Failed
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import (
     DeadlineExceeded,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from numoe.coordinator.engine.requests import GenerationRequest, RequestLimits, check_request, token_budget
+from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 

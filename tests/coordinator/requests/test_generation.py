@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from numoe.coordinator.engine.events import (
+from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.requests.events import (
     Accepted,
     Delta,
     Event,
@@ -16,8 +17,7 @@ from numoe.coordinator.engine.events import (
     Timings,
     Usage,
 )
-from numoe.coordinator.engine.generation import Generation, Mailbox, wake_consumers
-from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.requests.generation import Generation, Mailbox, wake_consumers
 from numoe.protos.errors import RequestCancelled
 
 FINISHED = Finished(FinishReason.LENGTH, None, Usage(1, 1), Timings(0, 0, 0, 0, 0))

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from numoe.coordinator.engine.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
+from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
 from numoe.protos.errors import RequestCancelled
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numoe.coordinator.engine.answer_text import AnswerText, StopMatcher
+from numoe.coordinator.requests.answer_text import AnswerText, StopMatcher
 from tests.coordinator.tiny_tokenizer import TOKENIZER, text_of
 
 TEXTS = st.text("ab", max_size=40)
