@@ -1,4 +1,4 @@
-"""What README says of the code is so."""
+"""What documents and docstrings say of the code is so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.architecture import project_modules
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,3 +38,17 @@ def test_every_room_is_named() -> None:
         rooms = {path.name for path in (ROOT / folder).iterdir() if (path / "__init__.py").is_file()}
         [row] = re.findall(rf"^\| `{folder}/` \| (.*)$", table, re.MULTILINE)
         assert set(re.findall(r"`(\w+)/`", row)) == rooms
+
+
+def test_files_that_are_named_are_there() -> None:
+    modules = list(project_modules(ROOT))
+    names = {module.path.rpartition("/")[2] for module in modules}
+    texts = {name: (ROOT / name).read_text() for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")}
+    texts |= {module.path: module.text for module in modules if not module.path.startswith("tests/")}
+    missing = {
+        f"{where} names {name}"
+        for where, text in texts.items()
+        for name in re.findall(r"(?<![\w*])(\w+\.py)\b", text)
+        if name not in names
+    }
+    assert missing == set()
