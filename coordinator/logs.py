@@ -12,7 +12,7 @@ import structlog
 
 
 def configure_logging(stream: TextIO | None = None) -> None:
-    """Called once, when a server starts; before that structlog's own defaults hold."""
+    """Set structlog up. A server calls this once, when it starts; until then structlog's own defaults hold."""
     stream = stream or sys.stderr
     render: list[structlog.typing.Processor]
     if stream.isatty():

@@ -1,1 +1,1 @@
-"""What a person types and sees: one file per family of commands; their tables are in tables/."""
+"""What a person types and sees: main.py lists the commands, each family has a file, and their tables are in tables/."""

@@ -1,4 +1,4 @@
-"""A client of the service, as the command line uses it: messages out, messages back, one kind of error."""
+"""The command line's client of the service: sends messages, returns messages, raises one kind of error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CallError(NumoeError):
 
 
 class Client:
-    """One connection; use it in `with`. Every method raises CallError."""
+    """One connection, to be used in `with`. Its calls raise CallError."""
 
     def __init__(self, address: str, timeout_seconds: float | None) -> None:
         self._address = address
@@ -53,7 +53,7 @@ class Client:
         return self._stream(self._stub.Chat(request, timeout=self._timeout_seconds))
 
     def rebalance(self, request: placement_pb2.RebalanceRequest) -> Generator[placement_pb2.RebalanceResponse]:
-        """How far it is, now and then; closing the iterator ends it after the move that is being made."""
+        """The progress of the moves, now and then; closing the iterator ends them after the one that is being made."""
         return self._stream(self._placement.Rebalance(request, timeout=self._timeout_seconds))
 
     def placement(self) -> placement_pb2.GetPlacementResponse:
@@ -85,7 +85,7 @@ class Client:
 
 
 def _retry_seconds(error: grpc.RpcError) -> float | None:
-    """When the service asks to be tried again; None where it does not, or no service of ours answered."""
+    """After how long the service asks to be tried again; None: it does not ask, or no service of ours answered."""
     status = rpc_status.from_call(error)
     retry = error_details_pb2.RetryInfo()
     for detail in status.details if status else ():

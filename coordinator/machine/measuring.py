@@ -1,7 +1,7 @@
-"""Measures what every node's cores read from every node's memory, by one process per memory node.
+"""Measures how fast every node's cores read every node's memory, with one process per memory node.
 
-Each is bound to its node's memory as a worker is, and started at once; then they measure one after the other, so that
-nothing else reads meanwhile. Together they hold the cores for some MEASURING_SECONDS.
+Each process is bound to its node's memory as a worker is. All start at once, then they measure one after the other, so
+that nothing else reads meanwhile. Together they hold the cores for some MEASURING_SECONDS.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Measurement:
 def measure_bandwidth(
     topology: Topology, bytes_per_node: int | None = None, progress: Progress = lambda done, total: None
 ) -> Measurement:
-    """Run the measurement, 2 to 10 s; raises ServiceError where a measuring process fails."""
+    """Measure for 2 to 10 s. Raises ServiceError where a measuring process fails."""
     readers = [node for node in topology.nodes if node.cores]
     memories = [node for node in topology.nodes if node.memory_bytes]
     seconds = min(MOST_SECONDS, max(LEAST_SECONDS, MEASURING_SECONDS / max(1, len(readers) * len(memories))))
@@ -82,7 +82,7 @@ def measure_bandwidth(
 
 
 def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> int:
-    """Larger than the caches of whichever node reads it."""
+    """The size of a buffer that is larger than the caches of every node that reads it."""
     last = max((cache.level for cache in topology.caches), default=0)
     wanted = 0
     for node in readers:

@@ -1,4 +1,4 @@
-"""From settings to a plan: what the operator said, what was counted and measured, given to the planner."""
+"""Decides on a plan: gives the planner what the operator said, what was counted and what was measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PlanDecision:
 
 
 def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
-    """The operator's plan where there is one, else the best for this machine; not checked against its memory."""
+    """Take the operator's plan where there is one, else the best for `topology`; its memory is not looked at."""
     chosen = settings.workers
     wishes = Wishes(
         split=chosen.split,
@@ -50,7 +50,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         kv_tokens=kv_tokens(settings.engine, spec.context_length),
         kv_type=KV_TYPES[settings.engine.kv_type],
     )
-    speeds, stats = _speeds(topology, chosen), _stats(spec, chosen)
+    speeds, stats = _find_speeds(topology, chosen), _load_stats(spec, chosen)
     if chosen.plan_file is None:
         options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
         return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
@@ -64,7 +64,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
 
 
 def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
-    """The operator's plan where there is one, else a new one for this machine; checked against its memory."""
+    """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory."""
     topology = read_topology()
     shards = decide_plan(spec, topology, settings).plan
     positions = kv_tokens(settings.engine, spec.context_length)
@@ -74,7 +74,7 @@ def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
 
 
 def warn_of_quota(shards: ShardPlan, root: Path) -> None:
-    """Log that the process may not use the plan's cores all the time."""
+    """Log it if the process may not use all of the plan's cores all the time."""
     quota, cores = cpu_quota(root), len({cpu for shard in shards.shards for cpu in shard.cpus})
     if quota is not None and quota < cores:
         _log.warning(
@@ -86,15 +86,15 @@ def warn_of_quota(shards: ShardPlan, root: Path) -> None:
         )
 
 
-def _speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
-    """Bandwidths as the operator said them, else as `numoe doctor` measured them here, else a guess."""
+def _find_speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
+    """Bandwidths: what the operator said, else what `numoe doctor` measured here, else a guess."""
     if chosen.bandwidth is not None:
         return told_speeds(topology, chosen.bandwidth)
     measured = load_bandwidth(bandwidth_file(), topology)
     return guessed_speeds(topology) if measured is None else measured_speeds(topology, measured)
 
 
-def _stats(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
+def _load_stats(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
     """What was counted before; None where there is no file yet, or no expert to count."""
     path = chosen.expert_stats
     if path is None or not spec.routed:
