@@ -6,6 +6,8 @@ from unicodedata import category
 
 from rich.table import Table
 
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # Unicode's overrides of the order of text
+
 
 def human_bytes(count: int) -> str:
     """A byte count in the largest binary unit that leaves at least one, to three digits: "1.46 GiB"."""
@@ -23,11 +25,11 @@ def human_count(number: int, noun: str) -> str:
 
 
 def harmless(text: str, kept: str = "") -> str:
-    """`text` of a file or a model, for a terminal: without the control characters that are not in `kept`.
+    """`text` of a file or a model, for a terminal: without control characters but those in `kept`.
 
-    They could move the cursor or change the window's title.
+    They could move the cursor, change the window's title, or show text in another order than it has.
     """
-    return "".join(character for character in text if category(character) != "Cc" or character in kept)
+    return "".join(c for c in text if c in kept or not (category(c) == "Cc" or c in DIRECTIONS))
 
 
 def ruled_table(title: str, *headings: str, named_rows: bool = False) -> Table:
