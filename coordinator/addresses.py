@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 
-from numoe.protos.errors import SetupError
+from numoe.protos.errors import AddressInUse, SetupError
 
 
 def is_loopback(address: str) -> bool:
@@ -20,3 +22,18 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def explain_refusal(address: str) -> SetupError:
+    """Why a server could not listen on an address, found out by a plain socket."""
+    if address.startswith("unix:"):
+        return SetupError(f"cannot listen on {address}: the folder is missing or not writable, or the path too long")
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host.strip("[]"), int(port)), family=family, reuse_port=False):
+            pass
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return SetupError(f"cannot listen on {address}: {error.strerror or error}")
+    return AddressInUse(f"{address} is taken by another process: stop that one, or choose another with --address")

@@ -74,8 +74,7 @@ def describe_failure(error: Exception) -> Failure:
     kind, message = _KINDS[type(error)], _shortened(str(error))
     match error:
         case InvalidRequest():
-            problem = message.removeprefix(f"{error.field}: ")
-            return Failure(kind, error.reason, message, field=error.field, problem=problem)
+            return Failure(kind, error.reason, message, field=error.field, problem=_shortened(error.problem))
         case QueueFull():
             return Failure(kind, error.reason, message, retry_seconds=error.retry_seconds)
         case Unavailable() | WorkerLost():

@@ -59,7 +59,7 @@ def in_message(error: InvalidRequest, message: QuestionMessage) -> InvalidReques
         field = f"stopping.{error.field}"
     elif root == "prompt":
         field = _prompt_field(message) + error.field.removeprefix("prompt")
-    return InvalidRequest(field, str(error).removeprefix(f"{error.field}: "))
+    return InvalidRequest(field, error.problem)
 
 
 def _prompt_field(message: QuestionMessage) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import socket
-
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import GenerationService
 from numoe.coordinator.api.grpc.model import ModelService
 from numoe.coordinator.api.grpc.placement import PlacementService
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.settings import ListenSettings
-from numoe.protos.errors import AddressInUse, SetupError
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 
 SERVICE_NAMES = ("numoe.v1.GenerationService", "numoe.v1.ModelService", "numoe.v1.PlacementService")
@@ -67,7 +64,7 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise _why_not(address) from error
+            raise explain_refusal(address) from error  # gRPC itself only says that it could not
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -80,21 +77,3 @@ def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
-
-
-def _why_not(address: str) -> SetupError:
-    """gRPC only says that it could not listen; a plain socket says why."""
-    if address.startswith("unix:"):
-        return SetupError(f"cannot listen on {address}: the folder is missing or not writable, or the path too long")
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_server((host.strip("[]"), int(port)), family=_family(host), reuse_port=False):
-            pass
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return SetupError(f"cannot listen on {address}: {error.strerror or error}")
-    return AddressInUse(f"{address} is taken by another process: stop that one, or choose another with --address")
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
