@@ -14,10 +14,12 @@ from numoe.coordinator.requests.events import Delta, Event, Failed, Finished
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
-from numoe.protos.messages import Step
+from numoe.protos.messages import Step, StepLimits
 from tests.coordinator.engine.fake_executor import FakeExecutor
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 
+ONE_SLOT = StepLimits(step_tokens=32, sequences=1, context_tokens=256, kv_blocks=16, block_positions=16)
+PROMPT = (5, 6, 7)
 PATIENCE_SECONDS = 60.0  # a test that waits longer has failed
 
 

@@ -13,10 +13,9 @@ from numoe.coordinator.requests.request import GenerationRequest
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling, Step
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
-from tests.coordinator.engine.serving import Gate, answer, request, serving
+from tests.coordinator.engine.serving import PROMPT, Gate, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER, text_of
 
-PROMPT = (5, 6, 7)
 LETTER_TOKENS = [token_id for token_id, _ in expected_tokens(PROMPT, 60, LETTERS)]
 LETTER_TEXT = text_of(LETTER_TOKENS)
 

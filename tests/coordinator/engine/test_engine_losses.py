@@ -1,0 +1,205 @@
+"""What becomes of requests and of the engine when workers are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from numoe.coordinator.engine.engine import MOST_RESTARTS, Engine
+from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.requests.request import GenerationRequest
+from numoe.protos.errors import (
+    ServiceError,
+    SetupError,
+    Unavailable,
+    WorkerLost,
+)
+from numoe.protos.messages import Step, StepResult
+from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens, lose_worker_at
+from tests.coordinator.engine.serving import (
+    ONE_SLOT,
+    PATIENCE_SECONDS,
+    PROMPT,
+    Answer,
+    Gate,
+    answer,
+    both,
+    request,
+    serving,
+)
+from tests.coordinator.tiny_tokenizer import ALL_IDS
+
+
+async def test_a_lost_worker_fails_all_open_requests_and_the_engine_serves_again_after_the_restart() -> None:
+    start, restarting = Gate(number=0), Gate(number=0)
+    step = Step(0, ())
+    executor = FakeExecutor(ALL_IDS, ONE_SLOT, both(start, lose_worker_at(4)), before_restart=lambda: restarting(step))
+    async with serving(executor) as engine:
+        generations = [engine.submit(request((index,), 50)) for index in range(5)]
+        start.open()
+        answers = await asyncio.gather(*[answer(generation) for generation in generations])
+        for got in answers:
+            assert isinstance(got.error, WorkerLost)
+            assert "pid 4242" in str(got.error)
+        assert len({id(got.error) for got in answers}) == 5
+        assert answers[0].tokens == expected_tokens((0,), 4, ALL_IDS)
+        await restarting.reached.wait()
+        assert engine.snapshot().state is EngineState.RESTARTING
+        assert (engine.snapshot().running, engine.snapshot().kv_blocks_used) == (0, 0)
+        with pytest.raises(Unavailable, match="restarted"):
+            engine.submit(request(PROMPT))
+        restarting.open()
+        got = await _answer_when_serving(engine, request(PROMPT))
+        assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        assert engine.snapshot().restarts == executor.restarts == 1
+
+
+async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_way() -> None:
+    class LosesInSubmit(FakeExecutor):
+        def submit(self, step: Step) -> None:
+            if step.number == 3:
+                raise WorkerLost("the ring of worker 0 is closed")
+            super().submit(step)
+
+    start = Gate(number=0)
+    executor = LosesInSubmit(ALL_IDS, before_collect=start)
+    async with serving(executor) as engine:
+        short, long = engine.submit(request(PROMPT, 3)), engine.submit(request(PROMPT, 30))
+        start.open()
+        assert (await answer(short)).finished  # its last token came with the step before
+        got = await answer(long)
+        assert isinstance(got.error, WorkerLost)
+        drawn = sum(len(step.chunks) for step in executor.steps) - 3
+        assert got.tokens == expected_tokens(PROMPT, drawn, ALL_IDS)
+
+
+async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks() -> None:
+    restarted = Latch()
+    lost = iter([WorkerLost("worker 1 died")])
+
+    def look() -> None:
+        for error in lost:
+            raise error
+
+    executor = FakeExecutor(ALL_IDS, before_restart=restarted.set, in_check=look)
+    async with serving(executor) as engine:
+        await restarted.wait()
+        got = await _answer_when_serving(engine, request(PROMPT))
+        assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        assert engine.snapshot().restarts == executor.restarts == 1
+
+
+async def test_a_restart_that_cannot_work_stops_the_engine_at_once() -> None:
+    def fail() -> None:
+        raise SetupError("the model file is gone")
+
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose_worker_at(2), before_restart=fail)
+    async with serving(executor) as engine:
+        got = await answer(engine.submit(request(PROMPT)))
+        assert "pid 4242" in str(got.error)
+        assert isinstance(await engine.wait_stopped(), SetupError)
+        with pytest.raises(Unavailable):
+            engine.submit(request(PROMPT))
+
+
+@pytest.mark.parametrize("again", ["in the first step", "idle", "while loading"])
+async def test_workers_that_are_lost_every_time_stop_the_engine(again: str) -> None:
+    attempts = []
+
+    def lose(*_: Step) -> None:
+        raise WorkerLost("worker 0 died")
+
+    def restart() -> None:
+        attempts.append(again)
+        if again == "while loading":
+            lose()
+
+    idle = lose if again == "idle" else lambda: None
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose, before_restart=restart, in_check=idle)
+    async with serving(executor) as engine:
+        stopped = asyncio.create_task(engine.wait_stopped())
+        while not stopped.done():
+            if again != "idle":
+                with suppress(Unavailable):
+                    await answer(engine.submit(request(PROMPT)))
+            await asyncio.sleep(0)
+        error = await stopped
+        assert type(error) is ServiceError
+        assert f"{MOST_RESTARTS} restarts" in str(error)
+        assert "worker 0 died" in str(error)
+    assert len(attempts) == MOST_RESTARTS
+
+
+async def test_a_completed_step_forgives_the_restarts_before_it() -> None:
+    losses = range(1, 2 * (MOST_RESTARTS + 2), 2)  # every other step
+
+    def lose(step: Step) -> None:
+        if step.number in losses:
+            raise WorkerLost("worker 0 died")
+
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose)
+    async with serving(executor) as engine:
+        for _ in losses:
+            assert isinstance((await _answer_when_serving(engine, request(PROMPT))).error, WorkerLost)
+        assert (await _answer_when_serving(engine, request(PROMPT))).finished
+    assert executor.restarts == len(losses) > MOST_RESTARTS
+
+
+async def test_workers_lost_while_draining_are_not_restarted() -> None:
+    gate = Gate(3, then=lose_worker_at(3))
+    executor = FakeExecutor(ALL_IDS, LIMITS, gate)
+    async with serving(executor) as engine:
+        generation = engine.submit(request(PROMPT))
+        await gate.reached.wait()
+        draining = asyncio.create_task(engine.drain(PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        gate.open()
+        assert isinstance((await answer(generation)).error, WorkerLost)
+        assert await draining
+        assert isinstance(await engine.wait_stopped(), WorkerLost)
+    assert executor.restarts == 0
+
+
+async def test_an_answer_to_another_step_counts_as_a_lost_worker() -> None:
+    class Confused(FakeExecutor):
+        def collect(self, timeout_seconds: float) -> StepResult:
+            result = super().collect(timeout_seconds)
+            number = result.number + (result.number == 2)
+            return StepResult(number, result.token_ids, result.logprobs, result.seconds)
+
+    async with serving(Confused(ALL_IDS)) as engine:
+        got = await answer(engine.submit(request(PROMPT)))
+        assert isinstance(got.error, WorkerLost)
+        assert "step 2" in str(got.error)
+
+
+async def test_a_token_that_does_not_exist_counts_as_a_lost_worker() -> None:
+    async with serving(FakeExecutor((len(ALL_IDS),))) as engine:
+        assert isinstance((await answer(engine.submit(request(PROMPT)))).error, WorkerLost)
+
+
+async def test_a_defect_of_ours_leaves_no_request_without_an_answer() -> None:
+    def break_down(step: Step) -> None:
+        if step.number == 2:
+            raise ZeroDivisionError
+
+    start = Gate(number=0)
+    async with serving(FakeExecutor(ALL_IDS, ONE_SLOT, both(start, break_down))) as engine:
+        generations = [engine.submit(request(PROMPT)) for _ in range(3)]
+        start.open()
+        for generation in generations:
+            error = (await answer(generation)).error
+            assert type(error) is ServiceError
+            assert "ZeroDivisionError" in str(error)
+        assert type(await engine.wait_stopped()) is ServiceError
+
+
+async def _answer_when_serving(engine: Engine, asked: GenerationRequest) -> Answer:
+    while True:
+        try:
+            return await answer(engine.submit(asked))
+        except Unavailable:
+            await asyncio.sleep(0)
