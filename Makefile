@@ -13,8 +13,10 @@
 PYTHON ?= python3
 MODEL ?=
 ARGS ?=
-# BUF=required makes a missing npm an error rather than a note; continuous integration sets it.
+# BUF=required makes a missing npm an error rather than a note, REGISTRY=required a registry of packages that cannot be
+# reached one rather than a skipped test; continuous integration sets both.
 BUF ?= optional
+export REGISTRY ?= optional
 
 BIN := .venv/bin
 # The machine's own uv, else one of this version inside .venv.
