@@ -15,8 +15,10 @@ PYTHON ?= python3
 MODEL ?=
 ARGS ?=
 ROOM ?=
-# BUF=required makes a missing npm an error rather than a note; continuous integration sets it.
+# BUF=required makes a missing npm an error rather than a note, REGISTRY=required a registry of packages that cannot be
+# reached one rather than a skipped test; continuous integration sets both.
 BUF ?= optional
+export REGISTRY ?= optional
 
 BIN := .venv/bin
 # The machine's own uv, else one of this version inside .venv.
@@ -76,7 +78,7 @@ lock: .venv/uv
 
 clean:
 	rm -rf .venv node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f protos/numoe/v1/*_pb2*
+	rm -rf *.egg-info protos/numoe/v1/*_pb2*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/created:
@@ -89,7 +91,7 @@ clean:
 	@[ "$(UV)" != "$(BIN)/uv" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	touch $@
 
-.venv/installed: .venv/uv requirements.lock pyproject.toml
+.venv/installed: .venv/uv requirements.lock pyproject.toml hatch_build.py
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --require-hashes -r requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	touch $@
@@ -98,9 +100,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	touch $@
 
+# Makes all of them at once, so that the rule runs once for however many are old.
 protos/numoe/v1/%_pb2.py: protos/numoe/v1/%.proto .venv/installed
-	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
-		--python_out=protos --grpc_python_out=protos --mypy_out=quiet:protos --mypy_grpc_out=quiet:protos $<
+	$(BIN)/python hatch_build.py
 
 ifneq ($(shell sh -c 'command -v npm'),)
 buf: node_modules/.package-lock.json
