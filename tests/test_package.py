@@ -21,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.architecture import GENERATED, TOP_FOLDERS
+from tests.rooms import SCHEMAS, TOP_FOLDERS
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -97,7 +97,7 @@ def generated_files() -> list[str]:
 
 
 def name_in_wheel(path: str) -> str:
-    return path.removeprefix("protos/") if path.startswith(f"{GENERATED}/") else f"numoe/{path}"
+    return path.removeprefix("protos/") if path.startswith(f"{SCHEMAS}/") else f"numoe/{path}"
 
 
 def copy_tracked(tree: Path) -> Path:
@@ -175,7 +175,7 @@ def test_a_checkout_gives_the_wheel_that_its_source_distribution_gives(built: Bu
 def test_a_build_makes_the_code_of_a_changed_proto_anew(tmp_path: Path) -> None:
     tree = copy_tracked(tmp_path)
     build_here(tree, "sdist")
-    proto = tree / GENERATED / "model.proto"
+    proto = tree / SCHEMAS / "model.proto"
     proto.write_text(proto.read_text() + "\nmessage AddedLater {}\n")
     wheel = zipfile.ZipFile(build_here(tree, "wheel"))
     for ending in (".proto", "_pb2.py", "_pb2.pyi"):

@@ -67,7 +67,7 @@ def assembly(instruction_set: str, folder: Path) -> str:
     program = f"""
 import numpy as np
 from numoe.kernels.weights.formats import FORMATS
-from numoe.kernels.matmul.tiles import tile_table
+from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.matmul.activations import write_integer_column
 from numoe.kernels.attention.value_tile import attention_tiles
 from tests.kernels.vector_maps import map_exp
