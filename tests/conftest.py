@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.machines import Machine, write_machine
-from tests.rooms import room_of_path
+from tests.project.rooms import room_of_path
 
 RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.rooms import ROOMS, room_of_path, rooms_above
+from tests.project.rooms import ROOMS, room_of_path, rooms_above
 
 ROOT = Path(__file__).parents[1]
 BUDGET_SECONDS = 100.0  # the longest test that is not slow still fits the two minutes
-ALWAYS = ("tests/test_architecture.py",)
+ALWAYS = ("tests/project/test_architecture.py",)
 
 
 class Budget:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.architecture import project_modules
+from tests.project.architecture import project_modules
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 STEPS = README[README.index("## A request's life in eight steps") : README.index("## Where things are")]
 
@@ -42,7 +42,7 @@ def test_every_room_is_named() -> None:
 
 def test_files_that_are_named_are_there() -> None:
     modules = list(project_modules(ROOT))
-    names = {module.path.rpartition("/")[2] for module in modules}
+    names = {module.path.rpartition("/")[2] for module in modules} | {path.name for path in ROOT.glob("*.py")}
     texts = {name: (ROOT / name).read_text() for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")}
     texts |= {module.path: module.text for module in modules if not module.path.startswith("tests/")}
     missing = {

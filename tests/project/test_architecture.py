@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import LONGEST_FILE, MEDIAN_FILE, MOST_FILES, find_violations, project_modules
-from tests.rooms import ROOMS, SCHEMAS, find_upward, room_of_path, rooms_above
+from tests.project.architecture import LONGEST_FILE, MEDIAN_FILE, MOST_FILES, find_violations, project_modules
+from tests.project.rooms import ROOMS, SCHEMAS, find_upward, room_of_path, rooms_above
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCSTRING = '"""A module."""\n'
 
 

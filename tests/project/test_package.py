@@ -21,9 +21,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.rooms import SCHEMAS, TOP_FOLDERS
+from tests.project.rooms import SCHEMAS, TOP_FOLDERS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION = PYPROJECT["project"]["version"]
 UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))  # as the Makefile finds it

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from tests.rooms import ROOMS, TOP_FOLDERS, room_of_name, rooms_below
+from tests.project.rooms import ROOMS, TOP_FOLDERS, room_of_name, rooms_below
 
 LONGEST_FILE = 400  # lines; past that a file is about two things
 MEDIAN_FILE = 150
@@ -149,7 +149,10 @@ def _rooms(module: Module) -> Iterator[tuple[int, str]]:
     docstring_only = module.path.endswith("/__init__.py") and len(module.tree.body) <= 1
     if module.folder not in ROOMS:
         if not docstring_only:
-            yield 1, f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/rooms.py"
+            yield (
+                1,
+                f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/project/rooms.py",
+            )
         return
     allowed = rooms_below(module.folder)
     for line, name in module.imports():
