@@ -64,7 +64,7 @@ types: setup
 	$(BIN)/mypy
 
 architecture: setup
-	$(BIN)/python -m pytest -q tests/project/test_architecture.py tests/project/test_lock.py
+	$(BIN)/python -m pytest -q tests/project/test_architecture.py tests/project/test_documents.py tests/project/test_lock.py
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)

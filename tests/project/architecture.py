@@ -149,10 +149,7 @@ def _rooms(module: Module) -> Iterator[tuple[int, str]]:
     docstring_only = module.path.endswith("/__init__.py") and len(module.tree.body) <= 1
     if module.folder not in ROOMS:
         if not docstring_only:
-            yield (
-                1,
-                f"lies in {module.folder}, which is no room: put it into one, or name a new one in tests/project/rooms.py",
-            )
+            yield 1, f"lies in {module.folder}, which is no room: put it into one, or name it in tests/project/rooms.py"
         return
     allowed = rooms_below(module.folder)
     for line, name in module.imports():
