@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SCHEMAS = "protos/numoe/v1"  # and what is generated from them, imported as numoe.v1
+PLANNED = (
+    "model/gguf",
+    "model/architectures",
+    "model/planning",
+    "protos",
+)  # what both processes know of a served model
 
 ROOMS: Mapping[str, tuple[str, ...]] = {
     SCHEMAS: (),
@@ -19,8 +25,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "model/architectures": ("model/gguf", "protos"),
     "model/made_up": ("model/gguf", "model/text", "protos"),
     "model/planning": ("model/gguf", "model/architectures", "model/machine", "protos"),
-    "model/planning/prediction": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
-    "model/doctor": ("model/gguf", "model/architectures", "model/machine", "model/planning", "protos"),
+    "model/planning/prediction": ("model/machine", *PLANNED),
+    "model/doctor": ("model/machine", *PLANNED),
     "kernels": (),  # the records that a step is given
     "kernels/cpu": (),
     "kernels/threads": ("kernels/cpu",),
@@ -30,30 +36,28 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "kernels/experts": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights", "kernels/matmul"),
     "kernels/step": ("kernels", "kernels/*"),
     "worker/placing": ("kernels/cpu", "kernels/threads", "model/machine", "model/planning", "protos"),
-    "worker/loading": ("worker/placing", "kernels", "kernels/weights", "model/*", "protos"),
-    "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", "model/*", "protos"),
+    "worker/loading": ("worker/placing", "kernels", "kernels/weights", *PLANNED),
+    "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
-    "coordinator/requests": ("coordinator", "model/text", "protos"),
+    "coordinator/requests": ("model/text", "protos"),
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
-    "coordinator/workers": ("coordinator", "coordinator/engine", "model/*", "protos"),
+    "coordinator/workers": ("coordinator", "coordinator/engine", "model/machine", *PLANNED),
     "coordinator/api": (
         "coordinator",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/workers",
-        "model/*",
-        "protos",
+        "model/text",
+        *PLANNED,
     ),
     "coordinator/api/grpc": (
         "coordinator",
         "coordinator/requests",
-        "coordinator/engine",
         "coordinator/workers",
         "coordinator/api",
-        "model/*",
-        "protos",
         SCHEMAS,
+        *PLANNED,
     ),
     "coordinator/process": (
         "coordinator",
@@ -62,18 +66,18 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/workers",
         "coordinator/api",
         "coordinator/api/grpc",
-        "model/*",
-        "protos",
+        *PLANNED,
     ),
-    "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
+    "coordinator/commands/tables": ("coordinator/machine", "model/*", SCHEMAS),
     "coordinator/commands": (
         "coordinator",
         "coordinator/machine",
         "coordinator/process",
         "coordinator/commands/tables",
-        "model/*",
-        "protos",
+        "model/made_up",
+        "model/machine",
         SCHEMAS,
+        *PLANNED,
     ),
 }
 TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))
