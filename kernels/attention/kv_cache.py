@@ -62,7 +62,7 @@ def key_panel(kv_block: int, panel: int, head_size: int, kv_format: int) -> int:
 
 @kernel
 def value_scales(kv_block: int, dimensions: int, head_size: int) -> int:
-    """Where a Q8_0 block has the scales of values of its 32 dimensions number `dimensions`."""
+    """Where a Q8_0 block has the scales of the values of 32 dimensions, the `dimensions`-th 32."""
     return kv_block + kv_half_bytes(head_size, Q8_0) + _SCALES_BYTES * dimensions
 
 

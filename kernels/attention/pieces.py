@@ -66,7 +66,7 @@ def write_queries(out: int, queries: int, heads: int, kv_format: int, size: int)
 def _score(
     tile: int, cached: CachedHead, table: NDArray[np.int32], first: int, seen: int, queries: int, scores: int
 ) -> None:
-    """q k^T of the first `seen` positions from block `first` of the table on: [columns, PIECE]."""
+    """Compute q k^T of the first `seen` positions from block `first` of the table on: [columns, PIECE]."""
     blocks, half = (seen + KV_BLOCK - 1) // KV_BLOCK, kv_half_bytes(cached.size, cached.format)
     for index in range(blocks):
         kv_block = cached.blocks + table[first + index] * cached.stride
@@ -104,7 +104,7 @@ def _add_values(
     scratch: Scratch,
     rows: int,
 ) -> None:
-    """A block's weights times its values, added to the rows' output; put there, if the rows are fresh."""
+    """Multiply a block's weights by its values, and add that to the rows' output; fresh rows are overwritten."""
     size, row_bytes = cached.size, 4 * (ROW_HEAD + cached.size)
     start = value_panel(kv_block, 0, size, cached.format)
     for index in range(size // 16):

@@ -68,7 +68,7 @@ def add_segments(grouping: Grouping, first: int, last: int) -> None:
 
 @kernel
 def group_all(grouping: Grouping, count: int) -> int:
-    """Columns 0 .. count - 1 of expert 0; returns how many groups they are."""
+    """Group columns 0 .. count - 1, of expert 0; returns how many groups they are."""
     groups = add_groups(grouping, 0, 0, count)
     add_segments(grouping, 0, groups)
     grouping.used[1] = columns_end(grouping, groups)

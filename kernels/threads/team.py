@@ -97,7 +97,7 @@ def gather(team: Team) -> None:
 
 @generator
 def claimed(team: Team, count: int) -> Iterator[int]:
-    """The items 0 .. count - 1 of this phase, each given to one thread of the team.
+    """Yield items 0 .. count - 1 of this phase, each to one thread of the team.
 
     A thread takes a run of items at once, a share of what is left: it streams neighbouring weights as long as there are
     many, and takes single ones at the end, so that all threads end together.

@@ -111,7 +111,7 @@ class _Arranger:
         tables: NDArray[np.uintp],  # [matrices, E] written
         experts: Sequence[int],
     ) -> None:
-        """Lay some experts of matrices of one shape out panel beside panel."""
+        """Lay out some experts of matrices of one shape, panel beside panel."""
         panels, stride = -(-rows.size // ROWS), sum(panel_bytes(tensor) for tensor in tensors)
         start = 0
         for record, tensor, table in zip(records, tensors, tables, strict=True):

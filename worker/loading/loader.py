@@ -41,13 +41,13 @@ class LoadedWeights:
         return self.memory[self.arranged.embedding.start : self.arranged.embedding.stop]
 
     def layer_memory(self, layer: int) -> NDArray[np.uint8]:  # [bytes of the layer]
-        """What of the memory one layer has."""
+        """The part of the memory that one layer takes."""
         own = self.arranged.layer_bytes[layer]
         return self.memory[own.start : own.stop]
 
     @property
     def vocabulary_memory(self) -> NDArray[np.uint8]:
-        """The rest of it: output and embedding rows."""
+        """The rest of the memory: output and embedding rows."""
         return self.memory[self.arranged.layer_bytes[-1].stop :]
 
 
@@ -71,14 +71,14 @@ class _Files:
         self._lock = Lock()
 
     def descriptor(self, path: Path) -> int:
-        """Of a part, opened if it was not."""
+        """The descriptor of a part, which is opened if it was not."""
         with self._lock:
             if path not in self._open:
                 self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._open[path]
 
     def close(self) -> None:
-        """Close all."""
+        """Close all descriptors."""
         for descriptor in self._open.values():
             os.close(descriptor)
 

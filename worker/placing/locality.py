@@ -34,14 +34,14 @@ class ShardMemory:
     arena: MemoryRange  # this worker's part
 
     def ranges(self) -> Iterator[MemoryRange]:
-        """All of it."""
+        """All of it, range by range."""
         for layer in self.layers:
             yield from layer
         yield from (*self.vocabulary, self.kv, self.arena)
 
 
 def look(memory: ShardMemory, shard: Shard) -> Locality:
-    """Where everything is now; nothing is changed."""
+    """Find out where everything is now, and change nothing."""
     binding, own = os.environ.get("NUMOE_BINDING", NONE), set(shard.cpus)
     masks = thread_cpus()
     threads, inside = len(masks), sum(cpus <= own for cpus in masks)
@@ -70,7 +70,7 @@ def look(memory: ShardMemory, shard: Shard) -> Locality:
 
 
 def settle(memory: ShardMemory, shard: Shard, allow_remote: bool) -> Locality:
-    """Where everything is, after moving what was elsewhere; a process that is not bound is left as it is.
+    """Move what is elsewhere, and tell where everything is then; a process that is not bound is left as it is.
 
     Raises:
         SetupError: not all could be moved, or the process is not bound as ordered, unless `allow_remote`.
@@ -90,7 +90,7 @@ def settle(memory: ShardMemory, shard: Shard, allow_remote: bool) -> Locality:
 
 
 def thread_cpus() -> list[set[int]]:
-    """For each thread of this process, the CPUs where the kernel lets it run."""
+    """The CPUs where the kernel lets each thread of this process run."""
     masks = []
     for status in Path("/proc/self/task").glob("*/status"):
         try:
@@ -109,7 +109,7 @@ def _elsewhere(found: Locality, node: int) -> int:
 
 
 def problem_of(found: Locality, shard: Shard) -> str:
-    """What is not as ordered, for people; empty where nothing is, or the process is not bound."""
+    """Say for people what is not as ordered; empty if everything is, or if the process is not bound."""
     if found.binding == NONE:
         return ""
     parts = {"weights": found.weights, "KV cache": found.kv, "its part of the arena": found.arena}

@@ -21,7 +21,7 @@ from numoe.worker.placing.pages import REFUSED, MemoryRange, count_bytes, move_t
 
 
 class LocalityNow:
-    """Of one shard, as found when it had loaded; its experts change by one thread at a time."""
+    """Where one shard's memory and threads are; one thread at a time may change its experts."""
 
     def __init__(self, found: Locality, shard: Shard, allow_remote: bool) -> None:
         self._found, self._shard, self._allow_remote = found, shard, allow_remote
@@ -29,7 +29,7 @@ class LocalityNow:
         self._arrived: dict[tuple[int, int], NodeBytes] = {}  # by layer and expert
 
     def now(self) -> Locality:
-        """Memory as of the last change, threads as of loading."""
+        """Tell memory as of the last change, and threads as of loading."""
         layers = [dict(+counted) for counted in self._loaded]
         for (layer, _), counted in self._arrived.items():
             layers[layer] = dict(total((layers[layer], counted)))
@@ -37,7 +37,7 @@ class LocalityNow:
         return replace(found, problem=problem_of(found, self._shard))
 
     def arrive(self, layer: int, expert: int, block: MemoryRange) -> None:
-        """An expert has been written to `block`: count it, and move what is on another node.
+        """Count an expert that has been written to `block`, and move what of it is on another node.
 
         Raises:
             SetupError: not all could be moved, and `allow_remote` was not given; it does not count as arrived.
@@ -57,12 +57,12 @@ class LocalityNow:
         self._arrived[layer, expert] = counted
 
     def leave(self, layer: int, expert: int) -> None:
-        """An expert that arrived is gone, and all its memory."""
+        """Forget an expert that arrived: it is gone, and all its memory."""
         del self._arrived[layer, expert]
 
     @contextmanager
     def changing(self, layer: int, block: MemoryRange) -> Iterator[None]:
-        """Within it a part of what was loaded for a layer is given back."""
+        """Count a part of a layer's loaded memory before and after the caller gives it back within this context."""
         before = _count(block)
         yield
         self._loaded[layer].subtract(before)

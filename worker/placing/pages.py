@@ -35,7 +35,7 @@ REFUSED = (errno.EPERM, errno.ENOSYS)  # of containers: the kernel tells nothing
 
 @dataclass(frozen=True, slots=True)
 class MemoryRange:
-    """Bytes of this process."""
+    """A range of this process's memory."""
 
     address: int
     bytes: int
@@ -47,7 +47,7 @@ def range_of(array: NDArray[Any]) -> MemoryRange:
 
 
 def count_bytes(ranges: Sequence[MemoryRange], threads: int = 1) -> dict[int, int]:
-    """Bytes of the ranges by the node that they are on; what was never written is on none.
+    """Count the bytes of the ranges by the node that they are on; what was never written is on none.
 
     Raises:
         OSError: the kernel does not tell; its number is one of REFUSED in containers that forbid the call.

@@ -49,7 +49,7 @@ class ReadingTask:
 
 
 def measure(task: ReadingTask) -> dict[str, object]:
-    """What the process answers with."""
+    """Carry out the task, and return the process's answer."""
     buffer = allocate(-(-task.bytes // WINDOW_BYTES) * WINDOW_BYTES)
     _touch(buffer, task.touching)
     placed = _share_on(buffer, task.node)
@@ -125,7 +125,7 @@ def _join(threads: Sequence[threading.Thread]) -> None:
 
 
 def main() -> None:
-    """Measure when told to."""
+    """Get ready, measure when told to, and answer."""
     task = ReadingTask(**json.loads(sys.argv[1]))
     with sole_compiler():
         compile_for(read_until, 0, 0, 0, 0, 0, 0)

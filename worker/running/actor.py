@@ -20,7 +20,7 @@ class WorkerActor:
         return os.getpid()
 
     def load(self, order: WorkerOrder) -> ShardReport | str:
-        """Become the ordered shard; a text where the operator must mend something."""
+        """Become the ordered shard; return a text where the operator must mend something."""
         end_with(order.coordinator)
         try:
             self._shard = RunningShard(order)
@@ -40,7 +40,7 @@ class WorkerActor:
         return self._shard.experts.copy_out(layer, expert, first)
 
     def copy_expert_in(self, layer: int, expert: int, first: int, count: int) -> ShardReport | str | None:
-        """See HeldExperts.copy_in; a report once the expert is held, a text where the node has no room for it."""
+        """See HeldExperts.copy_in; return a report once the expert is held, a text if the node has no room for it."""
         try:
             held = self._shard.experts.copy_in(layer, expert, first, count)
         except SetupError as error:

@@ -46,7 +46,7 @@ class HeldExperts:
         return sum(block.size for block in self._arrived.values()) - self._given_back
 
     def arrived_in(self, layer: int) -> list[Bytes]:
-        """The memory of those of a layer that came after loading."""
+        """The memory of a layer's experts that came after loading."""
         return [block for (own, _), block in self._arrived.items() if own == layer]
 
     def copy_out(self, layer: int, expert: int, first: int) -> int:
@@ -56,7 +56,7 @@ class HeldExperts:
         return part.size
 
     def copy_in(self, layer: int, expert: int, first: int, count: int) -> bool:
-        """Take `count` bytes of an expert from the transfer area; whether they were the last, and it is held now.
+        """Take `count` bytes of an expert from the transfer area; return whether it is held now, as they were the last.
 
         Raises:
             MemoryError: the node has no room for it.
@@ -93,7 +93,7 @@ class HeldExperts:
 
 
 def _copy(out: Bytes, source: Bytes) -> None:
-    """Slice by slice, with a rest after each: whoever computes on this core waits for one slice at most."""
+    """Copy slice by slice, with a rest after each: whoever computes on this core waits for one slice at most."""
     for first in range(0, out.size, SLICE_BYTES):
         out[first : first + SLICE_BYTES] = source[first : first + SLICE_BYTES]
         time.sleep(REST_SECONDS)

@@ -135,7 +135,7 @@ class RunningShard:
         self._counters[0]["loaded_bytes"] += size
 
     def _fail(self, error: BaseException) -> None:
-        """A computing thread broke: end every wait of the group, and this process, so that the coordinator notices."""
+        """End every wait of the group, and this process: the coordinator is to notice that a computing thread broke."""
         self._state[0] = FAILED
         traceback.print_exception(error)
         self._team.abort()

@@ -20,7 +20,7 @@ IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin
 
 
 class ThreadTeam:
-    """Starts one thread per CPU of the shard; `fail` is called once if one of them ends for any reason but an abort."""
+    """Starts one thread per CPU of the shard, and calls `fail` if one of them ends for any reason but an abort."""
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Compile what is not in the cache; one process at a time, the others wait for it."""
+    """Compile what is not in the cache, by one process at a time; others wait for it."""
     with sole_compiler() as folder:
         _once(folder, "step", compile_step)
         for format_ in FORMATS:
