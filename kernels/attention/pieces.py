@@ -104,7 +104,7 @@ def _add_values(
     scratch: Scratch,
     rows: int,
 ) -> None:
-    """Multiply a block's weights by its values and add that to the rows' output, or put it there if rows are fresh."""
+    """Multiply a block's weights by its values, and add that to the rows' output; fresh rows are overwritten."""
     size, row_bytes = cached.size, 4 * (ROW_HEAD + cached.size)
     start = value_panel(kv_block, 0, size, cached.format)
     for index in range(size // 16):
