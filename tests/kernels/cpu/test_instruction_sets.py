@@ -47,6 +47,7 @@ def hashes(instruction_set: str) -> Mapping[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_portable_kernels_compute_something() -> None:
     found = hashes("portable")
     assert len(found) == 6 * len(FORMATS) + 10 + 6 * len(KV_FORMATS)
@@ -57,6 +58,7 @@ def test_the_portable_kernels_compute_something() -> None:
     assert len(set(found.values())) == len(found) - 3 * len(FORMATS) - 4 * len(KV_FORMATS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", [name for name in RUNNABLE if name != "portable"])
 def test_an_instruction_set_gives_the_bits_of_the_portable_kernels(instruction_set: str) -> None:
     assert hashes(instruction_set) == hashes("portable")
@@ -80,6 +82,7 @@ write_integer_column(x.ctypes.data, 1, 0, x.ctypes.data, 1)
     return run(instruction_set, "-c", program, XDG_CACHE_HOME=str(folder), NUMBA_DUMP_ASSEMBLY="1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", [name for name in RUNNABLE if name in ("avx2", "avxvnni")])
 def test_code_for_a_cpu_without_avx512_has_none_of_its_registers(instruction_set: str, tmp_path: Path) -> None:
     code = assembly(instruction_set, tmp_path)
@@ -89,6 +92,7 @@ def test_code_for_a_cpu_without_avx512_has_none_of_its_registers(instruction_set
     assert "vpmaddwd" in code
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx512" not in RUNNABLE, reason="this CPU has no AVX-512")
 def test_code_for_a_cpu_without_vnni_has_none_of_its_products(tmp_path: Path) -> None:
     code = assembly("avx512", tmp_path)
