@@ -23,9 +23,12 @@ from numoe.kernels.step.candidates import draw_filtered
 
 @kernel
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice)."""
+    """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice).
+
+    The seed is mixed before the position comes in: together at once, seeds 0 to 63 would have the same numbers in turn.
+    """
     value = np.uint64(seed)
-    for word in (np.uint64(position), np.uint64(0x9E3779B97F4A7C15)):
+    for word in (np.uint64(0), np.uint64(position)):
         value = value ^ word
         value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
