@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.arithmetic import add, div, lane_numbers, max_lanes, maximum, splat, sub, sum_lanes, where_less
-from numoe.kernels.cpu.functions import exp_vector
+from numoe.kernels.cpu.functions import exp_vector, log
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
@@ -48,7 +48,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
     total = splat(np.float32(0.0))
     for value in range(0, logits.shape[0], 16):
         total = add(total, exp_vector(sub(load_f32x16(address + 4 * value), splat(largest))))
-    return largest + np.float32(np.log(np.float64(sum_lanes(total))))
+    return largest + np.float32(log(np.float64(sum_lanes(total))))
 
 
 @kernel
