@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.arithmetic import add, div, lane_numbers, max_lanes, maximum, splat, sub, sum_lanes, where_less
-from numoe.kernels.cpu.functions import exp_vector
+from numoe.kernels.cpu.functions import exp_vector, log
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
@@ -23,9 +23,12 @@ from numoe.kernels.step.candidates import draw_filtered
 
 @kernel
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice)."""
+    """A number in [0, 1) from two 64-bit numbers (splitmix64, Steele et al. 2014, applied twice).
+
+    The seed is mixed before the position comes in: together at once, seeds 0 to 63 would have the same numbers in turn.
+    """
     value = np.uint64(seed)
-    for word in (np.uint64(position), np.uint64(0x9E3779B97F4A7C15)):
+    for word in (np.uint64(0), np.uint64(position)):
         value = value ^ word
         value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -45,7 +48,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
     total = splat(np.float32(0.0))
     for value in range(0, logits.shape[0], 16):
         total = add(total, exp_vector(sub(load_f32x16(address + 4 * value), splat(largest))))
-    return largest + np.float32(np.log(np.float64(sum_lanes(total))))
+    return largest + np.float32(log(np.float64(sum_lanes(total))))
 
 
 @kernel

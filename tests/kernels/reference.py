@@ -199,10 +199,10 @@ def group_by_expert(chosen: NDArray[np.int32]) -> dict[int, list[int]]:
 
 
 def uniform(seed: int, position: int) -> float:
-    """splitmix64 (Steele et al. 2014) of the seed xor the position, then of that result xor the golden ratio."""
+    """splitmix64 (Steele et al. 2014) of the seed, then of that result xor the position."""
     golden, mask = 0x9E3779B97F4A7C15, 2**64 - 1
     value = seed
-    for word in (position, golden):
+    for word in (0, position):
         value = ((value ^ word) + golden) & mask
         value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
         value = (value ^ value >> 27) * 0x94D049BB133111EB & mask

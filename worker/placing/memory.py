@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
-    """Take anonymous memory, on huge pages if possible; the process's policy puts it on a node at first touch."""
-    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    mapping.madvise(mmap.MADV_HUGEPAGE)
+    """Take anonymous memory, on huge pages if possible; the process's policy puts it on a node at first touch.
+
+    Raises:
+        MemoryError: there is none.
+    """
+    mapping = _map(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # of kernels that are built without huge pages
+        mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapping, np.uint8)
     skip = -whole.ctypes.data % HUGE_PAGE
     return whole[skip : skip + size]
@@ -34,5 +41,19 @@ def give_back(part: NDArray[np.uint8]) -> int:
 
 
 def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]
-    """Map the shared memory behind a memfd."""
-    return np.frombuffer(mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED), np.uint8)
+    """Map the shared memory behind a memfd.
+
+    Raises:
+        MemoryError: there is no room for it.
+    """
+    return np.frombuffer(_map(descriptor, size, mmap.MAP_SHARED), np.uint8)
+
+
+def _map(descriptor: int, size: int, flags: int) -> mmap.mmap:
+    """As mmap.mmap, which calls a lack of memory an OSError."""
+    try:
+        return mmap.mmap(descriptor, size, flags=flags)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"no memory for {size / 2**30:.1f} GiB") from error
+        raise

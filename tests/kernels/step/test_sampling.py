@@ -63,6 +63,23 @@ def test_random_numbers_are_spread_evenly_over_seeds_and_positions() -> None:
         assert ((counts - 20_000 / 64) ** 2 / (20_000 / 64)).sum() < 114
 
 
+def test_neighbouring_seeds_and_positions_draw_independently() -> None:
+    """What clients send as seeds 0, 1, 2 ..., over a block of positions; bounds are 5 deviations of each figure.
+
+    Means of n numbers have the deviation (12 n)**-0.5, known from m of them to a part of (2 (m - 1))**-0.5; squares of
+    the correlations of n numbers have the mean 1/(n - 1) and, over m (m - 1) / 2 pairs, the deviation 2/m/(n - 1).
+    """
+    count = 64
+    numbers = np.array([[uniform(unsigned(s), p) for p in range(count, 2 * count)] for s in range(count)])
+    assert np.unique(numbers).size == numbers.size
+    for rows in (numbers, numbers.T):
+        spread = rows.mean(axis=1).std(ddof=1) * (12 * count) ** 0.5
+        assert abs(spread - 1) < 5 * (2 * (count - 1)) ** -0.5
+        squares = np.corrcoef(rows)[np.triu_indices(count, 1)] ** 2
+        assert abs(squares.mean() * (count - 1) - 1) < 5 * 2 / count
+        assert squares.max() < 0.4  # r = 0.63, 5 deviations: once in 1,000 such tables
+
+
 @pytest.mark.parametrize("spread", [0.1, 2.0, 30.0])
 @pytest.mark.parametrize("count", [16, 331, 5000])
 def test_log_sum_exp_equals_its_twin(count: int, spread: float) -> None:

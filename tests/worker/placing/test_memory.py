@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,9 @@ import numpy as np
 import pytest
 
 from numoe.worker.placing.memory import HUGE_PAGE, allocate, map_arena
+from tests.worker.placing.refusing import MADVISE
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("size", [1, 4096, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 17])
@@ -38,6 +43,20 @@ def flags_of(address: int) -> list[str]:
 def test_the_kernel_knows_that_huge_pages_are_wanted() -> None:
     memory = allocate(4 * HUGE_PAGE)
     assert "hg" in flags_of(memory.ctypes.data)
+
+
+def test_memory_comes_where_the_kernel_has_no_huge_pages() -> None:
+    """Kernels built without them refuse to be told that they are wanted."""
+    program = "from numoe.worker.placing.memory import allocate; print(allocate(5).tolist())"
+    command = [sys.executable, "-m", "tests.worker.placing.refusing", str(MADVISE), sys.executable, "-c", program]
+    process = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert process.stdout == "[0, 0, 0, 0, 0]\n", process.stderr
+
+
+def test_no_memory_is_a_memory_error() -> None:
+    """It is nothing that the operator can mend in the file system, as other errors of the system are."""
+    with pytest.raises(MemoryError, match=r"^no memory for 65536\.0 GiB$"):
+        allocate(1 << 46)
 
 
 def test_memory_is_given_back_with_its_array() -> None:
