@@ -12,6 +12,8 @@ from numoe.model.gguf.reader import one_line
 # The largest values taken for possible; each is several times that of any model known.
 LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4096, 1 << 24
 
+LEAST_FACTOR = 1e-3  # of RoPE scaling; 1 over it must not overflow
+
 # All sums of products go over blocks of 32 values.
 BLOCK = 32
 
@@ -92,10 +94,12 @@ def read_rope(keys: Keys, style: Literal["neox", "norm"], head_size: int, contex
     dimensions = keys.integer("rope.dimension_count", HEAD_SIZE, default=head_size)
     if dimensions != head_size:
         keys.refuse(f"{dimensions} of {head_size} values per head are rotated, this version rotates all")
-    base = keys.number("rope.freq_base", 1.0, 1e15, default=10000.0)
+    base = keys.number("rope.freq_base", 2.0, 1e15, default=10000.0)  # YaRN divides by its logarithm
     scaling = keys.text("rope.scaling.type", "linear")
     old_factor = keys.number("rope.scale_linear", 0.0, 1e6, default=0.0)
     factor = keys.number("rope.scaling.factor", 0.0, 1e6, default=old_factor) or 1.0
+    if factor < LEAST_FACTOR:
+        keys.contradiction(f"a RoPE scaling factor of {factor:g} would stretch one position over {1 / LEAST_FACTOR:g}")
     plain = Rope(style, base, dimensions)
     if scaling == "none":
         return plain

@@ -8,8 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from numoe.model.gguf.reader import one_line
-from numoe.model.gguf.values import Value
+from numoe.model.gguf.values import Value, describe_value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 
@@ -57,9 +56,11 @@ class Keys:
 
     def expect(self, key: str, allowed: tuple[object, ...]) -> None:
         """Refuse the file if the key asks for arithmetic that this version does not do."""
-        value = self._metadata.get(f"{self._prefix}.{key}", allowed[0])
-        if isinstance(value, np.ndarray | list) or value not in allowed:
-            found = one_line(str(value), 60)
+        value = self._metadata.get(f"{self._prefix}.{key}")
+        if value is None:
+            return
+        if not isinstance(value, bool | int | float | str) or value not in allowed:
+            found = describe_value(value)
             self.refuse(f"{self._prefix}.{key} is {found}, this version runs {' or '.join(map(str, allowed))} only")
 
     def contradiction(self, message: str) -> NoReturn:

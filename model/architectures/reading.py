@@ -19,7 +19,7 @@ from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.model_file import GgufFile
 from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo
-from numoe.model.gguf.values import Strings
+from numoe.model.gguf.values import Strings, describe_value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 
@@ -71,8 +71,8 @@ def _architecture(file: GgufFile) -> Architecture:
         runs = ", ".join(ARCHITECTURES)
         raise UnsupportedModel(f"{file.path}: the architecture is {one_line(name, 60)!r}, this version runs {runs}")
     kind = file.metadata.get("general.type", "model")
-    if kind != "model":
-        raise UnsupportedModel(f"{file.path}: this is of type {one_line(str(kind), 60)!r}, this version runs models")
+    if not isinstance(kind, str) or kind != "model":
+        raise UnsupportedModel(f"{file.path}: this is of type {describe_value(kind)}, this version runs models")
     return ARCHITECTURES[name]
 
 

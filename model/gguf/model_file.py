@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from numoe.model.gguf.part import Part, read_part
-from numoe.model.gguf.reader import DAMAGED
+from numoe.model.gguf.reader import DAMAGED, one_line
 from numoe.model.gguf.tensors import TensorInfo
-from numoe.model.gguf.values import Value
+from numoe.model.gguf.values import Value, describe_value, same_value
 from numoe.protos.errors import ModelFileError
 
+KEYS_OF_EACH_PART = ("split.no", "split.count", "general.alignment")
 MOST_PARTS = 1024  # the largest models known are split into about 150
 PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
@@ -41,6 +42,8 @@ def open_gguf(path: str | Path) -> GgufFile:
     parts = (opened, *(read_part(other) for other in _other_parts(opened, name)))
     for number, part in enumerate(parts):
         _check_part(part, number, len(parts))
+        if number:
+            _check_agreement(part, opened)
     tensors = _merge(parts)
     if len(parts) > 1 and _split_key(opened, "split.tensors.count") != len(tensors):
         announced = _split_key(opened, "split.tensors.count")
@@ -80,6 +83,18 @@ def _check_part(part: Part, number: int, count: int) -> None:
         _fail(part.path, "split-number", f"split.no is {found[0]}, expected {number}: the files are mixed up")
     if found[1] != count:
         _fail(part.path, "split-count", f"split.count is {found[1]}, expected {count}: the files are mixed up")
+
+
+def _check_agreement(part: Part, first: Part) -> None:
+    """Refuse a part of another model: what it says again must be what the first part says."""
+    if part.version != first.version:
+        found = f"GGUF version {part.version}, the first part has {first.version}"
+        _fail(part.path, "split-mixed", f"the part has {found}: the files are mixed up")
+    for key, value in part.metadata.items():
+        stated = first.metadata.get(key, "" if key == "general.architecture" else value)
+        if key not in KEYS_OF_EACH_PART and not same_value(value, stated):
+            found = f"{describe_value(value)}, the first part says {describe_value(stated)}"
+            _fail(part.path, "split-mixed", f"{one_line(key, 60)} is {found}: the files are mixed up")
 
 
 def _split_key(part: Part, key: str) -> int:

@@ -149,7 +149,10 @@ def _read_tensor(reader: Reader, name: str) -> TensorInfo:
 
 
 def _place(reader: Reader, tensors: Collection[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:
-    """Make offsets count from the start of the file; no two tensors may share a byte there."""
+    """Make offsets count from the start of the file; tensors lie there side by side, but for alignment.
+
+    A gap, or data after the last one, belongs to a tensor that the directory lacks, or has with a smaller type.
+    """
     data_start = -(-reader.position // alignment) * alignment
     end, before = data_start, "the directory"
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
@@ -162,5 +165,11 @@ def _place(reader: Reader, tensors: Collection[TensorInfo], alignment: int) -> t
             reader.fail("tensor-outside-file", f"{tensor.name} takes {span}, the file has {reader.size}; {DAMAGED}")
         if start < end:
             reader.fail("tensor-overlap", f"{tensor.name} begins at {start}, inside {before}; {DAMAGED}")
+        if start - end >= alignment:
+            gap = f"bytes {end} to {start} between {before} and {tensor.name}"
+            reader.fail("tensor-gap", f"{gap} belong to no tensor; {DAMAGED}")
         end, before = start + tensor.bytes, tensor.name
+    if reader.size - end >= alignment:
+        rest = f"bytes {end} to {reader.size} after {before}"
+        reader.fail("tensor-gap", f"{rest} belong to no tensor; {DAMAGED}")
     return tuple(replace(tensor, offset=data_start + tensor.offset) for tensor in tensors)

@@ -27,6 +27,7 @@ from numoe.model.gguf.reader import (
     TEXT_BYTES,
     U64,
     Reader,
+    one_line,
 )
 from numoe.protos.errors import ModelFileError
 
@@ -64,6 +65,11 @@ class Strings(Sequence[str]):
         starts, data = self._starts, self._bytes
         return map(self._decode, [data[a : b - 8] for a, b in pairwise(starts)])
 
+    @property
+    def raw(self) -> bytes:
+        """The strings as they lie in the file, each after its length."""
+        return self._bytes
+
     def _decode(self, raw: bytes) -> str:
         try:
             return raw.decode()
@@ -72,6 +78,24 @@ class Strings(Sequence[str]):
 
 
 Value: TypeAlias = "bool | int | float | str | NDArray[np.generic] | Strings | list[Value]"
+
+
+def describe_value(value: Value) -> str:
+    """A value in few words, fit for a terminal and a log."""
+    if isinstance(value, np.ndarray | Strings | list):
+        return f"an array of {len(value)}"
+    return repr(one_line(value, 60)) if isinstance(value, str) else str(value)
+
+
+def same_value(value: Value, other: Value) -> bool:
+    """Whether two values are equal."""
+    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(value, other)
+    if isinstance(value, Strings) and isinstance(other, Strings):
+        return value.raw == other.raw
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(same_value(a, b) for a, b in zip(value, other, strict=True))
+    return type(value) is type(other) and value == other
 
 
 def read_value(reader: Reader, key: str, number: int) -> Value:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MOST_IDS = 1 << 17  # sixteen times as many as Linux can have of CPUs
 
-def parse_id_list(text: str) -> tuple[int, ...]:
-    """Read the kernel's list form: "0-2,8" gives (0, 1, 2, 8), an empty text nothing. Raises ValueError."""
+
+def parse_id_list(text: str, below: int = MOST_IDS) -> tuple[int, ...]:
+    """Read the kernel's list form: "0-2,8" gives (0, 1, 2, 8), an empty text nothing.
+
+    Raises:
+        ValueError: the text has another form, or an id is not smaller than `below`.
+    """
     ids: set[int] = set()
     for part in text.strip().split(","):
         if part:
-            first, _, last = part.partition("-")
-            ids.update(range(int(first), int(last or first) + 1))
+            start, dash, end = part.partition("-")
+            first, last = int(start), int(end if dash else start)
+            if not first <= last < below:
+                raise ValueError(f"found {part:.40}, expected numbers below {below}, the smaller one first")
+            ids.update(range(first, last + 1))
     return tuple(sorted(ids))
 
 

@@ -14,6 +14,7 @@ from numoe.model.machine.id_lists import parse_id_list
 from numoe.model.machine.linux_files import chosen, labelled_lines, meminfo_bytes, read_text
 from numoe.model.machine.processor import read_processor
 from numoe.model.machine.topology import LOCAL_DISTANCE, Cache, Node, Topology
+from numoe.protos.errors import SetupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,18 @@ class _Allowed:
 
 
 def read_topology(root: Path = Path("/")) -> Topology:
-    """Read the machine below `root`; a kernel without NUMA in /sys is one node with all CPUs and all memory."""
+    """Read the machine below `root`; a kernel without NUMA in /sys is one node with all CPUs and all memory.
+
+    Raises:
+        SetupError: a file does not hold what Linux writes there.
+    """
+    try:
+        return _read_topology(root)
+    except ValueError as error:
+        raise SetupError(f"{root}: what /sys and /proc say of the machine cannot be read: {error}") from error
+
+
+def _read_topology(root: Path) -> Topology:
     allowed = _read_allowed(root)
     folder = root / "sys/devices/system/node"
     online = parse_id_list(read_text(folder / "online"))

@@ -99,10 +99,10 @@ def _read_experts(tables: Any, spec: ModelSpec, workers: int) -> tuple[ExpertOwn
 
 def _read_ids(text: Any, count: int, where: str) -> tuple[int, ...]:
     try:
-        ids = parse_id_list(text) if isinstance(text, str) else None
+        ids = parse_id_list(text, below=count) if isinstance(text, str) else None
     except ValueError:
         ids = None
-    if ids is None or any(number >= count for number in ids):
+    if ids is None:
         raise PlanError(f'{where}: found {text!r}, expected numbers below {count} in a text such as "0-2,8"')
     return ids
 

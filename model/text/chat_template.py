@@ -23,6 +23,7 @@ from numoe.model.text.template_process import (
     CPU_SECONDS,
     MEMORY_BYTES,
     OUTPUT_BYTES,
+    REASON_CHARACTERS,
     Outcome,
     read_message,
     write_message,
@@ -30,26 +31,45 @@ from numoe.model.text.template_process import (
 from numoe.protos.errors import InvalidRequest, Unavailable, UnsupportedModel
 
 INPUT_BYTES = 4 << 20  # of messages as JSON
-TRIAL = ({"role": "user", "content": "Hello"},)
+TRIALS = (
+    ({"role": "user", "content": "Hello"},),
+    ({"role": "system", "content": "Help"}, {"role": "user", "content": "Hello"}),  # some ask for that
+)
+TURNS = (*TRIALS[0], {"role": "assistant", "content": "Hello"}, *TRIALS[0])
+REPLY_BYTES = 6 * OUTPUT_BYTES + 4096  # JSON takes at most 6 bytes for one
 BEYOND_LIMITS = f"takes more than {CPU_SECONDS:.0f} s or {MEMORY_BYTES >> 20} MiB, or crashes"
 
 
 class ChatTemplate:
     """A model's chat template. It was tried on a greeting: what fails later is the messages' fault. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_lock", "_process", "_source", "_tokens")
+    __slots__ = ("__weakref__", "_lock", "_process", "_source", "_tokens", "written")
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        """Start the process and render a greeting. Raises UnsupportedModel if the template cannot."""
+        """Start the process and render a greeting. Raises UnsupportedModel if the template cannot, or refuses it."""
         self._source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._lock = threading.Lock()
         self._process: _RenderingProcess | None = None
-        outcome, text = self._run(_encode({**self._tokens, "messages": TRIAL, "add_generation_prompt": True}))
-        if outcome is Outcome.TOO_LONG:
-            raise UnsupportedModel(f"the model's chat template makes {text} of a greeting, at most {OUTPUT_BYTES} fit")
-        if outcome is Outcome.FAILED:
-            raise UnsupportedModel(f"the model's chat template cannot render a greeting: {text}")
+        self.written = self._greet()  # what it writes around turns that do not matter
+        with contextlib.suppress(InvalidRequest):  # a template may know no answers
+            self.written += self.render(TURNS)
+
+    def _greet(self) -> str:
+        reason = ""
+        for messages in TRIALS:
+            outcome, text = self._run(_encode({**self._tokens, "messages": messages, "add_generation_prompt": True}))
+            match outcome:
+                case Outcome.RENDERED:
+                    return text
+                case Outcome.TOO_LONG:
+                    said = f"makes {text} of a greeting, at most {OUTPUT_BYTES} fit"
+                    raise UnsupportedModel(f"the model's chat template {said}")
+                case Outcome.FAILED:
+                    raise UnsupportedModel(f"the model's chat template cannot render a greeting: {text}")
+                case Outcome.RAISED:
+                    reason = text
+        raise UnsupportedModel(f"the model's chat template refuses a greeting: {reason}")
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **kwargs: Any
@@ -105,7 +125,8 @@ class ChatTemplate:
             self._stop()
             return Outcome.FAILED, f"it {BEYOND_LIMITS}"
         content = json.loads(reply)
-        return Outcome(content["outcome"]), content["text"]
+        outcome, text = Outcome(content["outcome"]), content["text"]
+        return outcome, text if outcome is Outcome.RENDERED else _harmless(text)
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -134,14 +155,19 @@ class _RenderingProcess:
         return self._child.poll() is not None
 
     def ask(self, body: bytes) -> bytes | None:
-        """The child's reply, None if the child ended."""
+        """The child's reply, None if the child ended or says more than it may."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
             write_message(self._child.stdin, body)
         except BrokenPipeError:
             return None
-        return read_message(self._child.stdout)
+        return read_message(self._child.stdout, REPLY_BYTES)
+
+
+def _harmless(reason: str) -> str:
+    """A template's own words, short and fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in reason[:REASON_CHARACTERS])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

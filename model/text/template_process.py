@@ -25,6 +25,7 @@ CPU_SECONDS = 1.0  # a conversation of 1000 messages takes 0.004
 MEMORY_BYTES = 1 << 30
 STEPS = 10_000_000  # of the template engine, 0.25 s
 OUTPUT_BYTES = 1 << 20
+REASON_CHARACTERS = 400  # of why a rendering ended otherwise
 LENGTH = struct.Struct("<I")
 
 
@@ -41,12 +42,14 @@ class _Refusal(Exception):
     """The template called raise_exception: it refuses the messages, and is not at fault itself."""
 
 
-def read_message(stream: IO[bytes]) -> bytes | None:
-    """Read the next message; None at the end of the stream."""
+def read_message(stream: IO[bytes], most: int | None = None) -> bytes | None:
+    """Read the next message; None at the end of the stream, and if the message has more than `most` bytes."""
     head = stream.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
     (size,) = LENGTH.unpack(head)
+    if most is not None and size > most:
+        return None
     body = stream.read(size)
     return body if len(body) == size else None
 
@@ -67,7 +70,11 @@ def _plain_block(match: re.Match[str]) -> str:
 
 
 def _raise_exception(message: str) -> None:
-    raise _Refusal(str(message))
+    raise _Refusal(str(message)[:REASON_CHARACTERS])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:REASON_CHARACTERS]
 
 
 def _to_json(value: Any, **options: Any) -> str:
@@ -91,7 +98,7 @@ class _Renderer:
         except _Refusal as refusal:
             return Outcome.RAISED, str(refusal)
         except Exception as error:  # whatever a hostile template provokes
-            return Outcome.FAILED, str(error).partition("\n")[0][:400]
+            return Outcome.FAILED, _first_line(error)
         size = len(text.encode())
         if size > OUTPUT_BYTES:
             return Outcome.TOO_LONG, f"{size} bytes"
@@ -116,7 +123,7 @@ def main() -> None:
             else:
                 outcome, text = renderer.render(content)
         except Exception as error:  # a template that does not parse
-            outcome, text = Outcome.FAILED, str(error).partition("\n")[0][:400]
+            outcome, text = Outcome.FAILED, _first_line(error)
         reply = json.dumps({"outcome": outcome, "text": text}).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         write_message(replies, reply)

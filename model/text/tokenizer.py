@@ -17,7 +17,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, models, pre_tokenizers
 
-from numoe.model.text.vocabulary import TokenType, Vocabulary, read_vocabulary
+from numoe.model.text.token_types import TokenType
+from numoe.model.text.vocabulary import Vocabulary, read_vocabulary
 
 
 def _spell_bytes() -> dict[int, str]:
@@ -42,16 +43,18 @@ class Tokenizer:
         self.bos_id = vocabulary.bos_id
         self.add_bos = vocabulary.add_bos  # whether a prompt begins with bos_id; encode() leaves that to its caller
         self.end_ids = vocabulary.end_ids  # an answer ends with any of these
-        bpe = models.BPE(
-            {text: token_id for token_id, text in enumerate(vocabulary.texts) if text},
-            list(vocabulary.merges),
-            ignore_merges=vocabulary.pretokenizer.whole_words,
-        )
-        # Two tokenizers over one BPE model: which tokens are found in text is a property of a tokenizer.
         user_defined = self._texts(TokenType.USER_DEFINED)
-        self._plain = _build(bpe, vocabulary, user_defined)
-        found = [*user_defined, *self._texts(TokenType.CONTROL), *self._texts(TokenType.UNKNOWN)]
-        self._control_found = _build(bpe, vocabulary, found)
+        control = [*self._texts(TokenType.CONTROL), *self._texts(TokenType.UNKNOWN)]
+        bpe = _build_model(vocabulary, frozenset())
+        # Plain text must not become a control token by merges either, nor as a word that is taken whole. A single
+        # character stays: it spells a byte.
+        hidden = frozenset(text for text in control if len(text) > 1)
+        reached = vocabulary.pretokenizer.whole_words or any(
+            left + right in hidden for left, right in vocabulary.merges
+        )
+        # Two tokenizers, over one BPE model if they can be: which tokens are found in text is a tokenizer's property.
+        self._plain = _build(_build_model(vocabulary, hidden) if reached else bpe, vocabulary, user_defined)
+        self._control_found = _build(bpe, vocabulary, [*user_defined, *control])
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -75,17 +78,31 @@ class Tokenizer:
         """
         if not 0 <= token_id < self.vocabulary:
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self.vocabulary}")
-        text, token_type = self._vocabulary.texts[token_id], self._vocabulary.types[token_id]
-        if token_type is TokenType.NORMAL:
-            try:
-                return bytes([_BYTES[spelling] for spelling in text])
-            except KeyError:  # a token that the converter did not spell out in bytes
-                return text.encode()
-        return text.encode() if control or token_type is TokenType.USER_DEFINED else b""
+        return token_bytes(self._vocabulary, token_id, control=control)
 
     def _texts(self, token_type: TokenType) -> list[str]:
         vocabulary = self._vocabulary
         return [text for text, found in zip(vocabulary.texts, vocabulary.types, strict=True) if found is token_type]
+
+
+def token_bytes(vocabulary: Vocabulary, token_id: int, *, control: bool = False) -> bytes:
+    """The bytes that a token of a vocabulary stands for: none for control tokens, with `control` their names."""
+    text, token_type = vocabulary.texts[token_id], vocabulary.types[token_id]
+    if token_type is TokenType.NORMAL:
+        try:
+            return bytes([_BYTES[spelling] for spelling in text])
+        except KeyError:  # a token that the converter did not spell out in bytes
+            return text.encode()
+    return text.encode() if control or token_type is TokenType.USER_DEFINED else b""
+
+
+def _build_model(vocabulary: Vocabulary, hidden: frozenset[str]) -> models.BPE:
+    """Build the merging of symbols, without the tokens `hidden` and without what is merged from them."""
+    return models.BPE(
+        {text: token_id for token_id, text in enumerate(vocabulary.texts) if text and text not in hidden},
+        [pair for pair in vocabulary.merges if hidden.isdisjoint((*pair, "".join(pair)))],
+        ignore_merges=vocabulary.pretokenizer.whole_words,
+    )
 
 
 def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tokenizers.Tokenizer:

@@ -1,55 +1,34 @@
 """Reads the vocabulary of a GGUF file and checks it: texts, types, merges and the ids of special tokens.
 
 *Guarantees*: token ids 0 .. V-1 with one type each; texts differ; both parts and the result of every merge are tokens;
-every special id exists. A file that breaks one of these is refused with a ModelFileError that names the fault.
+every special id exists; control tokens have that type, whatever the file says (control_tokens.py). A file that breaks
+one of these is refused with a ModelFileError that names the fault.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, NoReturn
 
 import numpy as np
 
+from numoe.model.text.control_tokens import (
+    END_TEXTS,
+    MOST_SPECIAL,
+    SPECIAL_CHARACTERS,
+    find_mistyped,
+    is_special,
+)
 from numoe.model.text.pretokenizers import Pretokenizer, find_pretokenizer
+from numoe.model.text.token_types import TokenType
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
 PREFIX = "tokenizer.ggml."
 DAMAGED = "the file is damaged or badly converted, fetch another"
 
-# Texts that end an answer in one model family or another. A file names one end token by id, yet many models end with
-# another as well: Qwen3 files name <|im_end|>, and the model also ends with <|endoftext|>. llama.cpp does the same.
-END_TEXTS = frozenset(
-    {
-        "<|eot_id|>",
-        "<|im_end|>",
-        "<|end|>",
-        "<end_of_turn>",
-        "<|endoftext|>",
-        "<|eom_id|>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "<|end_of_text|>",
-        "<end_of_utterance>",
-        "<｜end▁of▁sentence｜>",  # noqa: RUF001 (DeepSeek's own spelling)
-    }
-)
-
-
-class TokenType(IntEnum):
-    """What a token is for, as the file's tokenizer.ggml.token_type numbers it."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3  # found in text only where the caller allows it; never shown
-    USER_DEFINED = 4  # found in text before all else; shown as it is written
-    UNUSED = 5
-    BYTE = 6
+NO_ID = 2**32 - 1  # with -1, what files in use write for "there is none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +40,17 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...]  # first is best
     pretokenizer: Pretokenizer
     bos_id: int | None
+    eos_id: int | None  # the one that the file names first, for the chat template
     end_ids: frozenset[int]
     add_bos: bool
+    mistyped: tuple[str, ...] = ()  # texts of control tokens that have another type in the file
 
 
-def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
-    """Read the tokenizer's keys of a file. Raises ModelFileError and UnsupportedModel."""
+def read_vocabulary(metadata: Mapping[str, Any], written: str = "") -> Vocabulary:
+    """Read the tokenizer's keys of a file. Raises ModelFileError and UnsupportedModel.
+
+    `written` is what the chat template writes around a greeting: the markers of turns in it are control tokens.
+    """
     model = _text(metadata, "model")
     if model != "gpt2":
         raise UnsupportedModel(f"tokenizer.ggml.model is {model!r}, this version knows gpt2 (byte-level BPE) only")
@@ -74,20 +58,30 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     texts = _strings(metadata, "tokens")
     if not texts:
         _fail("tokens-empty", f"{PREFIX}tokens is empty; {DAMAGED}")
-    types = _types(metadata, len(texts))
+    types = list(_types(metadata, len(texts)))
     ids = _ids(texts)
-    bos_id = _token_id(metadata, "bos_token_id", len(texts))
-    named = (_token_id(metadata, f"{name}_token_id", len(texts)) for name in ("eos", "eot", "eom"))
-    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
-    known = (ids[text] for text in END_TEXTS & ids.keys() if types[ids[text]] in special)
+    merges = _merges(metadata, ids)
+    bos_ids, eos_ids = (_token_ids(metadata, name, len(texts)) for name in ("bos", "eos"))
+    if len(bos_ids) > 1:
+        _fail("tokenizer-value-type", f"{PREFIX}bos_token_id holds {len(bos_ids)} ids, expected one; {DAMAGED}")
+    ends = {*eos_ids, *_token_ids(metadata, "eot", len(texts)), *_token_ids(metadata, "eom", len(texts))}
+    merged = {left + right for left, right in merges}
+    mistyped = tuple(find_mistyped(texts, types, merged, ends.union(bos_ids), written))
+    for token_id in mistyped:
+        types[token_id] = TokenType.CONTROL
+    _check_special(texts, types)
+    known = {ids[text] for text in END_TEXTS & ids.keys()}
+    bos_id = next(iter(bos_ids), None)
     return Vocabulary(
         texts=texts,
-        types=types,
-        merges=_merges(metadata, ids),
+        types=tuple(types),
+        merges=merges,
         pretokenizer=pretokenizer,
         bos_id=bos_id,
-        end_ids=frozenset(known) | {token_id for token_id in named if token_id is not None},
+        eos_id=next(iter(eos_ids), None),
+        end_ids=frozenset(ends | {token_id for token_id in known if types[token_id] is TokenType.CONTROL}),
         add_bos=_add_bos(metadata, pretokenizer.add_bos, bos_id),
+        mistyped=tuple(texts[token_id] for token_id in mistyped),
     )
 
 
@@ -154,16 +148,30 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
     return ids
 
 
-def _token_id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
-    value = metadata.get(PREFIX + name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        _fail("tokenizer-value-type", f"{PREFIX}{name} is a {type(value).__name__}, expected a token id; {DAMAGED}")
-    token_id = int(value)
-    if not 0 <= token_id < count:
-        _fail("token-id-range", f"{PREFIX}{name} is {token_id}, expected 0 to {count - 1}; {DAMAGED}")
-    return token_id
+def _token_ids(metadata: Mapping[str, Any], name: str, count: int) -> tuple[int, ...]:
+    """The ids that a key holds: one, a list of them, or none where it is missing or says so."""
+    key = f"{PREFIX}{name}_token_id"
+    value = metadata.get(key, ())
+    found = []
+    for item in value if isinstance(value, np.ndarray | list | tuple) else (value,):
+        if isinstance(item, bool | np.bool_) or not isinstance(item, numbers.Integral):
+            _fail("tokenizer-value-type", f"{key} is a {type(item).__name__}, expected a token id; {DAMAGED}")
+        token_id = int(item)
+        if token_id in (-1, NO_ID):
+            continue
+        if not 0 <= token_id < count:
+            _fail("token-id-range", f"{key} is {token_id}, expected 0 to {count - 1}; {DAMAGED}")
+        found.append(token_id)
+    return tuple(found)
+
+
+def _check_special(texts: Sequence[str], types: Sequence[TokenType]) -> None:
+    """Refuse more tokens to search text for than any vocabulary has."""
+    sizes = [len(text) for text, token_type in zip(texts, types, strict=True) if is_special(token_type)]
+    if len(sizes) > MOST_SPECIAL or sum(sizes) > SPECIAL_CHARACTERS:
+        found = f"{len(sizes)} special tokens of {sum(sizes)} characters"
+        expected = f"at most {MOST_SPECIAL} of {SPECIAL_CHARACTERS} are allowed"
+        _fail("special-tokens", f"{PREFIX}token_type: there are {found}, {expected}; {DAMAGED}")
 
 
 def _add_bos(metadata: Mapping[str, Any], default: bool, bos_id: int | None) -> bool:

@@ -56,9 +56,13 @@ IMPOSSIBLE: dict[str, tuple[str, KeyValue, str]] = {
     "epsilon not a number": ("attention.layer_norm_rms_epsilon", NAN, "hyper-parameter"),
     "epsilon a string": ("attention.layer_norm_rms_epsilon", "small", "key-type"),
     "rope base 0": ("rope.freq_base", 0.0, "hyper-parameter"),
+    "rope base 1, whose logarithm is 0": ("rope.freq_base", 1.0, "hyper-parameter"),
+    "rope base hardly above 1": ("rope.freq_base", 1.0001, "hyper-parameter"),
     "rope base infinite": ("rope.freq_base", float("inf"), "hyper-parameter"),
     "rope base not a number": ("rope.freq_base", NAN, "hyper-parameter"),
     "rope factor negative": ("rope.scaling.factor", -4.0, "hyper-parameter"),
+    "rope factor so small that nothing is left": ("rope.scaling.factor", 1e-30, "hyper-parameter"),
+    "an old rope factor so small": ("rope.scale_linear", 1e-30, "hyper-parameter"),
     "rope scaling type a number": ("rope.scaling.type", 1, "key-type"),
     "vocabulary unlike the tensors": ("vocab_size", V + 1, "hyper-parameter"),
 }
@@ -199,9 +203,25 @@ def test_a_file_without_an_architecture_is_refused(tmp_path: Path, value: KeyVal
     assert refusal.value.reason == "architecture-missing"
 
 
-def test_an_adapter_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="'adapter'"):
-        model_spec(open_gguf(write(tmp_path, model_bytes(keys={"general.type": "adapter"}))))
+KINDS: list[tuple[KeyValue, str]] = [
+    ("adapter", "'adapter'"),
+    (7, "7"),
+    (array(U32, [1, 2]), "an array of 2"),
+    (array(U32, []), "an array of 0"),
+    (array(STRING, ["model"]), "an array of 1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "told"), KINDS)
+def test_what_is_no_model_is_refused_whatever_it_says_it_is(tmp_path: Path, kind: KeyValue, told: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"of type {told}, this version runs models"):
+        model_spec(open_gguf(write(tmp_path, model_bytes(keys={"general.type": kind}))))
+
+
+def test_a_list_in_place_of_a_value_is_refused_in_words(tmp_path: Path) -> None:
+    for value in (array(STRING, ["1"]), array(U32, [1, 2])):
+        with pytest.raises(UnsupportedModel, match=r"attention\.causal is an array of [12], this version"):
+            model_spec(open_gguf(write(tmp_path, model_bytes(keys={"qwen3moe.attention.causal": value}))))
 
 
 def test_a_vocabulary_that_contradicts_the_embedding_is_refused(tmp_path: Path) -> None:

@@ -105,10 +105,10 @@ def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
     assert open_gguf(write(tmp_path, content)).version == 2
 
 
-def test_tensors_may_stand_in_any_order_with_gaps(tmp_path: Path) -> None:
-    content = gguf([], [tensor("late", (8,), 0, 64), tensor("early", (8,), 0, 0)], bytes(96))
+def test_tensors_may_stand_in_any_order(tmp_path: Path) -> None:
+    content = gguf([], [tensor("late", (7,), 0, 32), tensor("early", (7,), 0, 0)], bytes(64))
     late, early = open_gguf(write(tmp_path, content)).tensors.values()
-    assert late.offset - early.offset == 64
+    assert late.offset - early.offset == 32
 
 
 def test_block_sizes_are_those_of_the_gguf_package() -> None:

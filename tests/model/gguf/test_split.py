@@ -10,7 +10,7 @@ import pytest
 
 from numoe.model.gguf.model_file import open_gguf
 from numoe.protos.errors import ModelFileError
-from tests.model.gguf.gguf_bytes import I32, STRING, U16, gguf, key, tensor, write
+from tests.model.gguf.gguf_bytes import I32, STRING, U16, array, array_key, gguf, key, tensor, write
 
 PARTS = 3
 
@@ -19,6 +19,15 @@ def part(number: int, count: int = PARTS, tensors: int = PARTS, name: str = "") 
     keys = [key("split.no", U16, number), key("split.count", U16, count), key("split.tensors.count", I32, tensors)]
     keys += [key("general.name", STRING, "split")] if number == 0 else []
     return gguf(keys, [tensor(name or f"t{number}", (8,))], bytes([number]) * 32)
+
+
+def with_keys(number: int, *keys: bytes, version: int = 3, count: int = PARTS) -> bytes:
+    """A part that has more keys."""
+    split = [key("split.no", U16, number), key("split.count", U16, count)]
+    return gguf([*split, *keys], [tensor(f"t{number}", (8,))], bytes(32), version=version)
+
+
+COUNT = key("split.tensors.count", I32, PARTS)
 
 
 def split_name(number: int, count: int = PARTS) -> str:
@@ -44,6 +53,8 @@ def test_the_parts_are_followed_from_the_first(first: Path) -> None:
 def test_the_first_part_may_hold_no_tensors(first: Path) -> None:
     keys = [key("split.no", U16, 0), key("split.count", U16, PARTS), key("split.tensors.count", I32, PARTS - 1)]
     first.write_bytes(gguf(keys))
+    for number in (1, 2):
+        first.with_name(split_name(number + 1)).write_bytes(part(number, tensors=PARTS - 1))
     assert list(open_gguf(first).tensors) == ["t1", "t2"]
 
 
@@ -85,6 +96,29 @@ def _second_twice(first: Path) -> Path:
     return first
 
 
+def _too_few_tensors(first: Path) -> Path:
+    for number in range(PARTS):
+        first.with_name(split_name(number + 1)).write_bytes(part(number, tensors=PARTS + 1))
+    return first
+
+
+def _words(first: Path, words: list[str]) -> Path:
+    first.write_bytes(
+        with_keys(0, COUNT, array_key("words", array(STRING, ["a", "b"])), array_key("n", array(I32, [1])))
+    )
+    second = with_keys(1, array_key("words", array(STRING, words)), array_key("n", array(I32, [1])))
+    first.with_name(split_name(2)).write_bytes(second)
+    return first
+
+
+def _words_that_differ(first: Path) -> Path:
+    return _words(first, ["a", "c"])
+
+
+def test_what_later_parts_say_again_may_stand_there(first: Path) -> None:
+    assert len(open_gguf(_words(first, ["a", "b"])).tensors) == PARTS
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "the second part opened": (lambda first: first.with_name(split_name(2)), "split-not-first"),
     "part zero opened": (renamed(split_name(0)), "split-not-first"),
@@ -98,10 +132,29 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "more parts than in the name": (replaced(1, part(0, count=4)), "split-count"),
     "a name with parts but no key": (replaced(1, gguf([], [tensor("t", (8,))], bytes(32))), "split-count"),
     "more parts than allowed": (replaced(1, part(0, count=65535)), "split-count"),
-    "too few tensors": (replaced(1, part(0, tensors=4)), "split-tensors"),
+    "too few tensors": (_too_few_tensors, "split-tensors"),
+    "another count of tensors in the first part": (replaced(1, part(0, tensors=4)), "split-mixed"),
     "no count of tensors": (
         replaced(1, gguf([key("split.no", U16, 0), key("split.count", U16, 3)], [tensor("t0", (8,))], bytes(32))),
         "split-tensors",
+    ),
+    "another count of tensors in a later part": (
+        replaced(2, with_keys(1, key("split.tensors.count", I32, PARTS + 1))),
+        "split-mixed",
+    ),
+    "another model's name in a later part": (
+        replaced(2, with_keys(1, key("general.name", STRING, "x"))),
+        "split-mixed",
+    ),
+    "another version in a later part": (replaced(3, with_keys(2, version=2)), "split-mixed"),
+    "an architecture that the first part lacks": (
+        replaced(3, with_keys(2, key("general.architecture", STRING, "llama"))),
+        "split-mixed",
+    ),
+    "other words in a later part": (_words_that_differ, "split-mixed"),
+    "a list where the first part has a text": (
+        replaced(2, with_keys(1, array_key("general.name", array(STRING, ["split"])))),
+        "split-mixed",
     ),
     "a tensor in two parts": (replaced(3, part(2, name="t0")), "tensor-duplicate"),
     "a number that is a string": (replaced(1, gguf([key("split.count", STRING, "3")])), "split-key-type"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from numoe.model.machine.topology_reading import read_topology
+from numoe.protos.errors import SetupError
 
 
 def write(path: Path, text: str) -> None:
@@ -120,6 +121,21 @@ def test_a_missing_distance_table_reads_as_linux_assumes_it(two_sockets: Path) -
     for node in ("node0", "node1"):
         (two_sockets / f"sys/devices/system/node/{node}/distance").unlink()
     assert [node.distances for node in read_topology(two_sockets).nodes] == [(10, 20), (20, 10)]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("sys/devices/system/node/online", "0-9999999999"),
+        ("sys/devices/system/node/node0/cpulist", "three"),
+        ("proc/self/status", "Cpus_allowed_list:\t0-99999999999"),
+        ("sys/devices/system/node/node1/distance", "far 10"),
+    ],
+)
+def test_a_copy_that_linux_did_not_write_is_refused_with_its_folder(two_sockets: Path, file: str, text: str) -> None:
+    write(two_sockets / file, text)
+    with pytest.raises(SetupError, match="machine: what /sys and /proc say of the machine cannot be read: "):
+        read_topology(two_sockets)
 
 
 def test_nodes_that_are_offline_are_not_there(two_sockets: Path) -> None:

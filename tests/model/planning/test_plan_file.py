@@ -127,6 +127,12 @@ def test_whole_experts_stand_in_tables_of_layers_that_share_them_alike() -> None
         ('"4-7"', "3", "experts 0: workers: found .*, expected 2 texts, one per worker"),
         (', "4-7"', "", "experts 0: workers: found .*, expected 2 texts, one per worker"),
         ('layers = "1"', 'layers = "2"', "experts 0: layers: found '2', expected numbers below 2"),
+        (
+            'layers = "1"',
+            'layers = "0-9999999999"',
+            "experts 0: layers: found '0-9999999999', expected numbers below 2",
+        ),
+        ('"4-7"', '"7-4"', "experts 0: workers: found '7-4', expected numbers below 8"),
         ('layers = "1"', "layers = 1", "experts 0: layers: found 1, expected numbers below 2"),
         ('layers = "1"', "", "experts 0: layers is missing"),
         ("[[experts]]", "[experts]", r"expected \[\[experts\]\] tables"),

@@ -6,10 +6,12 @@ import os
 import signal
 import time
 from contextlib import suppress
+from io import BytesIO
 
 import pytest
 
 from numoe.model.text.chat_template import ChatTemplate
+from numoe.model.text.template_process import read_message, write_message
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from tests.model.text.chat_templates import USER, started
 
@@ -86,3 +88,35 @@ def test_the_process_ends_with_its_template() -> None:
         child = chat_template._process._child
         assert child.poll() is None
     assert child.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b]0;owned\x07", "\x9b31m", "a\nb\r", "\u202egpj.exe", "a" * 100_000_000],
+    ids=lambda text: ascii(text[:9]),
+)
+def test_the_words_of_a_refusal_are_short_and_harmless(text: str) -> None:
+    raised = f"raise_exception({text[:40]!a} * {max(1, len(text) // 40)})"
+    source = f"{{% if messages[0].role == 'x' %}}{{{{ {raised} }}}}{{% endif %}}"
+    with started(source) as chat_template:
+        with pytest.raises(InvalidRequest, match="refuses them") as refusal:
+            chat_template.render([{"role": "x"}])
+        assert str(refusal.value).isprintable()
+        assert len(str(refusal.value)) < 600
+        assert chat_template.render(USER) == ""
+
+
+def test_a_reply_beyond_what_a_rendering_may_take_is_not_read() -> None:
+    pipe = BytesIO()
+    write_message(pipe, b"x" * 101)
+    assert read_message(BytesIO(pipe.getvalue()), 101) == b"x" * 101
+    assert read_message(BytesIO(pipe.getvalue()), 100) is None
+
+
+def test_a_template_that_refuses_a_greeting_makes_no_chat_unless_it_asks_for_a_system_message() -> None:
+    with pytest.raises(UnsupportedModel, match=r"refuses a greeting: never\?") as refusal:
+        ChatTemplate("{{ raise_exception('never\x1b') }}", "", "")
+    assert str(refusal.value).isprintable()
+    wants = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}ok"
+    with started(wants) as chat_template:
+        assert chat_template.render([{"role": "system", "content": ""}]) == "ok"

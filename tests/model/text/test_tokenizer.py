@@ -149,7 +149,7 @@ def test_the_longest_of_several_special_tokens_is_found() -> None:
 
 
 def test_an_answer_ends_with_the_tokens_named_and_with_well_known_ones() -> None:
-    tokens = [*byte_spellings().values(), "<|im_end|>", "<|endoftext|>", "<stop>", "</s>"]
+    tokens = [*byte_spellings().values(), "<|im_end|>", "<|endoftext|>", "<stop>", "<mask>"]
     metadata = tiny_metadata(
         tokens=tokens, token_type=[1] * 256 + [3] * 4, merges=[], eos_token_id=258, eot_token_id=65
     )

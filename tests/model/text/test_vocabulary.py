@@ -39,8 +39,12 @@ TOKENS = tiny_metadata()["tokenizer.ggml.tokens"]
         ("token-type-unknown", {"token_type": np.full(len(TOKENS), np.nan)}),
         ("token-type-unknown", {"token_type": [[1]] * len(TOKENS)}),
         ("token-id-range", {"eos_token_id": len(TOKENS)}),
-        ("token-id-range", {"eot_token_id": -1}),
-        ("token-id-range", {"bos_token_id": 2**32 - 1}),
+        ("token-id-range", {"eot_token_id": -2}),
+        ("token-id-range", {"bos_token_id": 2**32 - 2}),
+        ("token-id-range", {"eos_token_id": [2, len(TOKENS)]}),
+        ("tokenizer-value-type", {"bos_token_id": [2, 3]}),
+        ("tokenizer-value-type", {"eos_token_id": np.array([0.5])}),
+        ("tokenizer-value-type", {"eos_token_id": [[2]]}),
         ("tokenizer-value-type", {"eos_token_id": "2"}),
         ("tokenizer-value-type", {"eos_token_id": True}),
         ("tokenizer-value-type", {"add_bos_token": "yes"}),
@@ -110,6 +114,22 @@ def test_whether_a_bos_token_leads_is_stated_or_follows_from_the_pretokenizer(
     tokenizer = Tokenizer.from_metadata(tiny_metadata(pre, add_bos_token=stated, bos_token_id=bos_id))
     assert tokenizer.add_bos is expected
     assert tokenizer.bos_id == bos_id
+
+
+@pytest.mark.parametrize("none", [-1, 2**32 - 1, np.uint32(2**32 - 1), [], [-1], np.array([-1, 2**32 - 1])])
+@pytest.mark.parametrize("name", ["bos", "eos", "eot", "eom"])
+def test_an_id_that_says_none_names_no_token(name: str, none: object) -> None:
+    key, metadata = f"tokenizer.ggml.{name}_token_id", tiny_metadata()
+    without = {other: value for other, value in metadata.items() if other != key}
+    assert read_vocabulary(metadata | {key: none}) == read_vocabulary(without)
+
+
+@pytest.mark.parametrize("several", [[7, 5, -1], (7, 5), np.array([7, 5], np.uint32), np.array([7, 5], np.int32)])
+def test_an_answer_ends_with_each_of_several_ids_and_the_first_is_the_templates(several: object) -> None:
+    vocabulary = read_vocabulary(tiny_metadata(eos_token_id=several))
+    assert vocabulary.end_ids >= {5, 7}
+    assert vocabulary.eos_id == 7
+    assert read_vocabulary(tiny_metadata(bos_token_id=np.array([7]))).bos_id == 7
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)

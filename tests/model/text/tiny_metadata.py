@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tests.tiny_vocabulary import IM_END, tiny_vocabulary
+from tests.tiny_vocabulary import CONTROL, IM_END, byte_spellings, tiny_vocabulary
 
 
 def tiny_metadata(pre: str = "qwen2", **changes: Any) -> dict[str, Any]:
@@ -20,3 +21,20 @@ def tiny_metadata(pre: str = "qwen2", **changes: Any) -> dict[str, Any]:
         "add_bos_token": False,
     }
     return {f"tokenizer.ggml.{name}": value for name, value in (keys | changes).items() if value is not None}
+
+
+def mistyped_metadata(token_type: int | None) -> dict[str, Any]:
+    """The same with all control tokens of another type; None: with no types at all."""
+    vocabulary = tiny_vocabulary(400)
+    types = [
+        token_type if token in CONTROL else int(kind)
+        for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+    ]
+    return tiny_metadata(token_type=None if token_type is None else types)
+
+
+def added_metadata(texts: Sequence[str], token_type: int = 1, **changes: Any) -> dict[str, Any]:
+    """A vocabulary of the 256 single bytes, and of these texts after them."""
+    tokens, types = [*byte_spellings().values(), *texts], [1] * 256 + [token_type] * len(texts)
+    keys: dict[str, Any] = {"tokens": tokens, "token_type": types, "merges": [], "eos_token_id": None}
+    return tiny_metadata(**(keys | changes))
