@@ -69,7 +69,9 @@ def main() -> None:
     """Wait for the process PID, then kill until nothing of its session is left."""
     coordinator = int(sys.argv[1])
     with suppress(ProcessLookupError), _held(coordinator) as descriptor:
-        select.select([descriptor], [], [])
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll()
     for _ in range(ROUNDS):
         if not kill_session(coordinator):
             return
