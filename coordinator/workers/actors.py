@@ -21,7 +21,7 @@ from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.protos.errors import ServiceError, SetupError, WorkerLost
+from numoe.protos.errors import SetupError, WorkerLost
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
@@ -41,21 +41,21 @@ class ActorGroup:
         """Process ids in the order of the workers; empty until all run."""
         return self._processes.pids
 
-    def start(self, seconds: float) -> None:
-        """Start a process per shard, bound to its node and CPUs.
+    def start(self, look: Callable[[], None]) -> None:
+        """Start a process per shard, bound to its node and CPUs; what did start is ended by `give_back`.
+
+        Calls `look` now and then; an exception that it raises ends the starting.
 
         Raises:
-            ServiceError: they did not all run within `seconds`. What did start is ended by `give_back`.
+            WorkerLost: a worker died.
         """
         bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
         self._placement = placement_group(bundles, strategy="STRICT_PACK")
         for shard in self._shards:
             self.handles.append(_start_actor(shard, self._placement))
-        try:
-            pids = ray.get([handle.pid.remote() for handle in self.handles], timeout=max(1.0, seconds))
-        except ray.exceptions.RayError as error:
-            raise ServiceError(f"worker processes did not start: {error}") from error
-        self._processes = WatchedProcesses(pids)
+        starting = [handle.pid.remote() for handle in self.handles]
+        _await(starting, look)
+        self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
         """Have every worker load its shard; returns their ShardReports.
@@ -67,10 +67,7 @@ class ActorGroup:
             WorkerLost: a worker died.
         """
         loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
-        pending = loading
-        while pending:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
-            look()
+        _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
     def ended(self) -> list[int]:
@@ -116,11 +113,23 @@ def _kernel_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
-def _report(worker: int, reference: Any) -> Any:
+def _await(references: Sequence[Any], look: Callable[[], None]) -> None:
+    """Wait until all are there or have failed; calls `look` now and then, and at the end."""
+    pending = list(references)
+    while pending:
+        _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+        look()
+
+
+def _result(worker: int, doing: str, reference: Any) -> Any:
     try:
-        report = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise WorkerLost(f"worker {worker} died while loading: {error}") from error
+        raise WorkerLost(f"worker {worker} died while {doing}: {error}") from error
+
+
+def _report(worker: int, reference: Any) -> Any:
+    report = _result(worker, "loading", reference)
     if isinstance(report, str):
         raise SetupError(report)
     return report

@@ -23,6 +23,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Ray would print a stack trace when SIGTERM asks this process to drain.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+# A call after `ray.shutdown`, as a move of an expert may make, would start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
 import structlog
