@@ -5,10 +5,12 @@ Ray starts, places and ends the processes. A worker's death shows on its pidfd a
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from numoe.coordinator.workers import ray_node  # noqa: F401  sets what Ray reads when it is imported
 
@@ -17,6 +19,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from numoe.coordinator.programs import python_command
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.planning.assignment import WorkerAssignment
@@ -24,6 +27,8 @@ from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
+MOST_TOLD_BYTES = 4096
+FAILURES = "NUMOE_START_FAILURES"  # see worker/placing/binding.py
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
 
 
@@ -35,6 +40,7 @@ class ActorGroup:
         self._shards = plan.shards
         self._placement: Any = None
         self._processes = WatchedProcesses(())
+        self._told: IO[bytes] = io.BytesIO()  # why a process did not start: Ray would start it again, for ever
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -47,14 +53,16 @@ class ActorGroup:
         Calls `look` now and then; an exception that it raises ends the starting.
 
         Raises:
+            SetupError: a worker cannot run where it is to.
             WorkerLost: a worker died.
         """
+        self._told = os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0)
         bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
         self._placement = placement_group(bundles, strategy="STRICT_PACK")
         for shard in self._shards:
-            self.handles.append(_start_actor(shard, self._placement))
+            self.handles.append(_start_actor(shard, self._placement, f"/proc/{os.getpid()}/fd/{self._told.fileno()}"))
         starting = [handle.pid.remote() for handle in self.handles]
-        _await(starting, look)
+        _await(starting, lambda: self._look_at_start(look))
         self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
@@ -69,6 +77,12 @@ class ActorGroup:
         loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
         _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
+
+    def _look_at_start(self, look: Callable[[], None]) -> None:
+        told = os.pread(self._told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace").splitlines()
+        if told:
+            raise SetupError(f"a worker did not start: {told[0]}")
+        look()
 
     def ended(self) -> list[int]:
         """The workers whose processes have ended; returns at once."""
@@ -87,13 +101,14 @@ class ActorGroup:
         Ray asks first where it ends an actor: a stopped worker, which cannot hear it, lived over 2 s longer.
         """
         self._processes.kill()
+        self._told.close()
 
 
-def _start_actor(shard: Shard, group: Any) -> Any:
+def _start_actor(shard: Shard, group: Any, told: str) -> Any:
     from numoe.worker.running.actor import WorkerActor
 
     cpus = format_id_list(sorted(set(shard.cpus)))
-    binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(shard.node), cpus]
+    bound = python_command("numoe.worker.placing.binding", str(shard.node), cpus, sys.executable)
     threads = str(len(shard.cpus))
     options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
         num_cpus=0,
@@ -101,8 +116,14 @@ def _start_actor(shard: Shard, group: Any) -> Any:
         max_concurrency=2,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, shard.worker),
         runtime_env={
-            "py_executable": " ".join([*binding, sys.executable]),
-            "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **_kernel_environment()},
+            "py_executable": shlex.join(bound),  # Ray gives it to a shell
+            "env_vars": {
+                "OMP_NUM_THREADS": threads,
+                "NUMBA_NUM_THREADS": threads,
+                "PYTHONSAFEPATH": "1",
+                FAILURES: told,
+                **_kernel_environment(),
+            },
         },
     )
     return options.remote()
