@@ -114,6 +114,8 @@ class Engine:
         """Takes no more requests and waits for the open ones; whether all ended in time (`stop` fails the rest)."""
         with self._changed:
             self._draining = True
+            if self._restarting:
+                self._drained.set()  # nobody is served, and nobody will be
             self._changed.notify()
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_seconds)
@@ -125,9 +127,12 @@ class Engine:
         """Fails what is open, ends the thread after the step in flight, and closes the executor."""
         with self._changed:
             self._stopping = True
+            restarting = self._restarting
             self._changed.notify()
         if self._thread.ident is None:
             self._shut_down(None)
+        if restarting:
+            await asyncio.to_thread(self._executor.close)  # ends the restart
         try:
             await asyncio.wait_for(self._stopped.wait(), timeout_seconds)
         except TimeoutError:
@@ -184,10 +189,12 @@ class Engine:
                     if self._wait_for_work():
                         self._run_step()
                 except WorkerLost as lost:
-                    self._recover(lost)
+                    if not self._stopping:  # else we ended them ourselves
+                        self._recover(lost)
         except NumoeError as failure:
-            error = failure
-            _log.error("engine_failed", error=str(failure))
+            if not self._stopping:  # else a restart was given up, on purpose
+                error = failure
+                _log.error("engine_failed", error=str(failure))
         except Exception as failure:  # a defect of ours: no request may be left without an answer
             error = ServiceError(f"internal error in the engine: {type(failure).__name__}")
             _log.exception("engine_failed")
@@ -268,6 +275,8 @@ class Engine:
             try:
                 self._executor.restart()
             except WorkerLost as again:
+                if self._stopping:
+                    raise
                 _log.error("worker_lost_in_restart", error=str(again))
                 lost = again
             else:
@@ -287,7 +296,7 @@ class Engine:
 
     def _shut_down(self, error: NumoeError | None) -> None:
         with self._changed:
-            self._stopping = True
+            self._stopping, self._restarting = True, False
         stopped = Unavailable("the service has stopped; send the request to another one")
         self._fail_open(error if isinstance(error, ServiceError) else stopped)
         try:

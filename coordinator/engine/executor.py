@@ -8,7 +8,7 @@ from numoe.protos.messages import Step, StepLimits, StepResult
 
 
 class StepExecutor(Protocol):
-    """The workers, as the engine sees them; all methods are called from the engine's thread."""
+    """The workers, as the engine sees them; all methods but `close` are called from the engine's thread."""
 
     @property
     def limits(self) -> StepLimits: ...
@@ -26,4 +26,4 @@ class StepExecutor(Protocol):
         """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails."""
 
     def close(self) -> None:
-        """Ends the workers; harmless when repeated. Called from another thread if `collect` or `restart` hangs."""
+        """Ends the workers; harmless when repeated. By any thread: `collect` and `restart` then raise."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from numoe.coordinator.programs import python_command
 from numoe.model.machine.bandwidth import Bandwidth, Read, cores_of_nodes
 from numoe.model.machine.cgroups import memory_limit
 from numoe.model.machine.id_lists import format_id_list
@@ -102,8 +102,8 @@ class _MeasuringProcess:
         order = {"node": memory.id, "bytes": size, "touching": touching, "seconds": seconds}
         order["readers"] = list(cpus.items())
         every = format_id_list(cpu for own in cpus.values() for cpu in own)
-        bound = [sys.executable, "-m", "numoe.worker.placing.binding", str(memory.id), every]
-        self._command = [*bound, sys.executable, "-m", "numoe.worker.placing.read_speed", json.dumps(order)]
+        reading = python_command("numoe.worker.placing.read_speed", json.dumps(order))
+        self._command = python_command("numoe.worker.placing.binding", str(memory.id), every, *reading)
         self._node, self._late = memory.id, False
 
     def __enter__(self) -> _MeasuringProcess:

@@ -30,6 +30,7 @@ from numoe.protos.errors import ServiceError, Unavailable
 
 STATE_POLL_SECONDS = 0.2  # a look at the engine's state costs 2 microseconds; clients are told within this of a change
 FORCED_EXIT_CODE = 130
+END_SECONDS = 30.0  # for the workers to be gone once no request is open; some hundreds of GB take 10 s to be given back
 
 Loader = Callable[[LoadProgress], ServedModel]
 
@@ -53,7 +54,11 @@ class LoadingInterruptedError(ServiceError):
 
 
 class Coordinator:
-    """A door that is open at once, and one model behind it once it is loaded."""
+    """A door that is open at once, and one model behind it once it is loaded.
+
+    A signal ends it within its drain time in every state: a thread that hangs then, in a call of Ray's or of the file
+    system, is left behind.
+    """
 
     def __init__(
         self, settings: ServeSettings, load: Loader, progress: LoadProgress, announce: Callable[[Ready], None]
@@ -98,8 +103,13 @@ class Coordinator:
 
     async def _load_unless_stopped(self) -> ServedModel | None:
         """None: a signal came first."""
+        loading = asyncio.create_task(asyncio.to_thread(self._load, self._report_loading))
+        await _first(_ended(loading), self._stop.wait())
+        await asyncio.wait([loading], timeout=self._settings.engine.drain_timeout_seconds)
+        if not loading.done():
+            await self._leave("loading does not end", 0)
         try:
-            served = await asyncio.to_thread(self._load, self._report_loading)
+            served = loading.result()
         except LoadingInterruptedError:
             return None
         served.engine.start()
@@ -136,9 +146,21 @@ class Coordinator:
         status = served.engine.snapshot()
         _log.info("draining", running=status.running, queued=status.queued)
         await _first(served.engine.drain(self._settings.engine.drain_timeout_seconds), self._hurry.wait())
-        await served.engine.stop()
         if served.template is not None:
             served.template.close()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await served.engine.stop()
+                await served.engine.wait_stopped()
+        except TimeoutError:
+            await self._leave("the workers do not end", FORCED_EXIT_CODE)
+
+    async def _leave(self, reason: str, code: int) -> None:
+        """End this process though a thread of it hangs; the workers watch it, and survivors.py ends Ray's processes."""
+        _log.error("end_forced", reason=reason)
+        await self._door.announce_end()
+        await self._door.stop()
+        os._exit(code)
 
     async def _mirror_health(self, served: ServedModel) -> None:
         """Health follows the engine: NOT_SERVING from the loss of a worker until all are back."""
@@ -156,6 +178,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, coordinator.on_signal)
     await coordinator.run()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """Waits for its end, however that is; leaves it alone when cancelled."""
+    await asyncio.wait([task])
 
 
 async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:

@@ -5,10 +5,12 @@ Ray starts, places and ends the processes. A worker's death shows on its pidfd a
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from numoe.coordinator.workers import ray_node  # noqa: F401  sets what Ray reads when it is imported
 
@@ -17,13 +19,16 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from numoe.coordinator.programs import python_command
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.protos.errors import ServiceError, SetupError, WorkerLost
+from numoe.protos.errors import SetupError, WorkerLost
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
+MOST_TOLD_BYTES = 4096
+FAILURES = "NUMOE_START_FAILURES"  # see worker/placing/binding.py
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
 
 
@@ -35,27 +40,30 @@ class ActorGroup:
         self._shards = plan.shards
         self._placement: Any = None
         self._processes = WatchedProcesses(())
+        self._told: IO[bytes] = io.BytesIO()  # why a process did not start: Ray would start it again, for ever
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Process ids in the order of the workers; empty until all run."""
         return self._processes.pids
 
-    def start(self, seconds: float) -> None:
-        """Start a process per shard, bound to its node and CPUs.
+    def start(self, look: Callable[[], None]) -> None:
+        """Start a process per shard, bound to its node and CPUs; what did start is ended by `give_back`.
+
+        Calls `look` now and then; an exception that it raises ends the starting.
 
         Raises:
-            ServiceError: they did not all run within `seconds`. What did start is ended by `give_back`.
+            SetupError: a worker cannot run where it is to.
+            WorkerLost: a worker died.
         """
+        self._told = os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0)
         bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
         self._placement = placement_group(bundles, strategy="STRICT_PACK")
         for shard in self._shards:
-            self.handles.append(_start_actor(shard, self._placement))
-        try:
-            pids = ray.get([handle.pid.remote() for handle in self.handles], timeout=max(1.0, seconds))
-        except ray.exceptions.RayError as error:
-            raise ServiceError(f"worker processes did not start: {error}") from error
-        self._processes = WatchedProcesses(pids)
+            self.handles.append(_start_actor(shard, self._placement, f"/proc/{os.getpid()}/fd/{self._told.fileno()}"))
+        starting = [handle.pid.remote() for handle in self.handles]
+        _await(starting, lambda: self._look_at_start(look))
+        self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
         """Have every worker load its shard; returns their ShardReports.
@@ -67,11 +75,14 @@ class ActorGroup:
             WorkerLost: a worker died.
         """
         loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
-        pending = loading
-        while pending:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
-            look()
+        _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
+
+    def _look_at_start(self, look: Callable[[], None]) -> None:
+        told = os.pread(self._told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace").splitlines()
+        if told:
+            raise SetupError(f"a worker did not start: {told[0]}")
+        look()
 
     def ended(self) -> list[int]:
         """The workers whose processes have ended; returns at once."""
@@ -90,13 +101,14 @@ class ActorGroup:
         Ray asks first where it ends an actor: a stopped worker, which cannot hear it, lived over 2 s longer.
         """
         self._processes.kill()
+        self._told.close()
 
 
-def _start_actor(shard: Shard, group: Any) -> Any:
+def _start_actor(shard: Shard, group: Any, told: str) -> Any:
     from numoe.worker.running.actor import WorkerActor
 
     cpus = format_id_list(sorted(set(shard.cpus)))
-    binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(shard.node), cpus]
+    bound = python_command("numoe.worker.placing.binding", str(shard.node), cpus, sys.executable)
     threads = str(len(shard.cpus))
     options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
         num_cpus=0,
@@ -104,8 +116,14 @@ def _start_actor(shard: Shard, group: Any) -> Any:
         max_concurrency=2,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, shard.worker),
         runtime_env={
-            "py_executable": " ".join([*binding, sys.executable]),
-            "env_vars": {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **_kernel_environment()},
+            "py_executable": shlex.join(bound),  # Ray gives it to a shell
+            "env_vars": {
+                "OMP_NUM_THREADS": threads,
+                "NUMBA_NUM_THREADS": threads,
+                "PYTHONSAFEPATH": "1",
+                FAILURES: told,
+                **_kernel_environment(),
+            },
         },
     )
     return options.remote()
@@ -116,11 +134,23 @@ def _kernel_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
-def _report(worker: int, reference: Any) -> Any:
+def _await(references: Sequence[Any], look: Callable[[], None]) -> None:
+    """Wait until all are there or have failed; calls `look` now and then, and at the end."""
+    pending = list(references)
+    while pending:
+        _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+        look()
+
+
+def _result(worker: int, doing: str, reference: Any) -> Any:
     try:
-        report = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise WorkerLost(f"worker {worker} died while loading: {error}") from error
+        raise WorkerLost(f"worker {worker} died while {doing}: {error}") from error
+
+
+def _report(worker: int, reference: Any) -> Any:
+    report = _result(worker, "loading", reference)
     if isinstance(report, str):
         raise SetupError(report)
     return report

@@ -2,6 +2,9 @@
 
 Steps go through the arena. A worker's death shows on its pidfd at once, so a step in flight ends within WATCH_SECONDS
 of it. A group that lost a worker is never mended: `restart` ends the rest and starts a new group with a new arena.
+
+*Guarantees*: `close` may be called by any thread at any time. Whoever waits for workers or starts them then ends soon,
+by WorkerLost, and nothing is closed twice.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, RLock
 from typing import Any
 
 from numoe.coordinator.workers.ray_node import remove_session  # sets what Ray reads when it is imported
@@ -41,6 +44,7 @@ from numoe.protos.messages import Step, StepLimits, StepResult
 
 BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
+CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
 SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
 SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
 
@@ -79,6 +83,9 @@ class HostGroup:
         self._tally = ExpertTally(spec, settings.workers.expert_stats)
         self._boundary = StepBoundary()
         self._moving = Lock()
+        self._changing = RLock()  # held while workers start or end
+        self._closing = Event()
+        self._closed = False
         self._started: _Started | None = None
 
     @property
@@ -88,7 +95,16 @@ class HostGroup:
     # ---- from start to end
 
     def start(self, progress: LoadProgress) -> None:
-        """Start and load new workers; nothing of old ones may be left."""
+        """Start and load new workers; nothing of old ones may be left.
+
+        Raises:
+            SetupError: a worker cannot become what the plan says.
+            ServiceError: they did not start in time; WorkerLost: one died, or `close` was called.
+        """
+        with self._changing:
+            self._start(progress)
+
+    def _start(self, progress: LoadProgress) -> None:
         kept, self._keep_logs = self._keep_logs, True
         seconds = self._settings.workers.start_timeout_seconds
         end = time.monotonic() + seconds
@@ -96,17 +112,19 @@ class HostGroup:
         channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts, nodes)
         actors = self._new_actors()
         self._started = _Started(channel, actors)
-        actors.start(seconds)
 
-        def look() -> None:
-            counters = self.counters()
+        def look(phase: str) -> None:
+            if self._closing.is_set():
+                raise _ended()
+            counters = self.counters() if phase == "loading" else []
             done, total = (sum(int(one[name]) for one in counters) for name in ("loaded_bytes", "total_bytes"))
-            progress("loading", done, total)
+            progress(phase, done, total)
             if time.monotonic() > end:
-                raise ServiceError(f"loading took more than {seconds:.0f} s")
+                raise ServiceError(f"{phase} the workers took more than {seconds:.0f} s")
 
+        actors.start(lambda: look("starting"))
         assignments = [self._assignment(shard.worker, channel.descriptor) for shard in self._plan.shards]
-        reports = actors.load(assignments, look)
+        reports = actors.load(assignments, lambda: look("loading"))
         self._started = replace(self._started, reports=tuple(reports))
         for shard, report in zip(self._plan.shards, reports, strict=True):
             _log_binding(shard, report.locality)
@@ -130,15 +148,33 @@ class HostGroup:
         )
 
     def restart(self) -> None:
-        if self._started is not None:
-            self._started.actors.give_back()
-        self._end()
-        self.start(lambda phase, done, total: None)
-        _log.info("workers_restarted", pids=self._sound().actors.pids)
+        with self._changing:
+            if self._started is not None:
+                self._started.actors.give_back()
+            self._end()
+            self._start(lambda phase, done, total: None)
+            _log.info("workers_restarted", pids=self._sound().actors.pids)
 
     def close(self) -> None:
-        if self._started is not None:
-            self._started.channel.abort()
+        self._closing.set()
+        started = self._started
+        if started is not None:
+            started.channel.abort()
+        if not self._changing.acquire(timeout=CLOSE_SECONDS):
+            _log.error("ray_does_not_answer", seconds=CLOSE_SECONDS)
+            if started is not None:
+                started.actors.end()
+            return  # to what ends this process; all others end with it
+        try:
+            self._close()
+        finally:
+            self._changing.release()
+
+    def _close(self) -> None:
+        """As `close`, once no other thread starts or ends workers."""
+        if self._closed:
+            return
+        self._closed = True
         if self._session is not None:
             ray.shutdown()  # first, lest it tells of every worker that ends
         elif self._started is not None:
@@ -174,8 +210,10 @@ class HostGroup:
             self._boundary.end()
 
     def _result(self, timeout_seconds: float) -> StepResult:
-        assert self._started is not None
-        channel, end = self._started.channel, time.monotonic() + timeout_seconds
+        started = self._started
+        if started is None:
+            raise _ended()
+        channel, end = started.channel, time.monotonic() + timeout_seconds
         while True:
             result = channel.wait(WATCH_SECONDS)
             if result is not None:
@@ -196,6 +234,8 @@ class HostGroup:
 
     def _sound(self) -> _Started:
         """The workers, if all of them live; raises WorkerLost."""
+        if self._closing.is_set():
+            raise _ended()
         started = self._started
         ended = [] if started is None else started.actors.ended()
         if started is None or ended or not started.actors.pids:
@@ -258,6 +298,10 @@ def _placed(shard: Shard, started: _Started | None) -> WorkerPlacement:
         kv_bytes=report.kv_bytes if report else None,
         locality=report.locality if report else None,
     )
+
+
+def _ended() -> WorkerLost:
+    return WorkerLost("the workers were ended, as the service ends")
 
 
 def _restarting() -> Unavailable:

@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,36 +24,47 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Ray would print a stack trace when SIGTERM asks this process to drain.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+# A call after `ray.shutdown`, as a move of an expert may make, would start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
 import structlog
+from ray.job_config import JobConfig
 
 from numoe.coordinator.workers.survivors import kill_session
-from numoe.protos.errors import ServiceError
+from numoe.protos.errors import ServiceError, SetupError
 
 ATTEMPTS = 4  # of half a minute each
 OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
 LOG_LINES = 5  # of the node's log, told when it did not start
+UNQUOTED = "'\"\\\t\n"
 SESSIONS = Path("/tmp/ray")
 
 _log = structlog.get_logger()
 logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
 
 
-def start_ray(resources: Mapping[str, float], attempts: int = ATTEMPTS) -> Path:
+def start_ray(
+    resources: Mapping[str, float], look: Callable[[], None] = lambda: None, attempts: int = ATTEMPTS
+) -> Path:
     """Start Ray's processes of this host, which `ray.shutdown` ends; returns the folder of their logs and sockets.
 
     Args:
         resources: what its actors can ask for, by name.
+        look: called before each attempt; an exception that it raises ends them.
         attempts: how often to try.
 
     Raises:
+        SetupError: Ray cannot run where it is installed.
         ServiceError: no attempt made it; the message has the last one's reason and the end of its log.
     """
+    _refuse_path(Path(sys.executable))
     for attempt in range(1, attempts + 1):
+        look()
         began = time.time()
         try:
             started = ray.init(
+                job_config=_without_folders(),
                 address="local",
                 num_cpus=1,  # actors ask for none
                 resources=dict(resources),
@@ -70,6 +82,20 @@ def start_ray(resources: Mapping[str, float], attempts: int = ATTEMPTS) -> Path:
                 raise ServiceError(f"Ray did not start, {attempts} times over: {error} {told}".rstrip()) from error
             _log.warning("ray_did_not_start", attempt=attempt, error=str(error), log=told)
     raise AssertionError(f"expected at least one attempt, not {attempts}")
+
+
+def _refuse_path(python: Path) -> None:
+    """Refuse what Ray would try for minutes: it splits the commands of its agents at what looks like a quote."""
+    found = sorted(set(str(python)) & set(UNQUOTED))
+    if found:
+        raise SetupError(f"{python} has {found[0]!r} in its path, where Ray can start nothing: install numoe elsewhere")
+
+
+def _without_folders() -> JobConfig:
+    """Workers are to import nothing from the current folder, which Ray would put first on their path."""
+    config = JobConfig()
+    config._runtime_env_has_working_dir = lambda: True  # type: ignore[method-assign]  # no option says it
+    return config
 
 
 def remove_session(folder: Path) -> None:

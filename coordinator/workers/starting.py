@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 
 from numoe.coordinator.workers.ray_node import start_ray  # sets what Ray reads when it is imported
@@ -11,6 +10,7 @@ from numoe.coordinator.workers.ray_node import start_ray  # sets what Ray reads 
 # isort: split
 import ray
 
+from numoe.coordinator.programs import python_command
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
@@ -33,12 +33,12 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
     owns_ray, session = not ray.is_initialized(), None
     if owns_ray:
         start_watching()
-    warm = [sys.executable, "-m", "numoe.worker.running.warm", *tile_types(spec, KV_TYPES[settings.engine.kv_type])]
+    warm = python_command("numoe.worker.running.warm", *tile_types(spec, KV_TYPES[settings.engine.kv_type]))
     with subprocess.Popen(warm, stderr=subprocess.PIPE, text=True) as warming:
         try:
             progress("starting", 0, 0)
             if owns_ray:
-                session = start_ray(_units(plan))
+                session = start_ray(_units(plan), lambda: progress("starting", 0, 0))
             progress("compiling", 0, 0)
             _await_warm(warming, settings.workers.start_timeout_seconds, progress)
             group = HostGroup(spec, plan, settings, session)

@@ -21,13 +21,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from numoe.coordinator.programs import python_command
+
 ROUNDS, ROUND_SECONDS = 100, 0.05  # a process may be starting another while it is looked for
 
 
 def start_watching() -> None:
     """Start the watching process; it ends right after this one."""
     watching = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(os.getpid())],
+        python_command(__name__, str(os.getpid())),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -69,7 +71,9 @@ def main() -> None:
     """Wait for the process PID, then kill until nothing of its session is left."""
     coordinator = int(sys.argv[1])
     with suppress(ProcessLookupError), _held(coordinator) as descriptor:
-        select.select([descriptor], [], [])
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll()
     for _ in range(ROUNDS):
         if not kill_session(coordinator):
             return

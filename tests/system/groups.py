@@ -126,7 +126,7 @@ class _ReusedActors(ActorGroup):
         self.handles = processes.handles[:count]
         self._processes = WatchedProcesses(processes.pids[:count])
 
-    def start(self, seconds: float) -> None:
+    def start(self, look: Callable[[], None]) -> None:
         """Nothing: the processes run."""
 
     def give_back(self) -> None:

@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -56,12 +57,15 @@ class Belongings:
 class ServeProcess:
     """One running service; the test that ends it on purpose says so with `wait`."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(
+        self, log: Path, *arguments: str, program: Sequence[str] = (NUMOE,), folder: Path | None = None
+    ) -> None:
+        """Run `program` in `folder`; None: the current one."""
         self._shared_memory = frozenset(os.listdir("/dev/shm"))
         self._log = log
         with log.open("w") as errors:
             self.process = subprocess.Popen(
-                [NUMOE, "serve", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True
+                [*program, "serve", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder
             )
         assert self.process.stdout is not None
         ready = _READY.fullmatch(self.process.stdout.readline())
@@ -91,9 +95,9 @@ class ServeProcess:
 
 
 @contextmanager
-def serving(log: Path, *arguments: str) -> Iterator[ServeProcess]:
+def serving(log: Path, *arguments: str, **how: Any) -> Iterator[ServeProcess]:
     """A service for the length of a block; nothing of it may be left afterwards, however it ended."""
-    server = ServeProcess(log, *arguments)
+    server = ServeProcess(log, *arguments, **how)
     try:
         yield server
     finally:

@@ -8,6 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from numoe.coordinator.workers.ray_node import start_ray
+from numoe.protos.errors import SetupError
+
 SLOW_AGENTS = """
 import os, sys, time
 if any("agent" in argument for argument in sys.orig_argv):
@@ -46,3 +51,12 @@ def test_a_node_that_never_starts_is_an_error_with_the_end_of_its_log(tmp_path: 
     assert "ServiceError: Ray did not start" in error
     assert "raylet.out: " in error
     assert "Timed out waiting" in error
+
+
+@pytest.mark.parametrize("folder", ["o'neil", 'a "b"'])
+def test_a_path_that_ray_cannot_start_from_is_refused_at_once(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", f"/home/{folder}/.venv/bin/python")
+    attempts: list[str] = []
+    with pytest.raises(SetupError, match=r"has .* in its path"):
+        start_ray({"numa0": 1.0}, look=lambda: attempts.append("one"))
+    assert attempts == []

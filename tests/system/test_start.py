@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
+from dataclasses import replace
+from pathlib import Path
 
-from numoe.coordinator.settings import KV_TYPES
+import pytest
+import ray
+
+from numoe.coordinator.settings import KV_TYPES, EngineSettings, ServeSettings
+from numoe.coordinator.workers import actors
+from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
 from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.plan import ShardPlan
+from numoe.protos.errors import SetupError, WorkerLost
 from numoe.worker.running.step_records import formats_of
 from numoe.worker.running.warm import VALUES
+from tests.system.clients import SERVE_FLAGS, ask, connected
 from tests.system.conftest import ModelOf
-from tests.system.groups import WorkerProcesses
+from tests.system.groups import TinyModel, WorkerProcesses, plan_of
+from tests.system.serve_process import serving
 from tests.tiny_model import TinyShape, shape_of_type, tiny_spec
 
 
@@ -44,3 +55,59 @@ def test_workers_find_all_compiled_code_in_the_cache_and_write_none(ray_node: No
     before = kept()
     WorkerProcesses(model_of(TinyShape()), 1).close()
     assert kept() == before
+
+
+def start_and_close(model: TinyModel, plan: ShardPlan) -> None:
+    group = HostGroup(model.spec, plan, ServeSettings(engine=EngineSettings(context_tokens=64)), session=None)
+    try:
+        group.start(lambda phase, done, total: None)
+    finally:
+        group.close()
+
+
+def test_why_a_worker_s_process_does_not_start_is_told_at_once(ray_node: None, model_of: ModelOf) -> None:
+    model = model_of(TinyShape())
+    [shard] = plan_of(model.spec, 1, 1).shards
+    plan = replace(plan_of(model.spec, 1, 1), shards=(replace(shard, cpus=(9999,)),))
+    with pytest.raises(SetupError, match=r"cannot run on CPUs 9999: \[9999\] are not among the allowed"):
+        start_and_close(model, plan)
+
+
+def test_a_worker_that_dies_before_it_is_known_is_a_lost_worker(
+    ray_node: None, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is tried again, where other failures to start are not."""
+    start = actors._start_actor
+
+    def start_and_kill(*arguments: object) -> object:
+        handle = start(*arguments)  # type: ignore[arg-type]
+        ray.kill(handle)
+        return handle
+
+    monkeypatch.setattr(actors, "_start_actor", start_and_kill)
+    model = model_of(TinyShape())
+    with pytest.raises(WorkerLost, match="worker 0 died while starting"):
+        start_and_close(model, plan_of(model.spec, 1, 1))
+
+
+HOSTILE = """
+import os
+with open(os.path.join(os.path.dirname(__file__), "imported"), "a") as told:
+    told.write(f"{__file__} by {os.getpid()}\\n")
+raise ImportError("this is not the module you look for")
+"""
+
+
+async def test_nothing_of_the_current_folder_becomes_part_of_a_service_installed_below_a_space(
+    served_model: Path, tmp_path: Path
+) -> None:
+    folder, installed = tmp_path / "downloads", tmp_path / "a b"
+    installed.symlink_to(Path(sys.executable).parents[1], target_is_directory=True)
+    folder.mkdir()
+    for name in ("numpy", "random", "logging", "subprocess", "types", "ray", "json", "numoe"):
+        (folder / f"{name}.py").write_text(HOSTILE)
+    program = (str(installed / "bin/python"), "-P", "-c", "from numoe.coordinator.commands.main import main; main()")
+    with serving(tmp_path / "log", str(served_model), *SERVE_FLAGS, program=program, folder=folder) as server:
+        async with connected(server.address) as client:
+            assert len(await client.tokens(ask(3))) == 3
+    assert not (folder / "imported").exists(), (folder / "imported").read_text()

@@ -150,10 +150,11 @@ class RunningShard:
 
 def end_with(pid: int) -> None:
     """Let this process end as soon as process `pid` has ended, however it did."""
-    descriptor = os.pidfd_open(pid)
+    ended = select.poll()
+    ended.register(os.pidfd_open(pid), select.POLLIN)
 
     def watch() -> None:
-        select.select([descriptor], [], [])
+        ended.poll()
         os._exit(0)
 
     threading.Thread(target=watch, name="numoe-watch", daemon=True).start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.engine.engine import MOST_RESTARTS, Engine
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.state import EngineState
 from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import (
     ServiceError,
     SetupError,
@@ -30,7 +33,7 @@ from tests.coordinator.engine.serving import (
     request,
     serving,
 )
-from tests.coordinator.tiny_tokenizer import ALL_IDS
+from tests.coordinator.tiny_tokenizer import ALL_IDS, TOKENIZER
 
 
 async def test_a_lost_worker_fails_all_open_requests_and_the_engine_serves_again_after_the_restart() -> None:
@@ -161,6 +164,53 @@ async def test_workers_lost_while_draining_are_not_restarted() -> None:
         assert await draining
         assert isinstance(await engine.wait_stopped(), WorkerLost)
     assert executor.restarts == 0
+
+
+class RestartsForEver(FakeExecutor):
+    """Workers that do not come back until `close` ends the attempt, as the contract of executors has it."""
+
+    def __init__(self) -> None:
+        super().__init__(ALL_IDS, before_collect=lose_worker_at(2), before_restart=self._wait)
+        self.restarting, self._ended = Latch(), threading.Event()
+
+    def _wait(self) -> None:
+        self.restarting.set()
+        assert self._ended.wait(PATIENCE_SECONDS)
+        raise WorkerLost("the workers were ended")
+
+    def close(self) -> None:
+        super().close()
+        self._ended.set()
+
+
+async def test_a_drain_during_a_restart_waits_for_nobody_and_stopping_ends_the_restart() -> None:
+    executor = RestartsForEver()
+    engine = Engine(executor, TOKENIZER, EngineSettings())
+    engine.start()
+    assert isinstance((await answer(engine.submit(request(PROMPT)))).error, WorkerLost)
+    await executor.restarting.wait()
+    with capture_logs() as logs:
+        assert await engine.drain(PATIENCE_SECONDS)
+        assert executor.restarts == 0
+        await engine.stop(PATIENCE_SECONDS)
+    assert await engine.wait_stopped() is None
+    assert logs == []
+
+
+async def test_workers_that_stopping_ended_were_not_lost() -> None:
+    gate = Gate(3, then=lose_worker_at(3))
+    engine = Engine(FakeExecutor(ALL_IDS, LIMITS, gate), TOKENIZER, EngineSettings())
+    engine.start()
+    generation = engine.submit(request(PROMPT))
+    await gate.reached.wait()
+    stopping = asyncio.create_task(engine.stop(PATIENCE_SECONDS))
+    await asyncio.sleep(0)
+    with capture_logs() as logs:
+        gate.open()
+        await stopping
+    assert isinstance((await answer(generation)).error, Unavailable)
+    assert await engine.wait_stopped() is None
+    assert logs == []
 
 
 async def test_an_answer_to_another_step_counts_as_a_lost_worker() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from numoe.coordinator.api.grpc.server import SERVICE_NAMES
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.process.life import FORCED_EXIT_CODE, Coordinator, Ready
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, WorkerLost
@@ -35,6 +37,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate
 
+ROOT = Path(__file__).parents[3]
 SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
 
 
@@ -118,6 +121,38 @@ async def test_a_signal_while_loading_ends_the_loading() -> None:
     await until(load.begun.is_set)
     coordinator.on_signal()
     await task
+
+
+HANGING = """
+import asyncio, os, signal, sys, threading
+from numoe.coordinator.process import life
+from tests.coordinator.api.grpc.grpc_serving import fake_workers, served_model, settings_of
+
+def end(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def hang(*_):
+    threading.Event().wait()
+
+def load(report):
+    if sys.argv[1] == "loading":
+        end()
+        hang()
+    workers = fake_workers()
+    workers.close = hang
+    return served_model(workers, settings)
+
+settings = settings_of(drain_timeout_seconds=0.1)
+life.END_SECONDS = 0.1
+asyncio.run(life.serve(settings, load, lambda *_: None, end))
+"""
+
+
+@pytest.mark.parametrize(("hangs", "code"), [("loading", 0), ("closing", FORCED_EXIT_CODE)])
+def test_a_signal_ends_the_process_though_a_thread_of_it_hangs(hangs: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING, hangs], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "end_forced" in done.stdout + done.stderr
 
 
 async def test_a_refused_set_up_ends_the_server() -> None:

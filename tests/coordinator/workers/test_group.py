@@ -1,0 +1,147 @@
+"""A group of workers is ended by any thread, while another one waits for it or starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from numoe.coordinator.settings import EngineSettings, ServeSettings
+from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.model.planning.assignment import WorkerAssignment
+from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.errors import NumoeError, WorkerLost
+from numoe.protos.locality import Locality
+from numoe.protos.messages import Step
+from tests.coordinator.workers.holders import MACHINE, SPEC
+
+PATIENCE_SECONDS = 60.0
+PLAN = make_plan(SPEC, MACHINE, PlanOptions(workers=2))
+LOCALITY = Locality("cpus+memory", True, (), {}, {}, {}, moved_bytes=0, threads=1, threads_inside=1)
+SETTINGS = ServeSettings(engine=EngineSettings(context_tokens=64))
+
+
+class Sleepers(ActorGroup):
+    """Real processes that hold nothing and never answer; `loading` is called while they would load."""
+
+    def __init__(self, plan: ShardPlan, loading: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__(plan)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._loading = loading
+
+    def start(self, look: Callable[[], None]) -> None:
+        self.processes = [subprocess.Popen(["sleep", "600"]) for _ in self._shards]
+        self._processes = WatchedProcesses([process.pid for process in self.processes])
+
+    def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
+        self._loading(look)
+        return [SimpleNamespace(locality=LOCALITY, weight_bytes=1, kv_bytes=1) for _ in assignments]
+
+    def give_back(self) -> None:
+        """Nothing: they are not Ray's."""
+
+
+class SleepingGroup(HostGroup):
+    """All but what the processes do is the product's own."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, PLAN, SETTINGS, session=None)
+        self.loading: Callable[[Callable[[], None]], None] = lambda look: None
+        self.made: list[Sleepers] = []
+
+    def _new_actors(self) -> ActorGroup:
+        self.made.append(Sleepers(PLAN, lambda look: self.loading(look)))
+        return self.made[-1]
+
+    @property
+    def living(self) -> list[int]:
+        return [one.pid for actors in self.made for one in actors.processes if one.poll() is None]
+
+
+@pytest.fixture
+def group() -> Iterator[SleepingGroup]:
+    group = SleepingGroup()
+    group.start(lambda phase, done, total: None)
+    yield group
+    group.close()
+
+
+class InThread:
+    """What a call in another thread raised."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.error: Exception | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except Exception as error:
+            self.error = error
+
+    def join(self) -> Exception | None:
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+        return self.error
+
+
+def test_workers_that_were_ended_during_a_step_did_not_die(group: SleepingGroup) -> None:
+    waiting = threading.Event()
+    group.submit(Step(0, ()))
+
+    def collect() -> None:
+        waiting.set()
+        try:
+            group.collect(PATIENCE_SECONDS)
+        finally:
+            group.close()  # as the engine's thread does at its end
+
+    with capture_logs() as logs:
+        engine = InThread(collect)
+        assert waiting.wait(PATIENCE_SECONDS)
+        group.close()
+        error = engine.join()
+    assert isinstance(error, WorkerLost)
+    assert "ended, as the service ends" in str(error)
+    assert "died" not in str(error)
+    assert [one for one in logs if one["log_level"] in ("error", "warning")] == []
+    assert group.living == []
+
+
+def test_closing_ends_a_restart_that_does_not_end(group: SleepingGroup) -> None:
+    loading = threading.Event()
+
+    def load_for_ever(look: Callable[[], None]) -> None:
+        loading.set()
+        while True:
+            look()
+
+    group.loading = load_for_ever
+    engine = InThread(group.restart)
+    assert loading.wait(PATIENCE_SECONDS)
+    group.close()
+    error = engine.join()
+    assert isinstance(error, NumoeError)
+    assert "as the service ends" in str(error)
+    assert group.living == []
+
+
+def test_many_threads_may_close_at_once_and_every_descriptor_is_closed_once() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    group = SleepingGroup()
+    group.start(lambda phase, done, total: None)
+    threads = [InThread(group.close) for _ in range(4)]
+    assert [thread.join() for thread in threads] == [None] * 4
+    assert group.living == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
