@@ -1,6 +1,7 @@
 """How the coordinator logs: structlog to stderr, for people on a terminal, JSON lines otherwise.
 
-Prompts and answers are never logged. Tracebacks come without the values of local variables, which may hold them.
+Prompts and answers are never logged. A line that cannot be written is dropped, and harms nothing. Tracebacks come
+without the values of local variables, which may hold prompts.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from typing import TextIO
 
 import structlog
 
+from numoe.coordinator.quiet_stream import quiet
+
 
 def configure_logging(stream: TextIO | None = None) -> None:
     """Set structlog up. A server calls this once, when it starts; until then structlog's own defaults hold."""
-    stream = stream or sys.stderr
+    stream = quiet(stream or sys.stderr)
     render: list[structlog.typing.Processor]
     if stream.isatty():
         render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]

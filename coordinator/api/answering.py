@@ -6,15 +6,17 @@ GenerationRequest and Sampling, and nowhere else.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from numoe.coordinator.api.encoding import TOKENIZED_BYTES, Checkpoint, Encoder, byte_length, work_apart
 from numoe.coordinator.api.prompts import Turn, encode_conversation, encode_text
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.requests.generation import Generation
-from numoe.coordinator.requests.request import GenerationRequest, token_budget
+from numoe.coordinator.requests.request import GenerationRequest, check_prompt_length, token_budget
+from numoe.model.text.chat_template import INPUT_BYTES
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
 
@@ -68,14 +70,17 @@ async def submit(question: Question, served: ServedModel) -> Answer:
     Raises:
         InvalidRequest: a field is at fault; named as in GenerationRequest, or model, messages, request_id.
         UnsupportedModel: a conversation, and the model has no template.
-        QueueFull, Unavailable: not now.
+        QueueFull, Unavailable: not now; asked before anything is encoded.
+        DeadlineExceeded: encoding took too long.
     """
     if question.model and question.model != served.spec.name:
         raise InvalidRequest("model", f"is {question.model!r}; this service serves {served.spec.name!r}")
-    prompt = await asyncio.to_thread(_encode, question.prompt, served)
+    request_id = _request_id(question.request.request_id)
+    served.engine.refuse_if_closed_or_full()  # which costs nothing; encoding does
+    prompt = await _encode(question, served)
     request = replace(
         question.request,
-        request_id=_request_id(question.request.request_id),
+        request_id=request_id,
         prompt=tuple(prompt),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
     )
@@ -83,17 +88,47 @@ async def submit(question: Question, served: ServedModel) -> Answer:
     return Answer(request, token_budget(request, served.limits), generation)
 
 
-def _encode(prompt: Text | TokenIds | Conversation, served: ServedModel) -> Sequence[int]:
+async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, deadline: float | None) -> list[int]:
+    """Token ids of a text that is not to be answered; `deadline` in time.monotonic().
+
+    Raises:
+        InvalidRequest: the text is too long, whatever the context.
+        DeadlineExceeded: it took too long.
+    """
+    if (size := byte_length(text)) > TOKENIZED_BYTES:
+        raise InvalidRequest("text", f"takes {size} bytes; at most {TOKENIZED_BYTES} are tokenized in one call")
+
+    def work(checkpoint: Checkpoint) -> list[int]:
+        return encode_text(Encoder(served.tokenizer, checkpoint), text, special=special, bos=bos)
+
+    return await work_apart(work, len(text), deadline)
+
+
+async def _encode(question: Question, served: ServedModel) -> Sequence[int]:
+    """The token ids of a question's prompt; what is too long is refused before anything is converted or encoded."""
+    prompt, most_tokens = question.prompt, served.limits.context_tokens
     match prompt:
-        case Text():
-            return encode_text(served.tokenizer, prompt.text, special=prompt.parse_special)
         case TokenIds():
+            check_prompt_length(len(prompt.ids), served.limits)
             return prompt.ids
+        case Text():
+            Encoder(served.tokenizer, most_tokens=most_tokens).refuse_too_long(prompt.text)
+            characters = len(prompt.text)
         case Conversation():
-            return _encode_conversation(prompt.turns, served)
+            _check_conversation(prompt.turns, served)
+            characters = sum(len(turn.content) for turn in prompt.turns)
+
+    def work(checkpoint: Checkpoint) -> list[int]:
+        encoder = Encoder(served.tokenizer, checkpoint, most_tokens)
+        if isinstance(prompt, Text):
+            return encode_text(encoder, prompt.text, special=prompt.parse_special)
+        assert served.template is not None
+        return encode_conversation(encoder, served.template, prompt.turns)
+
+    return await work_apart(work, characters, served.engine.deadline_of(question.request, time.monotonic()))
 
 
-def _encode_conversation(turns: Sequence[Turn], served: ServedModel) -> Sequence[int]:
+def _check_conversation(turns: Sequence[Turn], served: ServedModel) -> None:
     if served.template is None:
         raise UnsupportedModel(f"{served.spec.name!r} has no working chat template in its file; use Generate")
     if not turns:
@@ -101,7 +136,9 @@ def _encode_conversation(turns: Sequence[Turn], served: ServedModel) -> Sequence
     for index, turn in enumerate(turns):
         if not turn.role:
             raise InvalidRequest(f"messages[{index}].role", "is empty; expected system, user or assistant")
-    return encode_conversation(served.tokenizer, served.template, turns)
+    size = sum(byte_length(turn.content) + byte_length(turn.role) for turn in turns)
+    if size > INPUT_BYTES:  # not by the context: a template may leave out much of what was said before
+        raise InvalidRequest("messages", f"they take {size} bytes; at most {INPUT_BYTES} are allowed")
 
 
 def _request_id(given: str) -> str:

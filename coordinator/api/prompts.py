@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from numoe.coordinator.api.encoding import Checkpoint, Encoder, never_stop
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Detokenizer, Tokenizer
 
 # Private-use characters around a random name stand for a control token's text while the template runs: templates
 # trim, split and search messages, so the stand-in must be neither blank nor text that one might look for.
 _OPEN, _CLOSE = "\ue000", "\ue001"
+DECODED_AT_ONCE = 512  # ids, in half a millisecond of Python, which holds the GIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +30,27 @@ class Turn:
     content: str
 
 
-def encode_text(tokenizer: Tokenizer, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
+def encode_text(encoder: Encoder, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
     """Token ids of a text; with `bos`, led by the beginning-of-text token where the model wants one."""
-    return _lead(tokenizer, tokenizer.encode(text, special=special)) if bos else tokenizer.encode(text, special=special)
+    token_ids = encoder.encode(text, special=special)
+    return _lead(encoder.tokenizer, token_ids) if bos else token_ids
 
 
-def encode_conversation(tokenizer: Tokenizer, template: ChatTemplate, turns: Sequence[Turn]) -> list[int]:
+def encode_conversation(encoder: Encoder, template: ChatTemplate, turns: Sequence[Turn]) -> list[int]:
     """Token ids of a conversation that ends where the assistant is to answer."""
-    disguise = _Disguise(tokenizer)
+    disguise = _Disguise(encoder)
     messages = [{"role": disguise.hide(turn.role), "content": disguise.hide(turn.content)} for turn in turns]
-    return _lead(tokenizer, disguise.encode(template.render(messages)))
+    return _lead(encoder.tokenizer, disguise.encode(template.render(messages)))
 
 
-def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop) -> str:
     """The text of some tokens; control tokens give nothing, bytes that are no UTF-8 give U+FFFD."""
     detokenizer = Detokenizer(tokenizer)
-    return "".join([*(detokenizer.push(token_id) for token_id in token_ids), detokenizer.finish()])
+    text: list[str] = []
+    for start in range(0, len(token_ids), DECODED_AT_ONCE):
+        checkpoint()
+        text += [detokenizer.push(token_id) for token_id in token_ids[start : start + DECODED_AT_ONCE]]
+    return "".join([*text, detokenizer.finish()])
 
 
 def _lead(tokenizer: Tokenizer, token_ids: list[int]) -> list[int]:
@@ -55,27 +62,33 @@ def _lead(tokenizer: Tokenizer, token_ids: list[int]) -> list[int]:
 class _Disguise:
     """Hides control tokens' texts in messages from the template's output, and encodes that as plain text again."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._tokenizer = encoder.tokenizer
         self._name = secrets.token_hex(8)
         self._hidden: list[str] = []
 
     def hide(self, text: str) -> str:
-        texts = self._control_texts(text)
-        if not texts:
-            return text
-        pattern = "|".join(re.escape(control) for control in sorted(texts, key=len, reverse=True))
-        return re.sub(pattern, self._stand_in, text)
+        return "".join(map(self._hide, self._tokenizer.pieces(text)))
 
     def encode(self, rendered: str) -> list[int]:
         token_ids: list[int] = []
         pieces = re.split(f"{_OPEN}{self._name}:([0-9]+){_CLOSE}", rendered)
         for index, piece in enumerate(pieces):  # odd ones are the numbers of stand-ins
             if index % 2:
-                token_ids += self._tokenizer.encode(self._hidden[int(piece)], special=False)
+                token_ids += self._encoder.encode(self._hidden[int(piece)], special=False)
             elif piece:
-                token_ids += self._tokenizer.encode(piece, special=True)
+                token_ids += self._encoder.encode(piece, special=True)
+            self._encoder.refuse_too_many(len(token_ids))
         return token_ids
+
+    def _hide(self, piece: str) -> str:
+        self._encoder.checkpoint()
+        texts = self._control_texts(piece)
+        if not texts:
+            return piece
+        pattern = "|".join(re.escape(control) for control in sorted(texts, key=len, reverse=True))
+        return re.sub(pattern, self._stand_in, piece)
 
     def _stand_in(self, match: re.Match[str]) -> str:
         self._hidden.append(match.group())

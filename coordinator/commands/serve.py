@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from numoe.coordinator.commands.demo_model import find_demo_model
 from numoe.coordinator.commands.options import SERVE_SETTINGS
 from numoe.coordinator.commands.progress import LoadingView
 from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.quiet_stream import quiet
 from numoe.coordinator.settings import ServeSettings, check_settings
 
 if TYPE_CHECKING:
@@ -58,6 +60,5 @@ def _show_ready(ready: Ready) -> None:
     name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
     facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
     facts += f' binding="{ready.binding}"'
-    console = out()
-    console.print(Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}"))
-    console.file.flush()  # behind a pipe nobody would see it before the process ends
+    line = Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}")
+    out(quiet(sys.stdout)).print(line)  # a service goes on whoever reads this, and at once, behind a pipe too

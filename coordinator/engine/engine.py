@@ -92,12 +92,9 @@ class Engine:
         Raises InvalidRequest, QueueFull, Unavailable.
         """
         check_request(request, self.limits)
-        with self._changed:
-            self._refuse_if_closed_or_full()
+        self.refuse_if_closed_or_full()
         now = time.monotonic()
-        deadline = now + self._settings.request_timeout_seconds
-        if request.deadline is not None:
-            deadline = min(deadline, request.deadline)
+        deadline = self.deadline_of(request, now)
         generation = Generation(request.request_id, asyncio.get_running_loop(), self._forget)
         sequence = Sequence(request, token_budget(request, self.limits), deadline, generation, self._tokenizer)
         with self._changed:
@@ -109,6 +106,16 @@ class Engine:
             queue.append(sequence)
             self._changed.notify()
         return generation
+
+    def refuse_if_closed_or_full(self) -> None:
+        """Raises QueueFull or Unavailable where a request that came now would be refused, whatever it asks."""
+        with self._changed:
+            self._refuse_if_closed_or_full()
+
+    def deadline_of(self, request: GenerationRequest, now: float) -> float:
+        """When a request that comes now is over at the latest: its client's deadline or the service's own."""
+        own = now + self._settings.request_timeout_seconds
+        return own if request.deadline is None else min(own, request.deadline)
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Takes no more requests and waits for the open ones; whether all ended in time (`stop` fails the rest)."""

@@ -54,8 +54,21 @@ def check_request(request: GenerationRequest, limits: RequestLimits) -> None:
         raise InvalidRequest(field_name, message)
 
 
+def check_prompt_length(tokens: int, limits: RequestLimits) -> None:
+    """Raises InvalidRequest for a prompt of so many tokens, before anything is made of it."""
+    for field_name, message in _prompt_length_faults(tokens, limits):
+        raise InvalidRequest(field_name, message)
+
+
+def check_stop_counts(strings: int, tokens: int) -> None:
+    """Raises InvalidRequest for so many stop strings and stop tokens, before anything is made of them."""
+    for field_name, message in _stop_count_faults(strings, tokens):
+        raise InvalidRequest(field_name, message)
+
+
 def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     yield from _length_faults(request, limits)
+    yield from _stop_count_faults(len(request.stop), len(request.stop_token_ids))
     yield from _token_faults(request, limits)
     yield from _stop_faults(request)
     yield from _sampling_faults(request.sampling)
@@ -63,10 +76,7 @@ def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple
 
 def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     prompt, context = len(request.prompt), limits.context_tokens
-    if prompt == 0:
-        yield "prompt", "is empty; at least 1 token is needed"
-    if prompt >= context:
-        yield "prompt", f"has {prompt} tokens; the context of {context} leaves room for at most {context - 1}"
+    yield from _prompt_length_faults(prompt, limits)
     if request.max_tokens is not None:
         if request.max_tokens < 1:
             yield "max_tokens", f"is {request.max_tokens}; expected at least 1"
@@ -81,21 +91,32 @@ def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterato
         yield "min_tokens", f"is {request.min_tokens}; expected 0 to {budget}, the most that may be drawn"
 
 
+def _prompt_length_faults(tokens: int, limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    context = limits.context_tokens
+    if tokens == 0:
+        yield "prompt", "is empty; at least 1 token is needed"
+    if tokens >= context:
+        yield "prompt", f"has {tokens} tokens; the context of {context} leaves room for at most {context - 1}"
+
+
 def _token_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     last = limits.vocabulary - 1
     if min(request.prompt) < 0 or max(request.prompt) > last:
         index, token_id = next((i, t) for i, t in enumerate(request.prompt) if not 0 <= t <= last)
         yield f"prompt[{index}]", f"is token id {token_id}; this model's ids are 0 to {last}"
-    if len(request.stop_token_ids) > STOP_TOKENS:
-        yield "stop_token_ids", f"has {len(request.stop_token_ids)} ids; at most {STOP_TOKENS} are allowed"
     for token_id in sorted(request.stop_token_ids):
         if not 0 <= token_id <= last:
             yield "stop_token_ids", f"has token id {token_id}; this model's ids are 0 to {last}"
 
 
+def _stop_count_faults(strings: int, tokens: int) -> Iterator[tuple[str, str]]:
+    if strings > STOP_STRINGS:
+        yield "stop", f"has {strings} strings; at most {STOP_STRINGS} are allowed"
+    if tokens > STOP_TOKENS:
+        yield "stop_token_ids", f"has {tokens} ids; at most {STOP_TOKENS} are allowed"
+
+
 def _stop_faults(request: GenerationRequest) -> Iterator[tuple[str, str]]:
-    if len(request.stop) > STOP_STRINGS:
-        yield "stop", f"has {len(request.stop)} strings; at most {STOP_STRINGS} are allowed"
     for index, text in enumerate(request.stop):
         size = len(text.encode("utf-8", "surrogatepass"))
         if not 1 <= size <= STOP_STRING_BYTES:

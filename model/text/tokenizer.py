@@ -10,7 +10,9 @@ unassigned planes); such bytes are dropped, as llama.cpp drops them.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -31,11 +33,28 @@ def _spell_bytes() -> dict[int, str]:
 BYTE_SPELLINGS: Mapping[int, str] = MappingProxyType(_spell_bytes())
 _BYTES = {spelling: byte for byte, spelling in BYTE_SPELLINGS.items()}
 
+# A text may be cut between a letter and a blank: every pattern ends a word there, and looks no further.
+_CUT = re.compile("[A-Za-z](?= )")
+PIECE_CHARACTERS = 1 << 14
+
+# One text is never shared out over threads, of which the library would start one for each CPU all the same.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 
 class Tokenizer:
     """A model's tokenizer. Thread-safe."""
 
-    __slots__ = ("_control_found", "_plain", "_vocabulary", "add_bos", "bos_id", "end_ids", "vocabulary")
+    __slots__ = (
+        "_control_found",
+        "_may_be_cut",
+        "_plain",
+        "_vocabulary",
+        "add_bos",
+        "bos_id",
+        "end_ids",
+        "longest_token_bytes",
+        "vocabulary",
+    )
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -54,7 +73,10 @@ class Tokenizer:
         )
         # Two tokenizers, over one BPE model if they can be: which tokens are found in text is a tokenizer's property.
         self._plain = _build(_build_model(vocabulary, hidden) if reached else bpe, vocabulary, user_defined)
-        self._control_found = _build(bpe, vocabulary, [*user_defined, *control])
+        found = [*user_defined, *control]
+        self._control_found = _build(bpe, vocabulary, found)
+        self._may_be_cut = not any(map(_CUT.search, found))
+        self.longest_token_bytes = max(map(_byte_length, vocabulary.texts))
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -62,13 +84,29 @@ class Tokenizer:
         return cls(read_vocabulary(metadata))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The token ids of a text, without bos_id; `special`: control tokens that stand in it become their ids."""
+        """The token ids of a text, without bos_id; `special`: control tokens that stand in it become their ids.
+
+        Other threads run meanwhile: a megabyte of text takes half a second.
+        """
         try:
             text.encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         tokenizer = self._control_found if special else self._plain
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        # `encode` would hold the GIL all the time, and count characters that nobody asks for.
+        [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
+
+    def pieces(self, text: str, characters: int = PIECE_CHARACTERS) -> Iterator[str]:
+        """Cut a text into pieces whose tokens, one after the other, are those of the whole.
+
+        Pieces have at least so many characters, and as many more as there are to the next letter before a blank.
+        """
+        start = 0
+        while self._may_be_cut and (cut := _CUT.search(text, start + characters - 1)):
+            yield text[start : cut.end()]
+            start = cut.end()
+        yield text[start:]
 
     def token_bytes(self, token_id: int, *, control: bool = False) -> bytes:
         """The bytes that a token stands for: none for control tokens and the like, with `control` their names.
@@ -103,6 +141,11 @@ def _build_model(vocabulary: Vocabulary, hidden: frozenset[str]) -> models.BPE:
         [pair for pair in vocabulary.merges if hidden.isdisjoint((*pair, "".join(pair)))],
         ignore_merges=vocabulary.pretokenizer.whole_words,
     )
+
+
+def _byte_length(text: str) -> int:
+    """At most so many bytes a token stands for."""
+    return len(text) if _BYTES.keys() >= set(text) else len(text.encode())
 
 
 def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tokenizers.Tokenizer:

@@ -6,16 +6,16 @@ first and exactly one terminal message; whichever way a call ends, its generatio
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from numoe.coordinator.api.answering import submit
+from numoe.coordinator.api.answering import submit, tokenize
+from numoe.coordinator.api.encoding import DETOKENIZED_IDS, Checkpoint, work_apart
 from numoe.coordinator.api.failures import describe_failure
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
-from numoe.coordinator.api.prompts import decode, encode_text
+from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.requests.events import Failed
 from numoe.protos.errors import InvalidRequest
@@ -43,22 +43,30 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Tokenize(  # noqa: N802
         self, request: generation_pb2.TokenizeRequest, context: Context
     ) -> generation_pb2.TokenizeResponse:
-        tokenizer = self._source().tokenizer
         bos = request.add_bos if request.HasField("add_bos") else True
-        ids = await asyncio.to_thread(encode_text, tokenizer, request.text, special=request.parse_special, bos=bos)
+        ids = await tokenize(
+            self._source(), request.text, special=request.parse_special, bos=bos, deadline=_deadline(context)
+        )
         return generation_pb2.TokenizeResponse(ids=ids)
 
     async def Detokenize(  # noqa: N802
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
-        served = self._source()
-        _check_ids(request.ids, served.spec.vocabulary)
-        return generation_pb2.DetokenizeResponse(text=await asyncio.to_thread(decode, served.tokenizer, request.ids))
+        served, ids = self._source(), request.ids
+        if len(ids) > DETOKENIZED_IDS:
+            raise InvalidRequest("ids", f"has {len(ids)} ids; at most {DETOKENIZED_IDS} are decoded in one call")
+        _check_ids(ids, served.spec.vocabulary)
+
+        def work(checkpoint: Checkpoint) -> str:
+            return decode(served.tokenizer, ids, checkpoint)
+
+        return generation_pb2.DetokenizeResponse(text=await work_apart(work, len(ids), _deadline(context)))
 
     async def _answer(self, message: QuestionMessage, context: Context) -> AsyncIterator[tuple[str, EventFields]]:
         served = self._source()
         try:
-            answer = await submit(read_question(message, _deadline(context)), served)
+            question = read_question(message, _deadline(context), served.limits.context_tokens)
+            answer = await submit(question, served)
         except InvalidRequest as error:
             raise in_message(error, message) from error
         request, generation = answer.request, answer.generation
@@ -80,6 +88,6 @@ def _deadline(context: Context) -> float | None:
 
 
 def _check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    for index, token_id in enumerate(ids):
-        if token_id >= vocabulary:
-            raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {vocabulary - 1}")
+    if max(ids, default=0) >= vocabulary:
+        index, token_id = next((index, token_id) for index, token_id in enumerate(ids) if token_id >= vocabulary)
+        raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {vocabulary - 1}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numoe.coordinator.api.answering import Conversation, Question, Text, TokenIds
 from numoe.coordinator.api.prompts import Turn
-from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2
@@ -14,16 +14,18 @@ QuestionMessage = generation_pb2.GenerateRequest | generation_pb2.ChatRequest
 _STOPPING_FIELDS = ("max_tokens", "min_tokens", "stop", "stop_token_ids")
 
 
-def read_question(message: QuestionMessage, deadline: float | None) -> Question:
+def read_question(message: QuestionMessage, deadline: float | None, most_turns: int) -> Question:
     """What the message asks; fields that it leaves out keep their defaults.
 
     Args:
         deadline: when the client gives up, in time.monotonic(); None: never.
+        most_turns: of a conversation; more are not even read.
 
     Raises:
-        InvalidRequest: there is no prompt.
+        InvalidRequest: there is no prompt, or too much of something.
     """
     stopping = message.stopping
+    check_stop_counts(len(stopping.stop), len(stopping.stop_token_ids))
     request = GenerationRequest(
         request_id=message.request_id,
         prompt=(),
@@ -36,11 +38,13 @@ def read_question(message: QuestionMessage, deadline: float | None) -> Question:
         include_stop=stopping.include_stop,
         deadline=deadline,
     )
-    return Question(_prompt(message), request, message.sampling.HasField("seed"), message.model)
+    return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
 
 
-def _prompt(message: QuestionMessage) -> Text | TokenIds | Conversation:
+def _prompt(message: QuestionMessage, most_turns: int) -> Text | TokenIds | Conversation:
     if isinstance(message, generation_pb2.ChatRequest):
+        if len(message.messages) > most_turns:
+            raise InvalidRequest("messages", f"are {len(message.messages)}; at most {most_turns} fit the context")
         return Conversation([Turn(turn.role, turn.content) for turn in message.messages])
     match message.WhichOneof("input"):
         case "text":

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
-from tests.coordinator.commands.numoe_process import PATIENCE_SECONDS, numoe, start
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.coordinator.commands.numoe_process import FAKE_SERVE, PATIENCE_SECONDS, READY, ROOT, lines, numoe, start
 
 
 def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:
@@ -16,3 +22,34 @@ def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:
     assert '"event": "draining"' in log
     assert "Traceback" not in log
     assert numoe("generate", "Hello", "--address", address).returncode == 1
+
+
+@pytest.mark.parametrize("log", ["2>/dev/full", "2>&-", "2> >(true)"])
+def test_a_log_that_cannot_be_written_harms_nothing(log: str, model: Path) -> None:
+    serve = [*FAKE_SERVE, str(model), "--address", "127.0.0.1:0", "--workers", "2", "--threads-per-worker", "1"]
+    command = ["bash", "-c", f'exec "$@" {log}', "bash", *serve]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        ready = READY.fullmatch(lines(process.stdout).readline().rstrip("\n"))
+        address = ready["address"] if ready else ""
+        answers = [numoe("generate", "Hello", "--address", address, "--max-tokens", "2") for _ in range(2)]
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert [(answer.returncode, answer.stderr) for answer in answers] == [(0, ""), (0, "")]
+
+
+def test_nobody_needs_to_read_that_it_is_ready(model: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    address = f"unix:{tmp_path}/socket"
+    command = [*FAKE_SERVE, str(model), "--address", address]
+    with subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        with grpc.insecure_channel(address) as channel:
+            request = health_pb2.HealthCheckRequest()
+            watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True, timeout=PATIENCE_SECONDS)
+            served = any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch)
+        answer = numoe("generate", "Hello", "--address", address, "--max-tokens", "2")
+        process.terminate()
+        _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, log
+    assert (served, answer.returncode, answer.stderr) == (True, 0, "")

@@ -229,6 +229,9 @@ class BrokenTokenizer:
     vocabulary = 331
     end_ids: frozenset[int] = frozenset()
 
+    def pieces(self, text: str) -> list[str]:
+        return [text]
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         raise RuntimeError(f"secret {text}")
 
