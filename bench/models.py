@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from numoe.model.made_up.synthetic import write_synthetic_model
 from numoe.model.made_up.synthetic_shape import PRESETS, SyntheticShape
 from numoe.model.made_up.type_mixes import named
+from numoe.protos.folders import cache_folder
 
 
 def _shape(preset: str, layers: int, type_name: str) -> SyntheticShape:
@@ -33,7 +33,7 @@ CASES: Mapping[str, SyntheticShape] = MappingProxyType(
 
 def default_folder() -> Path:
     """Where models and results are kept, unless said otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numoe" / "bench"
+    return cache_folder() / "bench"
 
 
 def model_path(folder: Path, name: str, shape: SyntheticShape) -> Path:

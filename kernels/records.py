@@ -17,6 +17,8 @@ TileTable = NDArray[np.uintp]  # [formats + 1, widths] addresses of tile kernels
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
+BUCKETS = 1 << 10  # that candidates are counted in, see step/candidates.py
+
 # A matrix in panels, or E of them.
 MATRIX = np.dtype(
     [
@@ -176,7 +178,7 @@ class Memory(NamedTuple):
     counters: Records  # [1] in the arena: steps, tokens, bytes_read, step_ns
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
     candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
-    candidate_ids: Ints  # [threads, V rounded up to 16]
+    candidate_buckets: NDArray[np.float64]  # [threads, 2, BUCKETS] scratch of sampling, see step/candidates.py
 
 
 class StepInput(NamedTuple):

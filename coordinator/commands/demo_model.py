@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from numoe.coordinator.commands.progress import LoadingView
 from numoe.coordinator.commands.terminal import out
 from numoe.protos.errors import SetupError
+from numoe.protos.folders import cache_folder
 
 if TYPE_CHECKING:  # numpy takes 0.3 s to import: each function that needs it imports what brings it
     from numoe.model.made_up.synthetic_shape import SyntheticShape
@@ -100,8 +100,7 @@ def demo_model(path: Path | None = None, /, *, shape: ShapeOptions = SHAPE_OPTIO
 
 def find_demo_model(view: LoadingView) -> Path:
     """The demo model in the cache, made where it is not there yet."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(cache) / "numoe" / "demo.gguf"
+    path = cache_folder() / "demo.gguf"
     return path if path.exists() else _write_demo_model(path, view)
 
 

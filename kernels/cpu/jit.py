@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,10 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import binding
 
+from numoe.kernels.cpu.compiled_files import use_checked_files
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
+from numoe.protos.folders import cache_folder as common_cache_folder
+from numoe.protos.folders import make_private
 
 KERNELS = Path(__file__).parents[1]  # all rooms of kernels/
 
@@ -29,28 +31,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cache_folder() -> Path:
-    """The folder where this build of the kernels is kept, below $XDG_CACHE_HOME/numoe."""
+    """The folder where this build of the kernels is kept."""
     digest = hashlib.sha256()
     for source in sorted(KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
     cpu = INSTRUCTION_SET.cpu or binding.get_host_cpu_name()
     digest.update(f"{numba.__version__} {cpu} {INSTRUCTION_SET.name}".encode())
     digest.update(str(KERNELS).encode())
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "numoe" / "kernels" / digest.hexdigest()[:16]
+    return common_cache_folder() / "kernels" / digest.hexdigest()[:16]
 
 
 @contextmanager
 def sole_compiler() -> Iterator[Path]:
-    """Hold the cache folder, which is made if need be: other processes wait here, so that one at a time fills it."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold the cache folder: other processes wait here, so that one at a time fills it."""
+    folder = _own_cache_folder()
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
         yield folder
 
 
-numba.config.CACHE_DIR = str(cache_folder())
+def _own_cache_folder() -> Path:
+    """The cache folder, made if need be; raises SetupError where others could have put code there that we would run."""
+    folder = cache_folder()
+    make_private(folder, common_cache_folder())
+    return folder
+
+
+use_checked_files()
+numba.config.CACHE_DIR = str(_own_cache_folder())
 if INSTRUCTION_SET.cpu is not None:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = INSTRUCTION_SET.cpu, ""
 

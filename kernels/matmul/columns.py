@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.activations import block_bytes, write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
@@ -16,10 +20,11 @@ ATTENTION, INTERMEDIATE = range(2)  # columns whose blocks are made, and rounded
 @kernel
 def gather_row(row: int, parts: Records, token: int) -> None:
     """Assemble a token's residual stream from the slices of all workers."""
+    place: Any = np.uintp(row)
     for worker in range(parts.shape[0]):
         part = parts[worker]
-        copy_floats(row, part.hidden + 4 * part.width * token, part.width)
-        row += 4 * part.width
+        copy_floats(place, part.hidden + 4 * part.width * token, part.width)
+        place += np.uintp(4 * part.width)  # of one type: a sum of two would be a float64 here
 
 
 @kernel

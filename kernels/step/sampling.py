@@ -3,8 +3,8 @@
 Order: penalties, temperature, top-k, top-p, min-p, one draw. Temperature 0 takes the largest logit, the lowest id among
 equals. The draw depends only on the logits, the parameters and (seed, position): splitmix64 of the two gives 53 random
 bits. A sample is a record with the fields of Sampling in protos/messages.py, `position` of the token to be drawn, and
-the range `first_seen`, `seen` of the tokens that penalties apply to. Candidates are ordered by falling logit, then
-rising id; sums run in that order, or in id order when nothing is cut off.
+the range `first_seen`, `seen` of the tokens that penalties apply to. Candidates are better by their logit, then by a
+lower id; sums run in the order of ids.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _most_likely(logits: NDArray[np.float32]) -> int:
 @kernel
 def draw(
     logits: NDArray[np.float32],  # [V rounded up to 16, -inf as padding], changed in place
-    ids: NDArray[np.int32],  # [the same] scratch
+    buckets: NDArray[np.float64],  # [2, BUCKETS] scratch
     sample: Record,
     vocabulary: int,  # V
 ) -> int:
@@ -103,11 +103,10 @@ def draw(
         store_f32x16(place, exp_vector(div(sub(load_f32x16(place), largest), temperature)))
     total = 0.0
     for token in range(vocabulary):
-        ids[token] = token
         total += logits[token]
     random = uniform(sample.seed, sample.position)
     if sample.top_k > 0 or sample.top_p < 1.0 or sample.min_p > 0:
-        return draw_filtered(logits[:vocabulary], ids[:vocabulary], sample, total, random)
+        return draw_filtered(logits[:vocabulary], buckets, sample, total, random, best)
     goal, mass = random * total, 0.0
     for token in range(vocabulary):
         mass += logits[token]

@@ -99,7 +99,7 @@ def _logits(
 @kernel
 def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
-    logits, ids = memory.candidates[team.thread], memory.candidate_ids[team.thread]
+    logits, buckets = memory.candidates[team.thread], memory.candidate_buckets[team.thread]
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
     for index in claimed(team, own_samples):
         number = sizes.worker + sizes.workers * index
@@ -113,7 +113,7 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
         sample = step.samples[number]
         normaliser = log_sum_exp(logits)
         penalise(logits, sample, step.seen_tokens, step.seen_counts)
-        token = draw(logits, ids, sample, sizes.vocabulary)
+        token = draw(logits, buckets, sample, sizes.vocabulary)
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             row = token - part.first_vocabulary

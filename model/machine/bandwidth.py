@@ -13,12 +13,12 @@ bytes_per_second = 51200000000
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from numoe.model.machine.topology import Topology
+from numoe.protos.folders import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ def cores_of_nodes(topology: Topology) -> tuple[tuple[int, int], ...]:
 
 
 def bandwidth_file() -> Path:
-    """Where the last measurement is kept, below $XDG_CACHE_HOME/numoe."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numoe" / "bandwidth.toml"
+    """Where the last measurement is kept."""
+    return cache_folder() / "bandwidth.toml"
 
 
 def save_bandwidth(bandwidth: Bandwidth, path: Path) -> None:

@@ -24,6 +24,7 @@ from numoe.kernels.experts.router import choose_experts
 from numoe.kernels.matmul.activations import write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.matmul.vectors import rms_norm
+from numoe.kernels.records import BUCKETS
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
@@ -114,7 +115,7 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        tokens[seed, filtered] = draw(logits.copy(), np.zeros(4096, np.int32), sample, 4090)
+        tokens[seed, filtered] = draw(logits.copy(), np.zeros((2, BUCKETS)), sample, 4090)
     yield "draw", tokens
 
 

@@ -244,6 +244,7 @@ def candidates(logits: Reals, sample: Any) -> tuple[NDArray[np.intp], Reals]:
         kept = (before < float(sample["top_p"]) * weights.sum()) | (sample["top_p"] >= 1)
         kept = (kept & (weights >= float(sample["min_p"]))) | (before == 0)
         ids, weights = ids[kept], weights[kept]
+        ids, weights = ids[np.argsort(ids)], weights[np.argsort(ids)]
     return ids, weights / weights.sum()
 
 

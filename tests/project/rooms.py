@@ -28,7 +28,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "model/planning/prediction": ("model/machine", *PLANNED),
     "model/doctor": ("model/machine", *PLANNED),
     "kernels": (),  # the records that a step is given
-    "kernels/cpu": (),
+    "kernels/cpu": ("protos",),  # the cache folder
     "kernels/threads": ("kernels/cpu",),
     "kernels/weights": ("kernels", "kernels/cpu"),
     "kernels/matmul": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights"),

@@ -71,7 +71,7 @@ def test_half_of_the_files_are_short() -> None:
         ("model/machine/a.py", "from numoe.kernels.cpu import jit"),
         ("model/machine/a.py", "from numoe import worker"),
         ("model/text/a.py", "from numoe.v1 import generation_pb2"),
-        ("kernels/cpu/a.py", "from numoe.protos.errors import NumoeError"),
+        ("kernels/matmul/a.py", "from numoe.protos.errors import NumoeError"),
         ("kernels/attention/a.py", "from numoe.kernels.experts.router import choose_experts"),
         ("kernels/weights/a.py", "from numoe.kernels.matmul.groups import WIDTHS"),
         ("kernels/step/a.py", "from numoe.model.gguf import tensors"),

@@ -23,6 +23,7 @@ from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.errors import ModelFileError
 from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, row_bytes
+from numoe.worker.loading.soundness import check_rows, not_finite
 from numoe.worker.placing.memory import allocate
 
 
@@ -89,6 +90,8 @@ def _vector(files: _Files, tensor: TensorInfo | None, rows: Range | None = None)
         return np.zeros(0, np.float32)
     whole = np.zeros(tensor.shape[-1], np.float32)
     _read(tensor.path, files.descriptor(tensor.path), tensor.offset, whole.view(np.uint8))
+    if not np.isfinite(whole).all():
+        raise not_finite(tensor, f"value {np.argmin(np.isfinite(whole))}")
     return whole if rows is None else whole[rows.start : rows.stop].copy()
 
 
@@ -112,7 +115,7 @@ def load_weights(
     """Read and pack a shard as it was arranged; `report` receives the bytes of each piece when it is done.
 
     Raises:
-        ModelFileError: the file is shorter than when it was opened.
+        ModelFileError: the file is shorter than when it was opened, or a weight is infinite or no number.
         OSError: it cannot be read.
     """
     memory = allocate(arranged.bytes)
@@ -143,6 +146,7 @@ def _run_pieces(
         rows = np.empty((piece.rows, size), np.uint8) if piece.packed else target
         descriptor = files.descriptor(piece.tensor.path)
         _read(piece.tensor.path, descriptor, piece.tensor.offset + piece.first_row * size, rows.reshape(-1))
+        check_rows(piece.tensor, rows, piece.first_row)
         if piece.packed:
             pack(BY_GGML_TYPE[piece.tensor.type], target, rows, piece.start)
         with lock:

@@ -11,7 +11,7 @@ from numoe.kernels.attention.scratch import row_floats, scratch_floats
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
-from numoe.kernels.records import GROUP, PART, SEGMENT, Grouping, Memory, StepInput
+from numoe.kernels.records import BUCKETS, GROUP, PART, SEGMENT, Grouping, Memory, StepInput
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, ROWS
 from numoe.model.planning.assignment import WorkerAssignment
@@ -118,5 +118,5 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
         counters=layout.view(arena, own + "counters"),
         expert_hits=layout.view(arena, own + "expert_hits"),
         candidates=_floats(threads, vocabulary),
-        candidate_ids=_ints(threads, vocabulary),
+        candidate_buckets=np.zeros((threads, 2, BUCKETS)),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from numoe.kernels.attention.value_tile import attention_tiles
+from numoe.kernels.cpu.compiled_files import intact_files
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.records import LAYER, MATRIX, Weights
@@ -76,11 +77,11 @@ def compile_step() -> None:
 
 
 def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
-    """Compile unless a stamp says that it was done."""
+    """Compile unless a stamp says that it was done, and into which files, and those are whole."""
     stamp = folder / f"{name}{_STAMP}"
-    if not stamp.exists():
+    if not (stamp.exists() and intact_files(folder).issuperset(stamp.read_text().splitlines() or [name])):
         compile_()
-        stamp.touch()
+        stamp.write_text("\n".join(sorted(intact_files(folder))))
 
 
 def main(names: list[str]) -> None:

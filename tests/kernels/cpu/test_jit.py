@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from numoe.kernels.cpu import jit
+from numoe.kernels.cpu.compiled_files import seal
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SETS
+from numoe.worker.running.warm import _once
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,6 +47,57 @@ def test_a_change_in_any_file_of_any_room_gives_another_cache(
 def test_all_kernels_are_among_the_sources() -> None:
     assert jit.KERNELS.name == "kernels"
     assert {path.name for path in jit.KERNELS.iterdir()} >= {"records.py", "cpu", "step"}
+
+
+def compiled_hits(cache: Path) -> subprocess.CompletedProcess[str]:
+    """A process that runs a kernel and writes how often it found it in the cache."""
+    program = (
+        "import numpy as np; from numoe.kernels.cpu.functions import exp;"
+        "assert exp(np.float32(0)) == 1; print(sum(exp.stats.cache_hits.values()))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=ROOT, check=False, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_file_is_compiled_again(tmp_path: Path, suffix: str) -> None:
+    """Emptied, as after a loss of power, or with one bit turned."""
+    assert compiled_hits(tmp_path).stdout == "0\n"
+    [file] = (tmp_path / "numoe/kernels").rglob(f"functions.exp-*{suffix}")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(damaged)
+        again = compiled_hits(tmp_path)
+        assert again.stdout == "0\n", again.stderr
+    assert compiled_hits(tmp_path).stdout == "1\n"
+
+
+def test_a_cache_in_which_others_may_write_is_not_used(tmp_path: Path) -> None:
+    """What lies there is run: an index is a pickle, and the code is code."""
+    assert compiled_hits(tmp_path).returncode == 0
+    (tmp_path / "numoe/kernels").chmod(0o777)
+    refused = compiled_hits(tmp_path)
+    assert refused.returncode == 1
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith(f"numoe.protos.errors.SetupError: {tmp_path}/numoe/kernels is not this user's alone")
+
+
+def test_a_damaged_file_counts_as_not_compiled(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def compile_() -> None:
+        calls.append("compiled")
+        (tmp_path / "a.nbc").write_bytes(seal(b"code"))
+
+    for _ in range(2):
+        _once(tmp_path, "step", compile_)
+    assert len(calls) == 1
+    for damage in ((tmp_path / "a.nbc").unlink, lambda: (tmp_path / "a.nbc").write_bytes(b"")):
+        damage()
+        _once(tmp_path, "step", compile_)
+    assert len(calls) == 3
 
 
 def test_a_process_without_a_cache_compiles_into_it_and_another_finds_it_there(tmp_path: Path) -> None:

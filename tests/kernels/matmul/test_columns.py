@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
+from numba import types
 from numpy.typing import NDArray
 
 from numoe.kernels.matmul.activations import block_bytes, write_column
@@ -39,6 +41,17 @@ def test_a_row_is_put_together_from_all_slices_empty_ones_too() -> None:
     out = np.zeros(96, np.float32)
     gather_row(address(out), parts_of(slices), 2)
     np.testing.assert_array_equal(out, x[2])
+
+
+def test_an_address_is_never_held_as_a_float() -> None:
+    """A variable that is given an unsigned number, then a signed one, is a float64 to Numba: exact below 2**53 only."""
+    compiled = numba.njit(error_model="numpy")(gather_row.py_func)  # type: ignore[attr-defined]
+    x = np.zeros((1, 96), np.float32)
+    compiled(address(x), parts_of([x[:, :32].copy(), x[:, 32:].copy()]), 0)
+    compiled(np.uintp(address(x)), parts_of([x]), 0)
+    for overload in compiled.overloads.values():
+        held = {name: kind for name, kind in overload.type_annotation.typemap.items() if isinstance(kind, types.Float)}
+        assert held == {}
 
 
 def groups_of(x: Singles, grouping: Grouping, integer: bool) -> NDArray[np.uint8]:

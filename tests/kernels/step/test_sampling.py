@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from numoe.kernels.records import BUCKETS
+from numoe.kernels.step.candidates import find_worst
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise, uniform
 from numoe.protos.arena import SAMPLE
 from tests.kernels import reference
@@ -36,9 +39,13 @@ def padded(logits: Singles) -> Singles:
     return np.append(logits, np.full(-len(logits) % 16, -np.inf, np.float32))
 
 
+def scratch() -> NDArray[np.float64]:
+    return np.full((2, BUCKETS), np.nan)
+
+
 def drawn(logits: Singles, sample: Any) -> int:
     row = padded(logits)
-    return int(draw(row, np.full(len(row), -1, np.int32), sample, len(logits)))
+    return int(draw(row, scratch(), sample, len(logits)))
 
 
 def some_logits(spread: float = 2.0, seed: int = SEED) -> Singles:
@@ -209,7 +216,7 @@ def test_broken_logits_still_draw_a_token_of_the_vocabulary(logit: float, fields
 def test_the_first_and_last_candidates_are_reached_at_the_ends_of_the_range(random: float) -> None:
     logits = np.array([1.0, 3.0, 2.0] + [-np.inf] * 13, np.float32)
     ids, probabilities = reference.candidates(logits.astype(np.float64), sample_of(temperature=1.0, top_k=3))
-    assert ids.tolist() == [1, 2, 0]
+    assert ids.tolist() == [0, 1, 2]
     seeds = (seed for seed in range(10**6) if abs(reference.uniform(seed, 0) - random) < 1e-3)
     expected = ids[0] if random == 0.0 else ids[-1]
     assert drawn(logits, sample_of(temperature=1.0, top_k=3, seed=next(seeds))) == expected
@@ -238,3 +245,40 @@ def test_a_token_of_the_prompt_only_is_not_penalised_for_its_frequency() -> None
         np.zeros(2, np.int32),
     )
     assert logits.tolist() == [1.0, -4.0]
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 40, 1 << 20])
+@pytest.mark.parametrize("count", [1, 7, 331, 5000])
+@pytest.mark.parametrize("least", [1 << 19, 1, 0])
+def test_what_is_kept_is_exactly_what_sorting_keeps(count: int, distinct: int, least: int) -> None:
+    """Weights are multiples of 2**-20, so that sums are exact in any order."""
+    random = np.random.default_rng(SEED)
+    steps = random.integers(0, distinct, count) * ((1 << 20) - least) // max(1, distinct - 1) + least
+    steps[random.integers(count)] = 1 << 20
+    weights = (np.minimum(steps, 1 << 20) / (1 << 20)).astype(np.float32)
+    order = np.argsort(-weights, kind="stable")
+    masses = np.cumsum(weights[order], dtype=np.float64)
+    for most in (1, 2, count // 3 + 1, count):
+        for wanted in (0.0, masses[0], masses[-1] / 3, masses[count // 2], np.nextafter(masses[-1], 0), np.inf):
+            kept = min(most, int(np.searchsorted(masses, wanted)) + 1, count)
+            worst, equals, mass = find_worst(weights, scratch(), most, wanted)
+            found = np.concatenate([np.flatnonzero(weights > worst), np.flatnonzero(weights == worst)[:equals]])
+            assert sorted(found) == sorted(order[:kept])
+            assert mass == masses[kept - 1]
+
+
+def test_a_draw_over_a_flat_distribution_costs_what_any_draw_costs() -> None:
+    """At most 60 times the processor time of a draw without filters: 4 to 7 were measured, and of a heap 300."""
+    random = np.random.default_rng(SEED)
+    logits = padded((random.standard_normal(151_936) * 2).astype(np.float32))
+
+    def seconds(**fields: float) -> float:
+        taken = []
+        for seed in range(5):
+            row, sample = logits.copy(), sample_of(temperature=3.0, seed=seed, **fields)
+            start = thread_time()
+            draw(row, scratch(), sample, len(logits))
+            taken.append(thread_time() - start)
+        return min(taken)
+
+    assert seconds(top_p=0.99) < 60 * seconds()
