@@ -76,7 +76,7 @@ def _time(candidate: Candidate) -> float:
 
 def _why(best: Candidate, candidates: Sequence[Candidate], split: Split) -> str:
     if not best.fits:
-        return "nothing fits the nodes' memory; this needs least of it"
+        return "nothing fits the memory; this needs least of it"
     rows = candidates[0]
     if split != "auto":
         return f"the {split} split was asked for" + ("" if best is rows else f", {_against(best, rows)}")
