@@ -36,14 +36,28 @@ class Chip:
     flags: str = "fpu vme sse2 avx2"
 
 
-XEON_6138 = Chip("Intel(R) Xeon(R) Gold 6138 CPU @ 2.00GHz", "GenuineIntel", 6, 85, 32, 1024, 28160)
+XEON_6138 = Chip(
+    "Intel(R) Xeon(R) Gold 6138 CPU @ 2.00GHz",
+    "GenuineIntel",
+    6,
+    85,
+    32,
+    1024,
+    28160,
+    flags="fpu vme sse2 avx2 avx512f avx512bw avx512vl",
+)
 XEON_6238 = Chip(
     "Intel(R) Xeon(R) Gold 6238 CPU @ 2.10GHz", "GenuineIntel", 6, 85, 32, 1024, 30976,
     flags="fpu vme sse2 avx2 avx512f avx512bw avx512vl avx512_vnni",
 )  # fmt: skip
 XEON_8480 = Chip("Intel(R) Xeon(R) Platinum 8480+", "GenuineIntel", 6, 143, 32, 2048, 107520)
-EPYC_9354 = Chip("AMD EPYC 9354 32-Core Processor", "AuthenticAMD", 25, 17, 32, 1024, 32768, cores_per_level3=4)
-EPYC_9755 = Chip("AMD EPYC 9755 128-Core Processor", "AuthenticAMD", 26, 2, 48, 1024, 32768, cores_per_level3=8)
+VNNI = "fpu vme sse2 avx2 avx512f avx512bw avx512vl avx512_vnni"
+EPYC_9354 = Chip(
+    "AMD EPYC 9354 32-Core Processor", "AuthenticAMD", 25, 17, 32, 1024, 32768, cores_per_level3=4, flags=VNNI
+)
+EPYC_9755 = Chip(
+    "AMD EPYC 9755 128-Core Processor", "AuthenticAMD", 26, 2, 48, 1024, 32768, cores_per_level3=8, flags=VNNI
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,13 @@ def plan(
     check_settings(settings)
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
-    from numoe.coordinator.machine.model_file import read_spec
+    from numoe.coordinator.machine.model_file import read_model
     from numoe.coordinator.machine.planning import decide_plan
 
-    spec, topology = read_spec(model), read_machine(root)
+    spec, _, template = read_model(model)  # what `numoe serve` would refuse of the text, too
+    if template is not None:
+        template.close()
+    topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
     positions = kv_tokens(settings.engine, spec.context_length)
     kv_type = KV_TYPES[settings.engine.kv_type]

@@ -32,6 +32,7 @@ class Architecture:
     dense: tuple[Tensor, ...] | None  # the tensors of a layer without experts; None if there is no such model
     routed: tuple[Tensor, ...] | None  # the tensors of a layer with experts
     fixed: Mapping[str, tuple[object, ...]]  # keys that choose arithmetic, with the values that this version computes
+    keys: frozenset[str]  # all others that its files may have: a key that nobody here knows may change the arithmetic
 
 
 ATTENTION = (
@@ -78,4 +79,61 @@ PLAIN_SCALES: Mapping[str, tuple[object, ...]] = {
     "residual_scale": (1.0, 0.0),
     "logit_scale": (1.0, 0.0),
     "attention.causal": (True,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "router_logit_softcapping": (0.0,),
+    "use_parallel_residual": (False,),
+    "leading_dense_block_count": (0,),
+    "interleave_moe_layer_step": (1, 0),
+    "nextn_predict_layers": (0,),
+    "rope.scaling.alpha": (0.0,),
 }
+
+# Keys that are read (hyperparameters.py, reading.py).
+SIZES = frozenset(
+    {
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "vocab_size",
+        "feed_forward_length",
+        "expert_count",
+        "expert_used_count",
+        "expert_feed_forward_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "attention.layer_norm_rms_epsilon",
+    }
+)
+ROPE = frozenset(
+    {
+        "rope.dimension_count",
+        "rope.freq_base",
+        "rope.scale_linear",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "rope.scaling.attn_factor",
+        "rope.scaling.original_context_length",
+        "rope.scaling.yarn_attn_factor",
+        "rope.scaling.yarn_log_multiplier",
+        "rope.scaling.yarn_ext_factor",
+        "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow",
+    }
+)
+# Keys of files in use that change nothing here: what they describe has tensors of its own, or is of other tasks.
+WITHOUT_EFFECT = frozenset(
+    {
+        "tensor_data_layout",
+        "rope.scaling.finetuned",
+        "attention.layer_norm_epsilon",  # of norms that subtract the mean; these models have none
+        "expert_group_used_count",  # of groups, of which there must be one
+        "expert_shared_feed_forward_length",  # of shared experts, which must be none
+        "pooling_type",  # of embeddings of whole texts
+    }
+)

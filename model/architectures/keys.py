@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
+from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.values import Value, describe_value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
 
@@ -62,6 +63,16 @@ class Keys:
         if not isinstance(value, bool | int | float | str) or value not in allowed:
             found = describe_value(value)
             self.refuse(f"{self._prefix}.{key} is {found}, this version runs {' or '.join(map(str, allowed))} only")
+
+    def refuse_unknown(self, known: Container[str]) -> None:
+        """Refuse the file if it has a key that is not in `known`: what it asks for may change the answers."""
+        own = [key.removeprefix(f"{self._prefix}.") for key in self._metadata if key.startswith(f"{self._prefix}.")]
+        for key in own:
+            if key not in known:
+                found = (
+                    f"{self._prefix}.{one_line(key, 60)} = {describe_value(self._metadata[f'{self._prefix}.{key}'])}"
+                )
+                self.refuse(f"this version does not know the key {found}, which may change the arithmetic")
 
     def contradiction(self, message: str) -> NoReturn:
         """Refuse the file as damaged, because its keys contradict each other. Raises ModelFileError."""

@@ -8,7 +8,10 @@ from numoe.model.architectures.description import (
     EXPERTS,
     PLAIN_SCALES,
     QKV_BIASES,
+    ROPE,
+    SIZES,
     SOFTMAX_ROUTER,
+    WITHOUT_EFFECT,
     Architecture,
 )
 
@@ -19,4 +22,5 @@ LLAMA = Architecture(
     dense=ATTENTION + QKV_BIASES + DENSE,
     routed=ATTENTION + QKV_BIASES + EXPERTS,
     fixed={**SOFTMAX_ROUTER, **PLAIN_SCALES},
+    keys=SIZES | ROPE | WITHOUT_EFFECT,
 )

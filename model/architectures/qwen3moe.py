@@ -8,7 +8,10 @@ from numoe.model.architectures.description import (
     PLAIN_SCALES,
     QK_NORM,
     QKV_BIASES,
+    ROPE,
+    SIZES,
     SOFTMAX_ROUTER,
+    WITHOUT_EFFECT,
     Architecture,
 )
 
@@ -19,4 +22,5 @@ QWEN3MOE = Architecture(
     dense=None,
     routed=ATTENTION + QKV_BIASES + QK_NORM + EXPERTS,
     fixed={**SOFTMAX_ROUTER, **PLAIN_SCALES},
+    keys=SIZES | ROPE | WITHOUT_EFFECT,
 )

@@ -2,7 +2,8 @@
 
 *Guarantees*: a ModelSpec holds only tensors that exist, of the shapes that the keys state and of types that this
 version runs, and every tensor of the file is in it: a tensor that nothing here computes with (an output bias, a shared
-expert, Llama 3.1's frequency factors) would change the answers, so it is refused by name.
+expert, Llama 3.1's frequency factors) would change the answers, so it is refused by name; so is a key of the
+architecture that nothing here knows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def model_spec(file: GgufFile) -> ModelSpec:
     keys = Keys(file.path, file.metadata, architecture.name)
     for key, allowed in architecture.fixed.items():
         keys.expect(key, allowed)
+    keys.refuse_unknown(architecture.keys | architecture.fixed.keys())
     tensors = _layer_description(architecture, keys)
     routed = tensors is architecture.routed
     sizes = read_sizes(keys, routed, architecture.own_expert_width)

@@ -52,6 +52,7 @@ class Topology:
     transparent_huge_pages: str = "unknown"  # always, madvise, never
     numa_balancing: bool = False  # the kernel moves pages towards the CPUs that touch them
     processor: Processor = field(default_factory=Processor)
+    memory_left: int | None = None  # bytes that the limits of this process's cgroups leave it; None: no limit
     forbidden_cpus: tuple[int, ...] = ()
     forbidden_nodes: tuple[int, ...] = ()
 

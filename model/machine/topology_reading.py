@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from numoe.model.machine.cgroups import memory_limit
 from numoe.model.machine.id_lists import parse_id_list
 from numoe.model.machine.linux_files import chosen, labelled_lines, meminfo_bytes, read_text
 from numoe.model.machine.processor import read_processor
@@ -57,9 +58,19 @@ def _read_topology(root: Path) -> Topology:
         transparent_huge_pages=chosen(read_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
         numa_balancing=read_text(root / "proc/sys/kernel/numa_balancing") not in ("", "0"),
         processor=read_processor(root),
+        memory_left=_memory_left(root, sum(node.memory_bytes for node in nodes)),
         forbidden_cpus=tuple(sorted(cpu for cpu in listed if not allowed.cpu(cpu))),
         forbidden_nodes=tuple(node for node in ids if not allowed.node(node)),
     )
+
+
+def _memory_left(root: Path, memory_bytes: int) -> int | None:
+    """What cgroups leave of the machine's memory; None: their limits are beyond it, or there are none."""
+    found = memory_limit(root)
+    if found is None or found[0] >= memory_bytes:
+        return None
+    limit, used = found
+    return max(0, limit - used)
 
 
 def _read_allowed(root: Path) -> _Allowed:

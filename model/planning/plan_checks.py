@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
@@ -46,7 +46,9 @@ def check_placement(
     context_tokens: int,
     kv_type: TensorType = TensorType.F16,
 ) -> None:
-    """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the nodes' memory.
+    """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the memory.
+
+    That is the nodes' memory, and what the limits of this process's cgroups leave of it.
 
     `context_tokens` are the KV cache's positions in all.
     """
@@ -62,13 +64,29 @@ def check_placement(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    for node_id, needed in node_bytes(plan, spec, context_tokens, kv_type).items():
+    bytes_of_nodes = node_bytes(plan, spec, context_tokens, kv_type)
+    for node_id, needed in bytes_of_nodes.items():
         available = topology.node(node_id).available_bytes
         if needed > available:
             raise PlanError(
                 f"node {node_id}: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(available)} are "
                 "available; lower the context, spread over more nodes, or choose a smaller model"
             )
+    needed, left = sum(bytes_of_nodes.values()), topology.memory_left
+    if left is not None and needed > left:
+        raise PlanError(
+            f"the cgroup's memory limit: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(left)} are "
+            "left, and the kernel would kill a worker; raise the limit (docker run --memory, Kubernetes "
+            "resources.limits, systemd MemoryMax=), lower the context, or choose a smaller model"
+        )
+
+
+def fits_memory(bytes_of_nodes: Mapping[int, int], topology: Topology) -> bool:
+    """Whether so many bytes, by node id, fit the nodes' memory and the limit of this process's cgroups."""
+    room = {node.id: node.available_bytes for node in topology.nodes}
+    left = topology.memory_left
+    within = left is None or sum(bytes_of_nodes.values()) <= left
+    return within and all(size <= room.get(node, 0) for node, size in bytes_of_nodes.items())
 
 
 def _check_owners(where: str, owners: ExpertOwners, spec: ModelSpec) -> None:

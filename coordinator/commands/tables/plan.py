@@ -64,8 +64,11 @@ def _fit_table(
 ) -> RenderableType:
     available = {node.id: node.available_bytes for node in topology.nodes}
     table = ruled_table("memory", "node", "needed", "available", "fits")
-    for node_id, needed in node_bytes(plan, spec, kv_positions, kv_type).items():
-        room = available.get(node_id, 0)
-        fits = "yes" if needed <= room else f"no, {human_bytes(needed - room)} short"
-        table.add_row(str(node_id), human_bytes(needed), human_bytes(room), fits)
+    needed = node_bytes(plan, spec, kv_positions, kv_type)
+    rows = [(str(node_id), size, available.get(node_id, 0)) for node_id, size in needed.items()]
+    if topology.memory_left is not None:
+        rows.append(("cgroup limit", sum(needed.values()), topology.memory_left))
+    for place, size, room in rows:
+        fits = "yes" if size <= room else f"no, {human_bytes(size - room)} short"
+        table.add_row(place, human_bytes(size), human_bytes(room), fits)
     return table

@@ -16,6 +16,7 @@ from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.plan_checks import fits_memory
 from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.prediction.cost import CostModel
 from numoe.model.planning.prediction.forecast import Forecast
@@ -50,7 +51,7 @@ class Candidate:
     plan: ShardPlan
     alone: Forecast  # one sequence decodes
     batched: Forecast  # as many sequences decode as were wished
-    fits: bool  # every node has room for weights and KV cache
+    fits: bool  # every node, and the process's cgroups, have room for weights and KV cache
 
 
 class Pricing:
@@ -132,7 +133,6 @@ class Pricing:
         return tuple(made[one] for one in loads)
 
     def _fits(self, made: ShardPlan) -> bool:
-        """Whether every node has room for weights and KV cache."""
+        """Whether every node, and the process's cgroups, have room for weights and KV cache."""
         needed = node_bytes(made, self._spec, self._wishes.kv_tokens, self._wishes.kv_type)
-        room = {node.id: node.available_bytes for node in self._topology.nodes}
-        return all(size <= room.get(node, 0) for node, size in needed.items())
+        return fits_memory(needed, self._topology)

@@ -2,14 +2,19 @@
 
 Rows of every expert on every worker are kept unless another way is predicted to be faster by more than MARGIN:
 predictions are not better than that, and rows need no statistics to stay balanced.
+
+Workers own equal parts, so that a weak node sets the pace of all: where nodes differ, plans without the weakest ones
+are priced too, and one is taken if it is faster by more than MARGIN, or the only one that fits. *Rejected*: leaving out
+one of equal nodes, which would be right for models of a few megabytes only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
@@ -42,9 +47,22 @@ def choose_plan(
     Raises:
         PlanError: the options cannot be followed.
     """
-    checked = make_plan(spec, topology, replace(options, split=wishes.asked_split, replicas=wishes.replicas or 0.0))
-    base = replace(checked, experts=(None,) * spec.layers)
-    return _choose(Pricing(spec, topology, base, wishes, speeds, stats).candidates(), wishes)
+
+    def choose(nodes: tuple[int, ...] | None) -> Choice:
+        asked = replace(options, nodes=nodes, split=wishes.asked_split, replicas=wishes.replicas or 0.0)
+        base = replace(make_plan(spec, topology, asked), experts=(None,) * spec.layers)
+        return _choose(Pricing(spec, topology, base, wishes, speeds, stats).candidates(), wishes)
+
+    everywhere = choose(options.nodes)
+    if options.nodes is not None or options.workers is not None:
+        return everywhere
+    used = [shard.node for shard in everywhere.best.plan.shards]
+    fewer = [
+        _without(used, kept, choose(kept))
+        for kept in _stronger_nodes(used, topology, speeds)
+        if (wishes.replicas or 0.0) <= len(kept) - 1
+    ]
+    return _prefer(everywhere, fewer)
 
 
 def price_plan(
@@ -57,6 +75,42 @@ def price_plan(
 ) -> Candidate:
     """Predict what a plan brings that was made elsewhere."""
     return Pricing(spec, topology, made, wishes, speeds, stats).price("", made.experts)
+
+
+def _stronger_nodes(used: Sequence[int], topology: Topology, speeds: Speeds) -> Iterator[tuple[int, ...]]:
+    """The nodes that are left without the weakest, then without the next weakest, as far as they differ."""
+    cores = {node: len(topology.node(node).cores) for node in used}
+    if len(cores) < len(used) or not all(cores.values()):  # workers with another node's memory: no node is left out
+        return
+    rates = {node: min(speeds.node_bandwidth[node], count * speeds.core_bandwidth) for node, count in cores.items()}
+    strength = {node: rates[node] * count for node, count in cores.items()}
+    kept = tuple(used)
+    while stronger := tuple(node for node in kept if strength[node] > (1 + MARGIN) * min(strength[n] for n in kept)):
+        yield stronger
+        kept = stronger
+
+
+def _without(used: Sequence[int], kept: Sequence[int], choice: Choice) -> Choice:
+    """The choice, named for the nodes that it leaves out."""
+    left = f"without node {format_id_list(set(used) - set(kept))}"
+    return replace(choice, best=replace(choice.best, name=f"{choice.best.name}, {left}"), why=left)
+
+
+def _prefer(everywhere: Choice, fewer: Sequence[Choice]) -> Choice:
+    """The choice for all nodes, or one for fewer that is faster or fits alone; the best of each is shown beside it."""
+    found = everywhere
+    for choice in fewer:
+        faster = _time(choice.best) * (1 + MARGIN) < _time(found.best)
+        if choice.best.fits and (faster or not found.best.fits):
+            found = choice
+    rest = [choice.best for choice in (everywhere, *fewer) if choice is not found]
+    others = sorted((*found.others, *(() if found is everywhere else everywhere.others), *rest), key=_time)
+    if found is everywhere:
+        return replace(everywhere, others=tuple(others))
+    gain = _time(everywhere.best) / _time(found.best) - 1
+    reason = f"predicted {gain:.0%} faster {found.why}" if everywhere.best.fits else f"it fits only {found.why}"
+    made = replace(found.best.plan, notes=(*found.best.plan.notes, f"{reason}, which is left idle"))
+    return Choice(replace(found.best, plan=made), tuple(others), reason)
 
 
 def _choose(candidates: Sequence[Candidate], wishes: Wishes) -> Choice:
@@ -76,7 +130,7 @@ def _time(candidate: Candidate) -> float:
 
 def _why(best: Candidate, candidates: Sequence[Candidate], split: Split) -> str:
     if not best.fits:
-        return "nothing fits the nodes' memory; this needs least of it"
+        return "nothing fits the memory; this needs least of it"
     rows = candidates[0]
     if split != "auto":
         return f"the {split} split was asked for" + ("" if best is rows else f", {_against(best, rows)}")

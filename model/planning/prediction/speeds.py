@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.bandwidth import Bandwidth
+from numoe.model.machine.processor import Instructions
 from numoe.model.machine.topology import Topology
 from numoe.protos.errors import PlanError
 
@@ -16,10 +17,16 @@ GIGA = 1e9
 # 105 GB/s), small machines more per core, and no node more than its memory channels give.
 GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
 REFERENCE_PEAK = 1e12  # integer operations per second of the core that STREAM_RATES was measured on
-# Of other cores, by vendor, family and model of the processor, and whether it has VNNI. Skylake-SP has none: three
-# instructions for one, two a cycle, at 1.9 GHz when all cores use them. Cascade Lake, which came with it under the same
-# number, needs one. Both calculated.
-OTHER_PEAKS = MappingProxyType({("GenuineIntel", 6, 85, False): 0.16e12, ("GenuineIntel", 6, 85, True): 0.49e12})
+# Of other cores, by their instructions, all calculated. AVX-512 without VNNI: three instructions for one, two a cycle,
+# at 1.9 GHz when all cores use them; AVX2: half as wide at 3.3 GHz; AVX-VNNI: one for one, half as wide at 3.5 GHz.
+PEAKS: Mapping[Instructions, float] = MappingProxyType(
+    {"avx512vnni": REFERENCE_PEAK, "avx512": 0.16e12, "avxvnni": 0.45e12, "avx2": 0.14e12, "": REFERENCE_PEAK}
+)
+# Cores that are told apart by vendor, family and model: Skylake-SP and Cascade Lake, which came under the same number
+# with VNNI, at 1.9 GHz. Calculated.
+OTHER_PEAKS: Mapping[tuple[str, int, int, Instructions], float] = MappingProxyType(
+    {("GenuineIntel", 6, 85, "avx512vnni"): 0.49e12, ("GenuineIntel", 6, 85, ""): 0.16e12}
+)
 
 # Bytes per second at which one core computes with one column of activations from its caches, at REFERENCE_PEAK: a
 # worker streams no faster than its cores compute. Measured on a Zen 5 core with AVX-512 VNNI; those marked * were not,
@@ -62,6 +69,13 @@ class Speeds:
     # Bytes per second that one core reads of what another worker has just written: a cache line between sockets takes
     # 0.13 to 0.45 us, and a core waits for ten to twenty at once.
     link_bandwidth: float = 4 * GIGA
+    # Bytes per second that one node's cores read from another node's memory, where that was measured.
+    far_bandwidth: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    def read_rate(self, cores_of: int, memory_of: int) -> float:
+        """Bytes per second that the cores of one node read from the memory of one node."""
+        own = self.node_bandwidth.get(memory_of, LEAST_GUESS)
+        return own if cores_of == memory_of else self.far_bandwidth.get((cores_of, memory_of), own)
 
     def stream_rate(self, type_: TensorType) -> float:
         """Bytes of weights of a type per second with which one core multiplies one column."""
@@ -84,7 +98,9 @@ def guessed_speeds(topology: Topology) -> Speeds:
 def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
     """Take bandwidths as measured, and guess those of nodes that were not measured."""
     rates = {**guessed_speeds(topology).node_bandwidth, **measured.local}
-    return Speeds(rates, f"measured at {measured.measured_at}", integer_peak=_peak(topology))
+    far = {(read.cores_of, read.memory_of): read.bytes_per_second for read in measured.reads}
+    source = f"measured at {measured.measured_at}"
+    return Speeds(rates, source, integer_peak=_peak(topology), far_bandwidth=far)
 
 
 def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
@@ -101,5 +117,5 @@ def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:
 def _peak(topology: Topology) -> float:
     """Operations per second of one core, by the processor's numbers and flags."""
     processor = topology.processor
-    known = (processor.vendor, processor.family, processor.model, processor.vnni)
-    return OTHER_PEAKS.get(known, REFERENCE_PEAK)
+    known = (processor.vendor, processor.family, processor.model, processor.instructions)
+    return OTHER_PEAKS.get(known, PEAKS[processor.instructions])

@@ -9,7 +9,7 @@ from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard
-from numoe.model.planning.prediction.speeds import LEAST_GUESS, Speeds
+from numoe.model.planning.prediction.speeds import Speeds
 
 # Of the shorter of reading and computing: a core computes while it waits for memory, but not all the time. Fitted to
 # decodes of Q4_K_M and Q2_K by two cores at 49 and 78 GB/s, where 0.5 predicts an eighth too little.
@@ -42,6 +42,7 @@ def rates_of(shards: Sequence[Shard], topology: Topology, speeds: Speeds) -> lis
     found = []
     for shard, own in zip(shards, cores, strict=True):
         sharing = sum(count for other, count in zip(shards, cores, strict=True) if other.node == shard.node)
-        part = speeds.node_bandwidth.get(shard.node, LEAST_GUESS) * own / sharing
+        homes = {node.id for node in topology.nodes if set(node.cpus) & set(shard.cpus)} or {shard.node}
+        part = min(speeds.read_rate(home, shard.node) for home in homes) * own / sharing
         found.append(WorkerRates(own, min(part, own * speeds.core_bandwidth), speeds))
     return found

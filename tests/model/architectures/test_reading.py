@@ -171,3 +171,18 @@ def test_rope_scaling_is_read_as_llama_cpp_reads_it(tmp_path: Path, keys: dict[s
 
 def test_the_old_key_of_linear_scaling_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, "llama", {"llama.rope.scale_linear": 8.0}).rope.factor == 8.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attention.sliding_window", 0),
+        ("final_logit_softcapping", 0.0),
+        ("tensor_data_layout", "Meta AI original pth"),
+        ("rope.scaling.finetuned", False),
+        ("expert_shared_feed_forward_length", 64),
+    ],
+)
+def test_keys_that_change_nothing_are_taken(tmp_path: Path, name: str, value: KeyValue) -> None:
+    found = read(tmp_path, keys={f"qwen3moe.{name}": value, "llama.attention.twist": 1})
+    assert (found.rope, found.width) == (read(tmp_path).rope, D)

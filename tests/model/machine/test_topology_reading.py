@@ -138,6 +138,20 @@ def test_a_copy_that_linux_did_not_write_is_refused_with_its_folder(two_sockets:
         read_topology(two_sockets)
 
 
+@pytest.mark.parametrize(
+    ("limit", "used", "left"),
+    [(3 << 20, 1 << 20, 2 << 20), (1 << 20, 2 << 20, 0), ("max", 0, None), (1 << 50, 0, None)],
+)
+def test_the_limit_of_the_cgroup_leaves_what_is_not_used(
+    two_sockets: Path, limit: int | str, used: int, left: int | None
+) -> None:
+    write(two_sockets / "proc/self/cgroup", "0::/pod")
+    write(two_sockets / "sys/fs/cgroup/pod/memory.max", str(limit))
+    write(two_sockets / "sys/fs/cgroup/pod/memory.current", str(used + 4096))
+    write(two_sockets / "sys/fs/cgroup/pod/memory.stat", "file 4096")
+    assert read_topology(two_sockets).memory_left == left
+
+
 def test_nodes_that_are_offline_are_not_there(two_sockets: Path) -> None:
     write(two_sockets / "sys/devices/system/node/online", "1\n")
     write(two_sockets / "sys/devices/system/node/node1/distance", "10\n")

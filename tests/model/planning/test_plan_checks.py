@@ -8,7 +8,7 @@ import pytest
 
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.model.planning.plan_checks import check_placement, check_plan
+from numoe.model.planning.plan_checks import check_placement, check_plan, fits_memory
 from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
@@ -41,6 +41,20 @@ def test_a_plan_that_fits_to_the_byte_is_accepted_and_one_byte_less_refused() ->
     check_placement(made, spec, small_machine(1, needed), context_tokens=64)
     with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights and KV cache"):
         check_placement(made, spec, small_machine(1, needed - 1), context_tokens=64)
+
+
+def test_the_limit_of_a_cgroup_counts_for_all_nodes_together() -> None:
+    spec = sized_spec(TinyShape())
+    roomy = small_machine(2)
+    made = make_plan(spec, roomy)
+    needed = node_bytes(made, spec, context_tokens=64)
+    exact, short = (replace(roomy, memory_left=sum(needed.values()) - less) for less in (0, 1))
+    check_placement(made, spec, exact, context_tokens=64)
+    assert fits_memory(needed, roomy)
+    assert fits_memory(needed, exact)
+    assert not fits_memory(needed, short)
+    with pytest.raises(PlanError, match=r"the cgroup's memory limit: needs .* MiB .* are left.*MemoryMax"):
+        check_placement(made, spec, short, context_tokens=64)
 
 
 def test_a_plan_of_another_machine_is_refused() -> None:

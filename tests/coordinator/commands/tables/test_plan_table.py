@@ -30,6 +30,16 @@ def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> N
     assert f"no, {human_bytes(node_bytes(made, spec, 8)[0] - 1024)} short" in text
 
 
+def test_the_limit_of_the_cgroup_stands_in_the_table(two_sockets: Topology) -> None:
+    spec = tiny_spec(TinyShape())
+    limited = replace(two_sockets, memory_left=1024)
+    made = make_plan(spec, limited)
+    text = shown(describe_plan(made, spec, limited, kv_positions=8))
+    assert "cgroup limit" in text
+    assert f"no, {human_bytes(sum(node_bytes(made, spec, 8).values()) - 1024)} short" in text
+    assert "cgroup" not in shown(describe_plan(made, spec, two_sockets, kv_positions=8))
+
+
 def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None:
     spec = replace(tiny_spec(TinyShape()), name="\x1b[2J[red]evil[/red]\n")
     text = shown(describe_plan(make_plan(spec, two_sockets), spec, two_sockets, kv_positions=8))

@@ -16,10 +16,11 @@ from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.prediction.candidates import Split, Wishes
 from numoe.model.planning.prediction.planner import MARGIN, Choice, choose_plan, price_plan
-from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
+from numoe.model.planning.prediction.speeds import GIGA, Speeds, guessed_speeds
 from numoe.model.planning.splitting import PlanOptions
 from numoe.protos.errors import PlanError
 from tests.model.planning.examples import machine
+from tests.model.planning.prediction.test_cost import QWEN3_235B
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape(layers=3, experts=8, active_experts=2, expert_width=128))
@@ -106,6 +107,53 @@ def test_what_was_asked_for_is_made(split: Split, replicas: float, held: int) ->
     choice = choose(wishes=Wishes(split, replicas))
     assert [owners.replicas for owners in choice.best.plan.experts if owners] == [held] * 3
     assert "asked for" in choice.why
+
+
+LARGE = tiny_spec(replace(QWEN3_235B, layers=2))
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_node_that_slows_the_others_down_is_left_idle_and_the_plan_says_so(batch: int) -> None:
+    """Two sockets of which a container may use 20 and 2 cores: with both it was 3.3 times slower than with one."""
+    uneven = with_room(machine(20, 2), 1 << 40)
+    speeds = Speeds({0: 105 * GIGA, 1: 24 * GIGA}, "told", integer_peak=0.16e12)
+    choice = choose(LARGE, uneven, Wishes(batch=batch), speeds=speeds)
+    both = choose(LARGE, uneven, Wishes(batch=batch), options=PlanOptions(workers=2), speeds=speeds)
+    assert [shard.node for shard in choice.best.plan.shards] == [0]
+    assert choice.best.batched.seconds.total < 0.5 * both.best.batched.seconds.total
+    assert "without node 1" in choice.best.name
+    assert "faster without node 1" in choice.why
+    assert any("faster without node 1, which is left idle" in note for note in choice.best.plan.notes)
+    assert "tensor" in {other.name for other in choice.others}
+    assert choose(LARGE, uneven, options=PlanOptions(nodes=(0, 1)), speeds=speeds).best.plan.shards[1].node == 1
+
+
+def test_a_node_that_helps_is_used_though_it_is_weaker_and_equal_ones_always() -> None:
+    weaker = Speeds({0: 100 * GIGA, 1: 90 * GIGA, 2: 100 * GIGA}, "told")
+    choice = choose(LARGE, with_room(machine(20, 18, 20), 1 << 40), speeds=weaker)
+    assert [shard.node for shard in choice.best.plan.shards] == [0, 1, 2]
+    assert any("without node 1" in other.name for other in choice.others)
+    assert len(choose(topology=machine(4, 4)).best.plan.shards) == 2
+
+
+def test_of_several_weak_nodes_as_many_are_left_idle_as_slow_the_rest_down() -> None:
+    speeds = Speeds({0: 100 * GIGA, 1: 5 * GIGA, 2: 100 * GIGA, 3: 20 * GIGA}, "told")
+    choice = choose(LARGE, with_room(machine(20, 1, 20, 4), 1 << 40), speeds=speeds)
+    assert [shard.node for shard in choice.best.plan.shards] == [0, 2]
+    assert "without node 1,3" in choice.why
+
+
+def test_a_node_without_room_for_an_equal_part_is_left_idle() -> None:
+    nodes = machine(4, 3).nodes
+    small = Topology((nodes[0], replace(nodes[1], available_bytes=1 << 10)))
+    choice = choose(topology=small)
+    assert ([shard.node for shard in choice.best.plan.shards], choice.best.fits) == ([0], True)
+    assert choice.why == "it fits only without node 1"
+
+
+def test_replicas_that_fewer_workers_cannot_hold_need_all_nodes() -> None:
+    choice = choose(topology=machine(20, 1), wishes=Wishes("expert", 1.0))
+    assert len(choice.best.plan.shards) == 2
 
 
 def test_the_tensor_split_can_be_asked_for_and_is_compared() -> None:

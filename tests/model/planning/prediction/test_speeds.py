@@ -9,7 +9,6 @@ import pytest
 
 from numoe.model.gguf.tensors import RUNNABLE_TYPES
 from numoe.model.machine.bandwidth import Bandwidth, Read
-from numoe.model.machine.processor import Processor
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.prediction.speeds import (
     GIGA,
@@ -19,9 +18,12 @@ from numoe.model.planning.prediction.speeds import (
     measured_speeds,
     told_speeds,
 )
+from numoe.model.planning.prediction.worker_rates import rates_of
+from numoe.model.planning.splitting import make_plan
 from numoe.protos.errors import PlanError
-from tests.machines import TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
+from tests.machines import EPYC_9755, TWO_XEON_6138, XEON_6138, XEON_6238, write_machine
 from tests.model.planning.prediction.test_cost import TWO_NODES
+from tests.tiny_model import TinyShape, tiny_spec
 
 
 def test_every_runnable_format_has_a_rate() -> None:
@@ -52,10 +54,31 @@ def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_
     assert told_speeds(seen[1], [90.0]).integer_peak == cascade_lake
 
 
-def test_other_cores_are_taken_for_the_ones_that_were_measured_whatever_their_flags() -> None:
-    for vnni in (False, True):
-        other = replace(TWO_NODES, processor=Processor("", "AuthenticAMD", 26, 2, vnni=vnni))
-        assert guessed_speeds(other).integer_peak == REFERENCE_PEAK
+@pytest.mark.parametrize(
+    ("flags", "share"),
+    [
+        ("fpu sse2 avx2 avx512f avx512bw avx512_vnni", 1.0),
+        ("fpu sse2 avx2 avx512f avx512bw", 0.16),
+        ("fpu sse2 avx2 avx_vnni", 0.45),
+        ("fpu sse2 avx2", 0.14),
+        ("", 1.0),  # nothing is known: taken for the cores that were measured
+    ],
+)
+def test_the_peak_of_a_core_comes_from_its_flags(tmp_path: Path, flags: str, share: float) -> None:
+    """An AVX2 core was taken to be 7 times as fast as it is."""
+    topology = read_topology(write_machine(tmp_path, replace(TWO_XEON_6138, chip=replace(EPYC_9755, flags=flags))))
+    assert guessed_speeds(topology).integer_peak == pytest.approx(share * REFERENCE_PEAK)
+
+
+def test_memory_without_cores_is_as_fast_as_the_cores_that_use_it_read_it() -> None:
+    nodes = (replace(TWO_NODES.nodes[0], memory_bytes=0), replace(TWO_NODES.nodes[1], cores=()))
+    topology = replace(TWO_NODES, nodes=nodes)
+    made = make_plan(tiny_spec(TinyShape()), topology)
+    assert [(shard.node, shard.cpus[0]) for shard in made.shards] == [(1, 0)]
+    speeds = measured_speeds(topology, Bandwidth("", "2026", (), (Read(0, 1, 3e11),)))
+    assert [rates.bandwidth for rates in rates_of(made.shards, topology, speeds)] == [3e11]
+    unmeasured = measured_speeds(topology, Bandwidth("", "2026", (), ()))
+    assert [rates.bandwidth for rates in rates_of(made.shards, topology, unmeasured)] == [20 * GIGA]
 
 
 @pytest.mark.parametrize("told", [[], [1.0, 2.0, 3.0], [0.0], [-1.0, 2.0]])
