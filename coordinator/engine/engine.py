@@ -11,14 +11,16 @@ looks at the workers now and then.
 
 *Guarantees*: exactly one terminal event per request; no client can hold up a step; after WorkerLost every open request
 fails at once, and the engine serves again when `restart` returns. Workers that are lost again and again without one
-step between end the engine.
+step or some minutes between end the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -37,6 +39,7 @@ from numoe.protos.messages import Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
+FORGET_SECONDS = 300.0  # of health, after which a loss has nothing to do with the one before
 
 _log = structlog.get_logger()
 
@@ -51,7 +54,9 @@ class Engine:
         settings: EngineSettings,
         *,
         step_timeout_seconds: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`, in seconds, tells how long ago workers were lost."""
         step = executor.limits
         self._executor = executor
         self._tokenizer = tokenizer
@@ -70,6 +75,7 @@ class Engine:
         self._draining = False
         self._stopping = False
         self._restarting = False
+        self._closed = False  # the executor, or it is being closed
 
         # Written by the thread alone.
         self._undelivered: list[Sequence] = []
@@ -78,6 +84,8 @@ class Engine:
         self._generated_tokens = 0
         self._restarts = 0
         self._restarts_in_row = 0
+        self._restarted_at = -math.inf
+        self._clock = clock
         self._error: NumoeError | None = None
 
     # ---- called in the event loop
@@ -139,12 +147,12 @@ class Engine:
         if self._thread.ident is None:
             self._shut_down(None)
         if restarting:
-            await asyncio.to_thread(self._executor.close)  # ends the restart
+            await asyncio.to_thread(self._close_executor)  # ends the restart
         try:
             await asyncio.wait_for(self._stopped.wait(), timeout_seconds)
         except TimeoutError:
             _log.warning("step_outlives_stop", seconds=timeout_seconds)
-            await asyncio.to_thread(self._executor.close)
+            await asyncio.to_thread(self._close_executor)
 
     async def wait_stopped(self) -> NumoeError | None:
         """Waits for the engine's end; returns what ended it, None if `stop` did."""
@@ -265,6 +273,8 @@ class Engine:
     def _recover(self, lost: WorkerLost) -> None:
         """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
         _log.error("worker_lost", error=str(lost))
+        if self._clock() - self._restarted_at >= FORGET_SECONDS:
+            self._restarts_in_row = 0
         with self._changed:
             self._restarting = True
         self._fail_open(lost)
@@ -272,6 +282,7 @@ class Engine:
         with self._changed:
             self._restarting = False
             self._restarts += 1
+        self._restarted_at = self._clock()
         _log.info("workers_restarted")
 
     def _restart(self, lost: WorkerLost) -> None:
@@ -306,10 +317,18 @@ class Engine:
             self._stopping, self._restarting = True, False
         stopped = Unavailable("the service has stopped; send the request to another one")
         self._fail_open(error if isinstance(error, ServiceError) else stopped)
+        self._close_executor()
+        self._error = error
+        self._drained.set()
+        self._stopped.set()
+
+    def _close_executor(self) -> None:
+        """By whichever thread is the first."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
         try:
             self._executor.close()
         except Exception:  # the engine is at its end all the same, and says so
             _log.exception("executor_close_failed")
-        self._error = error
-        self._drained.set()
-        self._stopped.set()

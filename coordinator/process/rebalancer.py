@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
@@ -20,20 +21,26 @@ _log = structlog.get_logger()
 
 async def rebalance_forever(spec: ModelSpec, workers: Workers, seconds: float = AUTO_SECONDS) -> None:
     """Rebalance now and then by what was counted since the last time; ends only by being cancelled."""
-    before = workers.expert_hits()
+    before = np.zeros((spec.layers, spec.experts), np.int64)
     while True:
-        await asyncio.sleep(seconds)
-        now = workers.expert_hits()
-        recent = np.maximum(now - before, 0)  # restarted workers count from 0
-        if recent[0].sum() < LEAST_TOKENS * spec.active_experts:
-            continue
-        before = now
         try:
-            moves = await asyncio.to_thread(wanted_moves, spec, workers, recent)
-            async for _ in make_moves(workers, moves):
-                pass
-        except NumoeError as error:
+            before = await _rebalance(spec, workers, before)
+        except NumoeError as error:  # such as that workers are being restarted
             _log.warning("rebalance_failed", error=str(error))
-        else:
-            if moves:
-                _log.info("rebalanced", moves=len(moves))
+        await asyncio.sleep(seconds)
+
+
+async def _rebalance(spec: ModelSpec, workers: Workers, before: NDArray[np.int64]) -> NDArray[np.int64]:  # [L, E]
+    """Rebalance by what was counted since `before`, if that is enough; returns what to count from the next time."""
+    now = workers.expert_hits()
+    if (now < before).any():  # the workers were restarted, and count from 0 again
+        before = np.zeros_like(now)
+    recent = now - before
+    if recent[0].sum() < LEAST_TOKENS * spec.active_experts:
+        return before
+    moves = await asyncio.to_thread(wanted_moves, spec, workers, recent)
+    async for _ in make_moves(workers, moves):
+        pass
+    if moves:
+        _log.info("rebalanced", moves=len(moves))
+    return now

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -26,6 +30,10 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 # A call after `ray.shutdown`, as a move of an expert may make, would start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Ray listens on every interface, and runs what anybody sends who knows its token: one of this service, in no file.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 import ray
 import structlog
@@ -38,7 +46,18 @@ ATTEMPTS = 4  # of half a minute each
 OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
 LOG_LINES = 5  # of the node's log, told when it did not start
 UNQUOTED = "'\"\\\t\n"
-SESSIONS = Path("/tmp/ray")
+MOST_FOLDER_CHARACTERS = 40  # the path of a Unix socket has 107, and Ray adds 64 for those of a session
+
+
+def _own_folder() -> Path:
+    """Where sessions lie: short, and of this user alone, as Ray lets everybody write into what it makes."""
+    temporary = Path(tempfile.gettempdir())
+    if len(str(temporary)) > MOST_FOLDER_CHARACTERS - len("/numoe-4294967295/ray"):
+        temporary = Path("/tmp")
+    return temporary / f"numoe-{os.getuid()}"
+
+
+SESSIONS = _own_folder() / "ray"
 
 _log = structlog.get_logger()
 logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
@@ -55,16 +74,18 @@ def start_ray(
         attempts: how often to try.
 
     Raises:
-        SetupError: Ray cannot run where it is installed.
+        SetupError: Ray cannot run where it is installed, or its folder is somebody else's.
         ServiceError: no attempt made it; the message has the last one's reason and the end of its log.
     """
     _refuse_path(Path(sys.executable))
+    _make_own(SESSIONS.parent)
     for attempt in range(1, attempts + 1):
         look()
         began = time.time()
         try:
             started = ray.init(
                 job_config=_without_folders(),
+                _temp_dir=str(SESSIONS),
                 address="local",
                 num_cpus=1,  # actors ask for none
                 resources=dict(resources),
@@ -89,6 +110,16 @@ def _refuse_path(python: Path) -> None:
     found = sorted(set(str(python)) & set(UNQUOTED))
     if found:
         raise SetupError(f"{python} has {found[0]!r} in its path, where Ray can start nothing: install numoe elsewhere")
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder that only this user may enter. Raises SetupError: somebody else's lies there."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise SetupError(f"{folder} is not a folder of this user's own; remove it, or set TMPDIR to another folder")
+    folder.chmod(0o700)
 
 
 def _without_folders() -> JobConfig:

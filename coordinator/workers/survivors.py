@@ -14,6 +14,7 @@ import os
 import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -39,22 +40,27 @@ def start_watching() -> None:
 
 
 def kill_session(coordinator: int) -> bool:
-    """Kill every other process with an open file in a Ray session that `coordinator` began; whether there was one."""
+    """Kill every other process that writes into a Ray session that `coordinator` began; whether there was one.
+
+    Who only reads there, as `tail -f` of a log does, is somebody else.
+    """
     session, found = re.compile(rf"/session_[^/]*_{coordinator}/"), False
     for name in filter(str.isdecimal, os.listdir("/proc")):
         if int(name) == coordinator:
             continue
         with suppress(OSError), _held(int(name)) as descriptor:  # it ended meanwhile, or is another user's
-            if any(session.search(path) for path in _open_files(name)):
+            if any(session.search(path) for path in _written_files(name)):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 found = True
     return found
 
 
-def _open_files(pid: str) -> Iterator[str]:
+def _written_files(pid: str) -> Iterator[str]:
+    """The paths of the files that a process may write to."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            yield os.readlink(entry)
+            if entry.lstat().st_mode & stat.S_IWUSR:  # of the link: what the file was opened for
+                yield os.readlink(entry)
 
 
 @contextmanager

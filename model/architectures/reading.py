@@ -62,6 +62,7 @@ def model_spec(file: GgufFile) -> ModelSpec:
         output_norm=output_norm,
         output=output or token_embedding,
         layer_tensors=layers,
+        files=file.identities,
     )
 
 

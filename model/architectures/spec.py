@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from numoe.model.gguf.file_identity import FileIdentity
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 
 
@@ -81,6 +82,7 @@ class ModelSpec:
     output_norm: TensorInfo  # [D]
     output: TensorInfo  # [V, D]; the token embedding itself when tied
     layer_tensors: tuple[LayerTensors, ...]
+    files: tuple[FileIdentity, ...] = ()  # that were read, and that must be found when the weights are; none: any
 
     @property
     def tied_output(self) -> bool:

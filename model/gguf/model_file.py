@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
+from numoe.model.gguf.file_identity import FileIdentity
 from numoe.model.gguf.part import Part, read_part
 from numoe.model.gguf.reader import DAMAGED, one_line
 from numoe.model.gguf.tensors import TensorInfo
@@ -26,6 +27,7 @@ class GgufFile:
 
     path: Path  # the first part, if split
     parts: tuple[Path, ...]
+    identities: tuple[FileIdentity, ...]  # of the parts, as they were read
     version: int
     metadata: Mapping[str, Value]  # arrays of numbers are numpy arrays, arrays of strings are Strings
     tensors: Mapping[str, TensorInfo]  # in the order of the files
@@ -49,7 +51,9 @@ def open_gguf(path: str | Path) -> GgufFile:
         announced = _split_key(opened, "split.tensors.count")
         _fail(path, "split-tensors", f"{announced} tensors are announced, {len(tensors)} lie in the parts; {DAMAGED}")
     paths = tuple(part.path for part in parts)
-    return GgufFile(path, paths, opened.version, MappingProxyType(dict(opened.metadata)), MappingProxyType(tensors))
+    identities = tuple(part.identity for part in parts)
+    metadata = MappingProxyType(dict(opened.metadata))
+    return GgufFile(path, paths, identities, opened.version, metadata, MappingProxyType(tensors))
 
 
 def _part_name(stem: str, number: int, count: str) -> str:

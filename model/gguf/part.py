@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numoe.model.gguf.file_identity import FileIdentity, identity_of
 from numoe.model.gguf.reader import DAMAGED, MOST_KEYS, Reader
 from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType, row_bytes
 from numoe.model.gguf.values import UINT32, Value, read_value
@@ -43,6 +44,7 @@ class Part:
     """What one GGUF file holds; a model may be split over several."""
 
     path: Path
+    identity: FileIdentity
     version: int
     metadata: Mapping[str, Value]
     tensors: tuple[TensorInfo, ...]
@@ -58,18 +60,19 @@ def read_part(path: Path) -> Part:
         if path.stat().st_size == 0:
             raise ModelFileError("empty", f"{path}: the file is empty; {DAMAGED}")
         with path.open("rb") as file:
+            identity = identity_of(path, file.fileno())
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise ModelFileError("unreadable", f"{path}: {error}") from error
     with data:
-        return _read(Reader(path, data))
+        return _read(Reader(path, data), identity)
 
 
 def _what_is_at(path: Path) -> str:
     return "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
 
 
-def _read(reader: Reader) -> Part:
+def _read(reader: Reader, identity: FileIdentity) -> Part:
     version, tensor_count, key_count = _read_header(reader)
     metadata: dict[str, Value] = {}
     for index in range(key_count):
@@ -86,7 +89,7 @@ def _read(reader: Reader) -> Part:
     assert isinstance(alignment, int)
     if not 0 < alignment <= ALIGNMENT_BYTES or alignment & (alignment - 1):
         reader.fail("alignment", f"{ALIGNMENT_KEY} is {alignment}, it must be a power of two up to {ALIGNMENT_BYTES}")
-    return Part(reader.path, version, metadata, _read_directory(reader, tensor_count, alignment))
+    return Part(reader.path, identity, version, metadata, _read_directory(reader, tensor_count, alignment))
 
 
 def _read_header(reader: Reader) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from numoe.coordinator.workers import ray_node
 from numoe.coordinator.workers.ray_node import start_ray
+from numoe.coordinator.workers.survivors import kill_session
 from numoe.protos.errors import SetupError
 
+JOIN = """
+import ray
+ray.init(address="{address}")
+print("joined", ray.get(ray.remote(lambda: 1).remote()))
+"""
+OPEN = """
+import os
+from pathlib import Path
+from numoe.coordinator.workers.ray_node import start_ray
+import ray
+session = start_ray({"numa0": 1.0})
+print(ray.get_runtime_context().gcs_address, session, os.environ["RAY_AUTH_TOKEN"], flush=True)
+input()
+ray.shutdown()
+"""
 SLOW_AGENTS = """
 import os, sys, time
 if any("agent" in argument for argument in sys.orig_argv):
@@ -60,3 +78,58 @@ def test_a_path_that_ray_cannot_start_from_is_refused_at_once(folder: str, monke
     with pytest.raises(SetupError, match=r"has .* in its path"):
         start_ray({"numa0": 1.0}, look=lambda: attempts.append("one"))
     assert attempts == []
+
+
+def test_nobody_joins_a_node_whatever_the_environment_says_of_authentication(tmp_path: Path) -> None:
+    """Joined, a stranger would run what he likes as this user."""
+    home = tmp_path / "home"
+    home.mkdir()
+    ours = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "guessed", "HOME": str(home)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", OPEN], env=ours, **pipes) as node:  # type: ignore[call-overload]
+        assert node.stdout is not None
+        address, session, token = node.stdout.readline().split()
+        try:
+            assert token != "guessed"
+            assert (Path(session).parents[1].stat().st_mode & 0o777) == 0o700
+            strangers = {name: value for name, value in ours.items() if not name.startswith("RAY_")}
+            for mode, token in (("disabled", ""), ("token", "guessed")):
+                tried = subprocess.run(
+                    [sys.executable, "-c", JOIN.format(address=address)],
+                    env={**strangers, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token},
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+                assert tried.returncode != 0
+                assert "joined" not in tried.stdout
+                assert "nauthenticated" in tried.stderr, tried.stderr
+        finally:
+            node.communicate("\n")
+    assert list(home.iterdir()) == []
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "numoe").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(ray_node, "SESSIONS", tmp_path / "numoe" / "ray")
+    with pytest.raises(SetupError, match="not a folder of this user's own"):
+        start_ray({"numa0": 1.0})
+
+
+def test_only_what_writes_into_a_session_is_killed_with_it(tmp_path: Path) -> None:
+    logs = tmp_path / "session_2026_1_999999999" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.out").touch()
+    with (logs / "raylet.out").open() as reading, (logs / "raylet.out").open("a") as writing:
+        reader = subprocess.Popen(["sleep", "600"], stdin=reading)
+        writer = subprocess.Popen(["sleep", "600"], stdout=writing)
+    try:
+        assert kill_session(999999999)
+        assert writer.wait() == -signal.SIGKILL
+        assert reader.poll() is None
+        assert not kill_session(999999999)
+    finally:
+        for process in (reader, writer):
+            process.kill()
+            process.wait()

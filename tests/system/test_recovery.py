@@ -15,8 +15,9 @@ import pytest
 from google.rpc import error_details_pb2
 
 from tests.coordinator.api.grpc.grpc_serving import detail_of, info_of
-from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, Client, Stream, ask, connected, full
+from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, Client, Stream, ask, connected, full
 from tests.system.serve_process import ServeProcess, serving
+from tests.tiny_model import write_tiny_model
 
 MOST_SECONDS_TO_FAIL = 2.0  # promised for a worker that is killed
 STEP_TIMEOUT_SECONDS = 5.0
@@ -88,6 +89,20 @@ async def test_the_logs_of_a_service_that_lost_a_worker_stay(served_model: Path)
             belongings = server.belongings()
     assert (belongings.folder / "logs/raylet.out").exists()
     shutil.rmtree(belongings.folder)
+
+
+async def test_a_model_that_was_replaced_is_not_served_under_the_name_of_the_old_one(tmp_path: Path) -> None:
+    path, other = tmp_path / "served.gguf", tmp_path / "other.gguf"
+    write_tiny_model(path, SHAPE)
+    write_tiny_model(other, SHAPE, seed=1)
+    with serving(tmp_path / "log", str(path), *SERVE_FLAGS) as server:
+        async with connected(server.address) as client:
+            [_, pid] = await client.workers()
+            os.replace(other, path)
+            os.kill(pid, signal.SIGKILL)
+            code, text = await asyncio.to_thread(server.wait)
+    assert code == 2, text
+    assert f"{path} was changed or replaced since the model was planned by it" in text.replace("\n", " ")
 
 
 async def test_nothing_outlives_a_killed_coordinator(server: ServeProcess, client: Client) -> None:

@@ -7,7 +7,7 @@ two workers but the norms, the router and shared KV heads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from numoe.kernels.weights.formats import BY_GGML_TYPE, ROWS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.file_identity import FileIdentity
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.errors import ModelFileError
@@ -65,18 +66,29 @@ def _read(path: Path, descriptor: int, offset: int, out: NDArray[np.uint8]) -> N
 
 
 class _Files:
-    """One descriptor per part of the model."""
+    """One descriptor per part of the model, which is the file that the model was planned by."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Iterable[FileIdentity]) -> None:
+        self._expected = {identity.path: identity for identity in expected}
         self._open: dict[Path, int] = {}
         self._lock = Lock()
 
     def descriptor(self, path: Path) -> int:
-        """The descriptor of a part, which is opened if it was not."""
+        """The descriptor of a part, which is opened if it was not. Raises ModelFileError: it is another file."""
         with self._lock:
             if path not in self._open:
                 self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._check(path)
             return self._open[path]
+
+    def check(self) -> None:
+        """Raise ModelFileError: a part was written to since it was opened."""
+        for path in self._open:
+            self._check(path)
+
+    def _check(self, path: Path) -> None:
+        if path in self._expected:
+            self._expected[path].check(self._open[path])
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -115,12 +127,13 @@ def load_weights(
     """Read and pack a shard as it was arranged; `report` receives the bytes of each piece when it is done.
 
     Raises:
-        ModelFileError: the file is shorter than when it was opened, or a weight is infinite or no number.
+        ModelFileError: it is not the file that the model was planned by, or was written to meanwhile, or a weight is
+            infinite or no number.
         OSError: it cannot be read.
     """
     memory = allocate(arranged.bytes)
     arranged.place_at(memory.ctypes.data)
-    files = _Files()
+    files = _Files(spec.files)
     vectors = []
     try:
         output_norm = _vector(files, spec.output_norm)
@@ -129,6 +142,7 @@ def load_weights(
                 record[field] = values.ctypes.data if values.size else 0
                 vectors.append(values)
         _run_pieces(files, memory, arranged.pieces, threads, report)
+        files.check()
     finally:
         files.close()
     return LoadedWeights(arranged, output_norm, memory, vectors)

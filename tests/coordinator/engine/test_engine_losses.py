@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from structlog.testing import capture_logs
 
-from numoe.coordinator.engine.engine import MOST_RESTARTS, Engine
+from numoe.coordinator.engine.engine import FORGET_SECONDS, MOST_RESTARTS, Engine
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.state import EngineState
 from numoe.coordinator.requests.request import GenerationRequest
@@ -149,6 +149,29 @@ async def test_a_completed_step_forgives_the_restarts_before_it() -> None:
             assert isinstance((await _answer_when_serving(engine, request(PROMPT))).error, WorkerLost)
         assert (await _answer_when_serving(engine, request(PROMPT))).finished
     assert executor.restarts == len(losses) > MOST_RESTARTS
+
+
+async def test_losses_long_past_are_forgotten_though_no_step_was_asked_for() -> None:
+    now, losses = [0.0], MOST_RESTARTS + 2
+    lost, restarted = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal lost
+        if lost < losses and (lost == 0 or restarted.is_set()):
+            lost += 1
+            restarted.clear()
+            now[0] += FORGET_SECONDS
+            raise WorkerLost("worker 0 was killed for its memory")
+
+    executor = FakeExecutor(ALL_IDS, before_restart=restarted.set, in_check=look)
+    engine = Engine(executor, TOKENIZER, EngineSettings(), clock=lambda: now[0])
+    engine.start()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while executor.restarts < losses and engine.snapshot().state is not EngineState.STOPPED:
+            await asyncio.sleep(0.01)
+    await engine.stop(PATIENCE_SECONDS)
+    assert await engine.wait_stopped() is None
+    assert executor.restarts == losses
 
 
 async def test_workers_lost_while_draining_are_not_restarted() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
+from numpy.typing import NDArray
+
 from numoe.coordinator.process.rebalancer import LEAST_TOKENS, rebalance_forever
+from numoe.model.planning.expert_owners import share_experts
+from numoe.protos.errors import Unavailable
 from tests.coordinator.workers.holders import SPEC, Holders, whole
 
 
@@ -42,3 +47,52 @@ async def test_a_few_tokens_move_nothing() -> None:
     assert not task.done()
     task.cancel()
     assert not workers.moves
+
+
+class Restarting(Holders):
+    """Workers that are away for the first looks."""
+
+    looks = 5
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        if self.looks:
+            self.looks -= 1
+            raise Unavailable("the workers are being restarted")
+        return super().expert_hits()
+
+
+async def test_workers_that_are_away_for_a_while_are_rebalanced_once_they_are_back() -> None:
+    workers = Restarting((share_experts([1.0] * SPEC.experts, 2),) * SPEC.layers)
+    await until_moved(workers)
+    assert workers.looks == 0
+
+
+async def test_restarted_workers_are_rebalanced_by_what_they_count_anew() -> None:
+    """Not only once they have counted more than those before."""
+    workers = whole()
+    workers.count(1000 * LEAST_TOKENS)
+    looked = asyncio.Event()
+    hits = workers.expert_hits
+
+    def look() -> NDArray[np.int64]:
+        looked.set()
+        return hits()
+
+    workers.expert_hits = look  # type: ignore[method-assign]
+    task = asyncio.create_task(rebalance_forever(SPEC, workers, seconds=0.001))
+    try:
+        async with asyncio.timeout(20):
+            while len(workers.moves) < SPEC.layers:
+                await asyncio.sleep(0.001)
+            made = len(workers.moves)
+            workers.now = list(whole().now)
+            workers.hits[:] = 0
+            for _ in range(3):
+                looked.clear()
+                await looked.wait()
+            workers.count(10 * LEAST_TOKENS)
+            while len(workers.moves) == made:
+                await asyncio.sleep(0.001)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

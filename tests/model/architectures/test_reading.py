@@ -60,7 +60,7 @@ def without_places(spec: ModelSpec) -> ModelSpec:
         {field.name: cleared(getattr(layer, field.name)) for field in fields(layer)} for layer in spec.layer_tensors
     ]
     ends = {name: cleared(getattr(spec, name)) for name in ("token_embedding", "output_norm", "output")}
-    return replace(spec, layer_tensors=tuple(LayerTensors(**layer) for layer in layers), **ends)  # type: ignore[arg-type]
+    return replace(spec, layer_tensors=tuple(LayerTensors(**layer) for layer in layers), files=(), **ends)  # type: ignore[arg-type]
 
 
 def test_every_size_comes_from_its_key(tmp_path: Path) -> None:
