@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from numoe.coordinator.api.answering import submit, tokenize
 from numoe.coordinator.api.encoding import DETOKENIZED_IDS, Checkpoint, work_apart
-from numoe.coordinator.api.failures import describe_failure
+from numoe.coordinator.api.failures import ToldError, describe_failure
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
@@ -75,8 +75,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         async with generation:
             async for event in generation:
                 if isinstance(event, Failed):
-                    yield request.request_id, failed_fields(describe_failure(event.error))
-                    raise event.error
+                    failure = describe_failure(event.error)
+                    yield request.request_id, failed_fields(failure)
+                    raise ToldError(failure)
                 fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
                 yield request.request_id, fields
 
