@@ -47,7 +47,7 @@ class ListenSettings:
     """Largest request accepted, in bytes."""
 
     concurrent_requests: Annotated[int, POSITIVE] = 1024
-    """Calls of any kind open at once; further ones are refused before they are read."""
+    """Generate and Chat calls open at once; further ones are refused. Health and placement have room beside them."""
 
 
 @dataclass(frozen=True, slots=True)

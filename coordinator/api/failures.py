@@ -25,7 +25,9 @@ from numoe.protos.errors import (
 )
 
 RETRY_SECONDS = 5.0  # restarting workers takes seconds for small models, minutes for large ones: ask now and then
-MESSAGE_CHARACTERS = 1000  # trailers beyond 8 KiB are dropped by many proxies; the message travels in them twice
+# Of UTF-8. Trailers beyond 8 KiB are dropped by many proxies, and clients of gRPC take such a call for another failure;
+# the message travels in them three times, once with three characters for a byte.
+MESSAGE_BYTES = 600
 
 
 class FailureKind(Enum):
@@ -67,8 +69,18 @@ class Failure:
     incident: str = ""  # under which the log has the rest
 
 
+class ToldError(Exception):
+    """Ends a call whose failure was described already, so that an incident has one name however often it is told."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 def describe_failure(error: Exception) -> Failure:
     """What a client is told of an error; an unexpected one is logged here, and only here."""
+    if isinstance(error, ToldError):
+        return error.failure
     if not isinstance(error, NumoeError) or type(error) not in _KINDS:
         return _internal(error)
     kind, message = _KINDS[type(error)], _shortened(str(error))
@@ -83,7 +95,12 @@ def describe_failure(error: Exception) -> Failure:
 
 
 def _shortened(message: str) -> str:
-    return message if len(message) <= MESSAGE_CHARACTERS else message[: MESSAGE_CHARACTERS - 3] + "..."
+    """At most MESSAGE_BYTES of it, in one line without control characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message[: 2 * MESSAGE_BYTES]).split())
+    data = line.encode(errors="replace")
+    if len(data) <= MESSAGE_BYTES and len(message) <= 2 * MESSAGE_BYTES:
+        return data.decode()
+    return data[: MESSAGE_BYTES - 3].decode(errors="ignore") + "..."
 
 
 def _internal(error: Exception) -> Failure:

@@ -24,5 +24,7 @@ def err() -> Console:
 
 
 def show_error(message: str) -> None:
-    """Write one line to standard error, however many `message` has."""
-    err().print(Text.assemble(("error: ", "bold red"), " ".join(message.split())))
+    """Write one line to standard error, however many `message` has, without what could steer a terminal."""
+    from numoe.coordinator.commands.tables.figures import harmless  # with tables: 0.05 s that `--help` does without
+
+    err().print(Text.assemble(("error: ", "bold red"), harmless(" ".join(message.split()))))

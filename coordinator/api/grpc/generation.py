@@ -1,32 +1,39 @@
 """GenerationService: messages in, questions to the engine; events out, messages back. Nothing else.
 
 Guarantees: a refused request raises (calls.py makes it a status) before any message; an accepted one gets `accepted`
-first and exactly one terminal message; whichever way a call ends, its generation is cancelled or over.
+first and exactly one terminal message; whichever way a call ends, its generation is cancelled or over. A call whose
+answer is not read ends soon after its deadline, and its place is free again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
 from numoe.coordinator.api.answering import submit, tokenize
 from numoe.coordinator.api.encoding import DETOKENIZED_IDS, Checkpoint, work_apart
-from numoe.coordinator.api.failures import describe_failure
+from numoe.coordinator.api.failures import ToldError, describe_failure
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
 from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.requests.events import Failed
-from numoe.protos.errors import InvalidRequest
+from numoe.protos.errors import InvalidRequest, QueueFull
 from numoe.v1 import generation_pb2, generation_pb2_grpc
+
+UNREAD_SECONDS = 10.0  # past its deadline, for a client to take what is left of its answer
+RETRY_SECONDS = 1.0  # told where all places are taken; an answer takes seconds
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
-    """Text from prompts and conversations."""
+    """Text from prompts and conversations, so many at once."""
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, most_answers: int) -> None:
         self._source = source
+        self._most_answers = most_answers
+        self._open: set[object] = set()
 
     async def Generate(  # noqa: N802
         self, request: generation_pb2.GenerateRequest, context: Context
@@ -64,21 +71,39 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _answer(self, message: QuestionMessage, context: Context) -> AsyncIterator[tuple[str, EventFields]]:
         served = self._source()
+        place = self._take_place()
+        # A generator alone would not do: it is not closed at once if the client goes while a message is being sent.
+        context.add_done_callback(lambda _: self._open.discard(place))  # type: ignore[arg-type]  # opaque in the stubs
         try:
             question = read_question(message, _deadline(context), served.limits.context_tokens)
+            self._end_unread(context, served.engine.deadline_of(question.request, time.monotonic()))
             answer = await submit(question, served)
         except InvalidRequest as error:
             raise in_message(error, message) from error
         request, generation = answer.request, answer.generation
-        # The generator alone would not do: it is not closed at once if the client goes while a message is being sent.
-        context.add_done_callback(lambda _: generation.cancel())  # type: ignore[arg-type]  # an opaque class in the stubs
+        context.add_done_callback(lambda _: generation.cancel())  # type: ignore[arg-type]
         async with generation:
             async for event in generation:
                 if isinstance(event, Failed):
-                    yield request.request_id, failed_fields(describe_failure(event.error))
-                    raise event.error
+                    failure = describe_failure(event.error)
+                    yield request.request_id, failed_fields(failure)
+                    raise ToldError(failure)
                 fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
                 yield request.request_id, fields
+
+    def _take_place(self) -> object:
+        if len(self._open) >= self._most_answers:
+            raise QueueFull(f"{len(self._open)} answers are open, as many as may; try again in a second", RETRY_SECONDS)
+        place = object()
+        self._open.add(place)
+        return place
+
+    def _end_unread(self, context: Context, deadline: float) -> None:
+        """End the call some time after its deadline: a client that reads nothing would keep it open for ever."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        timer = loop.call_later(deadline + UNREAD_SECONDS - time.monotonic(), task.cancel)
+        context.add_done_callback(lambda _: timer.cancel())  # type: ignore[arg-type]
 
 
 def _deadline(context: Context) -> float | None:

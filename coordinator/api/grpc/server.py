@@ -16,6 +16,8 @@ from numoe.coordinator.settings import ListenSettings
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
 
 SERVICE_NAMES = ("numoe.v1.GenerationService", "numoe.v1.ModelService", "numoe.v1.PlacementService")
+OTHER_CALLS = 16_384  # open at once beside generating ones: health checks that watch, for one; each takes some 50 kB
+CONNECTIONS = 4096  # open at once, above which new ones are closed
 CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
 
 
@@ -28,9 +30,11 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor()],
             options=_channel_options(settings),
-            maximum_concurrent_rpcs=settings.concurrent_requests,
+            maximum_concurrent_rpcs=settings.concurrent_requests + OTHER_CALLS,
         )
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(source), self._server)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationService(source, settings.concurrent_requests), self._server
+        )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(source), self._server)
         placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -72,6 +76,8 @@ def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # the default lets two servers share a port, and clients reach either
         ("grpc.max_receive_message_length", settings.message_bytes),
+        ("grpc.max_concurrent_streams", 2 * settings.concurrent_requests + 64),  # of one connection; more wait there
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
         ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word holds its slot no longer than this
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -9,9 +9,11 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from structlog.testing import capture_logs
 
-from numoe.coordinator.api.failures import MESSAGE_CHARACTERS, describe_failure
+from numoe.coordinator.api.failures import MESSAGE_BYTES, describe_failure
 from numoe.coordinator.api.grpc.status import status_of
+from numoe.coordinator.requests.events import Failed
 from numoe.protos.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -24,6 +26,7 @@ from numoe.protos.errors import (
     UnsupportedModel,
     WorkerLost,
 )
+from numoe.protos.messages import Step
 from numoe.v1.generation_pb2 import (
     ChatMessage,
     ChatRequest,
@@ -120,10 +123,25 @@ def test_what_no_client_can_understand_is_internal_and_tells_nothing(error: Exce
     assert b"secret" not in status.SerializeToString()
 
 
-def test_a_long_message_still_fits_the_trailers() -> None:
-    status = status_of(describe_failure(InvalidRequest("messages", "x" * 50_000)))
-    assert len(status.message) == MESSAGE_CHARACTERS
-    assert len(status.SerializeToString()) < 4096
+@pytest.mark.parametrize("letter", ["x", "漢", "🙂", "\x07", "\ud800"])
+def test_a_long_message_is_cut_by_its_bytes(letter: str) -> None:
+    status = status_of(describe_failure(InvalidRequest("messages", "is " + letter * 50_000)))
+    assert len(status.message.encode()) <= MESSAGE_BYTES
+    assert len(status.SerializeToString()) < 2048
+
+
+@pytest.mark.parametrize("letter", ["x", "漢", "🙂", "\x07"])
+async def test_a_long_message_still_fits_the_trailers(letter: str) -> None:
+    async with running_server() as running:
+        error = await error_of(generated(running, ask(model=letter * 3000)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+    assert info_of(error) == ("INVALID_REQUEST", "numoe")
+    assert detail_of(error, error_details_pb2.BadRequest).field_violations[0].field == "model"
+
+
+def test_a_message_is_one_line_that_steers_no_terminal() -> None:
+    failure = describe_failure(InvalidRequest("messages", "are refused: \x1b]0;owned\x07two\nlines \u202eback"))
+    assert failure.message == "messages: are refused: ]0;owned two lines back"
 
 
 async def test_invalid_fields_are_named_by_their_path_in_the_request() -> None:
@@ -245,6 +263,22 @@ async def test_a_defect_is_internal_and_tells_the_client_nothing(capsys: pytest.
     assert incident in (error.details() or "")
     assert "secret" not in str(error.trailing_metadata()) + str(error.details())
     assert incident in capsys.readouterr().out
+
+
+async def test_an_incident_has_one_name_in_the_stream_the_status_and_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def defect(step: Step) -> None:
+        monkeypatch.setattr("numoe.coordinator.engine.engine.Failed", lambda _: Failed(NumoeError("a defect")))
+        raise WorkerLost("worker 1 died")
+
+    with capture_logs() as logged:
+        async with running_server(fake_workers(before_collect=defect)) as running:
+            messages, error = await failed_stream(running.generation.Generate(ask(max_tokens=100)))
+    incident = detail_of(error, error_details_pb2.ErrorInfo).metadata["incident"]
+    assert messages[-1].failed.message == error.details()
+    assert incident in messages[-1].failed.message
+    assert [line["incident"] for line in logged if "incident" in line] == [incident]
 
 
 async def test_a_request_beyond_the_size_limit_is_refused_before_it_is_read() -> None:

@@ -1,0 +1,116 @@
+"""Who takes all places, or reads nothing, holds up neither health checks nor, for long, anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
+from numoe.v1.generation_pb2 import Delta, TokenizeRequest
+from numoe.v1.placement_pb2 import GetPlacementRequest
+from tests.coordinator.api.grpc.grpc_serving import (
+    PATIENCE_SECONDS,
+    Running,
+    ask,
+    detail_of,
+    fake_workers,
+    generated,
+    health_of,
+    info_of,
+    running_server,
+    until,
+)
+from tests.coordinator.engine.serving import Gate
+
+
+def settings_for(places: int, **engine: Any) -> ServeSettings:
+    listen = ListenSettings(address="127.0.0.1:0", concurrent_requests=places)
+    return ServeSettings(listen, engine=EngineSettings(**engine))
+
+
+async def test_generating_calls_have_a_limit_that_nothing_else_shares() -> None:
+    gate = Gate(0)
+    async with running_server(fake_workers(before_collect=gate), settings_for(2)) as running:
+        held = [asyncio.create_task(generated(running, ask())) for _ in range(2)]
+        await until(lambda: sum(running.busy()[:2]) == 2)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await generated(running, ask())
+        assert await health_of(running.channel) == "SERVING"
+        assert (await running.placement.GetPlacement(GetPlacementRequest())).workers
+        assert (await running.generation.Tokenize(TokenizeRequest(text="a"))).ids
+        gate.open()
+        assert all(told.finished for told in await asyncio.gather(*held))
+        assert (await generated(running, ask())).finished
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert info_of(raised.value) == ("QUEUE_FULL", "numoe")
+    assert detail_of(raised.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 100
+
+
+async def test_watching_health_takes_nobodys_place() -> None:
+    async with running_server(settings=settings_for(1)) as running:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(40)]
+        assert {(await watch.read()).status for watch in watches} == {health_pb2.HealthCheckResponse.SERVING}
+        assert (await generated(running, ask())).finished
+        for watch in watches:
+            watch.cancel()
+
+
+async def test_an_answer_that_is_not_read_ends_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = asyncio.Event()
+
+    def wide(*_: object, **__: object) -> dict[str, Delta]:
+        made.set()
+        return {"delta": Delta(text="x" * 2_000_000)}  # more than is sent ahead of who reads
+
+    monkeypatch.setattr("numoe.coordinator.api.grpc.generation.event_fields", wide)
+    monkeypatch.setattr("numoe.coordinator.api.grpc.generation.UNREAD_SECONDS", 0.2)
+    async with running_server(settings=settings_for(1, request_timeout_seconds=0.2)) as running:
+        unread = running.generation.Generate(ask())
+        await made.wait()
+        monkeypatch.undo()
+        assert not unread.done()
+
+        codes = [await code_of(running)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while codes[-1] is not grpc.StatusCode.OK:
+                await asyncio.sleep(0.02)
+                codes.append(await code_of(running))
+        unread.cancel()
+    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK}
+
+
+async def code_of(running: Running) -> grpc.StatusCode:
+    """How one more call ends."""
+    call = running.generation.Generate(ask(max_tokens=2), timeout=PATIENCE_SECONDS)
+    with suppress(grpc.aio.AioRpcError):
+        async for _ in call:
+            pass
+    return await call.code()
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numoe.coordinator.api.grpc.server.CONNECTIONS", 3)
+    async with running_server() as running:
+        assert await health_of(running.channel) == "SERVING"  # over the first
+        host, _, port = running.ready.address.rpartition(":")
+        pairs = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+        heard = await asyncio.gather(*(greeting(reader) for reader, _ in pairs))
+        assert sum(map(bool, heard)) <= 3
+        assert await health_of(running.channel) == "SERVING"
+        for _, writer in pairs:
+            writer.close()
+
+
+async def greeting(reader: asyncio.StreamReader) -> bytes:
+    """The settings that a server of HTTP/2 sends at once; nothing if it closes the connection."""
+    with suppress(ConnectionError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await reader.read(9)
+    return b""
