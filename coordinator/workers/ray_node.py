@@ -37,6 +37,7 @@ os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 import ray
 import structlog
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.job_config import JobConfig
 
 from numoe.coordinator.workers.survivors import kill_session
@@ -79,6 +80,8 @@ def start_ray(
     """
     _refuse_path(Path(sys.executable))
     _make_own(SESSIONS.parent)
+    Config.initialize("")  # reads RAY_AUTH_MODE again, where Ray was imported before this module
+    AuthenticationTokenLoader.instance().reset_cache()
     for attempt in range(1, attempts + 1):
         look()
         began = time.time()
