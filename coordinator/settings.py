@@ -27,10 +27,13 @@ class Bound:
 
     words: str
     holds: Callable[[float], bool]
+    most: int = 2**31 - 1  # what gRPC and the arena can count
 
 
 POSITIVE = Bound("more than 0", lambda value: value > 0)
 NOT_NEGATIVE = Bound("0 or more", lambda value: value >= 0)
+WORD = Bound("0 or more", lambda value: value >= 0, most=2**32 - 1)
+LONG_WORD = Bound("0 or more", lambda value: value >= 0, most=2**64 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,9 @@ def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
 def check_settings(settings: ServeSettings) -> None:
     """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
     for group in (settings.listen, settings.workers, settings.engine):
-        _check_bounds(group)
+        check_bounds(group)
+    if not all(map(math.isfinite, settings.workers.bandwidth or ())):
+        raise SetupError(f"--bandwidth is {list(settings.workers.bandwidth or ())}, expected finite numbers of GB/s")
     if settings.engine.prefill_chunk is not None and settings.engine.prefill_chunk > settings.engine.step_tokens:
         raise SetupError(
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
@@ -172,14 +177,14 @@ def check_settings(settings: ServeSettings) -> None:
         )
 
 
-def _check_bounds(group: ListenSettings | WorkerSettings | EngineSettings) -> None:
+def check_bounds(group: object) -> None:
     """Raise SetupError for a number that is set and does not keep to the bound in its field's annotation."""
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for bound in getattr(hint, "__metadata__", ()):
-            if value is None:
+            if value is None or not isinstance(bound, Bound):
                 continue
             finite = -math.inf < value < math.inf  # not for NaN
-            if not (finite and bound.holds(value)):
-                words = bound.words if finite else f"{bound.words} and finite"
-                raise SetupError(f"--{name.replace('_', '-')} is {value}, expected {words}")
+            if not (finite and bound.holds(value) and value <= bound.most):
+                end = " and finite" if not finite else f" and at most {bound.most}" if value > bound.most else ""
+                raise SetupError(f"--{name.replace('_', '-')} is {value}, expected {bound.words}{end}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
 from rich.console import Console
 
+from numoe.coordinator.commands.options import check_text
 from numoe.coordinator.commands.progress import PromptBar
 from numoe.coordinator.commands.tables.figures import harmless
-from numoe.coordinator.commands.terminal import err, out
+from numoe.coordinator.commands.terminal import err, out, show_error
+from numoe.protos.errors import SetupError
 from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse
 
 
@@ -45,15 +48,38 @@ def tame(text: str, console: Console) -> str:
     return harmless(text, kept="\n\t") if console.is_terminal else text
 
 
+def read_text() -> str:
+    """All of standard input. Raises SetupError where it is closed, or holds what is no text."""
+    if sys.stdin is None:
+        raise SetupError("standard input is closed: give TEXT")
+    try:
+        return check_text("standard input", sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise SetupError(f"standard input holds bytes that are not {error.encoding}") from error
+    except OSError as error:
+        raise SetupError(f"standard input cannot be read: {error.strerror}") from error
+
+
 def read_turns() -> Iterator[str]:
     """Read what a person says, turn by turn, until Ctrl-D, Ctrl-C or /exit."""
     console = out()
+    if sys.stdin is None:
+        raise SetupError("standard input is closed: give TEXT")
     try:
-        while (said := console.input("> ").strip()) != "/exit":
+        while (said := _next_line(console)) != "/exit":
             if said:
                 yield said
     except (EOFError, KeyboardInterrupt):
         console.out("")
+
+
+def _next_line(console: Console) -> str:
+    """What is said next; a line that is no text is told, and counts as nothing said."""
+    try:
+        return check_text("the line", console.input("> ").strip())
+    except (UnicodeDecodeError, SetupError):
+        show_error("the line holds bytes that are no text in this encoding; it was not sent")
+        return ""
 
 
 def _end_answer(console: Console, remarks: Console, finished: Finished) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from numoe.coordinator.commands.answers import read_turns, stream_answer
-from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions
+from numoe.coordinator.commands.answers import read_text, read_turns, stream_answer
+from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions, check_text
 from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, GenerateRequest, Sampling, Stopping
 
 
@@ -21,13 +19,11 @@ def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS,
     parse_special
         Let control tokens written in the text, such as <|im_end|>, become those tokens.
     """
-    request = GenerateRequest(
-        text=sys.stdin.read() if text is None else text,
-        parse_special=parse_special,
-        sampling=_sampling(options),
-        stopping=_stopping(options),
-    )
+    prompt = read_text() if text is None else check_text("TEXT", text)
     with options.connect() as client:
+        request = GenerateRequest(
+            text=prompt, parse_special=parse_special, sampling=_sampling(options), stopping=_stopping(options)
+        )
         stream_answer(client.generate(request))
 
 
@@ -43,7 +39,9 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     system
         Instructions for the whole conversation. Default: what the model's template has.
     """
-    messages = [ChatMessage(role="system", content=system)] if system else []
+    messages = [ChatMessage(role="system", content=check_text("--system", system))] if system else []
+    if text is not None:
+        check_text("TEXT", text)
     with options.connect() as client:
         for said in read_turns() if text is None else [text]:
             messages.append(ChatMessage(role="user", content=said))
@@ -66,4 +64,4 @@ def _sampling(options: CallOptions) -> Sampling:
 
 
 def _stopping(options: CallOptions) -> Stopping:
-    return Stopping(max_tokens=options.max_tokens, stop=options.stop or ())
+    return Stopping(max_tokens=options.max_tokens, stop=[check_text("--stop", stop) for stop in options.stop or ()])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from numoe.coordinator.commands.progress import LoadingView
 from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.settings import LONG_WORD, POSITIVE, check_bounds
 from numoe.protos.errors import SetupError
 from numoe.protos.folders import cache_folder
 
@@ -26,31 +27,31 @@ class ShapeOptions:
 
     shape: Shape | None = None
     """Write random weights in this shape: a small model of an architecture, or a real model's sizes."""
-    layers: int | None = None
+    layers: Annotated[int | None, POSITIVE] = None
     """Layers."""
-    width: int | None = None
+    width: Annotated[int | None, POSITIVE] = None
     """Values of a hidden state."""
-    query_heads: int | None = None
+    query_heads: Annotated[int | None, POSITIVE] = None
     """Query heads."""
-    kv_heads: int | None = None
+    kv_heads: Annotated[int | None, POSITIVE] = None
     """Key and value heads."""
-    head_size: int | None = None
+    head_size: Annotated[int | None, POSITIVE] = None
     """Values of a head."""
-    experts: int | None = None
+    experts: Annotated[int | None, POSITIVE] = None
     """Experts of a layer; 1 is a dense model (llama only)."""
-    active_experts: int | None = None
+    active_experts: Annotated[int | None, POSITIVE] = None
     """Experts that run for each token."""
-    expert_width: int | None = None
+    expert_width: Annotated[int | None, POSITIVE] = None
     """Values between the two halves of an expert."""
-    vocabulary: int | None = None
+    vocabulary: Annotated[int | None, POSITIVE] = None
     """Token ids."""
-    context_length: int | None = None
+    context_length: Annotated[int | None, POSITIVE] = None
     """Longest context."""
     type: str | None = None
     """Type of the weights, or the mix of types that files of such a name have: BF16, Q8_0, Q4_K_M. Default: Q8_0."""
     pure: bool = False
     """All matrices of the type that most matrices of --type have."""
-    weights_seed: int = 0
+    weights_seed: Annotated[int, LONG_WORD] = 0
     """The same seed gives the same file."""
     header_only: bool = False
     """Leave the weights out: the file has a hole of their size, takes no disk, and serves to plan with."""
@@ -86,6 +87,7 @@ def demo_model(path: Path | None = None, /, *, shape: ShapeOptions = SHAPE_OPTIO
     shape
         Of a model with random weights.
     """
+    check_bounds(shape)
     if shape.shape is None and shape != SHAPE_OPTIONS:
         raise SetupError("sizes are given without --shape: the default demo model has its own")
     with LoadingView() as view:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
 from numoe.coordinator.commands.progress import LoadingView
 from numoe.coordinator.commands.terminal import FAILED_EXIT_CODE, out
-from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.settings import ServeSettings, check_settings
 
 
 def doctor(
@@ -41,6 +41,7 @@ def doctor(
     config
         As for serve.
     """
+    check_settings(settings)
     topology = read_machine(root)
     # They bring numpy and structlog: 0.6 s, which `--help` and a refused folder do not wait for.
     from numoe.coordinator.commands.tables.doctor import describe_checkup

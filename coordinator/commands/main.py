@@ -5,8 +5,10 @@ Each command is a function in a file of this folder that is imported when the co
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -37,17 +39,30 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines repeat, unreadably, what becomes one of ours
     # With it, processes that Ray forks while gRPC listens may abort: 3 of 16 starts failed, without it 0 of 24.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # latin-1 and ASCII lack most characters
     try:
         app(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SetupError as error:
         _end(str(error), SETUP_EXIT_CODE)
     except NumoeError as error:
         _end(str(error), FAILED_EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_EXIT_CODE)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except OSError as error:
+        _drop_output()
+        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+            sys.exit(FAILED_EXIT_CODE)
+        _end(f"reading or writing failed: {error}", FAILED_EXIT_CODE)
+
+
+def _drop_output() -> None:
+    """Lead standard output nowhere: what is left in its buffer would fail again when the process ends."""
+    with suppress(OSError, ValueError, AttributeError):  # closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED_EXIT_CODE)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -6,6 +6,7 @@ from numoe.coordinator.commands.options import SERVICE_OPTIONS, ServiceOptions
 from numoe.coordinator.commands.progress import show_moves
 from numoe.coordinator.commands.tables.placement import describe_placement
 from numoe.coordinator.commands.terminal import out
+from numoe.protos.errors import SetupError
 from numoe.v1.placement_pb2 import RebalanceRequest
 
 
@@ -31,6 +32,8 @@ def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = 
     drain
         A worker to empty of experts instead, so that its node can rest.
     """
+    if drain is not None and not 0 <= drain < 2**32:
+        raise SetupError(f"--drain is {drain}, expected a worker's number; `numoe placement` shows them")
     with options.connect() as client:
         moves = show_moves(client.rebalance(RebalanceRequest(drain_worker=drain)))
     out().print(f"{moves} experts moved" if moves else "the experts lie well as they are")

@@ -11,6 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from numoe.coordinator.api.grpc.events import EventFields, event_fields
+from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.v1.generation_pb2 import Delta, TokenizeRequest
 from numoe.v1.placement_pb2 import GetPlacementRequest
@@ -65,16 +67,17 @@ async def test_watching_health_takes_nobodys_place() -> None:
 async def test_an_answer_that_is_not_read_ends_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     made = asyncio.Event()
 
-    def wide(*_: object, **__: object) -> dict[str, Delta]:
+    def wide(event: Any, request: GenerationRequest, *rest: Any, **more: Any) -> EventFields:
+        if request.request_id != "unread":
+            return event_fields(event, request, *rest, **more)
         made.set()
-        return {"delta": Delta(text="x" * 2_000_000)}  # more than is sent ahead of who reads
+        return {"delta": Delta(text="x" * 4_000_000)}  # more than is sent ahead of who reads
 
     monkeypatch.setattr("numoe.coordinator.api.grpc.generation.event_fields", wide)
     monkeypatch.setattr("numoe.coordinator.api.grpc.generation.UNREAD_SECONDS", 0.2)
     async with running_server(settings=settings_for(1, request_timeout_seconds=0.2)) as running:
-        unread = running.generation.Generate(ask())
+        unread = running.generation.Generate(ask(request_id="unread"))
         await made.wait()
-        monkeypatch.undo()
         assert not unread.done()
 
         codes = [await code_of(running)]
