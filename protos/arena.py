@@ -36,9 +36,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.protos.locality import PAGE
 from numoe.protos.messages import StepLimits
 
-PAGE = 4096  # bytes of a page of memory
 LINE = 64
 
 # Control words: byte offsets, each an int32 on a cache line of its own (team words: drawn in kernels/threads/team.py).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+PAGE = 4096  # bytes of a page of memory
 VERIFIED = ", verified"
 NodeBytes = Mapping[int, int]  # bytes by NUMA node; pages that nobody has touched yet are on none
 

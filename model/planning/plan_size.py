@@ -15,7 +15,7 @@ from numoe.model.gguf.tensors import TensorType, row_bytes
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from numoe.kernels.threads.team import SHARED_BYTES
 from numoe.protos import arena
 from numoe.protos.arena import (
     LINE,
-    PAGE,
     ArenaLayout,
     ArenaShape,
     PartShape,
@@ -23,6 +22,7 @@ from numoe.protos.arena import (
     expert_columns,
     whole_panels,
 )
+from numoe.protos.locality import PAGE
 from numoe.protos.messages import StepLimits
 
 LIMITS = StepLimits(step_tokens=70, sequences=9, context_tokens=300, kv_blocks=40, block_positions=64)

@@ -20,8 +20,8 @@ from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_owners import share_experts
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan_file import to_toml
-from numoe.protos.arena import PAGE
 from numoe.protos.errors import Unavailable
+from numoe.protos.locality import PAGE
 from numoe.v1 import placement_pb2, placement_pb2_grpc
 from numoe.worker.loading.expert_block import expert_block
 from tests.coordinator.api.grpc.grpc_serving import info_of

@@ -18,7 +18,7 @@ from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, panel_bytes, row_bytes
 
 DENSE = ("q", "k", "v", "output", "router")  # record fields of a layer's matrices but the experts'

@@ -10,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 
 HUGE_PAGE = 2 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.machine.memory_policy import MOVE_PAGES, system_call
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 
 _MPOL_MF_MOVE = 2
 BATCH_PAGES = 1 << 16  # of one call: 256 MiB, and 0.8 MB of addresses and answers

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.threads.reader import WINDOW_BYTES, read_until
 from numoe.model.machine.memory_policy import nodes_of_pages
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 from numoe.worker.placing.memory import allocate
 
 SAMPLES = 3  # intervals; their median counts

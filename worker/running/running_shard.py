@@ -13,8 +13,8 @@ import numpy as np
 from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.protos.arena import FAILED, LOADING, PAGE, READY
-from numoe.protos.locality import Locality
+from numoe.protos.arena import FAILED, LOADING, READY
+from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import load_weights
 from numoe.worker.placing.locality import ShardMemory, look, settle

@@ -11,7 +11,7 @@ from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan_size import node_bytes, shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 from tests.model.planning.examples import sized_spec, small_machine, tensors_of
 from tests.tiny_model import TinyShape
 

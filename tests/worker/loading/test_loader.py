@@ -18,7 +18,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 from numoe.worker.loading import arrange as arranging
 from numoe.worker.loading.arrange import arrange, layer_rows
 from numoe.worker.loading.arrangement import panel_bytes, row_bytes

@@ -13,7 +13,7 @@ import pytest
 
 from numoe.model.machine.memory_policy import bind_memory, system_call
 from numoe.model.machine.topology_reading import read_topology
-from numoe.protos.arena import PAGE
+from numoe.protos.locality import PAGE
 from numoe.worker.placing.memory import HUGE_PAGE, allocate
 from numoe.worker.placing.pages import BATCH_PAGES, REFUSED, MemoryRange, count_bytes, move_to, page_nodes, range_of
 

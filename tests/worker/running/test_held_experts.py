@@ -15,9 +15,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.plan import ShardPlan
-from numoe.protos.arena import PAGE
 from numoe.protos.errors import SetupError
-from numoe.protos.locality import Locality
+from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import EXPERT as EXPERT_MATRICES
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.expert_block import expert_block
