@@ -153,4 +153,4 @@ def test_many_threads_may_close_at_once_and_every_descriptor_is_closed_once() ->
     threads = [InThread(group.close) for _ in range(4)]
     assert [thread.join() for thread in threads] == [None] * 4  # closed again, one is a bad descriptor
     assert group.living == []
-    assert own_descriptors() == before
+    assert not own_descriptors() - before  # those of earlier tests may go meanwhile
