@@ -25,16 +25,18 @@ from collections.abc import Callable
 import structlog
 
 from numoe.coordinator.engine.batch import Batch
+from numoe.coordinator.engine.counts import EngineCounts
+from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.sequence import Sequence
-from numoe.coordinator.engine.state import EngineSnapshot, EngineState
+from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.requests.events import Accepted, Failed
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import NumoeError, ServiceError, Unavailable, WorkerLost
+from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
@@ -54,10 +56,13 @@ class Engine:
         settings: EngineSettings,
         *,
         step_timeout_seconds: float = 600.0,
+        events: EventLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`, in seconds, tells how long ago workers were lost."""
+        """`events` is told of workers that are lost; `clock`, in seconds, tells how long ago that was."""
         step = executor.limits
+        self.counts = EngineCounts()
+        self.events = EventLog() if events is None else events
         self._executor = executor
         self._tokenizer = tokenizer
         self._settings = settings
@@ -103,7 +108,7 @@ class Engine:
         self.refuse_if_closed_or_full()
         now = time.monotonic()
         deadline = self.deadline_of(request, now)
-        generation = Generation(request.request_id, asyncio.get_running_loop(), self._forget)
+        generation = Generation(request.request_id, asyncio.get_running_loop(), self._forget, self.counts.note_end)
         sequence = Sequence(request, token_budget(request, self.limits), deadline, generation, self._tokenizer)
         with self._changed:
             self._refuse_if_closed_or_full()
@@ -172,7 +177,20 @@ class Engine:
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts,
+                rejected=self.counts.rejected,
             )
+
+    def requests(self) -> list[RequestStatus]:
+        """The open requests: those at work in order of admission, then those that wait."""
+        with self._changed:
+            return [sequence.status() for sequence in (*self._batch.running, *self._batch.queue)]
+
+    def abort(self, request_id: str) -> int:
+        """End every open request of this id with RequestCancelled; returns how many they were."""
+        with self._changed:
+            every = (*self._batch.running, *self._batch.queue)
+            named = [sequence.generation for sequence in every if sequence.request.request_id == request_id]
+        return sum(generation.abort("an operator aborted the request") for generation in named)
 
     def _state(self) -> EngineState:
         if self._stopping:
@@ -186,7 +204,11 @@ class Engine:
             raise Unavailable("the service is shutting down; send the request to another one")
         if self._restarting:
             raise Unavailable("the workers are being restarted after one was lost; try again in a few seconds")
-        self._batch.queue.refuse_if_full(self._batch.running, time.monotonic())
+        try:
+            self._batch.queue.refuse_if_full(self._batch.running, time.monotonic())
+        except QueueFull:
+            self.counts.note_rejected()
+            raise
 
     def _forget(self, generation: Generation) -> None:
         """Takes a cancelled request out of the queue at once; one that runs is dropped before the next step."""
@@ -213,6 +235,8 @@ class Engine:
         except Exception as failure:  # a defect of ours: no request may be left without an answer
             error = ServiceError(f"internal error in the engine: {type(failure).__name__}")
             _log.exception("engine_failed")
+        if error is not None:
+            self.events.note(EventKind.ENGINE_FAILED, str(error))
         self._shut_down(error)
 
     def _wait_for_work(self) -> bool:
@@ -226,15 +250,23 @@ class Engine:
             return not self._stopping
 
     def _run_step(self) -> None:
+        counts = self.counts
+        counts.begin_round()
         work = self._next_work()
         if not work:
             self._deliver()
             return
+        counts.end_phase("schedule")
         step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
         self._steps += 1
         self._executor.submit(step)
+        counts.end_phase("publish")
         self._deliver()
-        self._apply(work, step, self._executor.collect(self._step_timeout_seconds))
+        counts.end_phase("deliver")
+        result = self._executor.collect(self._step_timeout_seconds)
+        counts.end_phase("wait")
+        self._apply(work, step, result)
+        counts.end_phase("apply")
 
     def _next_work(self) -> list[tuple[Sequence, int]]:
         """Drops what is over, admits what fits, and says which sequence runs how many tokens."""
@@ -254,15 +286,27 @@ class Engine:
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
         for sequence, tokens in work:
             self._prompt_tokens += min(tokens, max(0, sequence.prompt - sequence.run))
+            if sequence.run == 0:
+                self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             sequence.ran(tokens)
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
                 if not 0 <= token_id < self.limits.vocabulary:
                     raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
+                self._count_draw(sequence, now)
                 sequence.take(token_id, logprob, now)
             self._undelivered.append(sequence)
         self._generated_tokens += draws
         self._restarts_in_row = 0
+
+    def _count_draw(self, sequence: Sequence, now: float) -> None:
+        """Count the times of a token that is about to be taken."""
+        counts = self.counts
+        if sequence.drawn:
+            counts.between_tokens_seconds.observe(now - sequence.last_token_at)
+        else:
+            counts.first_token_seconds.observe(now - sequence.submitted_at)
+            counts.prefill_rate.observe(sequence.prompt / max(now - sequence.started_at, 1e-9))
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -273,6 +317,7 @@ class Engine:
     def _recover(self, lost: WorkerLost) -> None:
         """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
         _log.error("worker_lost", error=str(lost))
+        self.events.note(EventKind.WORKER_LOST, str(lost))
         if self._clock() - self._restarted_at >= FORGET_SECONDS:
             self._restarts_in_row = 0
         with self._changed:
@@ -284,6 +329,7 @@ class Engine:
             self._restarts += 1
         self._restarted_at = self._clock()
         _log.info("workers_restarted")
+        self.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
 
     def _restart(self, lost: WorkerLost) -> None:
         while self._restarts_in_row < MOST_RESTARTS:
@@ -296,7 +342,11 @@ class Engine:
                 if self._stopping:
                     raise
                 _log.error("worker_lost_in_restart", error=str(again))
+                self.events.note(EventKind.START_REFUSED, str(again))
                 lost = again
+            except SetupError as refused:
+                self.events.note(EventKind.START_REFUSED, str(refused))
+                raise
             else:
                 return
         raise ServiceError(

@@ -1,8 +1,8 @@
 """One request in work: its tokens, its blocks, how it ends, and the text it still owes the client.
 
-The engine's thread alone calls these methods. `take` decides everything the next step depends on; `deliver` does the
-rest, while the workers already compute. Stop strings are the exception: with them the text is made in `take`, because
-a step run in vain costs 10,000 times what looking at the text first does.
+The engine's thread alone calls these methods, but for `status`. `take` decides everything the next step depends on;
+`deliver` does the rest, while the workers already compute. Stop strings are the exception: with them the text is made
+in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numoe.coordinator.engine.kv_blocks import BlockTable
+from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
@@ -46,6 +47,8 @@ class Sequence:
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue
+        self.first_token_at = 0.0  # 0: none drawn yet
+        self.last_token_at = 0.0
         self.table: BlockTable | None = None  # None: still in the queue, or closed
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
@@ -54,8 +57,6 @@ class Sequence:
         self._text = AnswerText(tokenizer, request.stop, request.include_stop)
         self._owed: _Owed | None = None
         self._owes_progress = False
-        self._first_token_at = 0.0
-        self._last_token_at = 0.0
 
     @property
     def drawn(self) -> int:
@@ -70,6 +71,23 @@ class Sequence:
     def is_over(self) -> bool:
         """Whether it ended, or its client no longer wants it."""
         return self.outcome is not None or self.generation.mailbox.closed
+
+    def status(self) -> RequestStatus:
+        """How far it is; by any thread."""
+        drawn = self.drawn
+        phase = RequestPhase.DECODE if drawn else RequestPhase.PREFILL if self.started_at else RequestPhase.QUEUED
+        return RequestStatus(
+            request_id=self.request.request_id,
+            client=self.request.client,
+            phase=phase,
+            prompt_tokens=self.prompt,
+            prompt_done=min(self.run, self.prompt),
+            drawn=drawn,
+            most_drawn=len(self._tokens) - self.prompt,
+            submitted_at=self.submitted_at,
+            first_token_at=self.first_token_at,
+            last_token_at=self.last_token_at,
+        )
 
     def admit(self, table: BlockTable, now: float) -> None:
         """Takes a slot, with blocks for all that it may ever hold."""
@@ -104,8 +122,8 @@ class Sequence:
         if self._seen is not None:
             self._seen.add(token_id)
         if self.drawn == 1:
-            self._first_token_at = now
-        self._last_token_at = now
+            self.first_token_at = now
+        self.last_token_at = now
         self._owed = _Owed(token_id, logprob)
         reason, match = self._end(self._owed)
         if reason is not None:
@@ -152,8 +170,8 @@ class Sequence:
 
     def _timings(self) -> Timings:
         queue = self.started_at - self.submitted_at
-        prefill = self._first_token_at - self.started_at
-        decode = self._last_token_at - self._first_token_at
+        prefill = self.first_token_at - self.started_at
+        decode = self.last_token_at - self.first_token_at
         return Timings(
             queue_milliseconds=queue * 1e3,
             prefill_milliseconds=prefill * 1e3,

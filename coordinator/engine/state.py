@@ -1,4 +1,4 @@
-"""One glance at the engine: its state and its counts."""
+"""One glance at the engine: its state, its counts, and the requests that are open."""
 
 from __future__ import annotations
 
@@ -28,3 +28,28 @@ class EngineSnapshot:
     prompt_tokens: int  # run since the start
     generated_tokens: int  # drawn since the start
     restarts: int
+    rejected: int = 0  # requests that found no room, since the start
+
+
+class RequestPhase(StrEnum):
+    """Where a request is."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"  # its prompt is being run
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """An open request at one moment; times are those of time.monotonic()."""
+
+    request_id: str
+    client: str  # who asked, as the door knows it; "": unknown
+    phase: RequestPhase
+    prompt_tokens: int
+    prompt_done: int  # of them, run through the model
+    drawn: int  # tokens of the answer so far
+    most_drawn: int  # that it may have
+    submitted_at: float
+    first_token_at: float  # 0: not drawn yet
+    last_token_at: float

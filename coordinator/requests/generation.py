@@ -19,6 +19,8 @@ from types import TracebackType
 from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
 from numoe.protos.errors import RequestCancelled
 
+OnEnd = Callable[[Finished | Failed], None]
+
 
 class Mailbox:
     """Events of one request on their way; every method may be called from any thread."""
@@ -27,6 +29,7 @@ class Mailbox:
         "_accepted",
         "_lock",
         "_logprobs",
+        "_on_end",
         "_progress",
         "_terminal",
         "_text",
@@ -35,7 +38,9 @@ class Mailbox:
         "closed",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: OnEnd = lambda event: None) -> None:
+        """`on_end` is told the terminal event, once, by whichever thread put it."""
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._accepted: Accepted | None = None
         self._progress: PromptProgress | None = None
@@ -70,7 +75,8 @@ class Mailbox:
                 return False
             self._terminal = event
             self.closed = True
-            return True
+        self._on_end(event)
+        return True
 
     def take(self) -> Event | None:
         """The next event; after None the consumer waits, and `consumer_waits` says so once."""
@@ -101,10 +107,14 @@ class Generation:
     """
 
     def __init__(
-        self, request_id: str, loop: asyncio.AbstractEventLoop, on_cancel: Callable[[Generation], None]
+        self,
+        request_id: str,
+        loop: asyncio.AbstractEventLoop,
+        on_cancel: Callable[[Generation], None],
+        on_end: OnEnd = lambda event: None,
     ) -> None:
         self.request_id = request_id
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(on_end)
         self.loop = loop
         self.woken = asyncio.Event()
         self._on_cancel = on_cancel
@@ -124,9 +134,15 @@ class Generation:
 
     def cancel(self) -> None:
         """Ends the request with RequestCancelled, from any thread; slot and blocks are free within one step."""
-        if self.mailbox.put_terminal(Failed(RequestCancelled("the client cancelled the request"))):
+        self.abort("the client cancelled the request")
+
+    def abort(self, reason: str) -> bool:
+        """As `cancel`, for another reason; returns whether the request was open until now."""
+        ended = self.mailbox.put_terminal(Failed(RequestCancelled(reason)))
+        if ended:
             self._on_cancel(self)
             wake_consumers([self])
+        return ended
 
     async def __aenter__(self) -> Generation:
         return self

@@ -33,6 +33,7 @@ class GenerationRequest:
     ignore_eos: bool = False  # go on past the model's own end tokens
     include_stop: bool = False
     deadline: float | None = None  # time.monotonic(); None: none
+    client: str = ""  # who asks, for operators; "": unknown
 
 
 @dataclass(frozen=True, slots=True)
