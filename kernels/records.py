@@ -175,7 +175,7 @@ class Memory(NamedTuple):
     dense: Grouping
     routed: Grouping  # of `dense`, but with own segments: the tokens that this worker routes; columns are not counted
     expert: Grouping
-    counters: Records  # [1] in the arena: steps, tokens, bytes_read, step_ns
+    counters: Records  # [1] in the arena, see COUNTERS in protos/arena.py
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
     candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
     candidate_buckets: NDArray[np.float64]  # [threads, 2, BUCKETS] scratch of sampling, see step/candidates.py

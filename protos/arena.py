@@ -70,8 +70,11 @@ COUNTERS = np.dtype(
     [
         ("steps", np.int64),
         ("tokens", np.int64),
-        ("bytes_read", np.int64),  # of weights
+        ("bytes_read", np.int64),  # of weights, by steps that are done
+        ("bytes_begun", np.int64),  # of weights, the step that runs included
         ("step_ns", np.int64),  # time inside steps
+        ("wait_ns", np.int64),  # of it, time in which all threads waited for other workers
+        ("seen_ns", np.int64),  # when it last came to a gather or looked up from a wait, in CLOCK_MONOTONIC
         ("loaded_bytes", np.int64),  # of weights, while loading
         ("total_bytes", np.int64),  # of weights to load
     ]

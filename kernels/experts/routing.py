@@ -100,7 +100,7 @@ def route_tokens(
             assign_experts(memory.owners, memory.loads, memory.counts, step.expert_holders[index])
         group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, tokens, memory.owners, worker)
         expert_bytes = layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
-        memory.counters[0].bytes_read += memory.expert.used[0] * expert_bytes
+        memory.counters[0].bytes_begun += memory.expert.used[0] * expert_bytes
         release(team)
     if tokens > 1:
         _pack_columns(team, sizes, memory, layer)

@@ -31,7 +31,7 @@ from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weig
 from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
-from numoe.kernels.threads.team import Team, arrive, claimed, gather, release
+from numoe.kernels.threads.team import SEEN, Team, arrive, claimed, gather, release
 from numoe.kernels.threads.waiting import wait_idle
 from numoe.kernels.weights.embedding import embed_row
 
@@ -182,15 +182,17 @@ def serve_steps(
     """
     seen = np.int32(0)
     dense_bytes = _dense_bytes(sizes, weights)
+    sign = team.signs + SEEN if team.thread == 0 else 0
     while True:
-        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins)
+        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins, sign)
         seen = atomic_load(step_word)
         started, tokens = clock_ns(), step.header[0]
         run_step(team, sizes, constants, weights, memory, step)
         if team.thread == 0:
             memory.counters[0].steps += 1
             memory.counters[0].tokens += tokens
-            memory.counters[0].bytes_read += dense_bytes
+            memory.counters[0].bytes_begun += dense_bytes
+            memory.counters[0].bytes_read = memory.counters[0].bytes_begun
             memory.counters[0].step_ns += clock_ns() - started
             if sizes.worker == 0:
                 atomic_add(done_word, 1)

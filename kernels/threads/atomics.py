@@ -1,4 +1,4 @@
-"""Atomic operations on int32 words, and the pause of a spin loop."""
+"""Atomic operations on int32 words, int64 that others look at, and the pause of a spin loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numoe.kernels.cpu.llvm import I32
+from numoe.kernels.cpu.llvm import I32, I64
 
 
 @intrinsic
@@ -42,6 +42,27 @@ def atomic_store(typing_context: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.int32), code
+
+
+@intrinsic
+def long_load(typing_context: Any, address: Any) -> Any:
+    """Read an int64 whole, in no order with others."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(values[0], I64.as_pointer()), "monotonic", 8)
+
+    return types.int64(types.uintp), code
+
+
+@intrinsic
+def long_store(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write an int64 whole, in no order with others."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store_atomic(values[1], builder.inttoptr(values[0], I64.as_pointer()), "monotonic", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64), code
 
 
 @intrinsic

@@ -5,11 +5,15 @@ share one more set of words in the arena. Each word has a cache line to itself:
 
     team words     0 arrived   64 generation   128 claim   192 sleepers       (int32 each)
     shared words   0 arrived   64 generation   128 sleepers
+    signs          0 waited ns  8 seen ns                                     (int64 each, for others to look at)
 
 A barrier: each thread notes the generation and adds one to `arrived`. The last one sets `arrived` and `claim` back to
 zero, then adds one to `generation`, which lets the others go. A gather is the same with one step in between: the last
 thread of each team does the same dance on the shared words. Who waits, waits for the generation word (waiting.py);
 `sleepers` says whether anybody must be woken.
+
+Signs tell of a team how long all its threads together waited for other teams, and when one of them last came to a
+gather or looked up from a wait for other teams, in the clock's nanoseconds.
 
 Work inside a phase is claimed from the word `claim`, so that a slow or stolen core does not hold up the rest.
 """
@@ -22,12 +26,20 @@ from typing import NamedTuple
 import numpy as np
 
 from numoe.kernels.cpu.jit import generator, kernel
-from numoe.kernels.threads.atomics import atomic_add, atomic_load, atomic_store, compare_and_swap
-from numoe.kernels.threads.system_calls import futex_wake
+from numoe.kernels.threads.atomics import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    compare_and_swap,
+    long_load,
+    long_store,
+)
+from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.waiting import wait_while
 
 ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, TEAM_BYTES = 0, 64, 128, 192, 256
 SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
+WAITED, SEEN = 0, 8
 
 
 class Team(NamedTuple):
@@ -36,6 +48,7 @@ class Team(NamedTuple):
     words: int  # address of the team words
     shared: int  # address of the shared words
     abort: int  # address of the abort word (int32, 0 = go on)
+    signs: int  # address of the signs
     threads: int  # in this team
     workers: int  # teams
     spins: int  # looks at a word before sleeping
@@ -64,7 +77,7 @@ def arrive(team: Team) -> bool:
     seen = atomic_load(team.words + GENERATION)
     if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
         return True
-    wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns)
+    wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns, 0)
     return False
 
 
@@ -79,6 +92,8 @@ def barrier(team: Team) -> None:
 def gather(team: Team) -> None:
     """Wait until all threads of all teams have come here: what they wrote to the arena can be read."""
     if arrive(team):
+        came = clock_ns()
+        long_store(team.signs + SEEN, came)
         seen = atomic_load(team.shared + SHARED_GENERATION)
         if atomic_add(team.shared + SHARED_ARRIVED, 1) == team.workers - 1:
             atomic_store(team.shared + SHARED_ARRIVED, 0)
@@ -91,7 +106,9 @@ def gather(team: Team) -> None:
                 team.abort,
                 team.spins,
                 team.timeout_ns,
+                team.signs + SEEN,
             )
+            long_store(team.signs + WAITED, long_load(team.signs + WAITED) + clock_ns() - came)
         release(team)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.threads.atomics import atomic_add, atomic_load, relax
+from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_store, relax
 from numoe.kernels.threads.system_calls import clock_ns, futex_wait, offer_core
 
 _SPINS_PER_YIELD = 32
@@ -24,8 +24,10 @@ class StepTimedOut(Exception):
 
 
 @kernel
-def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, timeout_ns: int) -> None:
+def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, timeout_ns: int, sign: int) -> None:
     """Return once the int32 at `word` is no longer `seen`; a `timeout_ns` of 0 is no deadline.
+
+    A `sign` that is not 0 is the address of an int64 that is set to the time at every look after the spinning.
 
     Raises:
         StepAborted: the int32 at `abort` is no longer 0.
@@ -37,6 +39,8 @@ def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int,
         relax()
     started = clock_ns()
     while atomic_load(word) == seen:
+        if sign != 0:
+            long_store(sign, clock_ns())
         if atomic_load(abort) != 0:
             raise StepAborted("the step was aborted")
         if timeout_ns > 0 and clock_ns() - started > timeout_ns:
@@ -47,7 +51,7 @@ def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int,
 
 
 @kernel
-def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int) -> None:
+def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, sign: int) -> None:
     """Wait between steps: as `wait_while` without a deadline, but offer the core to others while spinning.
 
     The others are before all the coordinator. A step's end wakes it, and where threads spin on every core it would have
@@ -60,4 +64,4 @@ def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int) 
         relax()
         if spin % _SPINS_PER_YIELD == 0:
             offer_core()
-    wait_while(word, seen, sleepers, abort, 0, 0)
+    wait_while(word, seen, sleepers, abort, 0, 0, sign)

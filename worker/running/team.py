@@ -36,6 +36,7 @@ class ThreadTeam:
         self._assignment, self._arena, self._fail = assignment, arena, fail
         self._words = np.zeros(TEAM_BYTES + 64, np.uint8)
         self._arguments = (sizes, constants, weights, memory, step)
+        self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
         self.threads = [
             threading.Thread(target=self._run, args=(number,), name=f"numoe-{assignment.worker}.{number}", daemon=True)
             for number in range(len(assignment.shard.cpus))
@@ -63,6 +64,7 @@ class ThreadTeam:
             words=words + -words % 64,
             shared=base + TEAM_WORDS,
             abort=base + ABORT,
+            signs=self._signs,
             threads=len(assignment.shard.cpus),
             workers=len(assignment.plan.shards),
             spins=assignment.spins,

@@ -39,7 +39,7 @@ class StepPlayer:
         base, seen = self.memory.ctypes.data, self._seen
         try:
             while True:
-                wait_while(base + STEP, seen, base + STEP_SLEEPERS, base + ABORT, 0, 0)
+                wait_while(base + STEP, seen, base + STEP_SLEEPERS, base + ABORT, 0, 0, 0)
                 seen = self.words[STEP // 4]
                 self._play(self.slot)
                 self.steps += 1

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.threads.atomics import atomic_add, atomic_load
+from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_load
 from numoe.kernels.threads.team import (
     SHARED_BYTES,
     TEAM_BYTES,
@@ -25,14 +25,15 @@ from numoe.kernels.threads.team import (
 
 ABORT_BYTES = 64
 CELL_BYTES = 64
+SIGN_BYTES = 64
 SECOND_NS = 1_000_000_000
 
 
 class TeamWords:
-    """The abort word and the shared words, then the words of each team, cache line by cache line."""
+    """The abort word and the shared words, then the words and signs of each team, cache line by cache line."""
 
     def __init__(self, teams: int, memory: NDArray[np.uint8] | None = None) -> None:
-        self.bytes = ABORT_BYTES + SHARED_BYTES + teams * TEAM_BYTES
+        self.bytes = ABORT_BYTES + SHARED_BYTES + teams * (TEAM_BYTES + SIGN_BYTES)
         room = np.zeros(self.bytes + 64, np.uint8) if memory is None else memory
         self._memory = room[-room.ctypes.data % 64 :]
         self.teams = teams
@@ -58,8 +59,8 @@ class TeamWords:
 
     def team(self, worker: int, thread: int, threads: int, spins: int = 50, timeout_ns: int = 20 * SECOND_NS) -> Team:
         """As thread `thread` of worker `worker` sees it."""
-        words = self.shared + SHARED_BYTES + worker * TEAM_BYTES
-        return Team(words, self.shared, self.abort, threads, self.teams, spins, timeout_ns, thread)
+        words = self.shared + SHARED_BYTES + worker * (TEAM_BYTES + SIGN_BYTES)
+        return Team(words, self.shared, self.abort, words + TEAM_BYTES, threads, self.teams, spins, timeout_ns, thread)
 
 
 @kernel
@@ -73,6 +74,13 @@ def add_to(address: int, value: int) -> int:
 def load_from(address: int) -> int:
     """atomic_load, callable from Python."""
     value: int = atomic_load(address)
+    return value
+
+
+@kernel
+def long_from(address: int) -> int:
+    """long_load, callable from Python."""
+    value: int = long_load(address)
     return value
 
 

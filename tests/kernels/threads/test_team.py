@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numoe.kernels.threads.team import CLAIM, SHARED_ARRIVED, TEAM_SLEEPERS
+from numoe.kernels.threads.team import CLAIM, SEEN, SHARED_ARRIVED, SHARED_SLEEPERS, TEAM_SLEEPERS, WAITED, gather
 from tests.kernels.numeric import address
 from tests.kernels.threads.gather_process import SHARED_BLOCK_BYTES
 from tests.kernels.threads.teams import (
@@ -23,6 +24,7 @@ from tests.kernels.threads.teams import (
     count_serial_work,
     cross_check,
     load_from,
+    long_from,
     note_claims,
 )
 
@@ -69,6 +71,25 @@ def test_after_a_gather_every_thread_sees_what_all_teams_wrote(threads: int) -> 
 
     assert all_threads(teams * threads, run) == [0] * teams * threads
     assert load_from(words.shared + SHARED_ARRIVED) == 0
+
+
+def test_a_team_tells_how_long_it_waited_for_others_and_that_it_is_there() -> None:
+    words, before = TeamWords(2), time.monotonic_ns()
+    early, late = words.team(0, 0, 1, spins=0), words.team(1, 0, 1, spins=0)
+    with words.waiting() as pool:
+        waiting = pool.submit(gather, early)
+        while load_from(words.shared + SHARED_SLEEPERS) == 0:
+            os.sched_yield()
+        asleep = time.monotonic_ns()
+        while long_from(early.signs + SEEN) <= asleep:  # who waits looks up all the time
+            os.sched_yield()
+        came = time.monotonic_ns()
+        gather(late)
+        waiting.result(60)
+    after = time.monotonic_ns()
+    assert came - asleep <= long_from(early.signs + WAITED) <= after - before
+    assert long_from(late.signs + WAITED) == 0
+    assert came <= long_from(late.signs + SEEN) <= after
 
 
 def test_processes_gather_through_a_shared_block() -> None:

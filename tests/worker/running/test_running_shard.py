@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,21 @@ def test_a_late_thread_does_not_take_the_next_step_for_its_own(model_path: Path)
     finally:
         os.sched_setaffinity(0, cpus)
     assert len(set(drawn)) == 1
+
+
+def test_workers_tell_how_long_they_waited_and_that_they_are_there(model_path: Path) -> None:
+    cpu, before = min(os.sched_getaffinity(0)), time.monotonic_ns()
+    with running_shards(model_path, [(cpu,), (cpu,)]) as group:
+        for _ in range(20):
+            group.run(chunk(0, [1, 2, 3], [0], Sampling()))
+        done = time.monotonic_ns()
+        counters = [group.channel.counters(worker) for worker in (0, 1)]
+        for counted in counters:  # one that has nothing to do gives a sign now and then
+            while counted["seen_ns"] <= done:
+                os.sched_yield()
+        told = [counted.copy() for counted in counters]
+    for counted in told:
+        assert 0 <= counted["wait_ns"] <= counted["step_ns"]
+        assert before < counted["seen_ns"] < time.monotonic_ns()
+        assert counted["bytes_read"] == counted["bytes_begun"] > 0
+    assert sum(int(counted["wait_ns"]) for counted in told) > 0  # they share a CPU, so one of them always waits
