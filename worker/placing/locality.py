@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from numoe.model.machine.id_lists import format_id_list, parse_id_list
+from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.memory_policy import bound_nodes
+from numoe.model.machine.threads import thread_cpus
 from numoe.model.planning.plan import Shard
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality, NodeBytes, total
@@ -87,19 +87,6 @@ def settle(memory: ShardMemory, shard: Shard, allow_remote: bool) -> Locality:
             f"{format_id_list(set(shard.cpus))}: free memory there, use other nodes (--nodes), or start with {SETTING}"
         )
     return found
-
-
-def thread_cpus() -> list[set[int]]:
-    """The CPUs where the kernel lets each thread of this process run."""
-    masks = []
-    for status in Path("/proc/self/task").glob("*/status"):
-        try:
-            lines = status.read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-        [listed] = [line.split()[1] for line in lines if line.startswith("Cpus_allowed_list:")]
-        masks.append(set(parse_id_list(listed)))
-    return masks
 
 
 def _elsewhere(found: Locality, node: int) -> int:
