@@ -70,6 +70,7 @@ class _Started:
     channel: StepChannel
     actors: ActorGroup
     reports: tuple[Any, ...] = ()  # a ShardReport of each worker; empty until all have loaded
+    ending: bool = False  # what still runs is being killed
 
 
 class HostGroup:
@@ -188,6 +189,7 @@ class HostGroup:
         """End every worker and wait until it is gone, and its memory with it."""
         started = self._started
         if started is not None:
+            self._started = replace(started, ending=True)
             self._tally.end_group(started.channel.expert_hits() if started.channel.idle else None)
             started.channel.abort()
             started.actors.end()
@@ -280,12 +282,13 @@ class HostGroup:
 
     def placement(self) -> Placement:
         started, plan = self._started, self._plan
-        workers = tuple(_placed(shard, started) for shard in plan.shards)
+        ended = [] if started is None else started.actors.ended()
+        workers = tuple(_placed(shard, started, shard.worker in ended) for shard in plan.shards)
         return Placement(split=plan.split, workers=workers, experts=plan.experts)
 
 
-def _placed(shard: Shard, started: _Started | None) -> WorkerPlacement:
-    if started is None:
+def _placed(shard: Shard, started: _Started | None, ended: bool) -> WorkerPlacement:
+    if started is None or started.ending or ended:
         return WorkerPlacement(shard, "lost")
     number, state = shard.worker, started.channel.state(shard.worker)
     states: dict[int, WorkerState] = {LOADING: "loading", READY: "ready"}

@@ -154,3 +154,25 @@ def test_many_threads_may_close_at_once_and_every_descriptor_is_closed_once() ->
     assert [thread.join() for thread in threads] == [None] * 4  # closed again, one is a bad descriptor
     assert group.living == []
     assert not own_descriptors() - before  # those of earlier tests may go meanwhile
+
+
+def test_a_worker_that_died_is_lost_and_all_are_while_they_are_being_ended(group: SleepingGroup) -> None:
+    def states() -> list[str]:
+        return [worker.state for worker in group.placement().workers]
+
+    group.made[0].processes[1].kill()
+    group.made[0].processes[1].wait(PATIENCE_SECONDS)
+    assert states() == ["starting", "lost"]
+    ending: list[list[str]] = []
+
+    class Ending(Sleepers):
+        def end(self) -> None:
+            super().end()
+            ending.append(states())
+
+    group.made[0].__class__ = Ending
+    group.restart()
+    assert ending == [["lost", "lost"]]
+    assert states() == ["starting", "starting"]
+    group.close()
+    assert group.living == []
