@@ -50,7 +50,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         kv_tokens=kv_tokens(settings.engine, spec.context_length),
         kv_type=KV_TYPES[settings.engine.kv_type],
     )
-    speeds, stats = _find_speeds(topology, chosen), _load_stats(spec, chosen)
+    speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
     if chosen.plan_file is None:
         options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
         return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
@@ -86,7 +86,7 @@ def warn_of_quota(shards: ShardPlan, root: Path) -> None:
         )
 
 
-def _find_speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
+def find_speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
     """Bandwidths: what the operator said, else what `numoe doctor` measured here, else a guess."""
     if chosen.bandwidth is not None:
         return told_speeds(topology, chosen.bandwidth)

@@ -56,6 +56,9 @@ class Workers(StepExecutor, Protocol):
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         """[L] who holds the experts now; None where workers hold rows of every one."""
 
+    def counters(self) -> list[np.void]:
+        """Live COUNTERS of protos/arena.py, as each worker writes them; none while there are no workers."""
+
     def expert_hits(self) -> NDArray[np.int64]:
         """[L, E] tokens routed to each expert since the workers started."""
 

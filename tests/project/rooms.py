@@ -43,6 +43,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/workers": ("coordinator", "coordinator/engine", "model/machine", *PLANNED),
+    "coordinator/operations": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/machine",
+        "coordinator/workers",
+        "model/machine",
+        "model/doctor",
+        "model/planning/prediction",
+        *PLANNED,
+    ),
     "coordinator/api": (
         "coordinator",
         "coordinator/requests",

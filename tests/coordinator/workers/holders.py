@@ -34,6 +34,9 @@ class Holders(FakeExecutor):
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return tuple(self.now)
 
+    def counters(self) -> list[np.void]:
+        return []
+
     def expert_hits(self) -> NDArray[np.int64]:
         return self.hits.copy()
 

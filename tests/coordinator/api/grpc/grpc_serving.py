@@ -32,8 +32,9 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.arena import COUNTERS
 from numoe.protos.locality import Locality
-from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
+from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, operations_pb2_grpc, placement_pb2_grpc
 from numoe.v1.generation_pb2 import (
     ChatRequest,
     ChatResponse,
@@ -69,6 +70,7 @@ class FakeWorkers(FakeExecutor):
     """Fake workers that also say where they lie."""
 
     shards: ShardPlan
+    counted: NDArray[np.void] | None = None  # [workers] COUNTERS
 
     def placement(self) -> Placement:
         first, *others = self.shards.shards
@@ -77,6 +79,11 @@ class FakeWorkers(FakeExecutor):
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self.shards.experts
+
+    def counters(self) -> list[np.void]:
+        if self.counted is None:
+            self.counted = np.zeros(len(self.shards.shards), COUNTERS)
+        return list(self.counted)
 
     def expert_hits(self) -> NDArray[np.int64]:
         return np.ones((SHAPE.layers, SHAPE.experts), np.int64)
@@ -118,6 +125,10 @@ class Running:
     @property
     def model(self) -> model_pb2_grpc.ModelServiceAsyncStub:
         return model_pb2_grpc.ModelServiceStub(self.channel)
+
+    @property
+    def operations(self) -> operations_pb2_grpc.OperationsServiceAsyncStub:
+        return operations_pb2_grpc.OperationsServiceStub(self.channel)
 
     @property
     def placement(self) -> placement_pb2_grpc.PlacementServiceAsyncStub:

@@ -1,0 +1,179 @@
+"""One running service, as operators see it and act on it: snapshots, and what may be done.
+
+*Guarantees*: snapshots are taken on demand, at most one a second however many watch, and none while nobody does. What
+costs reading files is done in a thread, every few seconds. Nothing here is called for a token, a step or a request.
+
+*Rejected*: a task that takes a snapshot every second as long as somebody watches; viewers that ask for the next one
+when the last is a second old need nobody to count them, nor to end the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.event_log import EventKind, ServiceEvent
+from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.operations.configuration import Setting
+from numoe.coordinator.operations.history import SAMPLE_SECONDS
+from numoe.coordinator.operations.machine_look import MachineFacts, MachineLook
+from numoe.coordinator.operations.observer import Observer
+from numoe.coordinator.operations.snapshot import Progress, Service, Snapshot
+from numoe.coordinator.settings import WorkerSettings
+from numoe.coordinator.workers.moves import make_moves, wanted_moves
+from numoe.coordinator.workers.placement import Workers
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.moves import ExpertMove
+from numoe.protos.errors import InvalidRequest, NumoeError
+
+LOOK_SECONDS = 1.0  # between two snapshots at least
+MACHINE_SECONDS = 5.0  # between two looks at files
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known before a model is loaded."""
+
+    service: Service
+    configuration: tuple[Setting, ...]
+    workers: WorkerSettings
+
+
+class Operations:
+    """Used in the event loop that serves."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        workers: Workers,
+        engine: Engine,
+        surroundings: Surroundings,
+        drain: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`drain` makes the service end well."""
+        self.counts, self.events = engine.counts, engine.events
+        self._spec, self._workers, self._engine, self._drain = spec, workers, engine, drain
+        self._observer = Observer(spec, workers, engine, surroundings.service, surroundings.configuration)
+        self._machine = MachineLook(surroundings.workers)
+        self._facts: MachineFacts | None = None
+        self._facts_at = 0.0
+        self._last: Snapshot | None = None
+        self._last_at = 0.0
+        self._looking = asyncio.Lock()
+        self._closed = asyncio.Event()
+        self._moving: Progress | None = None
+
+    # ---- seeing
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine does with requests that come now."""
+        return self._engine.snapshot().state
+
+    async def sample_forever(self) -> None:
+        """Keep count of what has been; ends only by being cancelled."""
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self._observer.sample()
+
+    async def snapshot(self) -> Snapshot:
+        """The service now, or up to a second ago."""
+        async with self._looking:
+            if self._last is None or time.monotonic() - self._last_at >= LOOK_SECONDS:
+                facts = await self._machine_facts()
+                self._last_at = time.monotonic()
+                self._last = self._observer.take(facts, self._moving)
+            return self._last
+
+    async def watch(self) -> AsyncIterator[Snapshot]:
+        """A snapshot at once and then every second, until `close`."""
+        while not self._closed.is_set():
+            yield await self.snapshot()
+            await self._wait_closed(self._last_at + LOOK_SECONDS - time.monotonic())
+
+    async def watch_events(self, after: int) -> AsyncIterator[ServiceEvent]:
+        """The events that are kept and came after the one with this id, and every further one, until `close`."""
+        closed = asyncio.create_task(self._closed.wait())
+        try:
+            while not self._closed.is_set():
+                news = asyncio.create_task(self.events.next_after(after))
+                try:
+                    await asyncio.wait([news, closed], return_when=asyncio.FIRST_COMPLETED)
+                    for event in news.result() if news.done() else ():
+                        yield event
+                        after = event.id
+                finally:
+                    news.cancel()
+        finally:
+            closed.cancel()
+
+    def close(self) -> None:
+        """End every watching at once."""
+        self._closed.set()
+
+    async def _machine_facts(self) -> MachineFacts:
+        if self._facts is None or time.monotonic() - self._facts_at >= MACHINE_SECONDS:
+            self._facts_at = time.monotonic()
+            self._facts = await asyncio.to_thread(self._machine.look, self._workers.placement().workers)
+        return self._facts
+
+    async def _wait_closed(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._closed.wait(), max(0.0, seconds))
+        except TimeoutError:
+            return
+
+    # ---- doing
+
+    def abort(self, request_id: str) -> int:
+        """End the open requests of this id; returns how many there were."""
+        ended = self._engine.abort(request_id)
+        if ended:
+            self.events.note(EventKind.REQUEST_ABORTED, f"request {request_id} was aborted by an operator")
+        return ended
+
+    def drain(self) -> int:
+        """Take no more requests and end once the open ones are done; returns how many are open."""
+        status = self._engine.snapshot()
+        self._drain()
+        return status.running + status.queued
+
+    async def rebalance(self, drained: int | None = None) -> AsyncIterator[Progress]:
+        """Even out what workers compute, or empty the worker `drained` of whole experts; tells after each move.
+
+        Raises:
+            InvalidRequest, PlanError, Unavailable: nothing can be moved, or no further.
+        """
+        hits = self._workers.expert_hits()
+        moves = await asyncio.to_thread(wanted_moves, self._spec, self._workers, hits, drained)
+        purpose = "even out the workers" if drained is None else f"empty worker {drained}"
+        async for progress in self.move(moves, purpose):
+            yield progress
+
+    async def empty(self, worker: int) -> AsyncIterator[Progress]:
+        """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""
+        try:
+            async for progress in self.rebalance(worker):
+                yield progress
+        except InvalidRequest as error:
+            raise InvalidRequest(error.field.replace("drain_worker", "worker"), error.problem) from error
+
+    async def move(self, moves: list[ExpertMove], purpose: str) -> AsyncIterator[Progress]:
+        """Make moves one after the other, for all to see."""
+        made, why = 0, ""
+        if moves:
+            self.events.note(EventKind.REBALANCE_BEGUN, f"{len(moves)} experts are to move, to {purpose}")
+        try:
+            async for made in make_moves(self._workers, moves):
+                self._moving = Progress(purpose, made, len(moves))
+                yield self._moving
+        except NumoeError as error:
+            why = f": {error}"
+            raise
+        finally:
+            self._moving = None
+            if moves:
+                self.events.note(EventKind.REBALANCE_ENDED, f"{made} of {len(moves)} experts moved{why}")

@@ -1,0 +1,114 @@
+"""Snapshots are shared and at most one a second, watching ends with the service, and what is done is seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.event_log import EventKind
+from numoe.coordinator.operations import operations as module
+from numoe.coordinator.operations.operations import Operations, Surroundings
+from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.settings import EngineSettings, WorkerSettings
+from numoe.protos.errors import InvalidRequest, ServiceError
+from tests.coordinator.tiny_tokenizer import TOKENIZER
+from tests.coordinator.workers.holders import SPEC, Holders, whole
+
+SURROUNDINGS = Surroundings(Service("loading", "1.0", 1, 0.0, "g", "h"), (), WorkerSettings())
+
+
+@asynccontextmanager
+async def operating(workers: Holders) -> AsyncIterator[Operations]:
+    engine = Engine(workers, TOKENIZER, EngineSettings())
+    engine.start()
+    try:
+        yield Operations(SPEC, workers, engine, SURROUNDINGS)
+    finally:
+        await engine.stop()
+
+
+async def test_viewers_share_one_look_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with operating(whole()) as operations:
+        shared = await asyncio.gather(*[operations.snapshot() for _ in range(50)])
+        assert all(snapshot is shared[0] for snapshot in shared)
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+        seen = []
+        async for snapshot in operations.watch():
+            seen.append(snapshot)
+            if len(seen) == 3:
+                operations.close()
+        assert seen[0].now <= seen[1].now <= seen[2].now
+        assert len(set(map(id, seen))) == 3
+
+
+async def test_watching_ends_at_once_when_the_service_has_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    async with operating(whole()) as operations:
+        watching = operations.watch()
+        events = operations.watch_events(0)
+        await anext(watching)
+        operations.events.note(EventKind.SERVING, "it serves")
+        assert (await anext(events)).text == "it serves"
+        waiting = [asyncio.ensure_future(anext(watching, None)), asyncio.ensure_future(anext(events, None))]
+        await asyncio.sleep(0)
+        operations.close()
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*waiting) == [None, None]
+
+
+async def test_events_that_were_and_those_that_come_are_told_once_each() -> None:
+    async with operating(whole()) as operations:
+        for number in range(3):
+            operations.events.note(EventKind.SERVING, str(number))
+        told = operations.watch_events(1)
+        assert [(await anext(told)).text for _ in range(2)] == ["1", "2"]
+        coming = asyncio.ensure_future(anext(told))
+        await asyncio.to_thread(operations.events.note, EventKind.DRAINING, "3")
+        assert (await coming).id == 4
+        operations.close()
+
+
+async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    workers = whole()
+    workers.count(5000)
+    async with operating(workers) as operations:
+        before = await operations.snapshot()
+        during = []
+        async for progress in operations.rebalance():
+            during.append((progress, (await operations.snapshot()).service.rebalance))
+        after = await operations.snapshot()
+        events = operations.events.after()
+    total = len(workers.moves)
+    assert [progress.done for progress, _ in during] == list(range(total + 1))
+    assert all(shown == progress for progress, shown in during)
+    assert (before.experts.moved, after.service.rebalance) == ((), None)
+    moved = {expert for at in after.experts.moved for expert in at.experts}
+    assert moved == {move.layer * SPEC.experts + move.expert for move in workers.moves}
+    assert [(event.kind, event.text) for event in events] == [
+        (EventKind.REBALANCE_BEGUN, f"{total} experts are to move, to even out the workers"),
+        (EventKind.REBALANCE_ENDED, f"{total} of {total} experts moved"),
+    ]
+    assert sum(after.ever.shares) == pytest.approx(1.0)
+
+
+async def test_moves_that_fail_are_told_with_why_and_faults_name_their_field() -> None:
+    workers = whole()
+    workers.count(5000)
+    workers.faults = 1
+    async with operating(workers) as operations:
+        with pytest.raises(ServiceError):
+            await _read(operations.rebalance())
+        with pytest.raises(InvalidRequest, match=r"^worker: is 9; the workers are 0 to 1"):
+            await _read(operations.empty(9))
+        last = operations.events.after()[-1]
+    assert (last.kind, last.text.partition(":")[2]) == (EventKind.REBALANCE_ENDED, " a worker was lost")
+
+
+async def _read(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
