@@ -24,8 +24,8 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def explain_refusal(address: str) -> SetupError:
-    """Why a server could not listen on an address, found out by a plain socket."""
+def explain_refusal(address: str, flag: str = "--address") -> SetupError:
+    """Why a server could not listen on an address that `flag` sets, found out by a plain socket."""
     if address.startswith("unix:"):
         return SetupError(f"cannot listen on {address}: the folder is missing or not writable, or the path too long")
     host, _, port = address.rpartition(":")
@@ -36,4 +36,4 @@ def explain_refusal(address: str) -> SetupError:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return SetupError(f"cannot listen on {address}: {error.strerror or error}")
-    return AddressInUse(f"{address} is taken by another process: stop that one, or choose another with --address")
+    return AddressInUse(f"{address} is taken by another process: stop that one, or choose another with {flag}")

@@ -19,6 +19,8 @@ from numoe.protos.errors import SetupError
 KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
 DEFAULT_ADDRESS = "127.0.0.1:50151"
+HTTP_OFF = "off"
+HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class ListenSettings:
 
     address: str = DEFAULT_ADDRESS
     """Host and port to listen on, or unix:PATH; port 0 takes a free one."""
+
+    http_address: str | None = None
+    """Host and port of the operators' page, its actions, health and metrics over HTTP, or off; port 0 takes a free one.
+    Default: 127.0.0.1 and the port after --address's; off where that has none."""
 
     insecure: bool = False
     """Listen beyond loopback although nothing is encrypted and nobody is asked for a key."""
@@ -160,6 +166,21 @@ def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
 
 
+def http_address(settings: ListenSettings) -> str:
+    """Where HTTP is served; "": nowhere. Raises SetupError for an address that is none."""
+    if settings.http_address is None:
+        is_loopback(settings.address)  # which refuses one without a port
+        port = 0 if settings.address.startswith("unix:") else int(settings.address.rpartition(":")[2])
+        if settings.address.startswith("unix:") or port == HIGHEST_PORT:
+            return ""
+        return f"127.0.0.1:{port + 1 if port else 0}"
+    if settings.http_address == HTTP_OFF:
+        return ""
+    if settings.http_address.startswith("unix:"):
+        raise SetupError(f"--http-address is {settings.http_address}, expected HOST:PORT or {HTTP_OFF}")
+    return settings.http_address
+
+
 def check_settings(settings: ServeSettings) -> None:
     """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
     for group in (settings.listen, settings.workers, settings.engine):
@@ -170,11 +191,12 @@ def check_settings(settings: ServeSettings) -> None:
         raise SetupError(
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
         )
-    if not settings.listen.insecure and not is_loopback(settings.listen.address):
-        raise SetupError(
-            f"{settings.listen.address} can be reached from outside and nothing guards it: "
-            "listen on 127.0.0.1, or say --insecure if the network is trusted"
-        )
+    for address in (settings.listen.address, http_address(settings.listen)):
+        if address and not settings.listen.insecure and not is_loopback(address):
+            raise SetupError(
+                f"{address} can be reached from outside and nothing guards it: "
+                "listen on 127.0.0.1, or say --insecure if the network is trusted"
+            )
 
 
 def check_bounds(group: object) -> None:

@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from cyclopts import App, Parameter
@@ -24,6 +25,9 @@ from numoe.coordinator.commands.terminal import (
     show_error,
 )
 from numoe.protos.errors import NumoeError, SetupError
+
+_SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
+_origins: dict[str, str] = {}
 
 app = App(
     name="numoe",
@@ -79,6 +83,19 @@ def _read_config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
                 Toml(token.value, use_commands_as_keys=False)(app, commands, arguments)
 
 
+def _note_origins(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Asked last, when every setting that has a value got it from a flag, the environment or the file."""
+    for argument in arguments:
+        for token in argument.tokens:
+            name = argument.name.removeprefix("--").replace("-", "_")
+            _origins[name] = _SOURCES.get(token.source, token.source)
+
+
+def chosen_origins() -> MappingProxyType[str, str]:
+    """Who chose each setting of this process's command that is no default: "flag", "environment", or a file's path."""
+    return MappingProxyType(_origins)
+
+
 def _check_readable(path: Path) -> None:
     if not path.is_file():
         raise SetupError(f"the configuration file {path} does not exist")
@@ -86,7 +103,7 @@ def _check_readable(path: Path) -> None:
 
 def _add_command(place: str, description: str, *, configured: bool = False) -> None:
     """Add the command at `place`, "file:function"; if `configured`, environment and --config set its flags too."""
-    sources = [Env("NUMOE_", command=False), _read_config_file] if configured else []
+    sources = [Env("NUMOE_", command=False), _read_config_file, _note_origins] if configured else []
     app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources)
 
 

@@ -6,12 +6,14 @@ import asyncio
 import gc
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from numoe.coordinator.commands.demo_model import find_demo_model
+from numoe.coordinator.commands.main import chosen_origins
 from numoe.coordinator.commands.options import SERVE_SETTINGS
 from numoe.coordinator.commands.progress import LoadingView
 from numoe.coordinator.commands.terminal import out
@@ -52,7 +54,8 @@ def serve(
             view.close()
             _show_ready(ready)
 
-        asyncio.run(serve_until_signal(settings, lambda report: load_model(path, settings, report), view, announce))
+        load = partial(load_model, path, settings)
+        asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
 
 
 def _show_ready(ready: Ready) -> None:
@@ -60,5 +63,6 @@ def _show_ready(ready: Ready) -> None:
     name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
     facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
     facts += f' binding="{ready.binding}"'
-    line = Text.assemble(("READY", "bold green"), f" {facts} seconds={ready.seconds:.1f}")
+    facts += f" seconds={ready.seconds:.1f}" + (f" ops=http://{ready.http}/ops/" if ready.http else "")
+    line = Text.assemble(("READY", "bold green"), f" {facts}")
     out(quiet(sys.stdout)).print(line)  # a service goes on whoever reads this, and at once, behind a pipe too

@@ -14,15 +14,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
-from numoe.coordinator.api.grpc.server import GrpcServer
 from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.engine.event_log import EventKind
 from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.operations.configuration import effective_settings
+from numoe.coordinator.operations.operations import Operations, Surroundings
+from numoe.coordinator.operations.snapshot import Progress, Service
+from numoe.coordinator.process.doors import Addresses, Doors
 from numoe.coordinator.process.rebalancer import rebalance_forever
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, check_settings
@@ -47,6 +53,7 @@ class Ready:
     threads: int  # of all workers
     binding: str  # how sure it is that memory and threads are on their nodes, see Placement.binding
     seconds: float  # since the process began to serve
+    http: str = ""  # the address; "": off
 
 
 class LoadingInterruptedError(ServiceError):
@@ -61,30 +68,40 @@ class Coordinator:
     """
 
     def __init__(
-        self, settings: ServeSettings, load: Loader, progress: LoadProgress, announce: Callable[[Ready], None]
+        self,
+        settings: ServeSettings,
+        load: Loader,
+        progress: LoadProgress,
+        announce: Callable[[Ready], None],
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`origins`: where the settings that are no defaults come from, see operations/configuration.py."""
         check_settings(settings)
         self._settings = settings
         self._load = load
         self._progress = progress
         self._announce = announce
         self._started = time.monotonic()
+        self._service = Service("loading", version("numoe"), os.getpid(), time.time(), "", "")
+        self._configuration = effective_settings(settings, origins)
         self._served: ServedModel | None = None
+        self._operations: Operations | None = None
         self._signals = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._door = GrpcServer(settings.listen, self.served_model)
+        self._doors = Doors(settings.listen, self.served_model, self.operations, self.loading)
 
     async def run(self) -> None:
         """Serves until a signal, then drains. Raises SetupError, or ServiceError when the service cannot go on."""
-        address = await self._door.start()
+        addresses = await self._doors.open()
+        self._service = replace(self._service, grpc=addresses.grpc, http=addresses.http)
         try:
             served = await self._load_unless_stopped()
             if served is not None:
-                await self._serve(served, address)
+                await self._serve(served, addresses)
         finally:
-            await self._door.announce_end()
-            await self._door.stop()
+            await self._doors.announce_end()
+            await self._doors.close()
 
     def on_signal(self) -> None:
         """What SIGTERM and SIGINT do: drain, then hurry, then leave."""
@@ -100,6 +117,22 @@ class Coordinator:
         if self._served is None:
             raise Unavailable("the model is still being loaded; try again in a few seconds")
         return self._served
+
+    def loading(self) -> Service:
+        """What is known of the service before the model is loaded."""
+        return self._service
+
+    def operations(self) -> Operations:
+        """The service as operators see it, once it is loaded; raises Unavailable before."""
+        if self._operations is None:
+            self.served_model()  # which says why
+            raise Unavailable("the service is about to be ready; try again in a second")
+        return self._operations
+
+    def drain(self) -> None:
+        """As the first signal; harmless when repeated."""
+        if self._signals == 0:
+            self.on_signal()
 
     async def _load_unless_stopped(self) -> ServedModel | None:
         """None: a signal came first."""
@@ -119,33 +152,43 @@ class Coordinator:
     def _report_loading(self, phase: str, done: int, total: int) -> None:
         if self._stop.is_set():
             raise LoadingInterruptedError("a signal came while loading")
+        self._service = replace(self._service, loading=Progress(phase, done, total))
         self._progress(phase, done, total)
 
-    async def _serve(self, served: ServedModel, address: str) -> None:
+    async def _serve(self, served: ServedModel, addresses: Addresses) -> None:
+        surroundings = Surroundings(replace(self._service, loading=None), self._configuration, self._settings.workers)
+        operations = Operations(served.spec, served.workers, served.engine, surroundings, self.drain)
+        self._operations = operations
         placement = served.workers.placement()
         shards = [worker.shard for worker in placement.workers]
         threads = sum(len(shard.cpus) for shard in shards)
-        tasks = [asyncio.create_task(self._mirror_health(served))]
+        tasks = [asyncio.create_task(self._mirror_health(served)), asyncio.create_task(operations.sample_forever())]
         if self._settings.workers.rebalance == "auto" and any(served.workers.experts()):
-            tasks.append(asyncio.create_task(rebalance_forever(served.spec, served.workers)))
+            tasks.append(asyncio.create_task(rebalance_forever(served.spec, served.workers, operations.move)))
         try:
-            await self._door.set_health(serving=True)
+            await self._doors.set_health(serving=True)
             seconds = time.monotonic() - self._started
-            self._announce(Ready(address, served.spec.name, len(shards), threads, placement.binding, seconds))
+            operations.events.note(EventKind.SERVING, f"{served.spec.name} is served by {len(shards)} workers")
+            ready = Ready(
+                addresses.grpc, served.spec.name, len(shards), threads, placement.binding, seconds, addresses.http
+            )
+            self._announce(ready)
             await _first(self._stop.wait(), served.engine.wait_stopped())
         finally:
             for task in tasks:
                 task.cancel()
-            await self._door.announce_end()
-            await self._drain(served)
+            await self._doors.announce_end()
+            await self._drain(served, operations)
         error = await served.engine.wait_stopped()
         if error is not None:
             raise error
 
-    async def _drain(self, served: ServedModel) -> None:
+    async def _drain(self, served: ServedModel, operations: Operations) -> None:
         status = served.engine.snapshot()
         _log.info("draining", running=status.running, queued=status.queued)
+        operations.events.note(EventKind.DRAINING, f"{status.running} requests run, {status.queued} wait")
         await _first(served.engine.drain(self._settings.engine.drain_timeout_seconds), self._hurry.wait())
+        operations.close()
         if served.template is not None:
             served.template.close()
         try:
@@ -158,22 +201,26 @@ class Coordinator:
     async def _leave(self, reason: str, code: int) -> None:
         """End this process though a thread of it hangs; the workers watch it, and survivors.py ends Ray's processes."""
         _log.error("end_forced", reason=reason)
-        await self._door.announce_end()
-        await self._door.stop()
+        await self._doors.announce_end()
+        await self._doors.close()
         os._exit(code)
 
     async def _mirror_health(self, served: ServedModel) -> None:
         """Health follows the engine: NOT_SERVING from the loss of a worker until all are back."""
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)
-            await self._door.set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
+            await self._doors.set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
 
 
 async def serve(
-    settings: ServeSettings, load: Loader, progress: LoadProgress, announce: Callable[[Ready], None]
+    settings: ServeSettings,
+    load: Loader,
+    progress: LoadProgress,
+    announce: Callable[[Ready], None],
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Runs a coordinator until SIGTERM or SIGINT: the whole life of its process."""
-    coordinator = Coordinator(settings, load, progress, announce)
+    coordinator = Coordinator(settings, load, progress, announce, origins)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, coordinator.on_signal)

@@ -22,6 +22,7 @@ EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor.Work
 
 # Libraries that only some files may import: patterns of those files.
 GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/client.py")
+HTTP_FILES = ("coordinator/api/http/*.py",)
 FENCES = {
     "ray": (
         "coordinator/workers/starting.py",
@@ -37,6 +38,9 @@ FENCES = {
     "grpc_health": GRPC_FILES,
     "grpc_reflection": GRPC_FILES,
     "grpc_status": GRPC_FILES,
+    "starlette": HTTP_FILES,
+    "uvicorn": HTTP_FILES,
+    "prometheus_client": HTTP_FILES,
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
 }

@@ -18,7 +18,7 @@ from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
 from numoe.coordinator.api.prompts import decode
-from numoe.coordinator.api.served_model import ModelSource
+from numoe.coordinator.api.served_model import ModelSource, ServedModel
 from numoe.coordinator.requests.events import Failed
 from numoe.protos.errors import InvalidRequest, QueueFull
 from numoe.v1 import generation_pb2, generation_pb2_grpc
@@ -71,11 +71,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _answer(self, message: QuestionMessage, context: Context) -> AsyncIterator[tuple[str, EventFields]]:
         served = self._source()
-        place = self._take_place()
+        place = self._take_place(served)
         # A generator alone would not do: it is not closed at once if the client goes while a message is being sent.
         context.add_done_callback(lambda _: self._open.discard(place))  # type: ignore[arg-type]  # opaque in the stubs
         try:
-            question = read_question(message, _deadline(context), served.limits.context_tokens)
+            question = read_question(message, _deadline(context), served.limits.context_tokens, context.peer())
             self._end_unread(context, served.engine.deadline_of(question.request, time.monotonic()))
             answer = await submit(question, served)
         except InvalidRequest as error:
@@ -91,8 +91,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
                 yield request.request_id, fields
 
-    def _take_place(self) -> object:
+    def _take_place(self, served: ServedModel) -> object:
         if len(self._open) >= self._most_answers:
+            served.engine.counts.note_rejected()
             raise QueueFull(f"{len(self._open)} answers are open, as many as may; try again in a second", RETRY_SECONDS)
         place = object()
         self._open.add(place)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.served_model import ModelSource
-from numoe.coordinator.workers.moves import make_moves, wanted_moves
+from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range
@@ -25,8 +24,8 @@ _WORKER_STATES = {
 class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
     """Where it lies."""
 
-    def __init__(self, source: ModelSource) -> None:
-        self._source = source
+    def __init__(self, source: ModelSource, operations: Callable[[], Operations]) -> None:
+        self._source, self._operations = source, operations
 
     async def GetPlacement(  # noqa: N802
         self, request: placement_pb2.GetPlacementRequest, context: Context
@@ -36,12 +35,9 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
     async def Rebalance(  # noqa: N802
         self, request: placement_pb2.RebalanceRequest, context: Context
     ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
-        served = self._source()
         drained = request.drain_worker if request.HasField("drain_worker") else None
-        hits = served.workers.expert_hits()
-        moves = await asyncio.to_thread(wanted_moves, served.spec, served.workers, hits, drained)
-        async for made in make_moves(served.workers, moves):
-            yield placement_pb2.RebalanceResponse(made=made, moves=len(moves))
+        async for progress in self._operations().rebalance(drained):
+            yield placement_pb2.RebalanceResponse(made=progress.done, moves=progress.total)
 
 
 def placement_message(placement: Placement) -> placement_pb2.GetPlacementResponse:

@@ -14,12 +14,13 @@ QuestionMessage = generation_pb2.GenerateRequest | generation_pb2.ChatRequest
 _STOPPING_FIELDS = ("max_tokens", "min_tokens", "stop", "stop_token_ids")
 
 
-def read_question(message: QuestionMessage, deadline: float | None, most_turns: int) -> Question:
+def read_question(message: QuestionMessage, deadline: float | None, most_turns: int, client: str) -> Question:
     """What the message asks; fields that it leaves out keep their defaults.
 
     Args:
         deadline: when the client gives up, in time.monotonic(); None: never.
         most_turns: of a conversation; more are not even read.
+        client: who asks, as gRPC names its peer.
 
     Raises:
         InvalidRequest: there is no prompt, or too much of something.
@@ -37,6 +38,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         ignore_eos=stopping.ignore_eos,
         include_stop=stopping.include_stop,
         deadline=deadline,
+        client=client,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
 

@@ -10,12 +10,18 @@ from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import GenerationService
 from numoe.coordinator.api.grpc.model import ModelService
+from numoe.coordinator.api.grpc.operations import OperationsService, OperationsSource
 from numoe.coordinator.api.grpc.placement import PlacementService
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.settings import ListenSettings
-from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, placement_pb2_grpc
+from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, operations_pb2_grpc, placement_pb2_grpc
 
-SERVICE_NAMES = ("numoe.v1.GenerationService", "numoe.v1.ModelService", "numoe.v1.PlacementService")
+SERVICE_NAMES = (
+    "numoe.v1.GenerationService",
+    "numoe.v1.ModelService",
+    "numoe.v1.PlacementService",
+    "numoe.v1.OperationsService",
+)
 OTHER_CALLS = 16_384  # open at once beside generating ones: health checks that watch, for one; each takes some 50 kB
 CONNECTIONS = 4096  # open at once, above which new ones are closed
 CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
@@ -24,7 +30,7 @@ CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
 class GrpcServer:
     """One listening address; until the model is loaded every call but those for health is refused."""
 
-    def __init__(self, settings: ListenSettings, source: ModelSource) -> None:
+    def __init__(self, settings: ListenSettings, source: ModelSource, operations: OperationsSource) -> None:
         self._address = settings.address
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -36,7 +42,8 @@ class GrpcServer:
             GenerationService(source, settings.concurrent_requests), self._server
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(source), self._server)
-        placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source), self._server)
+        placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source, operations), self._server)
+        operations_pb2_grpc.add_OperationsServiceServicer_to_server(OperationsService(operations), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

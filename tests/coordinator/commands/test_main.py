@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.commands.main import app, main
+from numoe.coordinator.commands.main import app, chosen_origins, main
 
 
 def test_a_wrong_set_up_is_one_line_and_exit_code_2(
@@ -82,3 +82,15 @@ def test_the_list_of_commands_describes_each_as_its_docstring_does() -> None:
         )
         assert inspect.cleandoc(str(command.help)) == description
         assert parameters
+
+
+def test_it_is_known_who_chose_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "numoe.toml"
+    config.write_text('step_tokens = 64\nsequences = 9\nkv_type = "q8_0"\n')
+    monkeypatch.setenv("NUMOE_KV_TYPE", "bf16")
+    monkeypatch.setenv("NUMOE_WORKERS", "1")
+    app.parse_args(["serve", "--workers", "2", "--sequences=3", "--config", str(config)])
+    origins = chosen_origins()
+    assert (origins["workers"], origins["sequences"], origins["kv_type"]) == ("flag", "flag", "environment")
+    assert Path(origins["step_tokens"]) == config
+    assert "batch" not in origins

@@ -1,0 +1,76 @@
+"""How a failure is said in HTTP: a status, and a body in JSON that names reason and message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from numoe.coordinator.api.failures import Failure, FailureKind, describe_failure
+from numoe.coordinator.api.http.guard import JSON
+from numoe.protos.errors import InvalidRequest
+
+BODY_BYTES = 4096
+
+Answer = Callable[[Request], Awaitable[Response]]
+Order = TypeVar("Order")
+
+_log = structlog.get_logger()
+
+_STATUSES: dict[FailureKind, int] = {
+    FailureKind.INVALID: 400,
+    FailureKind.FULL: 429,
+    FailureKind.LATE: 504,
+    FailureKind.CANCELLED: 499,
+    FailureKind.UNSUPPORTED: 409,
+    FailureKind.UNAVAILABLE: 503,
+    FailureKind.INTERNAL: 500,
+}
+
+
+def json_answer(content: object, status: int = 200) -> Response:
+    """Plain data as JSON."""
+    return Response(msgspec.json.encode(content), status, {"cache-control": "no-store"}, JSON)
+
+
+def refusal(status: int, reason: str, message: str) -> Response:
+    """Why nothing is done."""
+    return json_answer({"error": {"reason": reason, "message": message}}, status)
+
+
+def guarded(answer: Answer) -> Answer:
+    """The same answer, with errors told in HTTP."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except Exception as error:
+            return _failed(describe_failure(error))
+
+    return told
+
+
+def _failed(failure: Failure) -> Response:
+    error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
+    answer = json_answer({"error": {name: text for name, text in error.items() if text}}, _STATUSES[failure.kind])
+    if failure.retry_seconds is not None:
+        answer.headers["retry-after"] = str(math.ceil(failure.retry_seconds))
+    return answer
+
+
+async def read_order(request: Request, kind: type[Order]) -> Order:
+    """The body of an action. Raises InvalidRequest."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_BYTES:
+            raise InvalidRequest("body", f"takes more than {BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest("body", f"is not what this action takes: {error}") from error

@@ -1,0 +1,92 @@
+"""Who may ask over HTTP: nobody whose browser was lured here by another site.
+
+Guarantees, as no keys are asked for yet and so whoever reaches the address is an operator:
+
+    another site's page reads nothing, since no answer says that it may, and acts on nothing: an action takes JSON from
+    this origin, or from a program that is no browser;
+    a name that was made to point here (DNS rebinding) is not served: Host must be an IP address, localhost, this
+    machine's own name, or the name that the service was told to listen on.
+
+Every answer carries a content security policy: the page loads from here only, runs no inline script, and is not framed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+JSON = "application/json"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class Guard:
+    """Wraps an application: refuses foreign hosts, and adds the headers to every answer."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+        """`names`: under which the service is known, beside its IP addresses."""
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        if is_own_host(host, self._names):
+            await self._app(scope, receive, send_guarded)
+        else:
+            expected = f"expected an IP address or one of {', '.join(sorted(self._names))}"
+            refusal = PlainTextResponse(f"found the host {host[:100]!r}, {expected}\n", 421)
+            await refusal(scope, receive, send_guarded)
+
+
+def own_names(address: str) -> frozenset[str]:
+    """The names under which a service that listens on `address` may be asked for."""
+    listens = address.rpartition(":")[0].strip("[]").lower()
+    return frozenset({"localhost", socket.gethostname().lower(), *([] if _is_ip(listens) else [listens])})
+
+
+def is_own_host(host: str, names: frozenset[str]) -> bool:
+    """Whether a Host header is one that no other site can have: an IP address, or one of `names`, with any port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return _is_ip(name) or name in names
+
+
+def why_refused(headers: Mapping[str, str]) -> str:
+    """Why an action with these headers (names in lower case) is refused; "" if it is not."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        return f"found the origin {origin[:100]!r}, expected the page of this service, at {host[:100]!r}"
+    site = headers.get("sec-fetch-site")
+    if site not in (None, "same-origin"):
+        return f"a browser says that this comes from a {site[:20]} page, expected one of this service"
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "" if kind == JSON else f"found the content type {kind[:50]!r}, expected {JSON}"
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

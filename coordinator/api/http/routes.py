@@ -1,0 +1,122 @@
+"""Every route of the HTTP door, with the role that it needs.
+
+A role says what is done, not who may: as long as no keys are asked for, whoever reaches the address has all of them,
+and beyond loopback the service listens with --insecure only. What operates is guarded against other sites (guard.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from numoe.coordinator.api.http.actions import Actions
+from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
+from numoe.coordinator.api.http.guard import why_refused
+from numoe.coordinator.api.http.metrics import negotiate, render
+from numoe.coordinator.api.http.stream import PartEncoder, events
+from numoe.coordinator.operations.operations import Operations
+from numoe.coordinator.operations.snapshot import Service
+from numoe.protos.errors import Unavailable
+
+PAGE = Path(__file__).parent / "page"
+
+
+class Role(StrEnum):
+    """What a route does."""
+
+    OPEN = "open"  # tells whether the service lives, and nothing else
+    OBSERVE = "observe"
+    OPERATE = "operate"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    """One route."""
+
+    role: Role
+    method: str
+    path: str
+    answer: Answer
+
+
+class Views:
+    """What can be looked at."""
+
+    def __init__(self, source: Callable[[], Operations], loading: Callable[[], Service], closed: asyncio.Event) -> None:
+        self._source, self._loading, self._closed = source, loading, closed
+        self._encoder = PartEncoder()
+
+    async def livez(self, request: Request) -> Response:
+        """200 as long as the process answers."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        """200 if requests are taken now, else 503."""
+        state: str
+        try:
+            state = self._source().state
+        except Unavailable:
+            state = self._loading().state
+        return json_answer({"state": state}, 200 if state == "serving" else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """What Prometheus reads."""
+        encode, content_type = negotiate(request.headers.get("accept", ""))
+        return Response(encode(await render(self._source())), media_type=content_type)
+
+    async def stream(self, request: Request) -> Response:
+        """The service as it changes, see stream.py."""
+        lines = events(self._source, self._loading, self._closed, self._encoder)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+    async def status(self, request: Request) -> Response:
+        """All parts of the stream, once."""
+        return json_answer(await self._source().snapshot())
+
+    async def to_page(self, request: Request) -> Response:
+        """The page is what a person looks for."""
+        return RedirectResponse("/ops/")
+
+
+def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
+    """All routes but the page's files, which lie below /ops/ and need to observe."""
+    return (
+        HttpRoute(Role.OPEN, "GET", "/livez", views.livez),
+        HttpRoute(Role.OPEN, "GET", "/readyz", views.readyz),
+        HttpRoute(Role.OPEN, "GET", "/", views.to_page),
+        HttpRoute(Role.OBSERVE, "GET", "/metrics", views.metrics),
+        HttpRoute(Role.OBSERVE, "GET", "/ops/stream", views.stream),
+        HttpRoute(Role.OBSERVE, "GET", "/ops/status", views.status),
+        HttpRoute(Role.OPERATE, "POST", "/ops/actions/abort", actions.abort),
+        HttpRoute(Role.OPERATE, "POST", "/ops/actions/rebalance", actions.rebalance),
+        HttpRoute(Role.OPERATE, "POST", "/ops/actions/drain-worker", actions.drain_worker),
+        HttpRoute(Role.OPERATE, "POST", "/ops/actions/drain-service", actions.drain_service),
+    )
+
+
+def application(table: tuple[HttpRoute, ...]) -> Starlette:
+    """The routes of the table and the page's files."""
+    routes = [Route(one.path, _allowed(one), methods=[one.method]) for one in table]
+    return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
+
+
+def _allowed(route: HttpRoute) -> Answer:
+    answer = guarded(route.answer)
+    if route.role is not Role.OPERATE:
+        return answer
+
+    async def operate(request: Request) -> Response:
+        why = why_refused(request.headers)
+        return refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
+
+    return operate

@@ -1,0 +1,60 @@
+"""The doors of the service, gRPC and HTTP: opened together before anything is loaded, closed together at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from numoe.coordinator.api.grpc.server import GrpcServer
+from numoe.coordinator.api.http.server import HttpServer
+from numoe.coordinator.api.served_model import ModelSource
+from numoe.coordinator.operations.operations import Operations
+from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.settings import ListenSettings, http_address
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where clients are heard, with real ports."""
+
+    grpc: str
+    http: str  # "": HTTP is off
+
+
+class Doors:
+    """Until the model is loaded `source` and `operations` raise Unavailable, which is what clients are told."""
+
+    def __init__(
+        self,
+        settings: ListenSettings,
+        source: ModelSource,
+        operations: Callable[[], Operations],
+        loading: Callable[[], Service],
+    ) -> None:
+        """`loading` tells how far loading is."""
+        self._grpc = GrpcServer(settings, source, operations)
+        http = http_address(settings)
+        self._http = HttpServer(http, operations, loading) if http else None
+
+    async def open(self) -> Addresses:
+        """Listen, not serving yet. Raises AddressInUse or SetupError, with every door shut."""
+        grpc = await self._grpc.start()
+        try:
+            return Addresses(grpc, "" if self._http is None else await self._http.start())
+        except BaseException:
+            await self._grpc.stop()
+            raise
+
+    async def set_health(self, *, serving: bool) -> None:
+        """What health checks of gRPC are told; those of HTTP look for themselves."""
+        await self._grpc.set_health(serving=serving)
+
+    async def announce_end(self) -> None:
+        """Tell health checks that the service will not serve again."""
+        await self._grpc.announce_end()
+
+    async def close(self) -> None:
+        """End every call and stream, and give the addresses back."""
+        if self._http is not None:
+            await self._http.stop()
+        await self._grpc.stop()

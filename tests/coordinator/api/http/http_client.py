@@ -1,0 +1,73 @@
+"""A client of the HTTP door, on a real socket: one request on each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def ask(address: str, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reply:
+    """One request; underscores in the names of headers are dashes."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await _send(address, path, method, body, headers)
+        status, told = await _read_head(reader)
+        content = await reader.read()
+        writer.close()
+    return Reply(status, told, content)
+
+
+async def order(address: str, action: str, content: object, **headers: str) -> Reply:
+    """An action, as the page sends it."""
+    sent = {"content_type": "application/json"} | headers
+    return await ask(address, f"/ops/actions/{action}", "POST", json.dumps(content).encode(), **sent)
+
+
+async def messages(address: str) -> AsyncGenerator[dict[str, Any], None]:
+    """The messages of the stream, until it ends."""
+    reader, writer = await _send(address, "/ops/stream", "GET", b"", {})
+    try:
+        status, told = await _read_head(reader)
+        assert (status, told["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        while line := await asyncio.wait_for(reader.readline(), PATIENCE_SECONDS):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+    finally:
+        writer.close()
+
+
+async def _send(
+    address: str, path: str, method: str, body: bytes, headers: Mapping[str, str]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """By HTTP/1.0, so that the answer ends with the connection and comes in one piece."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 24)
+    told = {"host": address, "content-length": str(len(body))}
+    told |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in told.items()), "", ""]
+    writer.write("\r\n".join(lines).encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,59 @@
+"""Who is refused over HTTP: other sites, and names that were made to point here."""
+
+from __future__ import annotations
+
+import pytest
+
+from numoe.coordinator.api.http.guard import is_own_host, own_names, why_refused
+
+NAMES = frozenset({"localhost", "box"})
+SAME = {"host": "127.0.0.1:1", "content-type": "application/json"}
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:80", "127.0.0.1:1", "[::1]:9", "10.0.0.7:1", "BOX:1", "box"])
+def test_own_hosts_are_served(host: str) -> None:
+    assert is_own_host(host, NAMES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "evil.example:50152", "localhost.evil.example", "box.evil.example", "[::1", "127.0.0.1.x"],
+)
+def test_hosts_that_a_dns_entry_could_make_are_not(host: str) -> None:
+    assert not is_own_host(host, NAMES)
+
+
+def test_a_service_knows_the_name_that_it_was_told_to_listen_on() -> None:
+    assert "inference.lan" in own_names("inference.lan:80")
+    assert not {"0.0.0.0", "127.0.0.1", "::"} & (own_names("0.0.0.0:80") | own_names("[::]:80"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "https://127.0.0.1:1", "sec-fetch-site": "same-origin"},
+        {"content-type": "application/json; charset=utf-8"},
+    ],
+)
+def test_actions_of_the_page_and_of_programs_are_taken(more: dict[str, str]) -> None:
+    assert why_refused(SAME | more) == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"origin": "http://evil.example"}, "origin 'http://evil.example'"),
+        ({"origin": "http://127.0.0.1:2"}, "origin"),
+        ({"origin": "null"}, "origin"),
+        ({"sec-fetch-site": "cross-site"}, "cross-site"),
+        ({"sec-fetch-site": "same-site"}, "same-site"),
+        ({"sec-fetch-site": "none"}, "none"),
+        ({"content-type": "text/plain"}, "content type 'text/plain'"),
+        ({"content-type": "application/x-www-form-urlencoded"}, "content type"),
+        ({"content-type": ""}, "content type"),
+    ],
+)
+def test_actions_that_another_site_can_send_are_refused(more: dict[str, str], why: str) -> None:
+    assert why in why_refused(SAME | more)
