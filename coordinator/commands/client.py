@@ -12,7 +12,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from numoe.protos.errors import NumoeError
-from numoe.v1 import generation_pb2, generation_pb2_grpc, placement_pb2, placement_pb2_grpc
+from numoe.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    operations_pb2,
+    operations_pb2_grpc,
+    placement_pb2,
+    placement_pb2_grpc,
+)
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 
@@ -35,6 +42,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, _OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._placement = placement_pb2_grpc.PlacementServiceStub(self._channel)
+        self._operations = operations_pb2_grpc.OperationsServiceStub(self._channel)
 
     def __enter__(self) -> Client:
         return self
@@ -60,6 +68,30 @@ class Client:
         """Where the served model lies."""
         with self._failures():
             return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), timeout=self._timeout_seconds)
+
+    def status(self) -> operations_pb2.Status:
+        """How the service is."""
+        with self._failures():
+            answer = self._operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=self._timeout_seconds)
+        return answer.status
+
+    def watch_status(self) -> Generator[operations_pb2.WatchStatusResponse]:
+        """How the service is, every second; closing the iterator ends the call."""
+        return self._stream(
+            self._operations.WatchStatus(operations_pb2.WatchStatusRequest(), timeout=self._timeout_seconds)
+        )
+
+    def events(self) -> list[operations_pb2.ServiceEvent]:
+        """What happened to the service."""
+        with self._failures():
+            answer = self._operations.ListEvents(operations_pb2.ListEventsRequest(), timeout=self._timeout_seconds)
+        return list(answer.events)
+
+    def watch_events(self) -> Generator[operations_pb2.WatchEventsResponse]:
+        """What happened to the service and what happens; closing the iterator ends the call."""
+        return self._stream(
+            self._operations.WatchEvents(operations_pb2.WatchEventsRequest(), timeout=self._timeout_seconds)
+        )
 
     def _stream(self, call: Any) -> Generator[Any]:
         try:

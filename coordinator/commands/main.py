@@ -116,6 +116,14 @@ _add_command(
     "Move whole experts between the workers of a running service, so that all compute equally much.",
 )
 _add_command(
+    "operations:status", "Show how a running service is: its state, workers, memory, speeds and open requests."
+)
+_add_command("operations:top", "Show how a running service is, every second, until Ctrl-C or the service's end.")
+_add_command(
+    "operations:events",
+    "Show what happened to a running service and what happens, until Ctrl-C or the service's end.",
+)
+_add_command(
     "plan:plan",
     "Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.",
     configured=True,
