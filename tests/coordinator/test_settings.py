@@ -18,6 +18,7 @@ from numoe.coordinator.settings import (
     WorkerSettings,
     check_settings,
     context_tokens,
+    http_address,
     kv_tokens,
 )
 from numoe.protos.errors import SetupError
@@ -120,3 +121,37 @@ def test_contexts_follow_the_model_and_are_limited() -> None:
     assert context_tokens(EngineSettings(context_tokens=50_000), 40_960) == 40_960
     assert kv_tokens(EngineSettings(), 2048) == 4 * 2048
     assert kv_tokens(EngineSettings(kv_tokens=5000), 2048) == 5000
+
+
+@pytest.mark.parametrize(
+    ("address", "http", "served"),
+    [
+        ("127.0.0.1:50151", None, "127.0.0.1:50152"),
+        ("0.0.0.0:80", None, "127.0.0.1:81"),  # never beyond loopback without being told to
+        ("127.0.0.1:0", None, "127.0.0.1:0"),
+        ("[::1]:7", None, "127.0.0.1:8"),
+        ("127.0.0.1:65535", None, ""),
+        ("unix:/run/numoe", None, ""),
+        ("127.0.0.1:50151", "off", ""),
+        ("unix:/run/numoe", "[::1]:9", "[::1]:9"),
+    ],
+)
+def test_http_is_served_beside_grpc_unless_told_otherwise(address: str, http: str | None, served: str) -> None:
+    assert http_address(ListenSettings(address=address, http_address=http)) == served
+
+
+@pytest.mark.parametrize(
+    ("http", "problem"),
+    [
+        ("0.0.0.0:80", "0.0.0.0:80 can be reached from outside"),
+        ("8080", "has no port"),
+        ("unix:/run/numoe", "expected HOST:PORT or off"),
+    ],
+)
+def test_http_beyond_loopback_or_nowhere_is_refused(http: str, problem: str) -> None:
+    with pytest.raises(SetupError, match=problem):
+        check_settings(ServeSettings(ListenSettings(http_address=http)))
+
+
+def test_http_beyond_loopback_is_served_to_whom_says_insecure() -> None:
+    check_settings(ServeSettings(ListenSettings(http_address="0.0.0.0:80", insecure=True)))

@@ -21,7 +21,7 @@ from numoe.coordinator.workers.ray_node import SESSIONS
 
 NUMOE = str(Path(sys.executable).with_name("numoe"))
 PATIENCE_SECONDS = 120.0  # for anything to start, restart or end on a loaded machine
-_READY = re.compile(r"READY grpc=(?P<address>127\.0\.0\.1:\d+) .*\n")
+_READY = re.compile(r"READY grpc=(?P<address>127\.0\.0\.1:\d+) .*?( ops=http://(?P<http>127\.0\.0\.1:\d+)/ops/)?\n")
 _ARENA = "/memfd:numoe-arena"
 
 
@@ -70,7 +70,7 @@ class ServeProcess:
         assert self.process.stdout is not None
         ready = _READY.fullmatch(self.process.stdout.readline())
         assert ready, self.wait()
-        self.address = ready["address"]
+        self.address, self.http = ready["address"], ready["http"]
 
     def belongings(self) -> Belongings:
         """As of now."""
