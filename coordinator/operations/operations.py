@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from numoe.coordinator.engine.engine import Engine
@@ -28,6 +29,8 @@ from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.errors import InvalidRequest, NumoeError
+
+Moving = AsyncGenerator[Progress, None]
 
 LOOK_SECONDS = 1.0  # between two snapshots at least
 MACHINE_SECONDS = 5.0  # between two looks at files
@@ -141,7 +144,7 @@ class Operations:
         self._drain()
         return status.running + status.queued
 
-    async def rebalance(self, drained: int | None = None) -> AsyncIterator[Progress]:
+    async def rebalance(self, drained: int | None = None) -> Moving:
         """Even out what workers compute, or empty the worker `drained` of whole experts; tells after each move.
 
         Raises:
@@ -150,19 +153,21 @@ class Operations:
         hits = self._workers.expert_hits()
         moves = await asyncio.to_thread(wanted_moves, self._spec, self._workers, hits, drained)
         purpose = "even out the workers" if drained is None else f"empty worker {drained}"
-        async for progress in self.move(moves, purpose):
-            yield progress
+        async with aclosing(self.move(moves, purpose)) as moving:
+            async for progress in moving:
+                yield progress
 
-    async def empty(self, worker: int) -> AsyncIterator[Progress]:
+    async def empty(self, worker: int) -> Moving:
         """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""
         try:
-            async for progress in self.rebalance(worker):
-                yield progress
+            async with aclosing(self.rebalance(worker)) as moving:
+                async for progress in moving:
+                    yield progress
         except InvalidRequest as error:
             raise InvalidRequest(error.field.replace("drain_worker", "worker"), error.problem) from error
 
-    async def move(self, moves: list[ExpertMove], purpose: str) -> AsyncIterator[Progress]:
-        """Make moves one after the other, for all to see."""
+    async def move(self, moves: list[ExpertMove], purpose: str) -> Moving:
+        """Make moves one after the other, for all to see; closed early, it leaves what was moved where it is."""
         made, why = 0, ""
         if moves:
             self.events.note(EventKind.REBALANCE_BEGUN, f"{len(moves)} experts are to move, to {purpose}")

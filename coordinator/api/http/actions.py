@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -11,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.http.answers import json_answer, read_order
-from numoe.coordinator.operations.operations import Operations
-from numoe.coordinator.operations.snapshot import Progress
+from numoe.coordinator.operations.operations import Moving, Operations
 from numoe.protos.errors import NumoeError
 
 _log = structlog.get_logger()
@@ -61,7 +61,7 @@ class Actions:
         await read_order(request, NoOrder)
         return json_answer({"open": self._source().drain()}, 202)
 
-    async def _move(self, moving: AsyncIterator[Progress]) -> Response:
+    async def _move(self, moving: Moving) -> Response:
         first = await anext(moving)  # raises what refuses the whole
         task = asyncio.create_task(_finish(moving))
         self._moving.add(task)
@@ -75,9 +75,10 @@ class Actions:
         await asyncio.gather(*self._moving, return_exceptions=True)
 
 
-async def _finish(moving: AsyncIterator[Progress]) -> None:
+async def _finish(moving: Moving) -> None:
     try:
-        async for _ in moving:
-            pass
+        async with aclosing(moving):
+            async for _ in moving:
+                pass
     except NumoeError as error:  # the log of events has it, too
         _log.warning("rebalance_failed", error=str(error))

@@ -96,6 +96,18 @@ async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypa
     assert sum(after.ever.shares) == pytest.approx(1.0)
 
 
+async def test_who_stops_looking_ends_the_moves_and_that_is_told() -> None:
+    workers = whole()
+    workers.count(5000)
+    async with operating(workers) as operations:
+        moving = operations.rebalance()
+        assert [(await anext(moving)).done for _ in range(2)] == [0, 1]
+        await moving.aclose()
+        last, status = operations.events.after()[-1], (await operations.snapshot()).service.rebalance
+    assert len(workers.moves) == 1
+    assert (last.kind, last.text.partition(" of ")[0], status) == (EventKind.REBALANCE_ENDED, "1", None)
+
+
 async def test_moves_that_fail_are_told_with_why_and_faults_name_their_field() -> None:
     workers = whole()
     workers.count(5000)
