@@ -8,6 +8,7 @@ import signal
 import socket
 
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.guard import HEADERS
@@ -211,6 +212,15 @@ async def test_a_defect_of_ours_is_told_by_an_incident_only(monkeypatch: pytest.
         reply = await order(running.ready.http, "abort", {"request_id": "secret"})
     assert (reply.status, set(reply.json["error"])) == (500, {"reason", "message", "incident"})
     assert b"secret" not in reply.body
+
+
+async def test_a_defect_in_the_stream_ends_it_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_server() as running:
+        monkeypatch.setattr(running.coordinator.operations(), "snapshot", lambda: dict[str, str]()["defect"])
+        with capture_logs() as logs:
+            assert [told async for told in messages(running.ready.http)] == []
+    incidents = [(one["event"], str(one["exc_info"])) for one in logs if "incident" in one]
+    assert incidents == [("internal error", "'defect'")]
 
 
 async def test_the_http_server_leaves_signals_and_logging_alone() -> None:
