@@ -250,3 +250,11 @@ async def test_http_can_be_off_and_a_taken_port_is_named_with_its_flag() -> None
 
 def ignore_ready(ready: Ready) -> None:
     """Nobody waits for it."""
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+async def test_http_listens_where_it_is_told_to(host: str) -> None:
+    settings = ServeSettings(ListenSettings(address="127.0.0.1:0", http_address=f"{host}:0"))
+    async with running_server(settings=settings) as running:
+        assert running.ready.http.rpartition(":")[0] == host
+        assert (await ask(running.ready.http, "/livez")).status == 200
