@@ -45,6 +45,23 @@ async def test_viewers_share_one_look_a_second(monkeypatch: pytest.MonkeyPatch) 
         assert len(set(map(id, seen))) == 3
 
 
+async def test_what_has_not_changed_is_the_same_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doors send again only what is another one."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    workers = whole()
+    workers.count(5)
+    async with operating(workers) as operations:
+        before, after = await operations.snapshot(), await operations.snapshot()
+        workers.count(5)
+        counted = await operations.snapshot()
+    assert (after.experts, after.recent, after.ever) == (before.experts, before.recent, before.ever)
+    assert after.experts is before.experts
+    assert after.recent is before.recent
+    assert after.ever is before.ever
+    assert counted.recent is not before.recent
+    assert counted.experts is before.experts
+
+
 async def test_watching_ends_at_once_when_the_service_has_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
     async with operating(whole()) as operations:

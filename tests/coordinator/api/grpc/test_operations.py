@@ -83,6 +83,10 @@ async def test_the_map_comes_packed_and_then_only_what_changed(monkeypatch: pyte
     async with running_server() as running:
         call: Any = running.operations.WatchPlacement(WatchPlacementRequest())
         first, second = await call.read(), await call.read()
+        more = np.full((SHAPE.layers, SHAPE.experts), 300, np.int64)
+        monkeypatch.setattr(running.workers, "expert_hits", lambda: more)
+        while not (third := await call.read()).HasField("recent"):
+            assert not third.HasField("holders")
         call.cancel()
     assert (first.layers, first.experts) == (SHAPE.layers, SHAPE.experts)
     assert first.holders.holders == bytes(SHAPE.layers * SHAPE.experts)  # split by row
@@ -90,8 +94,9 @@ async def test_the_map_comes_packed_and_then_only_what_changed(monkeypatch: pyte
     counts = np.frombuffer(first.ever.counts, f"<u{first.ever.count_bytes}").reshape(SHAPE.layers, SHAPE.experts)
     assert (counts == 1).all()
     assert list(first.ever.shares) == [0.5, 0.5]
-    assert second.HasField("recent")
-    assert not any(map(second.HasField, ("holders", "lately", "ever")))
+    assert not any(map(second.HasField, ("holders", "recent", "lately", "ever")))
+    assert third.recent.count_bytes == 2
+    assert (np.frombuffer(third.recent.counts, "<u2") == 299).all()
 
 
 async def test_watching_goes_on_until_the_service_has_drained(monkeypatch: pytest.MonkeyPatch) -> None:

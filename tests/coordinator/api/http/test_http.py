@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,6 +15,8 @@ from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.guard import HEADERS
 from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
 from numoe.coordinator.engine.event_log import EventKind
+from numoe.coordinator.operations.observer import Observer
+from numoe.coordinator.operations.snapshot import Snapshot
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from numoe.protos.errors import AddressInUse
@@ -212,6 +215,22 @@ async def test_a_defect_of_ours_is_told_by_an_incident_only(monkeypatch: pytest.
         reply = await order(running.ready.http, "abort", {"request_id": "secret"})
     assert (reply.status, set(reply.json["error"])) == (500, {"reason", "message", "incident"})
     assert b"secret" not in reply.body
+
+
+async def test_nobody_looks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Snapshot] = []
+    take = Observer.take
+
+    def look(*given: Any) -> Snapshot:
+        looks.append(take(*given))
+        return looks[-1]
+
+    monkeypatch.setattr(Observer, "take", look)
+    async with running_server() as running:
+        await generated(running, asked(max_tokens=50))
+        assert looks == []
+        await ask(running.ready.http, "/ops/status")
+        assert len(looks) == 1
 
 
 async def test_a_defect_in_the_stream_ends_it_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
