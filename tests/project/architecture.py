@@ -27,7 +27,6 @@ FENCES = {
         "coordinator/workers/starting.py",
         "coordinator/workers/ray_node.py",
         "coordinator/workers/actors.py",
-        "coordinator/workers/group.py",
         "coordinator/workers/expert_mover.py",
         "worker/running/actor.py",
     ),

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
-from numoe.coordinator.workers.ray_node import start_ray
+from numoe.coordinator.workers.ray_node import RayNode
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, tiny_model
@@ -51,9 +50,10 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_node(model_of: ModelOf) -> Iterator[None]:
     """Ray as the launcher starts it, with room for two groups, and tiles of all types for models that come later."""
     compile_all()
-    start_ray({"numa0": 2.0 * MOST_WORKERS})
+    node = RayNode({"numa0": 2.0 * MOST_WORKERS})
+    node.start()
     yield
-    ray.shutdown()
+    node.end(keep_logs=False)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ class _ReusedWorkers(HostGroup):
     """A group in processes that are there already and stay; all but that is the product's own code."""
 
     def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
-        super().__init__(spec, shards, settings, session=None)
+        super().__init__(spec, shards, settings, node=None)
         self._processes = processes
 
     def _new_actors(self) -> ActorGroup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_workers_find_all_compiled_code_in_the_cache_and_write_none(ray_node: No
 
 
 def start_and_close(model: TinyModel, plan: ShardPlan) -> None:
-    group = HostGroup(model.spec, plan, ServeSettings(engine=EngineSettings(context_tokens=64)), session=None)
+    group = HostGroup(model.spec, plan, ServeSettings(engine=EngineSettings(context_tokens=64)), node=None)
     try:
         group.start(lambda phase, done, total: None)
     finally:
@@ -71,6 +72,24 @@ def test_why_a_worker_s_process_does_not_start_is_told_at_once(ray_node: None, m
     plan = replace(plan_of(model.spec, 1, 1), shards=(replace(shard, cpus=(9999,)),))
     with pytest.raises(SetupError, match=r"cannot run on CPUs 9999: \[9999\] are not among the allowed"):
         start_and_close(model, plan)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(["/no/such/python"], "not found"), ([sys.executable, "-m", "numoe.no_such"], "No module named numoe.no_such")],
+)
+def test_a_process_that_fails_before_anything_of_ours_runs_is_told_at_once(
+    ray_node: None, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, command: list[str], why: str
+) -> None:
+    monkeypatch.setattr(actors, "python_command", lambda *arguments: [*command, *arguments])
+    model = model_of(TinyShape())
+    with pytest.raises(SetupError, match=rf"^worker 0 did not start: .*{why}"):
+        start_and_close(model, plan_of(model.spec, 1, 1))
+
+
+def test_what_a_worker_says_once_it_runs_is_in_the_logs_of_ray(processes: WorkerProcesses) -> None:
+    for pid in processes.pids:
+        assert Path(os.readlink(f"/proc/{pid}/fd/2")).parent.name == "logs"
 
 
 def test_a_worker_that_dies_before_it_is_known_is_a_lost_worker(
