@@ -63,7 +63,7 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
 def refuse_other_machine(machine: str) -> None:
     """Raise SetupError where workers cannot run: what they ask of the kernel, and how they wait, is x86-64's."""
     if machine not in ("x86_64", "AMD64"):
-        raise SetupError(f"this machine is {machine}; workers run on x86-64 only. `numoe plan` works here too")
+        raise SetupError(f"this machine is {machine}, expected x86-64: kernels and workers are written for it alone")
 
 
 def tile_types(spec: ModelSpec, kv_type: TensorType) -> list[str]:
@@ -85,7 +85,7 @@ def compiling(types: Sequence[str]) -> Iterator[Compiling]:
     """Compile for the types named, for the length of a block at most."""
     with os.fdopen(os.memfd_create("numoe-compiling"), "rb") as told:  # a pipe would have to be read all the time
         # A group of its own: Ctrl-C is for this process, which then ends it.
-        command = python_command("numoe.worker.running.warm", *types)
+        command = python_command("numoe.worker.running.warm", f"--end-with={os.getpid()}", *types)
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=told, process_group=0) as process:
             try:
                 yield Compiling(process, told)

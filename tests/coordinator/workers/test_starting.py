@@ -47,5 +47,5 @@ def test_compiling_ends_with_whoever_gives_it_up(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
 def test_a_machine_of_another_architecture_is_refused_in_one_line(machine: str) -> None:
     refuse_other_machine("x86_64")
-    with pytest.raises(SetupError, match=rf"^this machine is {machine}; .* x86-64"):
+    with pytest.raises(SetupError, match=rf"^this machine is {machine}, expected x86-64"):
         refuse_other_machine(machine)
