@@ -16,7 +16,7 @@ from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads wh
 # isort: split
 import ray
 
-from numoe.coordinator.programs import python_command
+from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
@@ -27,7 +27,6 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import ServiceError, SetupError
 
 POLL_SECONDS = 0.1  # between two looks at the compiling process
-MOST_TOLD_BYTES = 4096  # of what it wrote last
 
 
 def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress) -> HostGroup:
@@ -83,12 +82,12 @@ def _units(plan: ShardPlan) -> dict[str, float]:
 @contextmanager
 def compiling(types: Sequence[str]) -> Iterator[Compiling]:
     """Compile for the types named, for the length of a block at most."""
-    with os.fdopen(os.memfd_create("numoe-compiling"), "rb") as told:  # a pipe would have to be read all the time
+    with open_errors() as errors:
         # A group of its own: Ctrl-C is for this process, which then ends it.
         command = python_command("numoe.worker.running.warm", f"--end-with={os.getpid()}", *types)
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=told, process_group=0) as process:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, process_group=0) as process:
             try:
-                yield Compiling(process, told)
+                yield Compiling(process, errors)
             finally:
                 process.kill()
 
@@ -98,7 +97,7 @@ class Compiling:
     """The process that compiles, and what it writes on standard error."""
 
     process: subprocess.Popen[bytes]
-    told: IO[bytes]
+    errors: IO[bytes]
 
     def wait_for(self, seconds: float, progress: LoadProgress) -> None:
         """Wait until all is compiled. Raises SetupError with the last line it wrote, or ServiceError: it is late."""
@@ -109,6 +108,4 @@ class Compiling:
             progress("compiling", 0, 0)
             time.sleep(POLL_SECONDS)
         if self.process.returncode != 0:
-            self.told.seek(max(0, os.fstat(self.told.fileno()).st_size - MOST_TOLD_BYTES))
-            lines = self.told.read().decode(errors="replace").strip().splitlines()
-            raise SetupError(f"compiling the kernels failed: {lines[-1] if lines else 'no message'}")
+            raise SetupError(f"compiling the kernels failed: {last_line(self.errors) or 'no message'}")
