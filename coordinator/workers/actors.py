@@ -86,7 +86,7 @@ class ActorGroup:
 
     def _look_at_start(self, look: Callable[[], None]) -> None:
         for worker, told in enumerate(self._told):
-            if why := _failure(os.pread(told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace")):
+            if why := failure(os.pread(told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace")):
                 raise SetupError(f"worker {worker} did not start: {why}")
         look()
 
@@ -112,7 +112,7 @@ class ActorGroup:
             told.close()
 
 
-def _failure(told: str) -> str | None:
+def failure(told: str) -> str | None:
     """Why a process ended that told this, in a line; None: none ended, or it said nothing, which is for Ray to mend."""
     pids = re.findall(r"^pid (\d+)$", told, re.MULTILINE)
     lines = [line for line in told.splitlines() if line.strip() and not line.startswith("pid ")]

@@ -61,9 +61,8 @@ class HostGroup:
     def start(self, progress: LoadProgress) -> None:
         """Start and load new workers; nothing of old ones may be left.
 
-        Raises:
-            SetupError: a worker cannot become what the plan says.
-            ServiceError: they did not start in time; WorkerLost: one died, or `close` was called.
+        Raises SetupError: a worker cannot become what the plan says; ServiceError: they did not start in time;
+        WorkerLost: one died, or Ray did, or `close` was called.
         """
         with self._changing:
             self._start(progress)
