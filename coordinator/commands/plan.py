@@ -7,7 +7,7 @@ from pathlib import Path
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
 from numoe.coordinator.commands.tables.plan import describe_plan
 from numoe.coordinator.commands.terminal import out
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, kv_tokens
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, step_limits
 from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import SetupError
 
@@ -47,9 +47,9 @@ def plan(
         template.close()
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
-    positions = kv_tokens(settings.engine, spec.context_length)
+    limits = step_limits(settings.engine, spec.context_length)
     kv_type = KV_TYPES[settings.engine.kv_type]
-    out().print(describe_plan(decision.plan, spec, topology, positions, kv_type))
+    out().print(describe_plan(decision.plan, spec, topology, limits, kv_type))
     out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
     if output is not None:
         _write_text(output, to_toml(decision.plan))
