@@ -8,6 +8,7 @@ from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machin
 from numoe.coordinator.commands.tables.plan import describe_plan
 from numoe.coordinator.commands.terminal import out
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, step_limits
+from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import SetupError
 
@@ -22,6 +23,8 @@ def plan(
     config: Path | None = None,
 ) -> None:
     """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
+
+    What serve would refuse is refused with the same line and status 2, after what can be shown of it.
 
     Parameters
     ----------
@@ -52,7 +55,8 @@ def plan(
     out().print(describe_plan(decision.plan, spec, topology, limits, kv_type))
     out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
     if output is not None:
-        _write_text(output, to_toml(decision.plan))
+        _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
+    check_placement(decision.plan, spec, topology, limits, kv_type)
 
 
 def _write_text(path: Path, text: str) -> None:
