@@ -25,7 +25,7 @@ import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.progress import LoadProgress
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, context_tokens, kv_tokens
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, step_limits
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
@@ -42,25 +42,12 @@ from numoe.protos.errors import ServiceError, Unavailable, WorkerLost
 from numoe.protos.locality import VERIFIED
 from numoe.protos.messages import Step, StepLimits, StepResult
 
-BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
 CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
 SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
 SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
 
 _log = structlog.get_logger()
-
-
-def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
-    """What the workers' memory is laid out for."""
-    engine = settings.engine
-    return StepLimits(
-        step_tokens=engine.step_tokens,
-        sequences=min(engine.sequences, engine.step_tokens),
-        context_tokens=context_tokens(engine, spec.context_length),
-        kv_blocks=-(-kv_tokens(engine, spec.context_length) // BLOCK_POSITIONS),
-        block_positions=BLOCK_POSITIONS,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,7 @@ class HostGroup:
         """`session`: the folder of the Ray node that was started for this group; None: there was a node before."""
         self._spec, self._plan, self._settings, self._session = spec, plan, settings, session
         self._keep_logs = False  # of Ray's session: something went wrong that they may explain
-        self._limits = step_limits(spec, settings)
+        self._limits = step_limits(settings.engine, spec.context_length)
         self._tally = ExpertTally(spec, settings.workers.expert_stats)
         self._boundary = StepBoundary()
         self._moving = Lock()
