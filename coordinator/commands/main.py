@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
-from numoe.coordinator.commands.terminal import (
+from numoe.coordinator.commands.screen.terminal import (
     FAILED_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
     SETUP_EXIT_CODE,
