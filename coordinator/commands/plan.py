@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.commands.tables.plan import describe_plan
-from numoe.coordinator.commands.terminal import out
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, step_limits
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import to_toml
