@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from numoe.model.text.part import Part
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
 
@@ -46,12 +47,18 @@ class Encoder:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """The token ids of a text. Raises InvalidRequest, of the field "prompt", for one that does not fit."""
-        self.refuse_too_long(text)
+        return self.encode_parts([Part(text, special)])
+
+    def encode_parts(self, parts: Sequence[Part]) -> list[int]:
+        """The token ids of a text in parts. Raises InvalidRequest as encode() does."""
+        for part in parts:
+            self.refuse_too_long(part.text)
+        self.checkpoint()
         token_ids: list[int] = []
-        for piece in self.tokenizer.pieces(text):
-            self.checkpoint()
-            token_ids += self.tokenizer.encode(piece, special=special)
+        for run in self.tokenizer.encode_parts(parts):
+            token_ids += run
             self.refuse_too_many(len(token_ids))
+            self.checkpoint()
         return token_ids
 
     def refuse_too_long(self, text: str) -> None:

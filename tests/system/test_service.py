@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -22,9 +23,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from numoe.coordinator.api.grpc.server import SERVICE_NAMES
+from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, DetokenizeRequest, TokenizeRequest
+from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from tests.coordinator.api.grpc.grpc_serving import detail_of, info_of
-from tests.system.clients import ENDLESS, SERVE_FLAGS, SERVING, ask, connected, full
+from tests.model.text.llama_cpp_ids import PLAIN, SPECIAL
+from tests.system.clients import ENDLESS, SERVE_FLAGS, SERVING, SHAPE, ask, connected, full
 from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, serving, wait_until
+from tests.tiny_model import write_tiny_model
 
 TOKENS = 300
 README = Path(__file__).parents[2] / "README.md"
@@ -37,9 +42,17 @@ RAY_METHODS = (  # one of each service
 
 
 @pytest.fixture(scope="module")
-def server(served_model: Path) -> Iterator[ServeProcess]:
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of Mixtral's architecture with a vocabulary of SentencePiece, as its published files have."""
+    path = tmp_path_factory.mktemp("mixtral") / "tiny.gguf"
+    write_tiny_model(path, replace(SHAPE, architecture="llama", tokenizer="llama"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(mixtral: Path) -> Iterator[ServeProcess]:
     """Two requests at work and one in the queue, no more; the last test of this file ends it."""
-    with serving(served_model.with_name("log"), str(served_model), *SERVE_FLAGS, "--queue-length", "1") as server:
+    with serving(mixtral.with_name("log"), str(mixtral), *SERVE_FLAGS, "--queue-length", "1") as server:
         yield server
 
 
@@ -82,6 +95,26 @@ def reflected(channel: grpc.Channel, database: Any, tokens: int) -> list[Any]:
     sent: Any = request.FromString(ask(tokens).SerializeToString())
     assert sent.stopping.max_tokens == tokens
     return list(generate(sent, timeout=PATIENCE_SECONDS))
+
+
+async def test_texts_and_conversations_are_read_and_answered_in_the_vocabulary_of_sentencepiece(
+    server: ServeProcess,
+) -> None:
+    known, (text, rendered) = dict(PLAIN + SPECIAL), ("hello world", "<s>[INST] hello [/INST]")
+    async with connected(server.address) as client:
+        served = GenerationServiceStub(client.channel)
+        assert (await served.Tokenize(TokenizeRequest(text=text))).ids == [1, *known[text]]
+        assert (await served.Detokenize(DetokenizeRequest(ids=[1, *known[text]]))).text == text
+        request = ask(TOKENS)
+        request.text = text
+        stream = client.stream(request)
+        assert await stream.finish() == await client.tokens(ask(TOKENS, [1, *known[text]]))
+        answer = "".join(message.delta.text for message in stream.messages)
+        assert answer == (await served.Detokenize(DetokenizeRequest(ids=stream.tokens))).text
+        chat = ChatRequest(messages=[ChatMessage(role="user", content="hello")], sampling=request.sampling)
+        chat.stopping.CopyFrom(request.stopping)
+        tokens = [token.id async for message in served.Chat(chat) for token in message.delta.tokens]
+        assert tokens == await client.tokens(ask(TOKENS, known[rendered]))
 
 
 async def test_two_clients_at_once_get_what_each_gets_alone(server: ServeProcess) -> None:
@@ -181,6 +214,10 @@ def test_nothing_listens_but_what_the_readme_says_and_ray_s_processes_answer_no_
 
 def test_a_taken_port_is_one_clear_line(server: ServeProcess, served_model: Path) -> None:
     assert f"{server.address} is taken by another process" in refused(str(served_model), "--address", server.address)
+
+
+def test_a_taken_port_is_one_clear_line(server: ServeProcess, mixtral: Path) -> None:
+    assert f"{server.address} is taken by another process" in refused(str(mixtral), "--address", server.address)
 
 
 def test_a_missing_model_is_one_clear_line(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from numoe.model.gguf.model_file import open_gguf
 from numoe.model.made_up.alphabet_vocabulary import vocabulary_metadata
 from numoe.model.made_up.demo import find_source
 from numoe.model.text.pretokenizers import PRETOKENIZERS
-from numoe.model.text.tokenizer import BYTE_SPELLINGS, Detokenizer, Tokenizer
+from numoe.model.text.spelling import BYTE_SPELLINGS
+from numoe.model.text.tokenizer import Detokenizer, Tokenizer
 from tests.model.text import naive_bpe
 from tests.model.text.tiny_metadata import tiny_metadata
 from tests.tiny_vocabulary import IM_END, byte_spellings, tiny_vocabulary

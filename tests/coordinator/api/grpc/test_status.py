@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -247,11 +247,8 @@ class BrokenTokenizer:
     vocabulary = 331
     end_ids: frozenset[int] = frozenset()
 
-    def pieces(self, text: str) -> list[str]:
-        return [text]
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        raise RuntimeError(f"secret {text}")
+    def encode_parts(self, parts: Sequence[object]) -> Iterator[list[int]]:
+        raise RuntimeError(f"secret {parts}")
 
 
 async def test_a_defect_is_internal_and_tells_the_client_nothing(capsys: pytest.CaptureFixture[str]) -> None:
