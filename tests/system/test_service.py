@@ -212,10 +212,6 @@ def test_nothing_listens_but_what_the_readme_says_and_ray_s_processes_answer_no_
             assert answer_of_a_stranger(process, port) in ({"UNAUTHENTICATED"}, {"401"})
 
 
-def test_a_taken_port_is_one_clear_line(server: ServeProcess, served_model: Path) -> None:
-    assert f"{server.address} is taken by another process" in refused(str(served_model), "--address", server.address)
-
-
 def test_a_taken_port_is_one_clear_line(server: ServeProcess, mixtral: Path) -> None:
     assert f"{server.address} is taken by another process" in refused(str(mixtral), "--address", server.address)
 
