@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numoe.model.planning.moves import ExpertMove, balance, drain
 from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.protos.errors import InvalidRequest
 
+# A move waits for a step's end. One thread for what clients ask for, of which there is one at a time, one for what
+# `--rebalance auto` does: those that render and encode prompts are not kept by it.
+_THREADS = ThreadPoolExecutor(2, "numoe-moves")
 RESERVE_BYTES = 1 << 30  # of every node, for all else that lives there
 
 
@@ -46,5 +50,5 @@ async def make_moves(workers: Workers, moves: list[ExpertMove]) -> AsyncIterator
     """Make them one after the other; yields how many are made, from 0 on. Ending it early leaves a sound service."""
     yield 0
     for number, move in enumerate(moves, 1):
-        await asyncio.to_thread(workers.move_expert, move)
+        await asyncio.get_running_loop().run_in_executor(_THREADS, workers.move_expert, move)
         yield number

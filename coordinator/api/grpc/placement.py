@@ -11,6 +11,7 @@ from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range
+from numoe.protos.errors import Unavailable
 from numoe.protos.locality import Locality, NodeBytes
 from numoe.v1 import placement_pb2, placement_pb2_grpc
 
@@ -27,6 +28,7 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
 
     def __init__(self, source: ModelSource) -> None:
         self._source = source
+        self._rebalancing: object | None = None  # the call that moves experts
 
     async def GetPlacement(  # noqa: N802
         self, request: placement_pb2.GetPlacementRequest, context: Context
@@ -37,11 +39,23 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
         self, request: placement_pb2.RebalanceRequest, context: Context
     ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
         served = self._source()
+        self._take_turn(context)
         drained = request.drain_worker if request.HasField("drain_worker") else None
         hits = served.workers.expert_hits()
         moves = await asyncio.to_thread(wanted_moves, served.spec, served.workers, hits, drained)
         async for made in make_moves(served.workers, moves):
             yield placement_pb2.RebalanceResponse(made=made, moves=len(moves))
+
+    def _take_turn(self, context: Context) -> None:
+        if self._rebalancing is not None:
+            raise Unavailable("experts are being moved for another call; rebalance again once that has ended")
+        turn = self._rebalancing = object()
+
+        def end(_: object) -> None:
+            if self._rebalancing is turn:
+                self._rebalancing = None
+
+        context.add_done_callback(end)  # type: ignore[arg-type]  # opaque in the stubs
 
 
 def placement_message(placement: Placement) -> placement_pb2.GetPlacementResponse:
