@@ -69,7 +69,7 @@ class _Disguise:
         self._hidden: list[str] = []
 
     def hide(self, text: str) -> str:
-        return "".join(map(self._hide, self._tokenizer.pieces(text)))
+        return "".join(map(self._hide, self._encoder.pieces(text)))
 
     def encode(self, rendered: str) -> list[int]:
         token_ids: list[int] = []
@@ -83,7 +83,6 @@ class _Disguise:
         return token_ids
 
     def _hide(self, piece: str) -> str:
-        self._encoder.checkpoint()
         texts = self._control_texts(piece)
         if not texts:
             return piece
