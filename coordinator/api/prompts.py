@@ -70,7 +70,7 @@ class _Disguise:
         self._hidden: list[str] = []
 
     def hide(self, text: str) -> str:
-        return "".join(map(self._hide, self._tokenizer.pieces(text)))
+        return "".join(map(self._hide, self._encoder.pieces(text)))
 
     def encode(self, rendered: str) -> list[int]:
         pieces = re.split(f"{_OPEN}{self._name}:([0-9]+){_CLOSE}", rendered)
@@ -81,7 +81,6 @@ class _Disguise:
         return self._encoder.encode_parts([part for part in parts if part.text])
 
     def _hide(self, piece: str) -> str:
-        self._encoder.checkpoint()
         texts = self._tokenizer.control_texts(piece)
         if not texts:
             return piece

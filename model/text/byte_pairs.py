@@ -13,13 +13,18 @@ from collections.abc import Iterable, Iterator
 import tokenizers
 from tokenizers import AddedToken, Regex, models, pre_tokenizers
 
-from numoe.model.text.part import Part
+from numoe.model.text.part import UNCUT_CHARACTERS, Part, Uncuttable
 from numoe.model.text.spelling import token_bytes
 from numoe.model.text.token_types import TokenType
 from numoe.model.text.vocabulary import RankedPairs, Vocabulary
 
-# A text may be cut between a letter and a blank: every pattern ends a word there, and looks no further.
-_CUT = re.compile("[A-Za-z](?= )")
+# A text may be cut between a letter or digit and one of these: every pattern ends a word or number there and begins
+# anew, and none looks back. Not among them: what is a mark, as that may belong to the letter before. Letters are those
+# of the alphabets most written in, as libraries disagree on new ones.
+_LETTERS = "A-Za-zÀ-ÖØ-öø-ʯΑ-ΡΣ-Ωα-ωЀ-џא-תء-غف-يअ-हก-ะぁ-ゔァ-ヺ一-龥가-힣"
+_WORD_END = re.compile(f"[{_LETTERS}0-9](?=(.))", re.DOTALL)
+_NEXT_CHARACTERS = " \t\n\r!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~、。「」『』（），：；！？"  # noqa: RUF001
+_NEVER = re.compile("(?!)")
 
 # One text is never shared out over threads, of which the library would start one for each CPU all the same.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,7 +33,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 class BytePairs:
     """Encodes with a vocabulary of ranked pairs. Thread-safe."""
 
-    __slots__ = ("_control_found", "_may_be_cut", "_plain", "_vocabulary")
+    __slots__ = ("_control_found", "_cut", "_plain", "_vocabulary")
 
     def __init__(self, vocabulary: Vocabulary, pairs: RankedPairs) -> None:
         self._vocabulary = vocabulary
@@ -43,7 +48,9 @@ class BytePairs:
         self._plain = _build(_build_model(vocabulary, pairs, hidden) if reached else bpe, pairs, user_defined)
         found = [*user_defined, *control]
         self._control_found = _build(bpe, pairs, found)
-        self._may_be_cut = not any(map(_CUT.search, found))
+        inside = {match[1] for text in found for match in _WORD_END.finditer(text)}
+        following = "".join(map(re.escape, sorted(set(_NEXT_CHARACTERS) - inside)))
+        self._cut = re.compile(f"[{_LETTERS}0-9](?=[{following}])") if following else _NEVER
 
     def encode(self, part: Part) -> list[int]:
         """The token ids of one part."""
@@ -59,11 +66,13 @@ class BytePairs:
                 yield self.encode(Part(piece, part.special))
 
     def pieces(self, text: str, characters: int) -> Iterator[str]:
-        """As Tokenizer.pieces: as many characters more as there are to the next letter before a blank."""
+        """As Tokenizer.pieces: as many characters more as there are to the next end of a word or number."""
         start = 0
-        while self._may_be_cut and (cut := _CUT.search(text, start + characters - 1)):
+        while cut := self._cut.search(text, start + characters - 1, start + UNCUT_CHARACTERS + 1):
             yield text[start : cut.end()]
             start = cut.end()
+        if len(text) - start > UNCUT_CHARACTERS:
+            raise Uncuttable
         yield text[start:]
 
     def control_texts(self, text: str) -> set[str]:

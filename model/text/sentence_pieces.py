@@ -19,7 +19,7 @@ from itertools import pairwise
 from sentencepiece import SentencePieceProcessor
 
 from numoe.model.text.control_tokens import is_special
-from numoe.model.text.part import Part
+from numoe.model.text.part import UNCUT_CHARACTERS, Part, Uncuttable
 from numoe.model.text.spelling import BLANK
 from numoe.model.text.token_types import BYTE_TEXTS, TokenType
 from numoe.model.text.vocabulary import ScoredTokens, Vocabulary
@@ -47,7 +47,7 @@ class SentencePieces:
 
     def encode(self, part: Part) -> list[int]:
         """The token ids of one part."""
-        return [token_id for ids in self.encode_parts((part,), max(len(part.text), 1)) for token_id in ids]
+        return [token_id for ids in self.encode_parts((part,), len(part.text) + 1) for token_id in ids]
 
     def encode_parts(self, parts: Iterable[Part], characters: int) -> Iterator[list[int]]:
         """As Tokenizer.encode_parts; plain text is merged across the borders of parts."""
@@ -64,9 +64,11 @@ class SentencePieces:
     def pieces(self, text: str, characters: int) -> Iterator[str]:
         """As Tokenizer.pieces: as many characters more as there are to two neighbours that no token holds."""
         start = 0
-        while (end := self._find_cut(text, start + characters)) is not None:
+        while (end := self._find_cut(text, start + characters, start + UNCUT_CHARACTERS + 1)) is not None:
             yield text[start:end]
             start = end
+        if len(text) - start > max(UNCUT_CHARACTERS, characters):
+            raise Uncuttable
         yield text[start:]
 
     def control_texts(self, text: str) -> set[str]:
@@ -81,8 +83,8 @@ class SentencePieces:
             return ids
         return [known for token_id in ids for known in ([token_id] if token_id < self._tokens else self._unknown)]
 
-    def _find_cut(self, text: str, start: int) -> int | None:
-        for place in range(start, len(text)):
+    def _find_cut(self, text: str, start: int, end: int) -> int | None:
+        for place in range(start, min(end, len(text))):
             if text[place - 1 : place + 1].replace(" ", BLANK) not in self._joined:
                 return place
         return None

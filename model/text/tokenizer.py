@@ -60,14 +60,16 @@ class Tokenizer:
     def encode_parts(self, parts: Iterable[Part], characters: int = PIECE_CHARACTERS) -> Iterator[list[int]]:
         """The token ids of a text that consists of these parts, a run at a time, so that a caller can stop between.
 
-        A run is of about so many characters, and longer where a text cannot be cut.
+        A run is of about so many characters, and longer where a text cannot be cut. Raises Uncuttable where it would be
+        much longer.
         """
         return self._encoding.encode_parts((Part(_well_formed(part.text), part.special) for part in parts), characters)
 
     def pieces(self, text: str, characters: int = PIECE_CHARACTERS) -> Iterator[str]:
         """Cut a text where no token, and no special one, can reach over the cut.
 
-        Pieces have at least so many characters, and as many more as there are to the next such place.
+        Pieces have at least so many characters, and as many more as there are to the next such place. Raises Uncuttable
+        where that is too far.
         """
         return self._encoding.pieces(text, characters)
 

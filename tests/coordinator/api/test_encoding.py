@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numoe.coordinator.api.encoding import SHORT_CHARACTERS, Checkpoint, Encoder, work_apart
 from numoe.coordinator.api.prompts import Turn, decode, encode_conversation, encode_text
 from numoe.model.text.chat_template import ChatTemplate
+from numoe.model.text.part import UNCUT_CHARACTERS
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
 from tests.coordinator.tiny_tokenizer import TOKENIZER
@@ -69,6 +70,38 @@ def test_pieces_give_the_tokens_of_the_whole(text: str, special: bool) -> None:
     assert [i for piece in pieces for i in TOKENIZER.encode(piece, special=special)] == TOKENIZER.encode(
         text, special=special
     )
+
+
+@pytest.mark.parametrize("character", ["a", "7", " ", "\n", "漢", "🙂", "-"])
+def test_what_cannot_be_cut_is_refused_before_it_is_encoded(character: str) -> None:
+    """Encoding it would take seconds, and a gigabyte of memory, which nobody could end."""
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    encoder, size = Encoder(TOKENIZER, look), UNCUT_CHARACTERS
+    text = character * (15_000_000 // len(character.encode()))
+    encodings: tuple[Callable[[], object], ...] = (
+        lambda: encode_text(encoder, text),
+        lambda: _encode_turns(encoder, "Hello you. " + text),
+    )
+    for encode in encodings:
+        start = time.process_time()
+        with pytest.raises(InvalidRequest, match=f"^prompt: has more than {size} characters in a row without the end"):
+            encode()
+        assert time.process_time() - start < 2.0  # a fiftieth of a second was measured; encoding takes 8 s and more
+    assert 1 <= looks <= 4
+    assert encode_text(encoder, character * size)
+
+
+def _encode_turns(encoder: Encoder, text: str) -> list[int]:
+    template = ChatTemplate(CHAT_TEMPLATE, "", "")
+    try:
+        return encode_conversation(encoder, template, [Turn("user", text)])
+    finally:
+        template.close()
 
 
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, SCORED], ids=["gpt2", "llama"])
