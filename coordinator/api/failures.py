@@ -13,12 +13,18 @@ from enum import Enum, auto
 import structlog
 
 from numoe.protos.errors import (
+    AddressInUse,
     DeadlineExceeded,
     InvalidRequest,
+    LogitsNotFinite,
+    ModelFileError,
     NumoeError,
     PlanError,
     QueueFull,
     RequestCancelled,
+    RequestError,
+    ServiceError,
+    SetupError,
     Unavailable,
     UnsupportedModel,
     WorkerLost,
@@ -39,10 +45,17 @@ class FailureKind(Enum):
     CANCELLED = auto()
     UNSUPPORTED = auto()  # ask another service
     UNAVAILABLE = auto()  # come back when told
+    DAMAGED = auto()  # tell the operator: the model's weights, or what they make of this prompt
     INTERNAL = auto()  # tell the operator the incident
 
 
-_KINDS: dict[type[NumoeError], FailureKind] = {
+_KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.py, which draws the same table
+    NumoeError: FailureKind.INTERNAL,
+    RequestError: FailureKind.INTERNAL,
+    SetupError: FailureKind.INTERNAL,
+    ModelFileError: FailureKind.INTERNAL,
+    AddressInUse: FailureKind.INTERNAL,
+    ServiceError: FailureKind.UNAVAILABLE,
     InvalidRequest: FailureKind.INVALID,
     QueueFull: FailureKind.FULL,
     DeadlineExceeded: FailureKind.LATE,
@@ -51,6 +64,7 @@ _KINDS: dict[type[NumoeError], FailureKind] = {
     PlanError: FailureKind.UNSUPPORTED,
     Unavailable: FailureKind.UNAVAILABLE,
     WorkerLost: FailureKind.UNAVAILABLE,
+    LogitsNotFinite: FailureKind.DAMAGED,
 }
 
 _log = structlog.get_logger()
@@ -81,17 +95,22 @@ def describe_failure(error: Exception) -> Failure:
     """What a client is told of an error; an unexpected one is logged here, and only here."""
     if isinstance(error, ToldError):
         return error.failure
-    if not isinstance(error, NumoeError) or type(error) not in _KINDS:
+    kind = kind_of(type(error))
+    if not isinstance(error, NumoeError) or kind is FailureKind.INTERNAL:
         return _internal(error)
-    kind, message = _KINDS[type(error)], _shortened(str(error))
+    message = _shortened(str(error))
     match error:
         case InvalidRequest():
             return Failure(kind, error.reason, message, field=error.field, problem=_shortened(error.problem))
         case QueueFull():
             return Failure(kind, error.reason, message, retry_seconds=error.retry_seconds)
-        case Unavailable() | WorkerLost():
-            return Failure(kind, error.reason, message, retry_seconds=RETRY_SECONDS)
-    return Failure(kind, error.reason, message)
+    retry_seconds = RETRY_SECONDS if kind is FailureKind.UNAVAILABLE else None
+    return Failure(kind, error.reason, message, retry_seconds=retry_seconds)
+
+
+def kind_of(error: type[Exception]) -> FailureKind:
+    """What a client can do about an error of this class; what is none of protos/errors.py is internal."""
+    return _KINDS.get(error, FailureKind.INTERNAL)  # type: ignore[arg-type]  # most are no key
 
 
 def _shortened(message: str) -> str:

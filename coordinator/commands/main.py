@@ -17,13 +17,16 @@ from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
-from numoe.coordinator.commands.terminal import (
+from numoe.coordinator.commands.environment import PREFIX, refuse_misspelt
+from numoe.coordinator.commands.screen.terminal import (
     FAILED_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
     SETUP_EXIT_CODE,
     show_error,
 )
 from numoe.protos.errors import NumoeError, SetupError
+
+HELP_FLAGS = {"--help", "-h", "--version"}
 
 app = App(
     name="numoe",
@@ -43,6 +46,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # latin-1 and ASCII lack most characters
     try:
+        if not HELP_FLAGS & set(sys.argv):
+            refuse_misspelt(app, os.environ)
         app(sys.argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -86,7 +91,7 @@ def _check_readable(path: Path) -> None:
 
 def _add_command(place: str, description: str, *, configured: bool = False) -> None:
     """Add the command at `place`, "file:function"; if `configured`, environment and --config set its flags too."""
-    sources = [Env("NUMOE_", command=False), _read_config_file] if configured else []
+    sources = [Env(PREFIX, command=False), _read_config_file] if configured else []
     app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources)
 
 

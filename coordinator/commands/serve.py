@@ -13,8 +13,8 @@ from rich.text import Text
 
 from numoe.coordinator.commands.demo_model import find_demo_model
 from numoe.coordinator.commands.options import SERVE_SETTINGS
-from numoe.coordinator.commands.progress import LoadingView
-from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.commands.screen.progress import LoadingView
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.quiet_stream import quiet
 from numoe.coordinator.settings import ServeSettings, check_settings
 

@@ -35,7 +35,7 @@ from numoe.coordinator.requests.request import GenerationRequest, RequestLimits,
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, ServiceError, Unavailable, WorkerLost
-from numoe.protos.messages import Step, StepResult
+from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
@@ -257,11 +257,15 @@ class Engine:
             sequence.ran(tokens)
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
-                if not 0 <= token_id < self.limits.vocabulary:
+                if token_id == NOT_DRAWN:
+                    sequence.fail_not_finite()
+                    _log.error("logits_not_finite", request=sequence.request.request_id, position=sequence.known)
+                elif 0 <= token_id < self.limits.vocabulary:
+                    sequence.take(token_id, logprob, now)
+                    self._generated_tokens += 1
+                else:
                     raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
-                sequence.take(token_id, logprob, now)
             self._undelivered.append(sequence)
-        self._generated_tokens += draws
         self._restarts_in_row = 0
 
     def _deliver(self) -> None:

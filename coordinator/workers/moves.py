@@ -14,7 +14,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.moves import ExpertMove, balance, drain
 from numoe.model.planning.plan_size import whole_expert_bytes
-from numoe.protos.errors import InvalidRequest
+from numoe.protos.errors import InvalidRequest, PlanError
 
 # A move waits for a step's end. One thread for what clients ask for, of which there is one at a time, one for what
 # `--rebalance auto` does: those that render and encode prompts are not kept by it.
@@ -28,14 +28,12 @@ def wanted_moves(
     """Moves that even out what `hits` [L, E] would load the workers with, or that empty the worker `drained`.
 
     Raises:
-        InvalidRequest: no layer has whole experts, or there is no such worker.
-        PlanError: the others have no room for the drained worker's experts.
+        InvalidRequest: there is no such worker.
+        PlanError: no layer has whole experts, or the others have no room for the drained worker's.
     """
     experts, placed = workers.experts(), workers.placement().workers
     if not any(experts):
-        raise InvalidRequest(
-            "plan", "splits experts by row, there are no whole ones to move; serve with --split expert"
-        )
+        raise PlanError("experts are split by row, there are no whole ones to move; serve with --split expert")
     if drained is not None and not drained < len(placed):
         raise InvalidRequest("drain_worker", f"is {drained}; the workers are 0 to {len(placed) - 1}")
     topology, nodes = read_topology(), [worker.shard.node for worker in placed]

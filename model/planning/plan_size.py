@@ -120,14 +120,3 @@ def _vector_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
         if bias is not None:
             total += bias.bytes // prod(bias.shape) * heads.size * spec.head_size
     return total
-
-
-def node_bytes(
-    plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType = TensorType.F16
-) -> dict[int, int]:
-    """Bytes that the plan's workers hold on each node they use, by node id."""
-    totals: dict[int, int] = {}
-    for shard in plan.shards:
-        held = shard_bytes(plan, spec, shard, context_tokens, kv_type).held
-        totals[shard.node] = totals.get(shard.node, 0) + held
-    return dict(sorted(totals.items()))

@@ -21,7 +21,7 @@ MOST_FILES = 15  # of code in one folder; past that it is about two things
 EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor.WorkerActor")}
 
 # Libraries that only some files may import: patterns of those files.
-GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/client.py")
+GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/asking/client.py")
 FENCES = {
     "ray": (
         "coordinator/workers/starting.py",

@@ -9,17 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.topology import Topology
+from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan_checks import check_plan
 from numoe.model.planning.plan_file import from_toml, to_toml
-from numoe.model.planning.plan_size import node_bytes
-from numoe.model.planning.prediction.candidates import Split, Wishes
+from numoe.model.planning.plan_size import shard_bytes
+from numoe.model.planning.prediction.candidates import LEAST, Split, Wishes
 from numoe.model.planning.prediction.planner import MARGIN, Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import GIGA, Speeds, guessed_speeds
 from numoe.model.planning.splitting import PlanOptions
+from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
-from tests.model.planning.examples import machine
+from tests.model.planning.examples import LIMITS, machine
 from tests.model.planning.prediction.test_cost import QWEN3_235B
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -39,8 +40,12 @@ def choose(
     return choose_plan(spec, topology, options or PlanOptions(), wishes or Wishes(), speeds, stats)
 
 
-def with_room(topology: Topology, available: int) -> Topology:
-    return replace(topology, nodes=tuple(replace(node, available_bytes=available) for node in topology.nodes))
+def with_room(topology: Topology, *available: int) -> Topology:
+    """So many available bytes on all nodes or on each, and one without cores for what runs beside the workers."""
+    room = available * len(topology.nodes) if len(available) == 1 else available
+    nodes = tuple(replace(node, available_bytes=size) for node, size in zip(topology.nodes, room, strict=True))
+    beside = Node(len(nodes), (), SERVICE_BYTES, SERVICE_BYTES, SERVICE_BYTES, ())
+    return replace(topology, nodes=(*nodes, beside))
 
 
 @st.composite
@@ -59,12 +64,12 @@ def problems(draw: st.DrawFn) -> tuple[ModelSpec, Topology, Wishes, ExpertStats 
     spec = tiny_spec(shape)
     topology = with_room(
         machine(*draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))),
-        draw(st.sampled_from([1 << 16, 1 << 18, 1 << 30])),
+        draw(st.sampled_from([1 << 26, 1 << 28, 1 << 29, 1 << 31])),
     )
     split: Split = draw(st.sampled_from(["auto", "tensor", "expert"]))
-    workers = len(topology.nodes)
+    workers = len(topology.nodes) - 1
     shares = [None] if split == "tensor" else [None, *(share for share in (0.0, 0.3, 1.0) if share <= workers - 1)]
-    wishes = Wishes(split, draw(st.sampled_from(shares)), batch=draw(st.integers(1, 9)), kv_tokens=64)
+    wishes = Wishes(split, draw(st.sampled_from(shares)), batch=draw(st.integers(1, 9)), limits=LIMITS)
     counts = st.lists(st.integers(0, 100), min_size=experts, max_size=experts).map(tuple)
     rows = draw(st.lists(counts, min_size=shape.layers, max_size=shape.layers).map(tuple))
     stats = draw(st.sampled_from([None, ExpertStats(spec.name, spec.active_experts, rows)]))
@@ -83,14 +88,15 @@ def test_a_plan_owns_everything_once_fits_and_is_the_same_again(
     for owners in made.experts:
         assert owners is None or wishes.replicas is None or owners.replicas <= round(wishes.replicas * spec.experts)
     fitting = [one for one in (choice.best, *choice.others) if one.fits]
-    needed = node_bytes(made, spec, wishes.kv_tokens)
+    needed = node_bytes(made, spec, wishes.limits)
     room = {node.id: node.available_bytes for node in topology.nodes}
-    assert choice.best.fits == all(size <= room[node] for node, size in needed.items())
+    within = sum(needed.values()) + SERVICE_BYTES <= sum(room.values())
+    assert choice.best.fits == (within and all(size <= room[node] for node, size in needed.items()))
     if wishes.split == "auto" and wishes.replicas is None:
         assert choice.best.fits or not fitting
         for one in fitting:
             assert choice.best.batched.seconds.total <= (1 + MARGIN) * one.batched.seconds.total
-    elif len(topology.nodes) > 1:
+    elif len(topology.nodes) > 2:
         assert made.split == ("expert" if wishes.replicas else wishes.split) or wishes.split == "auto"
     assert choose(spec, topology, wishes, stats) == choice
     assert from_toml(to_toml(made), spec) == made
@@ -166,11 +172,12 @@ def test_replicas_keep_to_the_memory_that_is_left() -> None:
     wishes = Wishes("expert")
     skewed = ExpertStats(SPEC.name, 2, ((900, 900, 40, 40, 40, 30, 30, 20),) * 3)
     ample = choose(wishes=wishes, stats=skewed)
-    sizes = {one.name: max(node_bytes(one.plan, SPEC, 0).values()) for one in (ample.best, *ample.others)}
-    tight = choose(topology=with_room(machine(4, 4), sizes["expert"]), wishes=wishes, stats=skewed)
+    sizes = {one.name: node_bytes(one.plan, SPEC, LEAST).values() for one in (ample.best, *ample.others)}
+    least = map(max, sizes["tensor"], sizes["expert"])
+    tight = choose(topology=with_room(machine(4, 4), *least), wishes=wishes, stats=skewed)
     assert tight.best.name == "expert"
     assert {other.name for other in tight.others if other.fits} == {"tensor"}
-    roomy = choose(topology=with_room(machine(4, 4), sizes["expert + 25 %"]), wishes=wishes, stats=skewed)
+    roomy = choose(topology=with_room(machine(4, 4), *sizes["expert + 25 %"]), wishes=wishes, stats=skewed)
     assert not next(one for one in (roomy.best, *roomy.others) if one.name == "expert + 100 %").fits
 
 
@@ -191,8 +198,9 @@ def test_layers_that_differ_are_split_in_different_ways() -> None:
     speeds = Speeds({0: 1e9, 1: 1e9}, "as told")
     ample = choose(spec, stats=stats, speeds=speeds)
     [whole] = [one for one in (ample.best, *ample.others) if one.name == "expert"]
-    room = round(1.1 * max(node_bytes(whole.plan, spec, 0).values()))  # for no replica of every layer
-    choice = choose(spec, with_room(machine(4, 4), room), stats=stats, speeds=speeds)
+    weights = shard_bytes(whole.plan, spec, whole.plan.shards[0]).weights
+    room = [size + weights // 10 for size in node_bytes(whole.plan, spec, LEAST).values()]  # no replica of every layer
+    choice = choose(spec, with_room(machine(4, 4), *room), stats=stats, speeds=speeds)
     assert choice.best.plan.split == "mixed"
     assert [owners is None for owners in choice.best.plan.experts] == [True, False]
 
