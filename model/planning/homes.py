@@ -10,6 +10,8 @@ from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.plan import MOST_THREADS, MOST_WORKERS, split_evenly
 from numoe.protos.errors import PlanError
 
+EQUAL_PARTS = "own equal parts"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -128,5 +130,5 @@ def _thread_notes(cpus: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
         return (f"more threads ({len(every)}) than CPUs to run them ({len(set(every))}): threads take turns",)
     if len({len(worker) for worker in cpus}) > 1:
         counts = ", ".join(str(len(worker)) for worker in cpus)
-        return (f"workers differ in threads ({counts}) but own equal parts: the smallest sets the pace",)
+        return (f"workers differ in threads ({counts}) but {EQUAL_PARTS}: the smallest sets the pace",)
     return ()
