@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
@@ -19,7 +20,8 @@ from numoe.protos.messages import StepLimits
 def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
     """Raise PlanError unless the plan splits just this model, and every head and row is owned once, in whole units."""
     if plan.model != spec.name:
-        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
+        planned = one_line(repr(plan.model), 120)
+        raise PlanError(f"model: the plan is for {planned}, found {spec.name!r}; make a new one with `numoe plan`")
     if not 1 <= len(plan.shards) <= MOST_WORKERS:
         raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
     _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)

@@ -25,7 +25,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, Shares, cut_anew, make_plan
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
@@ -92,11 +92,13 @@ class WorkerProcesses:
         threads: int,
         engine: EngineSettings,
         experts: Sequence[ExpertOwners | None] = (),
+        shares: Shares | None = None,
     ) -> RecordedWorkers:
         """Make the first `workers` of the processes a group; the group before must be closed.
 
         Args:
             experts: who holds the whole experts of each layer; none: all layers are split by row.
+            shares: what part of all else each worker owns; None: equal ones.
         """
         self._loads += 1
         if self._loads > MOST_LOADS:
@@ -107,6 +109,7 @@ class WorkerProcesses:
                 self._start()
         shards = plan_of(model.spec, workers, threads)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
+        shards = shards if shares is None else cut_anew(shards, model.spec, shares)
         # Bound to the CPUs that they were started for.
         settings = ServeSettings(engine=engine, workers=WorkerSettings(allow_remote_memory=True))
         group = _ReusedWorkers(model.spec, shards, settings, self)

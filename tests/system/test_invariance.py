@@ -13,6 +13,7 @@ from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.splitting import Shares
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
@@ -142,6 +143,29 @@ async def test_no_bit_depends_on_which_worker_holds_an_expert(
     for chunk, run in ((512, run_together), (7, run_alone)):
         settings = engine("f16", chunk)
         assert await run(processes.load(model, workers, threads, settings, owners), model, settings) == expected
+
+
+# Of heads, rows of the width, rows of experts, and vocabulary.
+UNEQUAL = {
+    "a small second": Shares(*((0.8, 0.2),) * 4),
+    "each large in another": Shares((1.0, 5.0), (5.0, 1.0), (1.0, 4.0), (7.0, 1.0)),
+    "none of some": Shares((1.0, 0.0), (1.0, 9.0), (0.0, 1.0), (1.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("shares", UNEQUAL.values(), ids=UNEQUAL)
+@pytest.mark.parametrize("shape", [QWEN, SHAPES["K mix"], SHAPES["llama"]], ids=["F32", "K mix", "llama"])
+async def test_no_bit_depends_on_how_much_each_worker_owns(
+    shape: TinyShape, shares: Shares, processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    model, expected, settings = model_of(shape), await reference_of(shape, "f16"), engine("f16", 7)
+    whole: tuple[ExpertOwners, ...] = ()
+    if model.spec.routed:
+        loads = [1.0 + expert for expert in range(model.spec.experts)]
+        whole = (share_experts(loads, 2, shares=(5.0, 1.0)),) * model.spec.layers
+    for experts in {(), whole}:
+        group = processes.load(model, 2, 1, settings, experts, shares)
+        assert await run_together(group, model, settings) == expected
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
