@@ -43,13 +43,13 @@ class Needs:
     notes: tuple[str, ...] = ()  # of the plan
 
 
-def needs_of(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType) -> Needs:
-    """Count what a plan asks of each node; `context_tokens` are the KV cache's positions in all."""
+def needs_of(plan: ShardPlan, spec: ModelSpec, kv_positions: int, kv_type: TensorType) -> Needs:
+    """Count what a plan asks of each node; `kv_positions` are the KV cache's positions in all."""
     reads: dict[int, int] = {}
     for shard in plan.shards:
-        count = shard_bytes(plan, spec, shard, context_tokens, kv_type).read_per_token
+        count = shard_bytes(plan, spec, shard, kv_positions, kv_type).read_per_token
         reads[shard.node] = reads.get(shard.node, 0) + count
-    return Needs(node_bytes(plan, spec, context_tokens, kv_type), reads, plan.notes)
+    return Needs(node_bytes(plan, spec, kv_positions, kv_type), reads, plan.notes)
 
 
 def diagnose(

@@ -43,14 +43,14 @@ def check_placement(
     plan: ShardPlan,
     spec: ModelSpec,
     topology: Topology,
-    context_tokens: int,
+    kv_positions: int,
     kv_type: TensorType = TensorType.F16,
 ) -> None:
     """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the memory.
 
     That is the nodes' memory, and what the limits of this process's cgroups leave of it.
 
-    `context_tokens` are the KV cache's positions in all.
+    `kv_positions` are the KV cache's positions in all.
     """
     usable = {node.id for node in topology.nodes if node.memory_bytes}
     for shard in plan.shards:
@@ -64,7 +64,7 @@ def check_placement(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    bytes_of_nodes = node_bytes(plan, spec, context_tokens, kv_type)
+    bytes_of_nodes = node_bytes(plan, spec, kv_positions, kv_type)
     for node_id, needed in bytes_of_nodes.items():
         available = topology.node(node_id).available_bytes
         if needed > available:

@@ -37,32 +37,32 @@ def test_a_plan_of_too_many_shards_is_refused() -> None:
 def test_a_plan_that_fits_to_the_byte_is_accepted_and_one_byte_less_refused() -> None:
     spec = sized_spec(TinyShape())
     made = make_plan(spec, small_machine(1))
-    needed = node_bytes(made, spec, context_tokens=64)[0]
-    check_placement(made, spec, small_machine(1, needed), context_tokens=64)
+    needed = node_bytes(made, spec, kv_positions=64)[0]
+    check_placement(made, spec, small_machine(1, needed), kv_positions=64)
     with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights and KV cache"):
-        check_placement(made, spec, small_machine(1, needed - 1), context_tokens=64)
+        check_placement(made, spec, small_machine(1, needed - 1), kv_positions=64)
 
 
 def test_the_limit_of_a_cgroup_counts_for_all_nodes_together() -> None:
     spec = sized_spec(TinyShape())
     roomy = small_machine(2)
     made = make_plan(spec, roomy)
-    needed = node_bytes(made, spec, context_tokens=64)
+    needed = node_bytes(made, spec, kv_positions=64)
     exact, short = (replace(roomy, memory_left=sum(needed.values()) - less) for less in (0, 1))
-    check_placement(made, spec, exact, context_tokens=64)
+    check_placement(made, spec, exact, kv_positions=64)
     assert fits_memory(needed, roomy)
     assert fits_memory(needed, exact)
     assert not fits_memory(needed, short)
     with pytest.raises(PlanError, match=r"the cgroup's memory limit: needs .* MiB .* are left.*MemoryMax"):
-        check_placement(made, spec, short, context_tokens=64)
+        check_placement(made, spec, short, kv_positions=64)
 
 
 def test_a_plan_of_another_machine_is_refused() -> None:
     spec = sized_spec(TinyShape())
     made = make_plan(spec, small_machine(2))
     with pytest.raises(PlanError, match="worker 1: node 1 has no memory that we may use here, expected one of 0"):
-        check_placement(made, spec, small_machine(1), context_tokens=64)
+        check_placement(made, spec, small_machine(1), kv_positions=64)
     one = small_machine(1)
     moved = replace(made, shards=tuple(replace(shard, node=0) for shard in made.shards))
     with pytest.raises(PlanError, match="worker 1: CPU 1 is not usable here, expected some of 0"):
-        check_placement(moved, spec, one, context_tokens=64)
+        check_placement(moved, spec, one, kv_positions=64)
