@@ -29,7 +29,8 @@ from numoe.protos.errors import SetupError, WorkerLost
 POLL_SECONDS = 0.1  # between two looks at how far loading is
 MOST_TOLD_BYTES = 4096
 FAILURES = "NUMOE_START_FAILURES"  # see worker/placing/binding.py
-KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
+# What chooses the code that computes, ours and NumPy's, and where it is kept.
+KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME", "NPY_DISABLE_CPU_FEATURES")
 
 
 class ActorGroup:
