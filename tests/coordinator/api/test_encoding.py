@@ -79,7 +79,11 @@ def test_what_cannot_be_cut_is_refused_before_it_is_encoded(character: str) -> N
 
     encoder, size = Encoder(TOKENIZER, look), UNCUT_CHARACTERS
     text = character * (15_000_000 // len(character.encode()))
-    for encode in (lambda: encode_text(encoder, text), lambda: _encode_turns(encoder, "Hello you. " + text)):
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: encode_text(encoder, text),
+        lambda: _encode_turns(encoder, "Hello you. " + text),
+    )
+    for encode in attempts:
         start = time.process_time()
         with pytest.raises(InvalidRequest, match=f"^prompt: has more than {size} characters in a row without the end"):
             encode()
