@@ -10,9 +10,9 @@ from rich.console import Console
 
 from numoe.coordinator.commands.options import check_text
 from numoe.coordinator.commands.progress import PromptBar
-from numoe.coordinator.commands.tables.figures import harmless
 from numoe.coordinator.commands.terminal import err, out, show_error
 from numoe.protos.errors import SetupError
+from numoe.protos.foreign_text import harmless
 from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse
 
 

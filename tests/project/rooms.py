@@ -68,7 +68,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/api/grpc",
         *PLANNED,
     ),
-    "coordinator/commands/tables": ("coordinator/machine", "model/*", SCHEMAS),
+    "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
     "coordinator/commands": (
         "coordinator",
         "coordinator/machine",

@@ -8,13 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.plan_size import ShardBytes, node_bytes, shard_bytes
+from numoe.protos.foreign_text import harmless
 
 
 def describe_plan(
