@@ -7,7 +7,7 @@ from typing import Literal
 
 from numoe.model.architectures.keys import Keys
 from numoe.model.architectures.spec import Rope
-from numoe.model.gguf.reader import one_line
+from numoe.protos.foreign_text import one_line
 
 # The largest values taken for possible; each is several times that of any model known.
 LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4096, 1 << 24

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.reader import one_line
 from numoe.protos.errors import SetupError
+from numoe.protos.foreign_text import one_line
 
 VERSION = 1
 _VERSION_KEY = "numoe_expert_stats"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
@@ -14,6 +13,7 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
 from numoe.model.planning.worker_memory import MEBIBYTE, SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
+from numoe.protos.foreign_text import one_line
 from numoe.protos.messages import StepLimits
 
 

@@ -28,12 +28,12 @@ from dataclasses import fields
 from typing import Any
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.reader import one_line
 from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import MOST_THREADS, Range, Shard, ShardPlan
 from numoe.model.planning.plan_checks import check_plan
 from numoe.protos.errors import PlanError
+from numoe.protos.foreign_text import one_line
 
 HEADER = (
     "# Who owns what. Ranges are half-open [start, stop); those of rows start at multiples of 16, of expert_rows 32.\n"

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from numpy.typing import NDArray
 
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
-from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.starting import start_workers
@@ -68,7 +69,7 @@ class WorkerProcesses:
 
     def __init__(self, model: TinyModel, count: int) -> None:
         self._model, self._count = model, count
-        self._instruction_set = os.environ.get("NUMOE_ISA")
+        self._environment = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
         self._start()
 
     def _start(self) -> None:
@@ -104,8 +105,8 @@ class WorkerProcesses:
         if self._loads > MOST_LOADS:
             self.close()
             with pytest.MonkeyPatch.context() as environment:
-                if self._instruction_set is not None:
-                    environment.setenv("NUMOE_ISA", self._instruction_set)
+                for name, value in self._environment.items():
+                    environment.setenv(name, value)
                 self._start()
         shards = plan_of(model.spec, workers, threads)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
@@ -115,6 +116,17 @@ class WorkerProcesses:
         group = _ReusedWorkers(model.spec, shards, settings, self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
+
+    def dispatched(self) -> list[list[str]]:
+        """The code that each process's NumPy chose for this CPU, beside what runs on every one."""
+
+        def ask(_: object) -> list[str]:  # sent by value: the processes do not see the tests
+            from numpy._core import _multiarray_umath as numpy_core  # type: ignore[attr-defined]  # not in the stubs
+
+            features = numpy_core.__cpu_features__
+            return [name for name in numpy_core.__cpu_dispatch__ if features[name]]
+
+        return [ray.get(handle.__ray_call__.remote(ask)) for handle in self.handles]
 
     def close(self) -> None:
         self._first.close()

@@ -233,9 +233,17 @@ async def test_no_bit_depends_on_the_instruction_set(
     name, others = other_processes
     for pid in others.pids:
         assert f"NUMOE_ISA={name}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert others.dispatched() == [[]] * len(others.pids)
     model, settings = model_of(shape), engine(kv, 512)
     found = await run_together(others.load(model, 2, 1, settings), model, settings)
     assert found == await reference_of(shape, kv)
+
+
+def test_numpy_runs_the_code_of_this_cpu_elsewhere(processes: WorkerProcesses) -> None:
+    """Else there would be nothing that the workers above do otherwise."""
+    if not np.show_config(mode="dicts")["SIMD Extensions"]["found"]:
+        pytest.skip("this CPU has nothing that NumPy chooses by")
+    assert all(processes.dispatched())
 
 
 async def test_the_comparison_sees_what_does_change_bits(reference_of: ReferenceOf) -> None:
