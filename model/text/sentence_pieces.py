@@ -62,15 +62,12 @@ class SentencePieces:
 
     def encode_parts(self, parts: Iterable[Part], characters: int) -> Iterator[list[int]]:
         """As Tokenizer.encode_parts; plain text is merged across the borders of parts."""
-        leading = self._space_prefix
         for fragment in self._fragments(parts):
             if isinstance(fragment, int):
                 yield [fragment]
-                leading = self._space_prefix
                 continue
-            for piece in self.pieces(" " + fragment if leading else fragment, characters):
+            for piece in self.pieces(" " + fragment if self._space_prefix else fragment, characters):
                 yield self._encode(piece)
-            leading = False
 
     def pieces(self, text: str, characters: int) -> Iterator[str]:
         """As Tokenizer.pieces: as many characters more as there are to two neighbours that no token holds."""
