@@ -20,6 +20,7 @@ from sentencepiece import SentencePieceProcessor
 
 from numoe.model.text.control_tokens import is_special
 from numoe.model.text.part import UNCUT_CHARACTERS, Part, Uncuttable
+from numoe.model.text.special_texts import SpecialTexts
 from numoe.model.text.spelling import BLANK
 from numoe.model.text.token_types import BYTE_TEXTS, TokenType
 from numoe.model.text.vocabulary import ScoredTokens, Vocabulary
@@ -30,7 +31,16 @@ _CONTROL = (TokenType.CONTROL, TokenType.UNKNOWN)
 class SentencePieces:
     """Encodes with a vocabulary of scored tokens. Thread-safe."""
 
-    __slots__ = ("_joined", "_processor", "_space_prefix", "_special", "_tokens", "_unknown", "_user_defined")
+    __slots__ = (
+        "_control",
+        "_joined",
+        "_processor",
+        "_space_prefix",
+        "_special",
+        "_tokens",
+        "_unknown",
+        "_user_defined",
+    )
 
     def __init__(self, vocabulary: Vocabulary, scored: ScoredTokens) -> None:
         self._space_prefix = scored.space_prefix
@@ -38,9 +48,10 @@ class SentencePieces:
         self._unknown = [] if scored.unknown_id is None else [scored.unknown_id]
         tokens = zip(vocabulary.texts, vocabulary.types, strict=True)
         special = [(text, token_id, kind) for token_id, (text, kind) in enumerate(tokens) if is_special(kind) and text]
-        special.sort(key=lambda token: -len(token[0].encode()))  # the longest first, as llama.cpp looks for them
-        self._user_defined = [(text, token_id) for text, token_id, kind in special if kind not in _CONTROL]
-        self._special = [(text, token_id) for text, token_id, _ in special]
+        self._control = {token_id: text for text, token_id, kind in special if kind in _CONTROL}
+        self._special = SpecialTexts([(text, token_id) for text, token_id, _ in special])
+        shown = [(text, token_id) for text, token_id, kind in special if kind not in _CONTROL]
+        self._user_defined = SpecialTexts(shown)
         escaped = {text.replace(" ", BLANK) for text in vocabulary.texts}
         self._joined = {first + second for text in escaped for first, second in pairwise(text)}
         self._processor = SentencePieceProcessor(model_proto=_model(vocabulary, scored.scores))
@@ -51,15 +62,12 @@ class SentencePieces:
 
     def encode_parts(self, parts: Iterable[Part], characters: int) -> Iterator[list[int]]:
         """As Tokenizer.encode_parts; plain text is merged across the borders of parts."""
-        leading = self._space_prefix
         for fragment in self._fragments(parts):
             if isinstance(fragment, int):
                 yield [fragment]
-                leading = self._space_prefix
                 continue
-            for piece in self.pieces(" " + fragment if leading else fragment, characters):
+            for piece in self.pieces(" " + fragment if self._space_prefix else fragment, characters):
                 yield self._encode(piece)
-            leading = False
 
     def pieces(self, text: str, characters: int) -> Iterator[str]:
         """As Tokenizer.pieces: as many characters more as there are to two neighbours that no token holds."""
@@ -73,9 +81,8 @@ class SentencePieces:
 
     def control_texts(self, text: str) -> set[str]:
         """As Tokenizer.control_texts."""
-        found = {fragment for fragment in _split(text, self._special) if isinstance(fragment, int)}
-        shown = {token_id for _, token_id in self._user_defined}
-        return {token for token, token_id in self._special if token_id in found - shown}
+        found = {fragment for fragment in self._special.split(text) if isinstance(fragment, int)}
+        return {self._control[token_id] for token_id in found & self._control.keys()}
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text.replace(" ", BLANK))
@@ -93,7 +100,7 @@ class SentencePieces:
         """Special tokens, and between them plain text, whole."""
         plain: list[str] = []
         for part in parts:
-            for fragment in _split(part.text, self._special if part.special else self._user_defined):
+            for fragment in (self._special if part.special else self._user_defined).split(part.text):
                 if isinstance(fragment, str):
                     plain.append(fragment)
                     continue
@@ -103,27 +110,6 @@ class SentencePieces:
                 yield fragment
         if plain:
             yield "".join(plain)
-
-
-def _split(text: str, tokens: Sequence[tuple[str, int]]) -> list[str | int]:
-    """Cut tokens out of a text, one kind after the other, each from the left."""
-    fragments: list[str | int] = [text] if text else []
-    characters = set(text)
-    for token, token_id in tokens:
-        if token[0] in characters and token in text:
-            fragments = [piece for fragment in fragments for piece in _cut_out(fragment, token, token_id)]
-    return fragments
-
-
-def _cut_out(fragment: str | int, token: str, token_id: int) -> Iterator[str | int]:
-    if isinstance(fragment, int):
-        yield fragment
-        return
-    for number, piece in enumerate(fragment.split(token)):
-        if number:
-            yield token_id
-        if piece:
-            yield piece
 
 
 def _model(vocabulary: Vocabulary, scores: Sequence[float]) -> bytes:
