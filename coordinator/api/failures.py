@@ -29,6 +29,7 @@ from numoe.protos.errors import (
     UnsupportedModel,
     WorkerLost,
 )
+from numoe.protos.foreign_text import harmless
 
 RETRY_SECONDS = 5.0  # restarting workers takes seconds for small models, minutes for large ones: ask now and then
 # Of UTF-8. Trailers beyond 8 KiB are dropped by many proxies, and clients of gRPC take such a call for another failure;
@@ -115,7 +116,7 @@ def kind_of(error: type[Exception]) -> FailureKind:
 
 def _shortened(message: str) -> str:
     """At most MESSAGE_BYTES of it, in one line without control characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in message[: 2 * MESSAGE_BYTES]).split())
+    line = " ".join(harmless(message[: 2 * MESSAGE_BYTES], instead=" ").split())
     data = line.encode(errors="replace")
     if len(data) <= MESSAGE_BYTES and len(message) <= 2 * MESSAGE_BYTES:
         return data.decode()

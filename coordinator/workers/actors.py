@@ -33,7 +33,8 @@ POLL_SECONDS = 0.1  # between two looks at how far loading is
 MOST_TOLD_BYTES = 4096
 # Ray keeps for itself what a process that it starts says before it can speak to Ray, and starts it anew, for ever.
 TELLING = 'echo "pid $$" >> "$0"; exec "$@" 2>> "$0"'
-KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
+# What chooses the code that computes, ours and NumPy's, and where it is kept.
+KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME", "NPY_DISABLE_CPU_FEATURES")
 
 
 class ActorGroup:

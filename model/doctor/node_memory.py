@@ -49,8 +49,8 @@ def check_memory_of_nodes(topology: Topology) -> Iterator[Finding]:
             "warning",
             subject,
             f"uneven: {listed}",
-            f"workers own equal parts: models up to {len(sizes) * min(sizes.values()) / GIBIBYTE:.0f} GiB fit instead "
-            f"of {sum(sizes.values()) / GIBIBYTE:.0f}; empty slots may also be idle memory channels",
+            f"models above {len(sizes) * min(sizes.values()) / GIBIBYTE:.0f} GiB fit only in unequal parts, and the "
+            "largest sets the pace; empty slots may also be idle memory channels",
             "the same DIMMs in the same slots of every socket",
         )
     elif len(sizes) > 1 and not bare:

@@ -97,7 +97,7 @@ def check_allowed(topology: Topology) -> Iterator[Finding]:
             "warning",
             subject,
             "uneven: " + ", ".join(f"node {node} {count} cores" for node, count in counts.items()),
-            "workers own equal parts: prompts go at the pace of the node with the fewest cores",
+            "nodes with fewer cores are given less to do, or left idle where they do not help",
             remedy,
         )
     if topology.forbidden_cpus:

@@ -13,13 +13,15 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
 from numoe.model.planning.worker_memory import MEBIBYTE, SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
+from numoe.protos.foreign_text import one_line
 from numoe.protos.messages import StepLimits
 
 
 def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
     """Raise PlanError unless the plan splits just this model, and every head and row is owned once, in whole units."""
     if plan.model != spec.name:
-        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
+        planned = one_line(repr(plan.model), 120)
+        raise PlanError(f"model: the plan is for {planned}, found {spec.name!r}; make a new one with `numoe plan`")
     if not 1 <= len(plan.shards) <= MOST_WORKERS:
         raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
     _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)

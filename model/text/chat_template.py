@@ -29,6 +29,7 @@ from numoe.model.text.template_process import (
     write_message,
 )
 from numoe.protos.errors import InvalidRequest, Unavailable, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 INPUT_BYTES = 4 << 20  # of messages as JSON
 TRIALS = (
@@ -126,7 +127,7 @@ class ChatTemplate:
             return Outcome.FAILED, f"it {BEYOND_LIMITS}"
         content = json.loads(reply)
         outcome, text = Outcome(content["outcome"]), content["text"]
-        return outcome, text if outcome is Outcome.RENDERED else _harmless(text)
+        return outcome, text if outcome is Outcome.RENDERED else one_line(text, REASON_CHARACTERS)
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -163,11 +164,6 @@ class _RenderingProcess:
         except BrokenPipeError:
             return None
         return read_message(self._child.stdout, REPLY_BYTES)
-
-
-def _harmless(reason: str) -> str:
-    """A template's own words, short and fit for a terminal and a log."""
-    return "".join(c if c.isprintable() else "?" for c in reason[:REASON_CHARACTERS])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 *Guarantees*: the ids of llama.cpp for the same file, so no Unicode normalisation (Hugging Face's Qwen tokenizers
 normalise to NFC and differ there). Control tokens are found in a text only if the caller says so. Other threads run
-while it encodes: a megabyte of text takes half a second to two. Thread-safe.
+while it encodes: a megabyte of text takes half a second. Thread-safe.
 """
 
 from __future__ import annotations

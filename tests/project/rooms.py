@@ -69,7 +69,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         *PLANNED,
     ),
     "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
-    "coordinator/commands/screen": ("coordinator", "coordinator/commands/tables", SCHEMAS),
+    "coordinator/commands/screen": ("coordinator", "coordinator/commands/tables", "protos", SCHEMAS),
     "coordinator/commands/asking": (
         "coordinator/commands/tables",
         "coordinator/commands/screen",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from numoe.coordinator.workers.ray_node import RayNode
@@ -68,9 +69,11 @@ def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
 def other_processes(
     request: pytest.FixtureRequest, ray_node: None, model_of: ModelOf
 ) -> Iterator[tuple[str, WorkerProcesses]]:
-    """An instruction set that is not this CPU's best, and workers that run it."""
+    """An instruction set that is not this CPU's best, and workers that run it; their NumPy runs on every CPU."""
+    features = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NUMOE_ISA", request.param)
+        environment.setenv("NPY_DISABLE_CPU_FEATURES", " ".join(features))
         compile_all()
         started = WorkerProcesses(model_of(TinyShape()), 2)
     yield request.param, started

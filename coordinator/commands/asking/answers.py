@@ -10,8 +10,8 @@ from rich.console import Console
 
 from numoe.coordinator.commands.screen.progress import PromptBar
 from numoe.coordinator.commands.screen.terminal import err, out
-from numoe.coordinator.commands.tables.figures import harmless
 from numoe.protos.errors import NumoeError, SetupError
+from numoe.protos.foreign_text import harmless
 from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from numoe.coordinator.commands.screen.terminal import err
-from numoe.coordinator.commands.tables.figures import harmless
 from numoe.protos.errors import NumoeError
+from numoe.protos.foreign_text import harmless
 
 SHORTEST_PAUSE_SECONDS = 0.1  # doubled each time: a service that always says "at once" is not asked without end
 LONGEST_PAUSE_SECONDS = 5.0  # of our own; the service may ask for more

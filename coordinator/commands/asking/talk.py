@@ -16,8 +16,8 @@ from numoe.coordinator.commands.asking.client import Client
 from numoe.coordinator.commands.asking.conversation import Conversation
 from numoe.coordinator.commands.asking.patience import CallError
 from numoe.coordinator.commands.screen.terminal import err, out, show_error
-from numoe.coordinator.commands.tables.figures import harmless
 from numoe.protos.errors import SetupError
+from numoe.protos.foreign_text import harmless
 from numoe.v1.generation_pb2 import FINISH_REASON_LENGTH, ChatRequest, Sampling, Stopping
 
 # As llama-cli and `ollama run` call them, where they have them; /undo and /drop are known from aider.

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
@@ -17,6 +17,7 @@ from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.plan_checks import memory_demands
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.worker_memory import WorkerMemory, node_bytes, worker_memory
+from numoe.protos.foreign_text import harmless
 from numoe.protos.messages import StepLimits
 
 

@@ -67,7 +67,9 @@ class Pricing:
         wishes: Wishes,
         speeds: Speeds,
         stats: ExpertStats | None,
+        shares: Sequence[float] | None = None,  # [workers] of whole experts; None: equal ones
     ) -> None:
+        self._shares = shares
         self._spec, self._topology, self._base, self._wishes, self._stats = spec, topology, base, wishes, stats
         self._costs = {
             batch: CostModel(
@@ -131,7 +133,7 @@ class Pricing:
         loads = [even if self._stats is None else self._stats.shares(layer) for layer in range(spec.layers)]
         for one in loads:
             if one not in made:
-                made[one] = share_experts(one, len(self._base.shards), round(replicas * spec.experts))
+                made[one] = share_experts(one, len(self._base.shards), round(replicas * spec.experts), self._shares)
         return tuple(made[one] for one in loads)
 
     def _fits(self, made: ShardPlan) -> bool:

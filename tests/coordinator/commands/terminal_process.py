@@ -10,9 +10,10 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
-from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS
+from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, ROOT
 
 CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # A session's leader that opens a terminal has it as its own: only so does it turn Ctrl-C into a signal.
@@ -25,12 +26,12 @@ class OnTerminal:
     So wide that no line is broken, unless `columns` are said.
     """
 
-    def __init__(self, *arguments: str, columns: int = 2000) -> None:
+    def __init__(self, *arguments: str, program: Sequence[str] = (NUMOE,), columns: int = 2000) -> None:
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        command = ["bash", "-c", ON_TERMINAL, "bash", os.ttyname(theirs), NUMOE, *arguments]
+        command = ["bash", "-c", ON_TERMINAL, "bash", os.ttyname(theirs), *program, *arguments]
         environment = {**os.environ, "TERM": "dumb"}
-        self._process = subprocess.Popen(command, env=environment, start_new_session=True)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         self._theirs = theirs  # open until it has opened it itself; without any, reading would end
         self._unread = ""
 

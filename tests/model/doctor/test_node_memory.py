@@ -24,7 +24,7 @@ def test_memory_should_be_even(described_machine: Folder) -> None:
     uneven = read_topology(described_machine(replace(TWO_NODES, memory_gib=(384, 192))))
     [finding] = check_memory_of_nodes(uneven)
     assert (finding.level, finding.found) == ("warning", "uneven: node 0 384 GiB, node 1 192 GiB")
-    assert "up to 384 GiB fit instead of 576" in finding.cost
+    assert "models above 384 GiB fit only in unequal parts" in finding.cost
 
 
 def test_what_the_kernel_keeps_for_itself_makes_nothing_uneven(recorded_machines: Path) -> None:

@@ -113,6 +113,6 @@ def test_a_token_of_qwen3_30b_reads_3_22_gigabytes() -> None:
 def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
     spec = sized_spec(QWEN3_30B)
     made = make_plan(spec, small_machine(2))
-    assert sum(shard_bytes(made, spec, shard, context_tokens=1).kv_cache for shard in made.shards) == 98_304
+    assert sum(shard_bytes(made, spec, shard, kv_positions=1).kv_cache for shard in made.shards) == 98_304
     for kv_type, position in ((TensorType.F32, 98_304), (TensorType.BF16, 49_152), (TensorType.Q8_0, 26_112)):
         assert shard_bytes(made, spec, made.shards[0], 100, kv_type).kv_cache == position * 100

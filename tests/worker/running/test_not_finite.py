@@ -77,6 +77,8 @@ def test_a_request_whose_numbers_overflow_draws_nothing_and_others_what_they_dra
             later = [drawn(group.run(prompt(number, sampling)))[0] for number in range(4)]  # in the same blocks
             assert later == alone
             _assert_drawn_after(group, sampling)
+        for first in ((BAD, 4, 5, 9), (20, 4, BAD, 9)):  # it draws nothing itself, and is only attended to
+            assert group.run(chunk(0, first, (0,), Sampling())).token_ids.tolist() == [NOT_DRAWN]
 
 
 def _assert_drawn_after(group: ShardGroup, sampling: Sampling) -> None:
