@@ -86,10 +86,6 @@ class ServeProcess:
             port=int(self.address.rpartition(":")[2]),
         )
 
-    def log(self) -> str:
-        """What it has told so far."""
-        return self._log.read_text()
-
     def wait(self) -> tuple[int, str]:
         """Exit code and log, once it has ended."""
         assert self.process.stdout is not None
