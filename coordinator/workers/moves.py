@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.moves import ExpertMove, balance, drain
+from numoe.model.planning.moves import ExpertMove, balance, drain, shares_of
 from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.protos.errors import InvalidRequest, PlanError
 
@@ -40,7 +40,7 @@ def wanted_moves(
     room = [max(0, topology.node(node).available_bytes - RESERVE_BYTES) // nodes.count(node) for node in nodes]
     sizes = [whole_expert_bytes(tensors) for tensors in spec.layer_tensors]
     if drained is None:
-        return balance(experts, hits.tolist(), sizes, room)
+        return balance(experts, hits.tolist(), sizes, room, shares_of([worker.shard for worker in placed]))
     return drain(drained, experts, hits.tolist(), sizes, room)
 
 

@@ -23,7 +23,7 @@ SHAPE = TinyShape(
     layers=1, width=512, experts=64, active_experts=16, expert_width=128, context_length=4096, type=TensorType.Q8_0
 )
 # Counted may be more than there is, for what only large models need: lists of pieces, a page of each buffer.
-MARGIN, SERVICE_MARGIN = 0.35, 0.5
+MARGIN, SERVICE_MARGIN = 0.45, 0.5
 
 
 def resident_bytes(pid: int) -> int:

@@ -58,20 +58,21 @@ def choose_plan(
     def choose(made: ShardPlan, experts: Sequence[float] | None = None) -> Choice:
         return _choose(Pricing(spec, topology, made, wishes, speeds, stats, experts).candidates(), wishes)
 
-    def unequal(made: ShardPlan, without: str) -> Iterator[Choice]:
+    def unequal(made: ShardPlan, left: str = "") -> Iterator[Choice]:
         found = unequal_shares(spec, topology, made, wishes, speeds)
         if found is not None:
-            yield _named(choose(found.plan, found.experts), f"{without}{UNEQUAL}", found.words)
+            yield _named(choose(found.plan, found.experts), f"{left} and {UNEQUAL}" if left else UNEQUAL, found.words)
 
     everywhere = base(options.nodes)
-    alternatives = list(unequal(everywhere, ""))
+    alternatives = list(unequal(everywhere))
     if options.nodes is None and options.workers is None:
         used = [shard.node for shard in everywhere.shards]
         for kept in _stronger_nodes(used, topology, speeds):
             if (wishes.replicas or 0.0) <= len(kept) - 1:
-                fewer, left = base(kept), f"without node {format_id_list(set(used) - set(kept))}"
-                alternatives.append(_named(choose(fewer), left, f"{left}, which is left idle"))
-                alternatives += unequal(fewer, f"{left} and ")
+                left = f"without node {format_id_list(set(used) - set(kept))}"
+                fewer = base(kept)
+                fewer = replace(fewer, notes=(*fewer.notes, f"{left}, which is left idle"))
+                alternatives += [_named(choose(fewer), left), *unequal(fewer, left)]
     return _prefer(choose(everywhere), alternatives)
 
 
@@ -100,9 +101,9 @@ def _stronger_nodes(used: Sequence[int], topology: Topology, speeds: Speeds) -> 
         kept = stronger
 
 
-def _named(choice: Choice, how: str, words: str) -> Choice:
+def _named(choice: Choice, how: str, *words: str) -> Choice:
     """The choice, named for how it differs from equal parts on all nodes; `words` say more."""
-    plan = replace(choice.best.plan, notes=(*choice.best.plan.notes, words))
+    plan = replace(choice.best.plan, notes=(*choice.best.plan.notes, *words))
     others = tuple(replace(other, name=f"{other.name}, {how}") for other in choice.others)
     return Choice(replace(choice.best, name=f"{choice.best.name}, {how}", plan=plan), others, how)
 

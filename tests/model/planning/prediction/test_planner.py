@@ -202,6 +202,9 @@ def test_of_several_weak_nodes_those_are_left_idle_that_slow_the_rest_down() -> 
     choice = choose(LARGE, with_room(machine(20, 1, 20, 4), 1 << 40), speeds=speeds)
     assert [shard.node for shard in choice.best.plan.shards] == [0, 2, 3]
     assert "without node 1 and with unequal shares" in choice.why
+    idle, owned = choice.best.plan.notes[-2:]
+    assert idle == "without node 1, which is left idle"
+    assert owned.startswith("workers own what they can do and hold: worker 0 ")
     assert "tensor, without node 1,3" in {other.name for other in choice.others}
 
 
