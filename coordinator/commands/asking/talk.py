@@ -54,6 +54,8 @@ class Talk:
         self._typed = sys.stdin.isatty()
         self._out, self._remarks = out(), err()
         model = client.model()
+        if not model.chat_template:
+            raise CallError(f"{model.name} has no chat template that works, which turns need: use `numoe generate`")
         self._context_tokens = model.context_tokens
         if not stopping.HasField("max_tokens"):
             self._stopping.max_tokens = max(1, model.context_tokens // SHARE_OF_CONTEXT)

@@ -22,7 +22,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     tiny_read,
     until,
 )
-from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, answer_to, start
+from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, answer_to, numoe, start
 from tests.coordinator.commands.terminal_process import OnTerminal
 from tests.coordinator.engine.fake_executor import LIMITS
 from tests.coordinator.engine.serving import Gate
@@ -153,6 +153,15 @@ async def test_a_piece_of_an_answer_that_a_failure_cut_off_is_not_kept() -> None
             await until(lambda: running.workers.restarts == 1)
             assert (await asyncio.to_thread(chat.turn, "/regen")).startswith(reply("Hello") + "\n")
             assert (await asyncio.to_thread(chat.turn, "the")).startswith(reply("Hello", "the") + "\n")
+
+
+async def test_a_conversation_is_not_begun_with_a_model_that_has_no_turns() -> None:
+    async with running_server(template=None) as running:
+        done = await asyncio.to_thread(numoe, "chat", "--address", running.ready.address, said="Hello\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: tiny qwen3moe has no chat template that works, which turns need: use `numoe generate`\n"
+    )
 
 
 def test_a_conversation_outlives_the_service(model: Path) -> None:

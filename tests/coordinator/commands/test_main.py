@@ -78,7 +78,11 @@ def test_every_environment_variable_that_is_read_may_be_set_for_every_command(
 ) -> None:
     root = Path(__file__).parents[3]
     read = re.compile(r"\bNUMOE_[A-Z_]*[A-Z]")
-    files = [path for folder in ("coordinator", "kernels", "worker") for path in (root / folder).rglob("*.py")]
+    files = [
+        path
+        for folder in ("coordinator", "kernels", "model", "protos", "worker")
+        for path in (root / folder).rglob("*.py")
+    ]
     named = {name for path in files for name in read.findall(path.read_text())} - {"NUMOE_STEP_TOKENZ"}
     assert named >= {"NUMOE_ISA", "NUMOE_ADDRESS", "NUMOE_CONFIG", "NUMOE_BINDING", "NUMOE_START_FAILURES"}
     refuse_misspelt(app, [*named, "NUMOE_KV_TYPE", "NUMOE_MODEL", "NUMOE_OUTPUT", "HOME"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,10 @@ COMMANDS = {
     "help": "--help",
 }
 
-
+AROUND = (">/dev/full 2>/dev/full", "<&- >&-")
 # No folder to stand in, no home, a terminal and a language that nobody knows, one column.
 NOWHERE = 'cd "$(mktemp -d)"; rmdir "$PWD"; unset HOME; export TERM=none COLUMNS=1 LC_ALL=none XDG_CACHE_HOME=FOLDER;'
+Runs = Mapping[tuple[str, str], Future[subprocess.CompletedProcess[bytes]]]  # by command and surrounding
 
 
 def run(arguments: str, around: str = "", before: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -39,12 +43,26 @@ def filled(name: str, address: str, model: Path, folder: Path) -> str:
     return " ".join(words.get(word, word) for word in COMMANDS[name].split())
 
 
-@pytest.mark.parametrize("around", [">/dev/full 2>/dev/full", "<&- >&-"])
+@pytest.fixture(scope="module")
+def runs(address: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Every command in every surrounding, as many at once as there are CPUs: each is a second of imports."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
+        def start(name: str, around: str = "", before: str = "") -> Future[subprocess.CompletedProcess[bytes]]:
+            folder = tmp_path_factory.mktemp(name)
+            arguments = filled(name, address, model, folder)
+            return pool.submit(run, arguments, around, before.replace("FOLDER", str(folder)))
+
+        yield {
+            **{(name, around): start(name, around) for around in AROUND for name in COMMANDS},
+            **{(name, NOWHERE): start(name, before=NOWHERE) for name in COMMANDS},
+        }
+
+
+@pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_command_stumbles_over_its_streams(
-    name: str, around: str, address: str, model: Path, tmp_path: Path
-) -> None:
-    done = run(filled(name, address, model, tmp_path), around)
+def test_no_command_stumbles_over_its_streams(name: str, around: str, runs: Runs) -> None:
+    done = runs[name, around].result()
     assert done.returncode in (0, 1, 2), done
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
@@ -52,8 +70,8 @@ def test_no_command_stumbles_over_its_streams(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_works_from_nowhere(name: str, address: str, model: Path, tmp_path: Path) -> None:
-    done = run(filled(name, address, model, tmp_path), before=NOWHERE.replace("FOLDER", str(tmp_path)))
+def test_every_command_works_from_nowhere(name: str, runs: Runs) -> None:
+    done = runs[name, NOWHERE].result()
     assert b"Traceback" not in done.stderr
     split_by_row = name == "rebalance"  # the tiny model is, so that there is nothing to move
     assert done.returncode == split_by_row, done
