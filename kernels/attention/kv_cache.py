@@ -25,11 +25,12 @@ from numoe.kernels.attention.kv_stores import (
     store_bf16x16,
     store_key_bf16,
     store_key_bytes,
+    store_key_f16,
     store_value_bytes,
 )
 from numoe.kernels.cpu.arithmetic import absolute, finite, fma, max_lanes, maximum, mul, round_even, splat, sum_lanes
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.loads import load_f32x16
+from numoe.kernels.cpu.loads import load_f32, load_f32x16
 from numoe.kernels.cpu.stores import store_f16, store_f16x16, store_f32, store_f32x16, store_short_nan
 from numoe.kernels.matmul.activations import rounding_of
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS, unit_places
@@ -85,8 +86,8 @@ def _scale_of(x: int) -> tuple[np.float32, np.float32]:
 @kernel
 def store_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_format: int) -> None:
     """Put a key [K] at position `offset` of the KV block at address `kv_block`."""
-    _store_finite_key(kv_block, offset, key, kv_format)
     size, x, zero = key.shape[0], key.ctypes.data, splat(np.float32(0.0))
+    _store_finite_key(kv_block, offset, x, size, kv_format)
     none = zero
     for value in range(0, size, ROWS):
         none = fma(load_f32x16(x + 4 * value), zero, none)
@@ -99,9 +100,9 @@ def store_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_format: i
 
 
 @kernel
-def _store_finite_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_format: int) -> None:
+def _store_finite_key(kv_block: int, offset: int, x: int, size: int, kv_format: int) -> None:
     """Put a key where it belongs, with finite numbers where it holds others."""
-    size, row, x = key.shape[0], offset % ROWS, key.ctypes.data
+    row = offset % ROWS
     panel = key_panel(kv_block, offset // ROWS, size, kv_format)
     if kv_format == Q8_0:
         for index in range(size // BLOCK):
@@ -112,15 +113,15 @@ def _store_finite_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_f
                 whole = round_even(mul(finite(load_f32x16(x + 128 * index + 64 * half)), splat(inverse)))
                 store_key_bytes(quants + 4 * (row + PART_BYTES * half), whole)
         return
-    if kv_format == BF16:
-        for value in range(0, size, ROWS):
-            store_key_bf16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
+    if kv_format == F32:
+        for value in range(size):
+            store_f32(panel + 4 * (ROWS * value + row), load_f32(x + 4 * value))
         return
-    for value in range(size):
+    for value in range(0, size, ROWS):
         if kv_format == F16:
-            store_f16(panel + 2 * (ROWS * value + row), key[value])
+            store_key_f16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
         else:
-            store_f32(panel + 4 * (ROWS * value + row), key[value])
+            store_key_bf16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
 
 
 @kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,12 @@ SAMPLINGS = (
     Sampling(repetition_penalty=1.3, presence_penalty=0.5),
 )
 LARGE = 1e25  # its square is infinite
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """By one process: two workers that find the cache empty would fill it at once."""
+    subprocess.run([sys.executable, "-m", "numoe.worker.running.warm", "F32", "F16", "Q8_0"], check=True)
 
 
 @pytest.fixture
