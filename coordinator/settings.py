@@ -15,7 +15,6 @@ from typing import Annotated, Literal, get_type_hints
 from numoe.coordinator.addresses import is_loopback
 from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
-from numoe.protos.messages import StepLimits
 
 KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
@@ -147,7 +146,6 @@ KV_TYPES: Mapping[KvType, TensorType] = {
     "q8_0": TensorType.Q8_0,
     "f32": TensorType.F32,
 }
-BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
 DEFAULT_CONTEXT_TOKENS = 8192  # more is asked for seldom, and keys and values of 40,960 positions take gigabytes
 DEFAULT_FULL_CONTEXTS = 4  # most requests fill a fraction of theirs, so many more than four run at once
 
@@ -160,17 +158,6 @@ def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
 def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     """Positions that keys and values are kept for."""
     return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
-
-
-def step_limits(settings: EngineSettings, model_context_tokens: int) -> StepLimits:
-    """What the workers' memory is laid out for."""
-    return StepLimits(
-        step_tokens=settings.step_tokens,
-        sequences=min(settings.sequences, settings.step_tokens),
-        context_tokens=context_tokens(settings, model_context_tokens),
-        kv_blocks=-(-kv_tokens(settings, model_context_tokens) // BLOCK_POSITIONS),
-        block_positions=BLOCK_POSITIONS,
-    )
 
 
 def check_settings(settings: ServeSettings) -> None:

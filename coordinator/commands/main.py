@@ -105,7 +105,10 @@ _add_command(
 )
 _add_command(
     "plan:plan",
-    "Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.",
+    """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
+
+    What serve would refuse is refused with the same line and status 2, after what can be shown of it.
+    """,
     configured=True,
 )
 _add_command(

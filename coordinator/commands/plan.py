@@ -6,9 +6,7 @@ from pathlib import Path
 
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
 from numoe.coordinator.commands.screen.terminal import out
-from numoe.coordinator.commands.tables.plan import describe_plan
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, step_limits
-from numoe.model.planning.plan_checks import check_placement
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings
 from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import SetupError
 
@@ -42,8 +40,11 @@ def plan(
     check_settings(settings)
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
+    from numoe.coordinator.commands.tables.plan import describe_plan
+    from numoe.coordinator.limits import step_limits
     from numoe.coordinator.machine.model_file import read_model
     from numoe.coordinator.machine.planning import decide_plan
+    from numoe.model.planning.plan_checks import check_placement
 
     spec, _, template = read_model(model)  # what `numoe serve` would refuse of the text, too
     if template is not None:

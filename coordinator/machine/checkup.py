@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from numoe.coordinator.limits import step_limits
 from numoe.coordinator.machine.measuring import measure_bandwidth
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, step_limits
+from numoe.coordinator.settings import KV_TYPES, ServeSettings
 from numoe.model.doctor.diagnosis import Needs, diagnose, needs_of
 from numoe.model.doctor.finding import Finding, worst
 from numoe.model.doctor.measured_bandwidth import check_load

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, step_limits
+from numoe.coordinator.limits import step_limits
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth

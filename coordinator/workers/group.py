@@ -19,8 +19,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from numoe.coordinator.limits import step_limits
 from numoe.coordinator.progress import LoadProgress
-from numoe.coordinator.settings import ServeSettings, step_limits
+from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally

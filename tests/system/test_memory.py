@@ -7,8 +7,9 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from numoe.coordinator.limits import step_limits
 from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.settings import EngineSettings, step_limits
+from numoe.coordinator.settings import EngineSettings
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.splitting import PlanOptions, make_plan

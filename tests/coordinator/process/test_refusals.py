@@ -59,7 +59,7 @@ FILES: dict[str, tuple[Make, str]] = {
     ),
     "no vocabulary": (without_tokens, "tokenizer"),
     "another tokenizer": (
-        lambda folder: write(folder, model_bytes(keys={"tokenizer.ggml.model": "llama"})),
+        lambda folder: write(folder, model_bytes(keys={"tokenizer.ggml.model": "bert"})),
         "tokenizer.ggml.model",
     ),
 }
