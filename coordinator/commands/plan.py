@@ -7,7 +7,6 @@ from pathlib import Path
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
 from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings
-from numoe.model.planning.plan_file import to_toml
 from numoe.protos.errors import SetupError
 
 
@@ -45,6 +44,7 @@ def plan(
     from numoe.coordinator.machine.model_file import read_model
     from numoe.coordinator.machine.planning import decide_plan
     from numoe.model.planning.plan_checks import check_placement
+    from numoe.model.planning.plan_file import to_toml
 
     spec, _, template = read_model(model)  # what `numoe serve` would refuse of the text, too
     if template is not None:
