@@ -55,7 +55,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{'':10} answers  refusals  median gap ms  p99  longest  first token s p50  p99  health ms p50  longest"
+            f"{'':10} answers  refusals  median gap ms  p99  longest  first token s p50  p99  health ms p50  longest  late"
         ]
         for name in ("alone", "besieged", "after"):
             diary: Diary = getattr(self, name)
@@ -64,7 +64,7 @@ class Report:
             health = [1e3 * percentile(diary.health, share) for share in (0.5, 1.0)]
             lines.append(
                 f"{name:10} {diary.answers:7} {diary.refusals:9} {gap[0]:14.2f} {gap[1]:4.0f} {gap[2]:8.0f}"
-                f" {first[0]:12.2f} {first[1]:12.2f} {health[0]:14.1f} {health[1]:8.0f}"
+                f" {first[0]:12.2f} {first[1]:12.2f} {health[0]:14.1f} {health[1]:8.0f} {diary.late:5}"
             )
         lines.append(
             f"coordinator: descriptors {self.descriptors}, memory {[value >> 20 for value in self.memory]} MiB"
