@@ -54,18 +54,26 @@ class Report:
         return median(self.besieged.gaps) / median(self.alone.gaps)
 
     def __str__(self) -> str:
-        lines = [
-            f"{'':10} answers  refusals  median gap ms  p99  longest  first token s p50  p99  health ms p50  longest  late"
-        ]
+        columns = (
+            "answers",
+            "refusals",
+            "gap p50 ms",
+            "p99",
+            "longest",
+            "first s p50",
+            "p99",
+            "health p50 ms",
+            "longest",
+        )
+        lines = [f"{'':10}" + "".join(f"{name:>14}" for name in (*columns, "late"))]
         for name in ("alone", "besieged", "after"):
             diary: Diary = getattr(self, name)
             gap = [1e3 * percentile(diary.gaps, share) for share in (0.5, 0.99, 1.0)]
             first = [percentile(diary.first, share) for share in (0.5, 0.99)]
             health = [1e3 * percentile(diary.health, share) for share in (0.5, 1.0)]
-            lines.append(
-                f"{name:10} {diary.answers:7} {diary.refusals:9} {gap[0]:14.2f} {gap[1]:4.0f} {gap[2]:8.0f}"
-                f" {first[0]:12.2f} {first[1]:12.2f} {health[0]:14.1f} {health[1]:8.0f} {diary.late:5}"
-            )
+            counts = f"{diary.answers:14}{diary.refusals:14}"
+            times = f"{gap[0]:14.2f}{gap[1]:14.0f}{gap[2]:14.0f}{first[0]:14.2f}{first[1]:14.2f}"
+            lines.append(f"{name:10}{counts}{times}{health[0]:14.1f}{health[1]:14.0f}{diary.late:14}")
         lines.append(
             f"coordinator: descriptors {self.descriptors}, memory {[value >> 20 for value in self.memory]} MiB"
         )
