@@ -120,21 +120,27 @@ def _account(move: ExpertMove, size: int, left: list[int]) -> None:
 def _best_moves(
     layer: int, owners: ExpertOwners, loads: Sequence[float], size: int, left: Sequence[int], shares: Sequence[float]
 ) -> list[ExpertMove]:
-    """One move or exchange between the most and the least loaded worker for its share; none if it gains too little."""
-    workers = len(left)
-    carried = carried_loads(loads, owners.workers, workers)
-    high = max(range(workers), key=lambda worker: (carried[worker] / shares[worker], -worker))
-    low = min(range(workers), key=lambda worker: (carried[worker] / shares[worker], worker))
-    wanted = (carried[high] * shares[low] - carried[low] * shares[high]) / (shares[high] + shares[low])
-    least = LEAST_GAIN * sum(loads) / workers
-    if wanted <= least or left[low] < size:
-        return []
-    best, gain = [], least
-    for change, some in _changes(layer, owners, loads, high, low, spare=left[low] >= 2 * size):
-        shrunk = wanted - abs(wanted - change)  # of the most loaded worker's load
-        if shrunk > gain:
-            best, gain = some, shrunk
-    return best
+    """One move or exchange that takes load from the most loaded worker for its share; none if all gain too little.
+
+    It goes to the least loaded worker that it is worth while with: that one may lack room, or fitting experts.
+    """
+    workers = range(len(left))
+    carried = carried_loads(loads, owners.workers, len(left))
+    order = sorted(workers, key=lambda worker: (carried[worker] / shares[worker], worker))
+    high = max(workers, key=lambda worker: (carried[worker] / shares[worker], -worker))
+    least = LEAST_GAIN * sum(loads) / len(left)
+    for low in order:
+        wanted = (carried[high] * shares[low] - carried[low] * shares[high]) / (shares[high] + shares[low])
+        if low == high or wanted <= least or left[low] < size:
+            continue
+        best, gain = [], least
+        for change, some in _changes(layer, owners, loads, high, low, spare=left[low] >= 2 * size):
+            shrunk = wanted - abs(wanted - change)  # of the most loaded worker's load
+            if shrunk > gain:
+                best, gain = some, shrunk
+        if best:
+            return best
+    return []
 
 
 def _changes(

@@ -89,6 +89,13 @@ def test_without_room_for_one_expert_on_its_way_nothing_moves() -> None:
     assert balance([owners], [[8, 7, 1, 2]], [SIZE], [0, SIZE - 1]) == []
 
 
+def test_where_the_least_loaded_worker_has_no_room_the_next_one_helps() -> None:
+    owners, loads = ExpertOwners(((0,), (0,), (1,), (2,))), [10.0, 10.0, 2.0, 0.0]
+    [after] = applied(balance([owners], [loads], [SIZE], [0, 2 * SIZE, 0]), [owners], [0, 2 * SIZE, 0])
+    assert after is not None
+    assert carried(after, loads, 3) == [11.0, 11.0, 0.0]
+
+
 def test_one_very_popular_expert_gets_a_replica() -> None:
     owners = share_experts([100, 1, 1, 1], 2)
     moves = balance([owners], [[100, 1, 1, 1]], [SIZE], [5 * SIZE, 5 * SIZE])
