@@ -28,7 +28,7 @@ from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import InvalidRequest, NumoeError
+from numoe.protos.errors import InvalidRequest, NumoeError, Unavailable
 
 Moving = AsyncGenerator[Progress, None]
 
@@ -68,6 +68,7 @@ class Operations:
         self._looking = asyncio.Lock()
         self._closed = asyncio.Event()
         self._moving: Progress | None = None
+        self._turn: object | None = None  # of the call that has experts moved
 
     # ---- seeing
 
@@ -130,6 +131,18 @@ class Operations:
             return
 
     # ---- doing
+
+    def take_turn(self) -> Callable[[], None]:
+        """Be the one who has experts moved, until what is returned is called. Raises Unavailable: another one is."""
+        if self._turn is not None:
+            raise Unavailable("experts are being moved for another call; rebalance again once that has ended")
+        turn = self._turn = object()
+
+        def end() -> None:
+            if self._turn is turn:
+                self._turn = None
+
+        return end
 
     def abort(self, request_id: str) -> int:
         """End the open requests of this id; returns how many there were."""

@@ -64,6 +64,8 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         if not request.HasField("worker"):
             yield operations_pb2.DrainResponse(open_requests=operations.drain())
             return
+        end = operations.take_turn()
+        context.add_done_callback(lambda _: end())  # type: ignore[arg-type]  # opaque in the stubs
         async with aclosing(operations.empty(request.worker)) as moving:
             async for progress in moving:
                 yield operations_pb2.DrainResponse(made=progress.done, moves=progress.total)

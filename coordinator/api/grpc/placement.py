@@ -36,6 +36,8 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
     async def Rebalance(  # noqa: N802
         self, request: placement_pb2.RebalanceRequest, context: Context
     ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
+        end = self._operations().take_turn()
+        context.add_done_callback(lambda _: end())  # type: ignore[arg-type]  # opaque in the stubs
         drained = request.drain_worker if request.HasField("drain_worker") else None
         async with aclosing(self._operations().rebalance(drained)) as moving:
             async for progress in moving:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from numoe.coordinator.api.failures import FailureKind
 from numoe.coordinator.api.http.actions import Actions
+from numoe.coordinator.api.http.answers import STATUSES
 from numoe.coordinator.api.http.guard import HEADERS
 from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
 from numoe.coordinator.engine.event_log import EventKind
@@ -205,8 +207,8 @@ async def test_actions_go_through_the_checks_of_grpc() -> None:
         moved = await order(running.ready.http, "rebalance", {})
         emptied = await order(running.ready.http, "drain-worker", {"worker": 1})
     for reply in (moved, emptied):
-        assert (reply.status, reply.json["error"]["field"]) == (400, "plan")
-        assert "splits experts by row" in reply.json["error"]["message"]
+        assert reply.status == 409
+        assert "experts are split by row" in reply.json["error"]["message"]
 
 
 async def test_a_defect_of_ours_is_told_by_an_incident_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +279,19 @@ async def test_http_listens_where_it_is_told_to(host: str) -> None:
     async with running_server(settings=settings) as running:
         assert running.ready.http.rpartition(":")[0] == host
         assert (await ask(running.ready.http, "/livez")).status == 200
+
+
+def test_every_kind_of_failure_has_a_status() -> None:
+    assert set(STATUSES) == set(FailureKind)
+
+
+async def test_experts_are_moved_for_one_call_at_a_time() -> None:
+    async with running_server() as running:
+        end = running.coordinator.operations().take_turn()
+        refused = await order(running.ready.http, "rebalance", {})
+        end()
+        after = await order(running.ready.http, "rebalance", {})
+        again = await order(running.ready.http, "rebalance", {})
+    assert (refused.status, refused.json["error"]["reason"]) == (503, "UNAVAILABLE")
+    assert "for another call" in refused.json["error"]["message"]
+    assert (after.status, again.status) == (409, 409)  # there is nothing to move, and the turn was given back
