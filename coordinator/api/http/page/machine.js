@@ -115,8 +115,9 @@ function drawWorker({ worker: number }) {
   card.style.setProperty("--owner", `var(--owner-${number})`);
   updates.push((hosts, workers, service) => {
     const now = workers.find((one) => one.worker === number);
-    setText(state, stateOf(now));
-    setAttribute(state, "class", `state ${now.state}`);
+    const isGone = isLost(now, service);
+    setText(state, isGone ? "lost" : stateOf(now));
+    setAttribute(state, "class", `state ${isGone ? "lost" : now.state}`);
     setText(fill, now.fill === null ? "–" : short(100 * now.fill));
     setText(unit, now.fill === null ? "no step in the last 10 s" : "% fill");
     setText(read, now.fill === null ? "" : `${bandwidth(now.read_rate)} of ${bandwidth(now.peak || null)}`);
@@ -132,6 +133,9 @@ function drawWorker({ worker: number }) {
 }
 
 const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
+
+/** Also while it has no process after a loss: it is "starting" before anybody could see that it was lost. */
+const isLost = ({ state, pid }, service) => state === "lost" || (service.state === "restarting" && state === "starting" && pid === null);
 
 function stateOf({ state, loaded_bytes: done, to_load_bytes: total }) {
   return state === "loading" && total ? `loading ${Math.floor((100 * done) / total)} %` : state;

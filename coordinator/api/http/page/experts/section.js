@@ -119,26 +119,31 @@ function renderScale(scale) {
 
 /** How much of all choices each worker computes: a bar, and its legend. */
 function renderShares() {
-  const shares = experts.choices[window_].shares;
-  const held = experts.heldCounts();
+  const { shares } = experts.choices[window_];
   const isChosen = shares.some((share) => share > 0);
-  keep(get("shares-bar"), [...shares.keys()], (worker) => worker, (worker) => {
-    const node = element("i");
-    node.style.background = `var(--owner-${worker})`;
-    return { node, update: () => (node.style.flexGrow = isChosen ? shares[worker] : 1) };
-  });
+  const held = experts.heldCounts().map((many) => (experts.isByRow ? "rows of every expert" : `${count(many)} experts`));
+  const items = shares.map((share, worker) => ({ worker, share: isChosen ? share : null, held: held[worker] }));
   get("shares-bar").classList.toggle("unknown", !isChosen);
-  keep(get("shares-legend"), [...shares.keys()], (worker) => worker, (worker) => {
-    const share = element("b");
-    const holds = element("span", { class: "quiet" });
-    return {
-      node: element("li", {}, swatch(worker), `worker ${worker} `, share, holds),
-      update() {
-        setText(share, isChosen ? percent(shares[worker], 1) : "–");
-        setText(holds, experts.isByRow ? "rows of every expert" : `${count(held[worker])} experts`);
-      },
-    };
-  });
+  keep(get("shares-bar"), items, ({ worker }) => worker, drawShare);
+  keep(get("shares-legend"), items, ({ worker }) => worker, drawLegend);
+}
+
+function drawShare({ worker }) {
+  const node = element("i");
+  node.style.background = `var(--owner-${worker})`;
+  return { node, update: ({ share }) => (node.style.flexGrow = share ?? 1) };
+}
+
+function drawLegend({ worker }) {
+  const told = element("b");
+  const holds = element("span", { class: "quiet" });
+  return {
+    node: element("li", {}, swatch(worker), `worker ${worker} `, told, holds),
+    update({ share, held }) {
+      setText(told, share === null ? "–" : percent(share, 1));
+      setText(holds, held);
+    },
+  };
 }
 
 // ---- one expert
