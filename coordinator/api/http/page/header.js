@@ -2,7 +2,7 @@
 
 import { drainService } from "./actions.js";
 import { setAttribute, setText } from "./dom.js";
-import { age, count } from "./figures.js";
+import { age } from "./figures.js";
 import { bindSwitch } from "./theme.js";
 
 const get = (id) => document.getElementById(id);
@@ -23,8 +23,6 @@ export function render({ service, now }) {
   setText(state, service.state);
   setAttribute(state, "class", `state ${service.state}`);
   const told = [];
-  if (service.experts > 1) told.push(`${count(service.layers)} layers of ${count(service.experts)} experts, ${service.active_experts} active`);
-  else if (service.layers) told.push(`${count(service.layers)} layers, dense`);
   if (service.split) told.push(`experts split by ${{ tensor: "row", expert: "expert", mixed: "row or expert" }[service.split] ?? service.split}`);
   if (service.binding) told.push(service.binding);
   told.push(`up ${age(now - service.started_at)}`, `pid ${service.pid}`, `gRPC ${service.grpc}`, `numoe ${service.version}`);

@@ -119,6 +119,7 @@ function drawWorker({ worker: number }) {
     setText(state, isGone ? "lost" : stateOf(now));
     setAttribute(state, "class", `state ${isGone ? "lost" : now.state}`);
     setText(fill, now.fill === null ? "–" : short(100 * now.fill));
+    fill.classList.toggle("none", now.fill === null);
     setText(unit, now.fill === null ? "no step in the last 10 s" : "% fill");
     setText(read, now.fill === null ? "" : `${bandwidth(now.read_rate)} of ${bandwidth(now.peak || null)}`);
     level.style.width = `${Math.min(100, 100 * (now.fill ?? 0))}%`;
