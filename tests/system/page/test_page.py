@@ -296,6 +296,9 @@ def test_a_request_is_seen_and_aborted_by_keyboard(page: Page, server: ServeProc
         page.wait_for_selector("#requests-rows tr")
         assert text(page, "#requests-rows .id") == HOSTILE
         assert text(page, "#requests-rows .phase") == "decode"
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.set_viewport_size({"width": 1280, "height": 900})
         until(page, "document.querySelector('[data-worker=\"0\"] .unit').textContent === '% fill'")
         walk_to(page, f"Abort request {HOSTILE}")
         page.keyboard.press("Enter")

@@ -13,7 +13,7 @@ const rate = (value) => short(value);
 const CHARTS = [
   { name: "decode", unit: "tokens/s", column: "decode_rate", now: (flow) => flow.decode_rate, say: rate },
   { name: "prefill", unit: "tokens/s", column: "prefill_rate", now: (flow) => flow.prefill_rate, say: rate },
-  { name: "first token", unit: "after", column: "first_token_seconds", now: (flow) => flow.first_token_seconds, say: time },
+  { name: "first token", unit: "", column: "first_token_seconds", now: (flow) => flow.first_token_seconds, say: time },
   { name: "between tokens", unit: "", column: "between_tokens_seconds", now: (flow) => flow.between_tokens_seconds, say: time },
   { name: "running", unit: "requests", column: "running", now: (flow) => flow.running, say: count },
   { name: "queued", unit: "requests", column: "queued", now: (flow) => flow.queued, say: count },

@@ -61,13 +61,13 @@ function drawRoom(node, hostIndex, workers) {
   const huge = element("p", { class: "note" });
   updates.push((hosts) => {
     const now = hosts[hostIndex].nodes.find((one) => one.node === node.node);
-    setText(cpus, `CPUs ${now.cpus || "none"} · ${bytes(now.total_bytes)} · reads ${bandwidth(now.peak || null)} at most`);
+    setText(cpus, `CPUs ${now.cpus || "none"} · ${bytes(now.total_bytes)} · peak ${bandwidth(now.peak || null)}`);
     PARTS.forEach(([field], at) => {
       segments[at].style.flexGrow = now[field];
       setText(values[at], bytes(now[field]));
     });
     setAttribute(bar, "aria-label", `Memory of node ${now.node}: ${PARTS.map(([field, name]) => `${name} ${bytes(now[field])}`).join(", ")}`);
-    setText(huge, `Huge pages: ${bytes(now.transparent_huge_bytes)} transparent, ${now.huge_bytes ? `${bytes(now.huge_bytes - now.huge_free_bytes)} of ${bytes(now.huge_bytes)}` : "none"} set aside`);
+    setText(huge, `Huge pages: ${bytes(now.transparent_huge_bytes)} transparent, ${now.huge_bytes ? `${bytes(now.huge_bytes - now.huge_free_bytes)} of ${bytes(now.huge_bytes)}` : "none"} reserved`);
   });
   const here = workers.filter((worker) => worker.host === hostIndex && worker.node === node.node).map(drawWorker);
   return element("section", { class: "room", "aria-label": `node ${node.node}` },

@@ -17,6 +17,7 @@ const [said, readout] = [get("expert-said"), get("expert-told")];
 const [layerField, expertField] = [get("expert-layer"), get("expert-expert")];
 const drawing = new MapDrawing(frame);
 export const experts = new Experts();
+const AND = new Intl.ListFormat("en-GB"); // 0, 1 and 2
 const SAY_MILLISECONDS = 200; // after the last step of a pointer or a key
 
 export const needs = ["service", "workers", "experts", "recent", "lately", "ever"];
@@ -198,12 +199,12 @@ function chooseLayer(layer) {
 const holdersText = (index) => {
   const holders = experts.holdersOf(index);
   if (!holders.length) return "rows on every worker";
-  return `worker${holders.length > 1 ? "s" : ""} ${holders.join(", ")}`;
+  return `worker${holders.length > 1 ? "s" : ""} ${AND.format(holders.map(String))}`;
 };
 
 const nodesText = (index) => {
   const nodes = [...new Set((experts.holdersOf(index).length ? experts.holdersOf(index) : experts.nodes.keys()).map((worker) => experts.nodes[worker]))];
-  return `node${nodes.length > 1 ? "s" : ""} ${nodes.join(", ")}`;
+  return `node${nodes.length > 1 ? "s" : ""} ${AND.format(nodes.map(String))}`;
 };
 
 function tellExpert() {
@@ -226,11 +227,11 @@ function factsOf(index) {
   return [
     ["lives on", `${holdersText(index)}, ${nodesText(index)}`],
     ["since", `${clock(experts.since(index), state.now)} (${age(state.now - experts.since(index))})`],
+    ["size", bytes(experts.bytes(index))],
+    ["of its fair share", fair ? times(experts.counts(window_)[index] / fair) : "–"],
     ["chosen in 10 s", recent],
     ["in 5 min", lately],
     ["ever", ever],
-    ["of its fair share", fair ? times(experts.counts(window_)[index] / fair) : "–"],
-    ["size", bytes(experts.bytes(index))],
   ];
 }
 
