@@ -26,7 +26,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from numoe.coordinator.commands.client import CallError, Client
+from numoe.coordinator.commands.asking.client import CallError, Client
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes

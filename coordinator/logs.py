@@ -6,8 +6,9 @@ without the values of local variables, which may hold prompts.
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -19,7 +20,11 @@ def configure_logging(stream: TextIO | None = None) -> None:
     stream = quiet(stream or sys.stderr)
     render: list[structlog.typing.Processor]
     if stream.isatty():
-        render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
+        colors = not plain and not os.environ.get("NO_COLOR")
+        render = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+        if not plain:
+            render.append(_clear_line)
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
@@ -31,3 +36,8 @@ def configure_logging(stream: TextIO | None = None) -> None:
         ],
         logger_factory=structlog.WriteLoggerFactory(stream),
     )
+
+
+def _clear_line(logger: Any, method: str, line: Any) -> str:
+    """Begin on a clean line: the bar of what is being loaded may stand on it, and is drawn anew below."""
+    return f"\r\x1b[2K{line}"

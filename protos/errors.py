@@ -1,20 +1,23 @@
 """What can go wrong, by who is at fault.
 
-    NumoeError
-    +-- RequestError          the client's request; every kind names its gRPC status below
+    NumoeError                                                                            INTERNAL
+    +-- RequestError          the client's request                                        INTERNAL
     |   +-- InvalidRequest        a field is out of range or does not fit the model       INVALID_ARGUMENT
     |   +-- QueueFull             more waiting requests than the queue holds              RESOURCE_EXHAUSTED
     |   +-- DeadlineExceeded      the request's deadline passed                           DEADLINE_EXCEEDED
     |   +-- RequestCancelled      the client went away or cancelled                       CANCELLED
-    +-- SetupError            the operator's set-up: one line on stderr, exit code 2
-    |   +-- ModelFileError        the GGUF file is damaged, hostile or inconsistent
-    |   +-- UnsupportedModel      the file is sound, but this version cannot run it
-    |   +-- PlanError             the model cannot be split over these workers, or does not fit
-    |   +-- AddressInUse          a listening port is taken
-    +-- ServiceError          our own failure: retry, restart
+    +-- SetupError            the operator's set-up: one line on stderr, exit code 2      INTERNAL
+    |   +-- ModelFileError        the GGUF file is damaged, hostile or inconsistent       INTERNAL
+    |   +-- UnsupportedModel      the file is sound, but this version cannot run it       FAILED_PRECONDITION
+    |   +-- PlanError             the model cannot be split, or its experts moved, so     FAILED_PRECONDITION
+    |   +-- AddressInUse          a listening port is taken                               INTERNAL
+    +-- ServiceError          our own failure: retry, restart                             UNAVAILABLE
         +-- Unavailable           loading, draining, or restarting after a lost worker    UNAVAILABLE
         +-- WorkerLost            a worker process died or stopped answering              UNAVAILABLE
+        +-- LogitsNotFinite       the model computed no numbers for one request           DATA_LOSS
 
+The last column is the status of a call that ends with it. INTERNAL: no client is told more of it than an incident,
+under which the log has the rest; such errors are met by whoever starts the service, and not raised in a call.
 A message says what was found, what was expected and what to do. `reason` is the stable machine-readable name
 that clients see in google.rpc.ErrorInfo.
 """
@@ -26,6 +29,14 @@ class NumoeError(Exception):
     """The root of all errors that are raised on purpose across a boundary of numoe."""
 
     reason = "INTERNAL"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickling: as it is, without the arguments of its class's own __init__, which it does not keep."""
+        return _restored, (type(self), self.args), vars(self)
+
+
+def _restored(kind: type[NumoeError], arguments: tuple[object, ...]) -> NumoeError:
+    return kind.__new__(kind, *arguments)
 
 
 class RequestError(NumoeError):
@@ -89,7 +100,7 @@ class UnsupportedModel(SetupError):
 
 
 class PlanError(SetupError):
-    """The model cannot be split over these workers, or does not fit their memory."""
+    """The model cannot be split over these workers, does not fit their memory, or has no experts to move."""
 
     reason = "PLAN"
 
@@ -103,6 +114,8 @@ class AddressInUse(SetupError):
 class ServiceError(NumoeError):
     """Our own failure: the client may retry."""
 
+    reason = "SERVICE_FAILED"
+
 
 class Unavailable(ServiceError):
     """Loading, draining, or restarting after a lost worker."""
@@ -114,3 +127,9 @@ class WorkerLost(ServiceError):
     """A worker process died or stopped answering; every open request ends with this."""
 
     reason = "WORKER_LOST"
+
+
+class LogitsNotFinite(ServiceError):
+    """The model computed infinities or no numbers for one request, which ends with this; all others go on."""
+
+    reason = "LOGITS_NOT_FINITE"

@@ -31,6 +31,7 @@ class Sampling:
         return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
 
+NOT_DRAWN = -1  # instead of a token id
 NO_TOKENS: NDArray[np.int32] = np.zeros(0, np.int32)
 
 
@@ -60,9 +61,9 @@ class StepResult:
     """What a step drew: an entry for each chunk with sampling, in the step's order."""
 
     number: int
-    token_ids: NDArray[np.int32]  # [R]
+    token_ids: NDArray[np.int32]  # [R]; NOT_DRAWN where the logits are not finite
     logprobs: NDArray[np.float32]  # [R] natural log, of the unmodified distribution (softmax of the raw logits)
-    seconds: float  # from the first worker's start to the last draw
+    seconds: float  # from the step's publication to the coordinator's look at what was drawn, its waking up included
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
 from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from numoe.model.made_up.random_blocks import BlockPools
+from tests.tiny_sentence_pieces import write_sentence_pieces
 from tests.tiny_vocabulary import write_vocabulary
 
 Weights = dict[str, NDArray[np.float32]]  # by GGUF tensor name
@@ -39,6 +40,7 @@ class TinyShape:
     active_experts: int = 2
     expert_width: int = 96
     vocabulary: int = 331  # no multiple of 16: the last panel is short
+    tokenizer: Literal["gpt2", "llama"] = "gpt2"
     context_length: int = 512
     rms_epsilon: float = 1e-6
     rope_base: float = 1e6
@@ -153,7 +155,7 @@ def write_tiny_model(path: Path, shape: TinyShape, seed: int = 0, parts: int = 1
     """
     writer = GGUFWriter(path, shape.architecture, split_max_tensors=tensors_per_part(shape, parts))
     write_hyperparameters(writer, shape)
-    write_vocabulary(writer, shape.vocabulary)
+    (write_vocabulary if shape.tokenizer == "gpt2" else write_sentence_pieces)(writer, shape.vocabulary)
     stored = stored_weights(shape, seed)
     for name, (kind, data) in stored.items():
         writer.add_tensor(name, data, raw_dtype=kind)

@@ -101,7 +101,10 @@ async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, 
     def work(checkpoint: Checkpoint) -> list[int]:
         return encode_text(Encoder(served.tokenizer, checkpoint), text, special=special, bos=bos)
 
-    return await work_apart(work, len(text), deadline)
+    try:
+        return await work_apart(work, len(text), deadline)
+    except InvalidRequest as error:
+        raise InvalidRequest("text", error.problem) from error
 
 
 async def _encode(question: Question, served: ServedModel) -> Sequence[int]:

@@ -2,7 +2,8 @@
 
 *Guarantees*: long texts have a thread of their own, behind which no short one waits. A text that cannot fit the context
 is refused by its bytes before any of it is encoded, and by its tokens as soon as there are too many. Between two pieces
-the work looks whether anybody still wants it: its client may be gone, its deadline past.
+the work looks whether anybody still wants it: its client may be gone, its deadline past. No piece takes longer than
+some tenths of a second: a text that would have one, 15 MB of one letter for example, is refused.
 
 The tokenizer computes without the GIL, so pieces are about ending early, not about other threads. *Rejected*: a process
 for it, which would have to copy texts in and tokens out, and holds up short texts just as a thread would.
@@ -13,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from numoe.model.text.part import UNCUT_CHARACTERS, Part, Uncuttable
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
 
@@ -29,7 +32,7 @@ TOKENIZED_BYTES = 1 << 20  # of a text that is only tokenized: half a second
 DETOKENIZED_IDS = 1 << 20  # as many tokens as such a text can have
 
 _SHORT = ThreadPoolExecutor(4, "numoe-short-text")
-_LONG = ThreadPoolExecutor(1, "numoe-long-text")  # one, as a megabyte without blanks takes 250 MB while it is encoded
+_LONG = ThreadPoolExecutor(1, "numoe-long-text")  # one, as the longest piece takes 65 to 260 MB while it is encoded
 
 
 def never_stop() -> None:
@@ -46,13 +49,30 @@ class Encoder:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """The token ids of a text. Raises InvalidRequest, of the field "prompt", for one that does not fit."""
-        self.refuse_too_long(text)
+        return self.encode_parts([Part(text, special)])
+
+    def encode_parts(self, parts: Sequence[Part]) -> list[int]:
+        """The token ids of a text in parts. Raises InvalidRequest as encode() does."""
+        for part in parts:
+            self.refuse_too_long(part.text)
+        self.checkpoint()
         token_ids: list[int] = []
-        for piece in self.tokenizer.pieces(text):
-            self.checkpoint()
-            token_ids += self.tokenizer.encode(piece, special=special)
-            self.refuse_too_many(len(token_ids))
+        with _refuse_uncuttable():
+            for run in self.tokenizer.encode_parts(parts):
+                token_ids += run
+                self.refuse_too_many(len(token_ids))
+                self.checkpoint()
         return token_ids
+
+    def pieces(self, text: str) -> Iterator[str]:
+        """Pieces of a text that are to be worked on one by one, after a look at each whether to go on.
+
+        Raises InvalidRequest, of the field "prompt", where one would be so long that it could not be ended in time.
+        """
+        with _refuse_uncuttable():
+            for piece in self.tokenizer.pieces(text):
+                self.checkpoint()
+                yield piece
 
     def refuse_too_long(self, text: str) -> None:
         """Raise InvalidRequest for a text whose bytes are more than the context's tokens can spell."""
@@ -70,6 +90,15 @@ class Encoder:
             raise InvalidRequest(
                 "prompt", f"has more than {self.most_tokens} tokens, which is all that the context holds"
             )
+
+
+@contextmanager
+def _refuse_uncuttable() -> Iterator[None]:
+    try:
+        yield
+    except Uncuttable as error:
+        problem = f"has more than {UNCUT_CHARACTERS} characters in a row without the end of a word or number"
+        raise InvalidRequest("prompt", f"{problem}; break them up, with blanks or lines") from error
 
 
 def byte_length(text: str) -> int:

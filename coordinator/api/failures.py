@@ -13,16 +13,23 @@ from enum import Enum, auto
 import structlog
 
 from numoe.protos.errors import (
+    AddressInUse,
     DeadlineExceeded,
     InvalidRequest,
+    LogitsNotFinite,
+    ModelFileError,
     NumoeError,
     PlanError,
     QueueFull,
     RequestCancelled,
+    RequestError,
+    ServiceError,
+    SetupError,
     Unavailable,
     UnsupportedModel,
     WorkerLost,
 )
+from numoe.protos.foreign_text import harmless
 
 RETRY_SECONDS = 5.0  # restarting workers takes seconds for small models, minutes for large ones: ask now and then
 # Of UTF-8. Trailers beyond 8 KiB are dropped by many proxies, and clients of gRPC take such a call for another failure;
@@ -39,10 +46,17 @@ class FailureKind(Enum):
     CANCELLED = auto()
     UNSUPPORTED = auto()  # ask another service
     UNAVAILABLE = auto()  # come back when told
+    DAMAGED = auto()  # tell the operator: the model's weights, or what they make of this prompt
     INTERNAL = auto()  # tell the operator the incident
 
 
-_KINDS: dict[type[NumoeError], FailureKind] = {
+_KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.py, which draws the same table
+    NumoeError: FailureKind.INTERNAL,
+    RequestError: FailureKind.INTERNAL,
+    SetupError: FailureKind.INTERNAL,
+    ModelFileError: FailureKind.INTERNAL,
+    AddressInUse: FailureKind.INTERNAL,
+    ServiceError: FailureKind.UNAVAILABLE,
     InvalidRequest: FailureKind.INVALID,
     QueueFull: FailureKind.FULL,
     DeadlineExceeded: FailureKind.LATE,
@@ -51,6 +65,7 @@ _KINDS: dict[type[NumoeError], FailureKind] = {
     PlanError: FailureKind.UNSUPPORTED,
     Unavailable: FailureKind.UNAVAILABLE,
     WorkerLost: FailureKind.UNAVAILABLE,
+    LogitsNotFinite: FailureKind.DAMAGED,
 }
 
 _log = structlog.get_logger()
@@ -81,22 +96,27 @@ def describe_failure(error: Exception) -> Failure:
     """What a client is told of an error; an unexpected one is logged here, and only here."""
     if isinstance(error, ToldError):
         return error.failure
-    if not isinstance(error, NumoeError) or type(error) not in _KINDS:
+    kind = kind_of(type(error))
+    if not isinstance(error, NumoeError) or kind is FailureKind.INTERNAL:
         return _internal(error)
-    kind, message = _KINDS[type(error)], _shortened(str(error))
+    message = _shortened(str(error))
     match error:
         case InvalidRequest():
             return Failure(kind, error.reason, message, field=error.field, problem=_shortened(error.problem))
         case QueueFull():
             return Failure(kind, error.reason, message, retry_seconds=error.retry_seconds)
-        case Unavailable() | WorkerLost():
-            return Failure(kind, error.reason, message, retry_seconds=RETRY_SECONDS)
-    return Failure(kind, error.reason, message)
+    retry_seconds = RETRY_SECONDS if kind is FailureKind.UNAVAILABLE else None
+    return Failure(kind, error.reason, message, retry_seconds=retry_seconds)
+
+
+def kind_of(error: type[Exception]) -> FailureKind:
+    """What a client can do about an error of this class; what is none of protos/errors.py is internal."""
+    return _KINDS.get(error, FailureKind.INTERNAL)  # type: ignore[arg-type]  # most are no key
 
 
 def _shortened(message: str) -> str:
     """At most MESSAGE_BYTES of it, in one line without control characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in message[: 2 * MESSAGE_BYTES]).split())
+    line = " ".join(harmless(message[: 2 * MESSAGE_BYTES], instead=" ").split())
     data = line.encode(errors="replace")
     if len(data) <= MESSAGE_BYTES and len(message) <= 2 * MESSAGE_BYTES:
         return data.decode()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from numoe.coordinator.api.encoding import Checkpoint, Encoder, never_stop
 from numoe.model.text.chat_template import ChatTemplate
+from numoe.model.text.part import Part
 from numoe.model.text.tokenizer import Detokenizer, Tokenizer
 
 # Private-use characters around a random name stand for a control token's text while the template runs: templates
@@ -69,22 +70,18 @@ class _Disguise:
         self._hidden: list[str] = []
 
     def hide(self, text: str) -> str:
-        return "".join(map(self._hide, self._tokenizer.pieces(text)))
+        return "".join(map(self._hide, self._encoder.pieces(text)))
 
     def encode(self, rendered: str) -> list[int]:
-        token_ids: list[int] = []
         pieces = re.split(f"{_OPEN}{self._name}:([0-9]+){_CLOSE}", rendered)
-        for index, piece in enumerate(pieces):  # odd ones are the numbers of stand-ins
-            if index % 2:
-                token_ids += self._encoder.encode(self._hidden[int(piece)], special=False)
-            elif piece:
-                token_ids += self._encoder.encode(piece, special=True)
-            self._encoder.refuse_too_many(len(token_ids))
-        return token_ids
+        # Odd ones are the numbers of stand-ins.
+        parts = [
+            Part(self._hidden[int(piece)], False) if n % 2 else Part(piece, True) for n, piece in enumerate(pieces)
+        ]
+        return self._encoder.encode_parts([part for part in parts if part.text])
 
     def _hide(self, piece: str) -> str:
-        self._encoder.checkpoint()
-        texts = self._control_texts(piece)
+        texts = self._tokenizer.control_texts(piece)
         if not texts:
             return piece
         pattern = "|".join(re.escape(control) for control in sorted(texts, key=len, reverse=True))
@@ -93,8 +90,3 @@ class _Disguise:
     def _stand_in(self, match: re.Match[str]) -> str:
         self._hidden.append(match.group())
         return f"{_OPEN}{self._name}:{len(self._hidden) - 1}{_CLOSE}"
-
-    def _control_texts(self, text: str) -> set[str]:
-        """The control tokens that the tokenizer would find in the text, as they are written."""
-        found = {token_id for token_id in self._tokenizer.encode(text) if not self._tokenizer.token_bytes(token_id)}
-        return {self._tokenizer.token_bytes(token_id, control=True).decode() for token_id in found} - {""}

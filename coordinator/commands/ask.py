@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from numoe.coordinator.commands.answers import read_text, read_turns, stream_answer
-from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions, check_text
-from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, GenerateRequest, Sampling, Stopping
+from numoe.coordinator.commands.asking.answers import AnswerView, check_text, read_text
+from numoe.coordinator.commands.asking.conversation import Conversation
+from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions
+from numoe.v1.generation_pb2 import ChatRequest, GenerateRequest, Sampling, Stopping
 
 
 def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
@@ -24,7 +25,7 @@ def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS,
         request = GenerateRequest(
             text=prompt, parse_special=parse_special, sampling=_sampling(options), stopping=_stopping(options)
         )
-        stream_answer(client.generate(request))
+        AnswerView().show(client.generate(request))
 
 
 def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, system: str | None = None) -> None:
@@ -33,22 +34,24 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     Parameters
     ----------
     text
-        What to say. Default: a conversation, each line of standard input a turn; /exit or Ctrl-D ends it.
+        What to say. Default: a conversation, each line of standard input a turn; /help lists what else may be said.
     options
         Which service, and how to draw.
     system
         Instructions for the whole conversation. Default: what the model's template has.
     """
-    messages = [ChatMessage(role="system", content=check_text("--system", system))] if system else []
+    instructions = check_text("--system", system) if system else None
     if text is not None:
         check_text("TEXT", text)
     with options.connect() as client:
-        for said in read_turns() if text is None else [text]:
-            messages.append(ChatMessage(role="user", content=said))
-            request = ChatRequest(messages=messages, sampling=_sampling(options), stopping=_stopping(options))
-            # Ctrl-C ends an answer, and what there is of it stays in the conversation.
-            answer = stream_answer(client.chat(request), keep_interrupted=text is None)
-            messages.append(ChatMessage(role="assistant", content=answer))
+        sampling, stopping = _sampling(options), _stopping(options)
+        if text is None:
+            from numoe.coordinator.commands.asking.talk import talk  # brings gRPC, as connecting does
+
+            talk(client, instructions, sampling, stopping)
+        else:
+            messages = Conversation(instructions, said=text).messages()
+            AnswerView().show(client.chat(ChatRequest(messages=messages, sampling=sampling, stopping=stopping)))
 
 
 def _sampling(options: CallOptions) -> Sampling:

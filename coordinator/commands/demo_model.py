@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from numoe.coordinator.commands.progress import LoadingView
-from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.commands.screen.progress import LoadingView
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.settings import LONG_WORD, POSITIVE, check_bounds
 from numoe.protos.errors import SetupError
 from numoe.protos.folders import cache_folder

@@ -9,8 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
-from numoe.coordinator.commands.progress import LoadingView
-from numoe.coordinator.commands.terminal import FAILED_EXIT_CODE, out
+from numoe.coordinator.commands.screen.progress import LoadingView
+from numoe.coordinator.commands.screen.terminal import FAILED_EXIT_CODE, out
 from numoe.coordinator.settings import ServeSettings, check_settings
 
 

@@ -18,7 +18,8 @@ from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
-from numoe.coordinator.commands.terminal import (
+from numoe.coordinator.commands.environment import PREFIX, refuse_misspelt
+from numoe.coordinator.commands.screen.terminal import (
     FAILED_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
     SETUP_EXIT_CODE,
@@ -26,6 +27,7 @@ from numoe.coordinator.commands.terminal import (
 )
 from numoe.protos.errors import NumoeError, SetupError
 
+HELP_FLAGS = {"--help", "-h", "--version"}
 _SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
 _origins: dict[str, str] = {}
 
@@ -47,6 +49,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # latin-1 and ASCII lack most characters
     try:
+        if not HELP_FLAGS & set(sys.argv):
+            refuse_misspelt(app, os.environ)
         app(sys.argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -85,6 +89,7 @@ def _read_config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
 
 def _note_origins(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Asked last, when every setting that has a value got it from a flag, the environment or the file."""
+    _origins.clear()  # of a command that was read before in this process
     for argument in arguments:
         for token in argument.tokens:
             name = argument.name.removeprefix("--").replace("-", "_")
@@ -103,7 +108,7 @@ def _check_readable(path: Path) -> None:
 
 def _add_command(place: str, description: str, *, configured: bool = False) -> None:
     """Add the command at `place`, "file:function"; if `configured`, environment and --config set its flags too."""
-    sources = [Env("NUMOE_", command=False), _read_config_file, _note_origins] if configured else []
+    sources = [Env(PREFIX, command=False), _read_config_file, _note_origins] if configured else []
     app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources)
 
 
@@ -125,7 +130,10 @@ _add_command(
 )
 _add_command(
     "plan:plan",
-    "Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.",
+    """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
+
+    What serve would refuse is refused with the same line and status 2, after what can be shown of it.
+    """,
     configured=True,
 )
 _add_command(

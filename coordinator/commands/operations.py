@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.text import Text
 
 from numoe.coordinator.commands.options import SERVICE_OPTIONS, ServiceOptions
-from numoe.coordinator.commands.tables.figures import harmless
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.commands.tables.status import describe_status
-from numoe.coordinator.commands.terminal import out
+from numoe.protos.foreign_text import harmless
 from numoe.v1.operations_pb2 import ServiceEvent, WatchStatusResponse
 
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from numoe.coordinator.settings import (
     DEFAULT_ADDRESS,
     LONG_WORD,
+    NOT_NEGATIVE,
     POSITIVE,
     WORD,
     EngineSettings,
@@ -24,7 +25,7 @@ from numoe.model.machine.topology_reading import read_topology
 from numoe.protos.errors import SetupError
 
 if TYPE_CHECKING:
-    from numoe.coordinator.commands.client import Client
+    from numoe.coordinator.commands.asking.client import Client
 
 
 @Parameter(name="*")
@@ -40,9 +41,13 @@ class ServiceOptions:
     def connect(self) -> Client:
         """The service's client, to be used in `with`. Raises SetupError for numbers that no message can hold."""
         check_bounds(self)
-        from numoe.coordinator.commands.client import Client  # brings gRPC: 0.2 s that `--help` does without
+        from numoe.coordinator.commands.asking.client import Client  # brings gRPC: 0.2 s that `--help` does without
 
-        return Client(self.address, self.timeout_seconds)
+        return Client(self.address, self.timeout_seconds, self.retrying())
+
+    def retrying(self) -> float:
+        """For how many seconds a question is asked again while the service says when to come back."""
+        return 0.0
 
 
 @Parameter(name="*")
@@ -50,8 +55,10 @@ class ServiceOptions:
 class CallOptions(ServiceOptions):
     """Which service to ask, and how to draw."""
 
+    retry_seconds: Annotated[float, NOT_NEGATIVE] = 300.0
+    """Ask again for so long while the service is full or restarting, whenever it says; 0: not at all."""
     max_tokens: Annotated[int | None, WORD] = None
-    """Most tokens to generate. Default: what fits the context."""
+    """Most tokens to generate. Default: what fits the context, in a conversation at most a quarter of it."""
     stop: tuple[str, ...] | None = None
     """A text that ends the answer; may be given several times."""
     temperature: float | None = None
@@ -67,19 +74,14 @@ class CallOptions(ServiceOptions):
     seed: Annotated[int | None, LONG_WORD] = None
     """The same seed gives the same answer. Default: another one each time."""
 
+    def retrying(self) -> float:
+        """As said."""
+        return self.retry_seconds
+
 
 # A flag is called --address, not --settings.listen.address. Said here, so that settings.py knows of no command line.
 for _settings in (ServeSettings, ListenSettings, WorkerSettings, EngineSettings):
     Parameter(name="*")(_settings)
-
-
-def check_text(name: str, text: str) -> str:
-    """The text; raises SetupError where it holds bytes that are no UTF-8, which Python passes on as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SetupError(f"{name} holds bytes that are not UTF-8, from character {error.start + 1} on") from error
-    return text
 
 
 SERVICE_OPTIONS = ServiceOptions()

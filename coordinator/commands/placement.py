@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from numoe.coordinator.commands.options import SERVICE_OPTIONS, ServiceOptions
-from numoe.coordinator.commands.progress import show_moves
+from numoe.coordinator.commands.screen.progress import show_moves
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.commands.tables.placement import describe_placement
-from numoe.coordinator.commands.terminal import out
 from numoe.protos.errors import SetupError
 from numoe.v1.placement_pb2 import RebalanceRequest
 

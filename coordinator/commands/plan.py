@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
-from numoe.coordinator.commands.tables.plan import describe_plan
-from numoe.coordinator.commands.terminal import out
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings, kv_tokens
-from numoe.model.planning.plan_file import to_toml
+from numoe.coordinator.commands.screen.terminal import out
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings
 from numoe.protos.errors import SetupError
 
 
@@ -22,6 +20,8 @@ def plan(
     config: Path | None = None,
 ) -> None:
     """Show which worker would own which part of a model, whether it fits, and how fast it is predicted to be.
+
+    What serve would refuse is refused with the same line and status 2, after what can be shown of it.
 
     Parameters
     ----------
@@ -39,20 +39,25 @@ def plan(
     check_settings(settings)
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
+    from numoe.coordinator.commands.tables.plan import describe_plan
+    from numoe.coordinator.limits import step_limits
     from numoe.coordinator.machine.model_file import read_model
     from numoe.coordinator.machine.planning import decide_plan
+    from numoe.model.planning.plan_checks import check_placement
+    from numoe.model.planning.plan_file import to_toml
 
     spec, _, template = read_model(model)  # what `numoe serve` would refuse of the text, too
     if template is not None:
         template.close()
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
-    positions = kv_tokens(settings.engine, spec.context_length)
+    limits = step_limits(settings.engine, spec.context_length)
     kv_type = KV_TYPES[settings.engine.kv_type]
-    out().print(describe_plan(decision.plan, spec, topology, positions, kv_type))
+    out().print(describe_plan(decision.plan, spec, topology, limits, kv_type))
     out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
     if output is not None:
-        _write_text(output, to_toml(decision.plan))
+        _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
+    check_placement(decision.plan, spec, topology, limits, kv_type)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -15,10 +15,10 @@ from rich.text import Text
 from numoe.coordinator.commands.demo_model import find_demo_model
 from numoe.coordinator.commands.main import chosen_origins
 from numoe.coordinator.commands.options import SERVE_SETTINGS
-from numoe.coordinator.commands.progress import LoadingView
-from numoe.coordinator.commands.terminal import out
+from numoe.coordinator.commands.screen.progress import LoadingView
+from numoe.coordinator.commands.screen.terminal import err, out
 from numoe.coordinator.quiet_stream import quiet
-from numoe.coordinator.settings import ServeSettings, check_settings
+from numoe.coordinator.settings import DEFAULT_ADDRESS, ServeSettings, check_settings
 
 if TYPE_CHECKING:
     from numoe.coordinator.process.life import Ready
@@ -66,3 +66,7 @@ def _show_ready(ready: Ready) -> None:
     facts += f" seconds={ready.seconds:.1f}" + (f" ops=http://{ready.http}/ops/" if ready.http else "")
     line = Text.assemble(("READY", "bold green"), f" {facts}")
     out(quiet(sys.stdout)).print(line)  # a service goes on whoever reads this, and at once, behind a pipe too
+    remarks = err()
+    if remarks.is_terminal:
+        address = "" if ready.address == DEFAULT_ADDRESS else f" --address {ready.address}"
+        remarks.print(f"ask it in another terminal: numoe chat{address}; Ctrl-C ends it", style="dim")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from numoe.coordinator.commands.options import ROOT, read_machine
+from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.commands.tables.topology import describe_topology
-from numoe.coordinator.commands.terminal import out
 
 
 def topology(*, root: Path = ROOT) -> None:

@@ -37,7 +37,7 @@ from numoe.coordinator.requests.request import GenerationRequest, RequestLimits,
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
-from numoe.protos.messages import Step, StepResult
+from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
@@ -291,12 +291,16 @@ class Engine:
             sequence.ran(tokens)
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
-                if not 0 <= token_id < self.limits.vocabulary:
+                if token_id == NOT_DRAWN:
+                    sequence.fail_not_finite()
+                    _log.error("logits_not_finite", request=sequence.request.request_id, position=sequence.known)
+                elif 0 <= token_id < self.limits.vocabulary:
+                    self._count_draw(sequence, now)
+                    sequence.take(token_id, logprob, now)
+                    self._generated_tokens += 1
+                else:
                     raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
-                self._count_draw(sequence, now)
-                sequence.take(token_id, logprob, now)
             self._undelivered.append(sequence)
-        self._generated_tokens += draws
         self._restarts_in_row = 0
 
     def _count_draw(self, sequence: Sequence, now: float) -> None:

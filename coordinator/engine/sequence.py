@@ -19,7 +19,10 @@ from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
+from numoe.protos.errors import LogitsNotFinite
 from numoe.protos.messages import NO_TOKENS, Chunk
+
+_OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
 
 @dataclass(slots=True)
@@ -128,6 +131,11 @@ class Sequence:
         reason, match = self._end(self._owed)
         if reason is not None:
             self.outcome = Finished(reason, match, Usage(self.prompt, self.drawn), self._timings())
+
+    def fail_not_finite(self) -> None:
+        """No token could be drawn: the request ends."""
+        problem = f"the model computed no finite logits for position {self.known}, after {self.drawn} tokens generated"
+        self.outcome = Failed(LogitsNotFinite(f"{problem}; tell the operator to check the model's file, {_OTHER}"))
 
     def deliver(self) -> None:
         """Puts what is owed into the client's mailbox."""

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from numoe.coordinator.limits import step_limits
 from numoe.coordinator.machine.measuring import measure_bandwidth
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, kv_tokens
+from numoe.coordinator.settings import KV_TYPES, ServeSettings
 from numoe.model.doctor.diagnosis import Needs, diagnose, needs_of
 from numoe.model.doctor.finding import Finding, worst
 from numoe.model.doctor.measured_bandwidth import check_load
@@ -61,8 +62,8 @@ def _weigh_model(model: Path, topology: Topology, settings: ServeSettings) -> Ne
     """What the model's plan wants of the machine."""
     spec = read_spec(model)
     plan = decide_plan(spec, topology, settings).plan
-    positions = kv_tokens(settings.engine, spec.context_length)
-    return needs_of(plan, spec, positions, KV_TYPES[settings.engine.kv_type])
+    limits = step_limits(settings.engine, spec.context_length)
+    return needs_of(plan, spec, limits, KV_TYPES[settings.engine.kv_type])
 
 
 def _try_policies(topology: Topology) -> PolicyTrial | None:

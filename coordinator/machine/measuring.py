@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from numoe.coordinator.programs import python_command
+from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.model.machine.bandwidth import Bandwidth, Read, cores_of_nodes
 from numoe.model.machine.cgroups import memory_limit
 from numoe.model.machine.id_lists import format_id_list
@@ -108,7 +108,12 @@ class _MeasuringProcess:
 
     def __enter__(self) -> _MeasuringProcess:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        self._errors = open_errors()
+        try:
+            self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
+        except BaseException:
+            self._errors.close()
+            raise
         return self
 
     def await_ready(self) -> None:
@@ -117,14 +122,15 @@ class _MeasuringProcess:
         with self._deadline():
             ready = self._process.stdout.readline()
         if not ready:
-            self._fail(self._process.communicate()[1])
+            self._process.wait()
+            self._fail()
 
     def answer(self) -> dict[str, Any]:
         """Let it measure, and wait for the figures."""
         with self._deadline():
-            out, errors = self._process.communicate("go\n")
+            out, _ = self._process.communicate("go\n")
         if self._process.returncode != 0 or not out:
-            self._fail(errors)
+            self._fail()
         found: dict[str, Any] = json.loads(out)
         return found
 
@@ -141,8 +147,8 @@ class _MeasuringProcess:
         self._late = True
         self._process.kill()
 
-    def _fail(self, errors: str) -> NoReturn:
-        said = [f"the process ended with {self._process.returncode} and no word", *errors.strip().splitlines()][-1]
+    def _fail(self) -> NoReturn:
+        said = last_line(self._errors) or f"the process ended with {self._process.returncode} and no word"
         if self._process.returncode == -signal.SIGKILL:
             said = "the process was killed, most likely for its memory"
         if self._late:
@@ -152,3 +158,4 @@ class _MeasuringProcess:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._errors.close()

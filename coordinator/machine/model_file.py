@@ -12,11 +12,12 @@ import structlog
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.gguf.reader import one_line
 from numoe.model.text.chat_template import ChatTemplate
-from numoe.model.text.tokenizer import Tokenizer, token_bytes
+from numoe.model.text.spelling import token_bytes
+from numoe.model.text.tokenizer import Tokenizer
 from numoe.model.text.vocabulary import Vocabulary, read_vocabulary
 from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 _log = structlog.get_logger()
 

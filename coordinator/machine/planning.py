@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, kv_tokens
+from numoe.coordinator.limits import step_limits
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
@@ -47,7 +48,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         split=chosen.split,
         replicas=chosen.replicas,
         batch=chosen.batch,
-        kv_tokens=kv_tokens(settings.engine, spec.context_length),
+        limits=step_limits(settings.engine, spec.context_length),
         kv_type=KV_TYPES[settings.engine.kv_type],
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
@@ -67,8 +68,8 @@ def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory."""
     topology = read_topology()
     shards = decide_plan(spec, topology, settings).plan
-    positions = kv_tokens(settings.engine, spec.context_length)
-    check_placement(shards, spec, topology, positions, KV_TYPES[settings.engine.kv_type])
+    limits = step_limits(settings.engine, spec.context_length)
+    check_placement(shards, spec, topology, limits, KV_TYPES[settings.engine.kv_type])
     warn_of_quota(shards, Path("/"))
     return shards
 

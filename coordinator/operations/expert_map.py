@@ -37,7 +37,7 @@ class ExpertPlaces:
 
     def follow(self, owners: Owners, at: float) -> None:
         """See where experts are now; costs next to nothing where none has moved."""
-        if owners is self._owners:
+        if owners == self._owners:
             return
         for layer, (before, after) in enumerate(zip(self._owners, owners, strict=True)):
             if before is not after and before is not None and after is not None:

@@ -52,6 +52,7 @@ class Observer:
         self._ring = SampleRing()
         self._counting_since = time.monotonic()  # of the workers that run now
         self._hits: NDArray[np.int64] | None = None  # of the newest sample
+        self._made: dict[str, Choices] = {}
         self._lately: tuple[Sample, Choices, Choices] | None = None
         self.sample()
 
@@ -78,7 +79,7 @@ class Observer:
             hosts=(facts.host,),
             workers=workers_now(placement, now, recently, facts),
             experts=self._places.map,
-            recent=self._places.choices(hits_change(now, recently), now.at - recently.at),
+            recent=self._choices("recent", hits_change(now, recently), now.at - recently.at),
             lately=lately,
             ever=ever,
             flow=flow_now(now, recently, self._engine.counts.ended, requests),
@@ -94,10 +95,18 @@ class Observer:
         newest = self._ring.newest
         if self._lately is None or self._lately[0] is not newest:
             before = self._ring.before(LATELY_SECONDS, newest.at)
-            lately = self._places.choices(hits_change(newest, before), newest.at - before.at)
-            ever = self._places.choices(newest.hits, newest.at - self._counting_since)
+            lately = self._choices("lately", hits_change(newest, before), newest.at - before.at)
+            ever = self._choices("ever", newest.hits, newest.at - self._counting_since)
             self._lately = newest, lately, ever
         return self._lately[1:]
+
+    def _choices(self, name: str, hits: NDArray[np.int64], seconds: float) -> Choices:
+        """The same as the last time where only time went by: they need not be sent again to who has them."""
+        made, last = self._places.choices(hits, seconds), self._made.get(name)
+        if last is not None and replace(made, seconds=last.seconds) == last:
+            return last
+        self._made[name] = made
+        return made
 
     def _service_now(self, now: Sample, placement: Placement, moving: Progress | None) -> Service:
         return replace(

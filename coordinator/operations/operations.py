@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from numoe.coordinator.engine.engine import Engine
@@ -27,7 +28,9 @@ from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import InvalidRequest, NumoeError
+from numoe.protos.errors import InvalidRequest, NumoeError, Unavailable
+
+Moving = AsyncGenerator[Progress, None]
 
 LOOK_SECONDS = 1.0  # between two snapshots at least
 MACHINE_SECONDS = 5.0  # between two looks at files
@@ -65,6 +68,7 @@ class Operations:
         self._looking = asyncio.Lock()
         self._closed = asyncio.Event()
         self._moving: Progress | None = None
+        self._turn: object | None = None  # of the call that has experts moved
 
     # ---- seeing
 
@@ -128,6 +132,18 @@ class Operations:
 
     # ---- doing
 
+    def take_turn(self) -> Callable[[], None]:
+        """Be the one who has experts moved, until what is returned is called. Raises Unavailable: another one is."""
+        if self._turn is not None:
+            raise Unavailable("experts are being moved for another call; rebalance again once that has ended")
+        turn = self._turn = object()
+
+        def end() -> None:
+            if self._turn is turn:
+                self._turn = None
+
+        return end
+
     def abort(self, request_id: str) -> int:
         """End the open requests of this id; returns how many there were."""
         ended = self._engine.abort(request_id)
@@ -141,7 +157,7 @@ class Operations:
         self._drain()
         return status.running + status.queued
 
-    async def rebalance(self, drained: int | None = None) -> AsyncIterator[Progress]:
+    async def rebalance(self, drained: int | None = None) -> Moving:
         """Even out what workers compute, or empty the worker `drained` of whole experts; tells after each move.
 
         Raises:
@@ -150,19 +166,21 @@ class Operations:
         hits = self._workers.expert_hits()
         moves = await asyncio.to_thread(wanted_moves, self._spec, self._workers, hits, drained)
         purpose = "even out the workers" if drained is None else f"empty worker {drained}"
-        async for progress in self.move(moves, purpose):
-            yield progress
+        async with aclosing(self.move(moves, purpose)) as moving:
+            async for progress in moving:
+                yield progress
 
-    async def empty(self, worker: int) -> AsyncIterator[Progress]:
+    async def empty(self, worker: int) -> Moving:
         """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""
         try:
-            async for progress in self.rebalance(worker):
-                yield progress
+            async with aclosing(self.rebalance(worker)) as moving:
+                async for progress in moving:
+                    yield progress
         except InvalidRequest as error:
             raise InvalidRequest(error.field.replace("drain_worker", "worker"), error.problem) from error
 
-    async def move(self, moves: list[ExpertMove], purpose: str) -> AsyncIterator[Progress]:
-        """Make moves one after the other, for all to see."""
+    async def move(self, moves: list[ExpertMove], purpose: str) -> Moving:
+        """Make moves one after the other, for all to see; closed early, it leaves what was moved where it is."""
         made, why = 0, ""
         if moves:
             self.events.note(EventKind.REBALANCE_BEGUN, f"{len(moves)} experts are to move, to {purpose}")

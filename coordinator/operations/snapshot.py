@@ -165,7 +165,7 @@ class ExpertMap:
 class Choices:
     """How often experts were chosen in a time. A token of a layer chooses `active_experts` of them."""
 
-    seconds: float  # how long that time is
+    seconds: float  # how long that time was when the counts last changed
     counts: Packed  # [L, E]
     skew: tuple[float, ...]  # [L] the most chosen expert over the mean: 1 is even
     imbalance: tuple[float, ...]  # [L] the most loaded worker over the mean: 1 is even

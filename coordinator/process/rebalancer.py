@@ -20,7 +20,7 @@ LEAST_TOKENS = 1000  # fewer since the last look say little about which experts 
 
 PURPOSE = "even out the workers, by itself"
 
-Mover = Callable[[list[ExpertMove], str], AsyncIterator[object]]
+Mover = Callable[[list[ExpertMove], str], AsyncIterator[object]]  # makes moves, and is told what for
 
 _log = structlog.get_logger()
 

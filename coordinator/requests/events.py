@@ -75,7 +75,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal: RequestCancelled, DeadlineExceeded, WorkerLost, Unavailable."""
+    """Terminal: RequestCancelled, DeadlineExceeded, LogitsNotFinite, WorkerLost, Unavailable."""
 
     error: NumoeError
 

@@ -5,11 +5,13 @@ Ray starts, places and ends the processes. A worker's death shows on its pidfd a
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from numoe.coordinator.workers import ray_node  # noqa: F401  sets what Ray reads when it is imported
@@ -21,6 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numoe.coordinator.programs import python_command
 from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import Shard, ShardPlan
@@ -28,8 +31,10 @@ from numoe.protos.errors import SetupError, WorkerLost
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
 MOST_TOLD_BYTES = 4096
-FAILURES = "NUMOE_START_FAILURES"  # see worker/placing/binding.py
-KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME")
+# Ray keeps for itself what a process that it starts says before it can speak to Ray, and starts it anew, for ever.
+TELLING = 'echo "pid $$" >> "$0"; exec "$@" 2>> "$0"'
+# What chooses the code that computes, ours and NumPy's, and where it is kept.
+KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME", "NPY_DISABLE_CPU_FEATURES")
 
 
 class ActorGroup:
@@ -37,10 +42,11 @@ class ActorGroup:
 
     def __init__(self, plan: ShardPlan) -> None:
         self.handles: list[Any] = []  # of WorkerActor, worker/running/actor.py
+        self.over = False  # it was ended, and who waits for it waits in vain
         self._shards = plan.shards
         self._placement: Any = None
         self._processes = WatchedProcesses(())
-        self._told: IO[bytes] = io.BytesIO()  # why a process did not start: Ray would start it again, for ever
+        self._told: list[IO[bytes]] = []  # [workers] what its process told before it spoke to Ray
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -56,11 +62,12 @@ class ActorGroup:
             SetupError: a worker cannot run where it is to.
             WorkerLost: a worker died.
         """
-        self._told = os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0)
         bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
-        self._placement = placement_group(bundles, strategy="STRICT_PACK")
+        self._placement = call_apart(lambda: placement_group(bundles, strategy="STRICT_PACK"), look)
         for shard in self._shards:
-            self.handles.append(_start_actor(shard, self._placement, f"/proc/{os.getpid()}/fd/{self._told.fileno()}"))
+            self._told.append(os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0))
+            told = f"/proc/{os.getpid()}/fd/{self._told[-1].fileno()}"
+            self.handles.append(call_apart(partial(_start_actor, shard, self._placement, told), look))
         starting = [handle.pid.remote() for handle in self.handles]
         _await(starting, lambda: self._look_at_start(look))
         self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
@@ -79,9 +86,9 @@ class ActorGroup:
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
     def _look_at_start(self, look: Callable[[], None]) -> None:
-        told = os.pread(self._told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace").splitlines()
-        if told:
-            raise SetupError(f"a worker did not start: {told[0]}")
+        for worker, told in enumerate(self._told):
+            if why := failure(os.pread(told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace")):
+                raise SetupError(f"worker {worker} did not start: {why}")
         look()
 
     def ended(self) -> list[int]:
@@ -100,15 +107,32 @@ class ActorGroup:
 
         Ray asks first where it ends an actor: a stopped worker, which cannot hear it, lived over 2 s longer.
         """
+        self.over = True
         self._processes.kill()
-        self._told.close()
+        for told in self._told:
+            told.close()
+
+
+def failure(told: str) -> str | None:
+    """Why a process ended that told this, in a line; None: none ended, or it said nothing, which is for Ray to mend."""
+    pids = re.findall(r"^pid (\d+)$", told, re.MULTILINE)
+    lines = [line for line in told.splitlines() if line.strip() and not line.startswith("pid ")]
+    return lines[-1].strip() if lines and not all(map(_lives, pids)) else None
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _start_actor(shard: Shard, group: Any, told: str) -> Any:
     from numoe.worker.running.actor import WorkerActor
 
     cpus = format_id_list(sorted(set(shard.cpus)))
-    bound = python_command("numoe.worker.placing.binding", str(shard.node), cpus, sys.executable)
+    bound = ["/bin/sh", "-c", TELLING, told]
+    bound += python_command("numoe.worker.placing.binding", str(shard.node), cpus, sys.executable)
     threads = str(len(shard.cpus))
     options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
         num_cpus=0,
@@ -121,7 +145,6 @@ def _start_actor(shard: Shard, group: Any, told: str) -> Any:
                 "OMP_NUM_THREADS": threads,
                 "NUMBA_NUM_THREADS": threads,
                 "PYTHONSAFEPATH": "1",
-                FAILURES: told,
                 **_kernel_environment(),
             },
         },
@@ -140,6 +163,12 @@ def _await(references: Sequence[Any], look: Callable[[], None]) -> None:
     while pending:
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
         look()
+
+
+def fetch(reference: Any, look: Callable[[], None]) -> Any:
+    """What a call of an actor returned; calls `look` now and then, whose exceptions end the waiting, not the call."""
+    _await([reference], look)
+    return ray.get(reference)
 
 
 def _result(worker: int, doing: str, reference: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from numoe.coordinator.workers.actors import fetch
 from numoe.coordinator.workers.step_boundary import StepBoundary
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.planning.expert_owners import ExpertOwners
@@ -23,9 +24,15 @@ class ExpertMover:
     """Of one group of workers; used by one thread at a time."""
 
     def __init__(
-        self, channel: StepChannel, actors: Sequence[Any], boundary: StepBoundary, step_timeout_seconds: float
+        self,
+        channel: StepChannel,
+        actors: Sequence[Any],
+        boundary: StepBoundary,
+        step_timeout_seconds: float,
+        look: Callable[[], None],
     ) -> None:
-        self._channel, self._actors = channel, actors
+        """`look` is called now and then while a worker copies; an exception that it raises ends the move."""
+        self._channel, self._actors, self._look = channel, actors, look
         self._boundary, self._step_timeout_seconds = boundary, step_timeout_seconds
 
     def move(self, move: ExpertMove, owners: ExpertOwners, moved: Callable[[ExpertOwners], None]) -> dict[int, Any]:
@@ -51,26 +58,30 @@ class ExpertMover:
             moved(after)
 
         reports: dict[int, Any] = {}
-        try:
-            if move.target is not None:
-                reports[move.target] = self._copy(move, self._actors[move.source], self._actors[move.target])
-            self._boundary.run(change, self._step_timeout_seconds)
-            if not move.keep:
-                reports[move.source] = ray.get(self._actors[move.source].drop_expert.remote(move.layer, move.expert))
-        except ray.exceptions.RayError as error:
-            raise WorkerLost(
-                f"a worker ended before expert {move.expert} of layer {move.layer} had left worker {move.source}; "
-                "rebalance again once all are back"
-            ) from error
+        if move.target is not None:
+            reports[move.target] = self._copy(move, self._actors[move.source], self._actors[move.target])
+        self._boundary.run(change, self._step_timeout_seconds)
+        if not move.keep:
+            dropping = self._actors[move.source].drop_expert.remote(move.layer, move.expert)
+            reports[move.source] = self._fetch(dropping, move)
         return reports
 
     def _copy(self, move: ExpertMove, source: Any, target: Any) -> Any:
         """The target's report once it has the expert."""
         first, held = 0, None
         while held is None:
-            count = ray.get(source.copy_expert_out.remote(move.layer, move.expert, first))
-            held = ray.get(target.copy_expert_in.remote(move.layer, move.expert, first, count))
+            count = self._fetch(source.copy_expert_out.remote(move.layer, move.expert, first), move)
+            held = self._fetch(target.copy_expert_in.remote(move.layer, move.expert, first, count), move)
             first += count
         if isinstance(held, str):
             raise PlanError(held)
         return held
+
+    def _fetch(self, reference: Any, move: ExpertMove) -> Any:
+        try:
+            return fetch(reference, self._look)
+        except (ray.exceptions.RayError, WorkerLost) as error:
+            raise WorkerLost(
+                f"a worker ended before expert {move.expert} of layer {move.layer} had left worker {move.source}; "
+                "rebalance again once all are back"
+            ) from error

@@ -1,7 +1,8 @@
 """One host's group of workers: loads them, hands steps to them, watches them, moves experts between them.
 
 Steps go through the arena. A worker's death shows on its pidfd at once, so a step in flight ends within WATCH_SECONDS
-of it. A group that lost a worker is never mended: `restart` ends the rest and starts a new group with a new arena.
+of it, and so does the death of one of Ray's processes, without which no worker could be replaced. A group that lost
+either is never mended: `restart` ends the rest and starts a new group with a new arena, on a new Ray where that died.
 
 *Guarantees*: `close` may be called by any thread at any time. Whoever waits for workers or starts them then ends soon,
 by WorkerLost, and nothing is closed twice.
@@ -9,98 +10,60 @@ by WorkerLost, and nothing is closed twice.
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from threading import Event, Lock, RLock
-from typing import Any
 
-from numoe.coordinator.workers.ray_node import remove_session  # sets what Ray reads when it is imported
-
-# isort: split
 import numpy as np
-import ray
 import structlog
 from numpy.typing import NDArray
 
+from numoe.coordinator.limits import step_limits
 from numoe.coordinator.progress import LoadProgress
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, context_tokens, kv_tokens
+from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
-from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
+from numoe.coordinator.workers.placement import Placement, log_binding
+from numoe.coordinator.workers.ray_calls import call_apart
+from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of
 from numoe.coordinator.workers.step_boundary import StepBoundary
-from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import Shard, ShardPlan
-from numoe.protos.arena import LOADING, READY
+from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import ServiceError, Unavailable, WorkerLost
-from numoe.protos.locality import VERIFIED
-from numoe.protos.messages import Step, StepLimits, StepResult
+from numoe.protos.messages import Step, StepResult
 
-BLOCK_POSITIONS = 64  # of a KV block: the kernels are built for it
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
 CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
-SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
-SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
 
 _log = structlog.get_logger()
-
-
-def step_limits(spec: ModelSpec, settings: ServeSettings) -> StepLimits:
-    """What the workers' memory is laid out for."""
-    engine = settings.engine
-    return StepLimits(
-        step_tokens=engine.step_tokens,
-        sequences=min(engine.sequences, engine.step_tokens),
-        context_tokens=context_tokens(engine, spec.context_length),
-        kv_blocks=-(-kv_tokens(engine, spec.context_length) // BLOCK_POSITIONS),
-        block_positions=BLOCK_POSITIONS,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Started:
-    """What there is of the workers between a start and the next end; replaced whole, so that no thread sees a part."""
-
-    channel: StepChannel
-    actors: ActorGroup
-    reports: tuple[Any, ...] = ()  # a ShardReport of each worker; empty until all have loaded
-    ending: bool = False  # what still runs is being killed
 
 
 class HostGroup:
     """Implements Workers (placement.py): the executor of the engine's steps."""
 
-    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, session: Path | None) -> None:
-        """`session`: the folder of the Ray node that was started for this group; None: there was a node before."""
-        self._spec, self._plan, self._settings, self._session = spec, plan, settings, session
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, node: RayNode | None) -> None:
+        """`node`: Ray, started for this group, which ends it; None: there was a Ray before, whose life is another's."""
+        self._spec, self._plan, self._settings, self._node = spec, plan, settings, node
         self._keep_logs = False  # of Ray's session: something went wrong that they may explain
-        self._limits = step_limits(spec, settings)
+        self.limits = step_limits(settings.engine, spec.context_length)
         self._tally = ExpertTally(spec, settings.workers.expert_stats)
-        self._boundary = StepBoundary()
-        self._moving = Lock()
+        self._boundary, self._moving = StepBoundary(), Lock()
         self._changing = RLock()  # held while workers start or end
-        self._closing = Event()
-        self._closed = False
-        self._started: _Started | None = None
-
-    @property
-    def limits(self) -> StepLimits:
-        return self._limits
+        self._closing, self._closed = Event(), False
+        self._started: StartedWorkers | None = None
 
     # ---- from start to end
 
     def start(self, progress: LoadProgress) -> None:
         """Start and load new workers; nothing of old ones may be left.
 
-        Raises:
-            SetupError: a worker cannot become what the plan says.
-            ServiceError: they did not start in time; WorkerLost: one died, or `close` was called.
+        Raises SetupError: a worker cannot become what the plan says; ServiceError: they did not start in time;
+        WorkerLost: one died, or Ray did, or `close` was called.
         """
         with self._changing:
             self._start(progress)
@@ -109,50 +72,37 @@ class HostGroup:
         kept, self._keep_logs = self._keep_logs, True
         seconds = self._settings.workers.start_timeout_seconds
         end = time.monotonic() + seconds
-        nodes = tuple(shard.node for shard in self._plan.shards)
-        channel = StepChannel(layout_of(self._spec, self._plan, self._limits), self._plan.experts, nodes)
+        channel = open_channel(self._spec, self._plan, self.limits)
         actors = self._new_actors()
-        self._started = _Started(channel, actors)
+        self._started = started = StartedWorkers(channel, actors)
 
         def look(phase: str) -> None:
-            if self._closing.is_set():
-                raise _ended()
-            counters = self.counters() if phase == "loading" else []
-            done, total = (sum(int(one[name]) for one in counters) for name in ("loaded_bytes", "total_bytes"))
-            progress(phase, done, total)
+            self._refuse_lost(started)
+            progress(phase, *(started.loaded(self._plan) if phase == "loading" else (0, 0)))
             if time.monotonic() > end:
                 raise ServiceError(f"{phase} the workers took more than {seconds:.0f} s")
 
         actors.start(lambda: look("starting"))
-        assignments = [self._assignment(shard.worker, channel.descriptor) for shard in self._plan.shards]
+        assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor)
         reports = actors.load(assignments, lambda: look("loading"))
-        self._started = replace(self._started, reports=tuple(reports))
+        self._started = replace(started, reports=tuple(reports))
         for shard, report in zip(self._plan.shards, reports, strict=True):
-            _log_binding(shard, report.locality)
+            log_binding(shard, report.locality)
         self._keep_logs = kept
 
     def _new_actors(self) -> ActorGroup:
         return ActorGroup(self._plan)
 
-    def _assignment(self, worker: int, arena: int) -> WorkerAssignment:
-        return WorkerAssignment(
-            worker=worker,
-            spec=self._spec,
-            plan=self._plan,
-            limits=self._limits,
-            kv_type=KV_TYPES[self._settings.engine.kv_type],
-            coordinator=os.getpid(),
-            arena=arena,
-            spins=SPINS_CROWDED if _crowded(self._plan) else SPINS,
-            step_timeout_seconds=self._settings.workers.step_timeout_seconds,
-            allow_remote_memory=self._settings.workers.allow_remote_memory,
-        )
-
     def restart(self) -> None:
         with self._changing:
-            if self._started is not None:
-                self._started.actors.give_back()
+            node, started = self._node, self._started
+            lost = node is not None and node.lost() is not None
+            if started is not None and not lost:
+                call_apart(started.actors.give_back, self._refuse_closing)
             self._end()
+            if node is not None and lost:
+                node.end(keep_logs=True)
+                node.start(self._refuse_closing)
             self._start(lambda phase, done, total: None)
             _log.info("workers_restarted", pids=self._sound().actors.pids)
 
@@ -176,20 +126,18 @@ class HostGroup:
         if self._closed:
             return
         self._closed = True
-        if self._session is not None:
-            ray.shutdown()  # first, lest it tells of every worker that ends
-        elif self._started is not None:
+        if self._node is None and self._started is not None:
             self._started.actors.give_back()
+        if self._node is not None:  # first, lest Ray tells of every worker that ends
+            with self._moving:
+                self._node.end(keep_logs=self._keep_logs)
         self._end()
         self._tally.close()
-        if self._session is not None and not self._keep_logs:
-            remove_session(self._session)
 
     def _end(self) -> None:
         """End every worker and wait until it is gone, and its memory with it."""
         started = self._started
         if started is not None:
-            self._started = replace(started, ending=True)
             self._tally.end_group(started.channel.expert_hits() if started.channel.idle else None)
             started.channel.abort()
             started.actors.end()
@@ -234,24 +182,34 @@ class HostGroup:
     def check(self) -> None:
         self._sound()
 
-    def _sound(self) -> _Started:
-        """The workers, if all of them live; raises WorkerLost."""
+    def _sound(self) -> StartedWorkers:
+        """The workers, if all of them live, and Ray; raises WorkerLost."""
+        started = self._started
+        self._refuse_lost(started)
+        assert started is not None
+        return started
+
+    def _refuse_lost(self, started: StartedWorkers | None) -> None:
+        """Raise WorkerLost: the service ends, a worker died, or one of Ray's processes."""
+        self._refuse_closing()
+        died = None if self._node is None else self._node.lost()
+        lost = "the workers died" if started is None else started.lost()
+        if died:
+            lost = f"Ray's {died} died, and the workers with it"
+        if lost:
+            self._keep_logs = True
+            raise WorkerLost(f"{lost}; the requests can be sent again")
+
+    def _refuse_closing(self) -> None:
         if self._closing.is_set():
             raise _ended()
-        started = self._started
-        ended = [] if started is None else started.actors.ended()
-        if started is None or ended or not started.actors.pids:
-            self._keep_logs = True
-            lost = ", ".join(map(str, ended)) or "of this group"
-            raise WorkerLost(f"worker {lost} died; its requests can be sent again")
-        return started
 
     # ---- where everything lies, by any thread
 
     def counters(self) -> list[np.void]:
         """What each worker has counted, see COUNTERS in protos/arena.py; none while there are no workers."""
         started = self._started
-        return [] if started is None else [started.channel.counters(shard.worker) for shard in self._plan.shards]
+        return [] if started is None else started.counters(self._plan)
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self._plan.experts
@@ -275,32 +233,14 @@ class HostGroup:
                 self._plan = replace(self._plan, experts=tuple(experts))  # what a restart will load
 
             timeout = self._settings.workers.step_timeout_seconds
-            mover = ExpertMover(started.channel, started.actors.handles, self._boundary, timeout)
+            look = partial(self._refuse_lost, started)
+            mover = ExpertMover(started.channel, started.actors.handles, self._boundary, timeout, look)
             changed = mover.move(move, owners, moved)
             reports = tuple(changed.get(worker, report) for worker, report in enumerate(started.reports))
             self._started = replace(started, reports=reports)
 
     def placement(self) -> Placement:
-        started, plan = self._started, self._plan
-        ended = [] if started is None else started.actors.ended()
-        workers = tuple(_placed(shard, started, shard.worker in ended) for shard in plan.shards)
-        return Placement(split=plan.split, workers=workers, experts=plan.experts)
-
-
-def _placed(shard: Shard, started: _Started | None, ended: bool) -> WorkerPlacement:
-    if started is None or started.ending or ended:
-        return WorkerPlacement(shard, "lost")
-    number, state = shard.worker, started.channel.state(shard.worker)
-    states: dict[int, WorkerState] = {LOADING: "loading", READY: "ready"}
-    report = started.reports[number] if started.reports else None
-    return WorkerPlacement(
-        shard=shard,
-        state=states.get(state, "starting"),
-        pid=started.actors.pids[number] if started.actors.pids else None,
-        weight_bytes=report.weight_bytes if report else None,
-        kv_bytes=report.kv_bytes if report else None,
-        locality=report.locality if report else None,
-    )
+        return placement_of(self._plan, self._started)
 
 
 def _ended() -> WorkerLost:
@@ -309,21 +249,3 @@ def _ended() -> WorkerLost:
 
 def _restarting() -> Unavailable:
     return Unavailable("the workers are being restarted; try again in a few seconds")
-
-
-def _crowded(plan: ShardPlan) -> bool:
-    """Whether two computing threads share a CPU."""
-    cpus = [cpu for shard in plan.shards for cpu in shard.cpus]
-    return len(set(cpus)) < len(cpus)
-
-
-def _log_binding(shard: Shard, found: Any) -> None:
-    """Log how sure it is that a worker's memory and threads are where they should be; loud where it is not."""
-    facts = {"worker": shard.worker, "node": shard.node, "binding": found.level}
-    if found.moved_bytes:
-        facts["moved_bytes"] = found.moved_bytes
-    if found.level.endswith(VERIFIED):
-        _log.info("worker_bound", **facts)
-    else:
-        why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
-        _log.warning("worker_binding_unsure", **facts, why=why)

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Shard
-from numoe.protos.locality import Locality
+from numoe.protos.locality import VERIFIED, Locality
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,15 @@ class Workers(StepExecutor, Protocol):
 
     def move_expert(self, move: ExpertMove) -> None:
         """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""
+
+
+def log_binding(shard: Shard, found: Locality) -> None:
+    """Log how sure it is that a worker's memory and threads are where they should be; loud where it is not."""
+    facts = {"worker": shard.worker, "node": shard.node, "binding": found.level}
+    if found.moved_bytes:
+        facts["moved_bytes"] = found.moved_bytes
+    if found.level.endswith(VERIFIED):
+        _log.info("worker_bound", **facts)
+    else:
+        why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
+        _log.warning("worker_binding_unsure", **facts, why=why)

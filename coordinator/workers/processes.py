@@ -24,8 +24,8 @@ class WatchedProcesses:
     May be used from several threads: each descriptor is closed once.
     """
 
-    def __init__(self, pids: Sequence[int]) -> None:
-        """Raises WorkerLost: one has ended already."""
+    def __init__(self, pids: Sequence[int], kind: str = "worker") -> None:
+        """`kind`: what each of them is, for people. Raises WorkerLost: one has ended already."""
         self.pids = tuple(pids)
         self._lock = Lock()
         self._descriptors: list[int] = []
@@ -34,7 +34,7 @@ class WatchedProcesses:
                 self._descriptors.append(os.pidfd_open(pid))
             except ProcessLookupError as error:
                 self.close()
-                raise WorkerLost(f"worker {number} (pid {pid}) died as soon as it had started") from error
+                raise WorkerLost(f"{kind} {number} (pid {pid}) died as soon as it had started") from error
 
     def ended(self) -> list[int]:
         """The numbers of those that have ended; returns at once. None of those that are watched no more."""

@@ -1,4 +1,4 @@
-"""Starts Ray on this host; to be imported before Ray, which reads part of its environment when it is imported.
+"""Ray on this host: its processes, started and watched; to be imported before Ray, which reads its environment then.
 
 On a machine that is busy, or reads Ray from a cold disk, its agents may miss a time limit that no setting lengthens
 (15 s, Ray 2.60), and its node dies of it. By then what they need is in memory, so that another attempt is quicker.
@@ -6,18 +6,19 @@ On a machine that is busy, or reads Ray from a cold disk, its agents may miss a 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-import re
 import secrets
 import shutil
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers hold most of the machine's memory on purpose; Ray's monitor would kill them for it.
@@ -30,22 +31,33 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 # A call after `ray.shutdown`, as a move of an expert may make, would start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Ray's client ends the process that it is in when GCS is gone for a minute. No other setting keeps it from that.
+os.environ.update(RAY_gcs_rpc_server_reconnect_timeout_s="1000000000")
 # Ray listens on every interface, and runs what anybody sends who knows its token: one of this service, in no file.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 import ray
+import ray._private.services
+import ray._private.worker
 import structlog
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.job_config import JobConfig
 
-from numoe.coordinator.workers.survivors import kill_session
-from numoe.protos.errors import ServiceError, SetupError
+from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.coordinator.workers.ray_calls import call_apart
+from numoe.coordinator.workers.survivors import end_of_log, hold_session, kill_session, remove_old_sessions
+from numoe.protos.errors import NumoeError, ServiceError, SetupError
 
 ATTEMPTS = 4  # of half a minute each
+WATCHED = ("gcs_server", "raylet")  # agents end their raylet with themselves, and nobody needs the others
+SHUTDOWN_SECONDS = 60.0  # for Ray's own end: 1 s, or 7 where GCS is gone
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+RAYLET_SECONDS = "60"  # without GCS, as when the machine's address changes: then it ends, and is seen to have ended
 OBJECT_STORE_BYTES = 80 << 20  # Ray's least: nothing large goes through it
-LOG_LINES = 5  # of the node's log, told when it did not start
+SHARED_MEMORY = Path("/dev/shm")  # where Ray's object store lies, if there is room
+SESSION_BYTES = 8 << 20  # of logs, before anything is served
 UNQUOTED = "'\"\\\t\n"
 MOST_FOLDER_CHARACTERS = 40  # the path of a Unix socket has 107, and Ray adds 64 for those of a session
 
@@ -61,51 +73,142 @@ def _own_folder() -> Path:
 SESSIONS = _own_folder() / "ray"
 
 _log = structlog.get_logger()
+# Ray prints among what a service tells on standard output what its logs have too, and would be waited for at its end.
+ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
 logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
 
 
-def start_ray(
-    resources: Mapping[str, float], look: Callable[[], None] = lambda: None, attempts: int = ATTEMPTS
-) -> Path:
-    """Start Ray's processes of this host, which `ray.shutdown` ends; returns the folder of their logs and sockets.
+class RayNode:
+    """Ray's processes of this host, and this process's connection to them; started anew where one of them died.
 
-    Args:
-        resources: what its actors can ask for, by name.
-        look: called before each attempt; an exception that it raises ends them.
-        attempts: how often to try.
-
-    Raises:
-        SetupError: Ray cannot run where it is installed, or its folder is somebody else's.
-        ServiceError: no attempt made it; the message has the last one's reason and the end of its log.
+    Started and ended by one thread at a time; `lost` may be asked by any.
     """
-    _refuse_path(Path(sys.executable))
-    _make_own(SESSIONS.parent)
-    Config.initialize("")  # reads RAY_AUTH_MODE again, where Ray was imported before this module
-    AuthenticationTokenLoader.instance().reset_cache()
-    for attempt in range(1, attempts + 1):
-        look()
-        began = time.time()
+
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        """`resources`: what its actors can ask for, by name."""
+        self._resources = dict(resources)
+        self._folder: Path | None = None  # of its logs and sockets
+        self._mark = -1  # see `hold_session`
+        self._names: tuple[str, ...] = ()
+        self._watched = WatchedProcesses(())
+
+    @property
+    def folder(self) -> Path:
+        """Of the logs and sockets of the node that runs."""
+        assert self._folder is not None
+        return self._folder
+
+    def start(self, look: Callable[[], None] = lambda: None, attempts: int = ATTEMPTS) -> None:
+        """Start Ray's processes of this host.
+
+        Args:
+            look: called before each attempt and now and then; an exception that it raises ends them.
+            attempts: how often to try.
+
+        Raises:
+            SetupError: Ray cannot run where it is installed, or its folder is somebody else's.
+            ServiceError: no attempt made it; the message has the last one's reason and the end of its log.
+        """
+        _refuse_path(Path(sys.executable))
+        _make_own(SESSIONS.parent)
+        remove_old_sessions(SESSIONS)
+        _refuse_full_disk()
+        Config.initialize("")  # reads RAY_AUTH_MODE again, where Ray was imported before this module
+        AuthenticationTokenLoader.instance().reset_cache()
+        for attempt in range(1, attempts + 1):
+            look()
+            began = time.time()
+            try:
+                folder = call_apart(self._start_once, look)
+            except NumoeError:  # of `look`; what Ray started so far must go, and nothing waits for the rest
+                atexit.unregister(ray.shutdown)
+                kill_session(os.getpid(), os.getsid(0))
+                raise
+            except Exception as error:  # Ray raises bare ones
+                told = end_of_log(SESSIONS, began)
+                self._shut_down()
+                if attempt == attempts:
+                    raise ServiceError(f"Ray did not start, {attempts} times over: {error} {told}".rstrip()) from error
+                _log.warning("ray_did_not_start", attempt=attempt, error=str(error), log=told)
+            else:
+                break
+        started = {name: one[0].process.pid for name, one in _processes().items() if name in WATCHED}
         try:
-            started = ray.init(
-                job_config=_without_folders(),
-                _temp_dir=str(SESSIONS),
-                address="local",
-                num_cpus=1,  # actors ask for none
-                resources=dict(resources),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-            return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]  # of a node of our own
-        except Exception as error:  # Ray raises bare ones
-            told = _end_of_log(began)
-            ray.shutdown()
-            kill_session(os.getpid())
-            if attempt == attempts:
-                raise ServiceError(f"Ray did not start, {attempts} times over: {error} {told}".rstrip()) from error
-            _log.warning("ray_did_not_start", attempt=attempt, error=str(error), log=told)
-    raise AssertionError(f"expected at least one attempt, not {attempts}")
+            self._watched = WatchedProcesses(tuple(started.values()), "process of Ray")
+        except NumoeError:
+            self._shut_down()
+            raise
+        self._names, self._folder, self._mark = tuple(started), folder, hold_session(folder)
+
+    def _start_once(self) -> Path:
+        started = ray.init(
+            job_config=_without_folders(),
+            _temp_dir=str(SESSIONS),
+            address="local",
+            num_cpus=1,  # actors ask for none
+            resources=self._resources,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]  # of a node of our own
+
+    def lost(self) -> str | None:
+        """What died of the processes without which there is no Ray, for people; None: nothing did."""
+        if self._folder is None:
+            return "processes"  # were ended, and new ones did not start
+        died = [f"{self._names[number]} (pid {self._watched.pids[number]})" for number in self._watched.ended()]
+        return " and ".join(died) or None
+
+    def end(self, *, keep_logs: bool) -> None:
+        """End all of its processes, and remove what they leave in their folder unless that may explain something.
+
+        Raises ServiceError: Ray does not end within SHUTDOWN_SECONDS, and cannot be used again by this process.
+        """
+        self._watched.close()
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        os.close(self._mark)
+        self._shut_down()
+        if not keep_logs:
+            shutil.rmtree(folder, ignore_errors=True)  # some 200 KB, which Ray itself never removes
+
+    def _shut_down(self) -> None:
+        """Disconnect, end what runs, and kill what outlives that, as agents without their raylet do for a while."""
+        end = time.monotonic() + SHUTDOWN_SECONDS
+
+        def look() -> None:
+            if time.monotonic() > end:
+                raise ServiceError(f"Ray does not end within {SHUTDOWN_SECONDS:.0f} s")
+
+        try:
+            call_apart(ray.shutdown, look)
+        except ServiceError:
+            atexit.unregister(ray.shutdown)  # it would hang once more
+            raise
+        finally:
+            kill_session(os.getpid(), os.getsid(0))
+
+
+def _processes() -> Mapping[str, Sequence[Any]]:
+    """Ray's processes that this one started, by their kind."""
+    node = ray._private.worker._global_node  # nothing public tells
+    return {} if node is None else node.all_processes
+
+
+def _with_own_patience(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
+    """As `start_raylet`, which then waits for a GCS that is gone as long as Ray would, not as long as this process."""
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        options["env_updates"] = {**(options.get("env_updates") or {}), RECONNECT: RAYLET_SECONDS}
+        return start_raylet(*arguments, **options)
+
+    return start
+
+
+ray._private.services.start_raylet = _with_own_patience(ray._private.services.start_raylet)
 
 
 def _refuse_path(python: Path) -> None:
@@ -117,12 +220,30 @@ def _refuse_path(python: Path) -> None:
 
 def _make_own(folder: Path) -> None:
     """Make a folder that only this user may enter. Raises SetupError: somebody else's lies there."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise SetupError(f"{folder} cannot be made: {error.strerror}; set TMPDIR to a folder with room") from error
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise SetupError(f"{folder} is not a folder of this user's own; remove it, or set TMPDIR to another folder")
     folder.chmod(0o700)
+
+
+def _refuse_full_disk() -> None:
+    """Refuse what Ray would try for minutes, without a word of the disk. Raises SetupError."""
+    short = shutil.disk_usage(SHARED_MEMORY).free <= OBJECT_STORE_BYTES if SHARED_MEMORY.is_dir() else True
+    needed = SESSION_BYTES + (OBJECT_STORE_BYTES if short else 0)
+    try:
+        SESSIONS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=SESSIONS) as probe:
+            os.posix_fallocate(probe.fileno(), 0, needed)
+    except OSError as error:
+        wanted = f"{needed >> 20} MiB of disk space for sockets and logs of Ray"
+        raise SetupError(
+            f"{SESSIONS} cannot take {wanted}: {error.strerror}; make room there, or set TMPDIR to another folder"
+        ) from error
 
 
 def _without_folders() -> JobConfig:
@@ -130,19 +251,3 @@ def _without_folders() -> JobConfig:
     config = JobConfig()
     config._runtime_env_has_working_dir = lambda: True  # type: ignore[method-assign]  # no option says it
     return config
-
-
-def remove_session(folder: Path) -> None:
-    """Remove what a node that was shut down leaves: some 200 KB, which Ray itself never removes."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _end_of_log(began: float) -> str:
-    """What the node that was started after `began` (seconds since 1970) said last."""
-    sessions = [path for path in SESSIONS.glob(f"session_*_{os.getpid()}") if path.stat().st_mtime >= began - 1.0]
-    if not sessions:
-        return ""
-    log = max(sessions, key=lambda path: path.stat().st_mtime) / "logs/raylet.out"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    wrong = [line for line in lines if re.search(r" [WEFC] \d+ \d+\] ", line)] or lines
-    return f"The end of {log}: " + " | ".join(wrong[-LOG_LINES:]) if wrong else f"{log} is empty."

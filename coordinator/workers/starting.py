@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 
-from numoe.coordinator.workers.ray_node import start_ray  # sets what Ray reads when it is imported
+from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads when it is imported
 
 # isort: split
 import ray
 
-from numoe.coordinator.programs import python_command
+from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import KV_TYPES, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
@@ -30,18 +36,17 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
         SetupError: a worker cannot become what the plan says; the message tells why.
         ServiceError: the workers did not start in time.
     """
-    owns_ray, session = not ray.is_initialized(), None
-    if owns_ray:
+    refuse_other_machine(platform.machine())
+    node = None if ray.is_initialized() else RayNode(_units(plan))
+    if node is not None:
         start_watching()
-    warm = python_command("numoe.worker.running.warm", *tile_types(spec, KV_TYPES[settings.engine.kv_type]))
-    with subprocess.Popen(warm, stderr=subprocess.PIPE, text=True) as warming:
+    with compiling(tile_types(spec, KV_TYPES[settings.engine.kv_type])) as warming:
         try:
             progress("starting", 0, 0)
-            if owns_ray:
-                session = start_ray(_units(plan), lambda: progress("starting", 0, 0))
-            progress("compiling", 0, 0)
-            _await_warm(warming, settings.workers.start_timeout_seconds, progress)
-            group = HostGroup(spec, plan, settings, session)
+            if node is not None:
+                node.start(lambda: progress("starting", 0, 0))
+            warming.wait_for(settings.workers.start_timeout_seconds, progress)
+            group = HostGroup(spec, plan, settings, node)
             try:
                 group.start(progress)
             except BaseException:
@@ -49,10 +54,15 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
                 raise
             return group
         except BaseException:
-            warming.kill()
-            if owns_ray:
-                ray.shutdown()
+            if node is not None:
+                node.end(keep_logs=True)
             raise
+
+
+def refuse_other_machine(machine: str) -> None:
+    """Raise SetupError where workers cannot run: what they ask of the kernel, and how they wait, is x86-64's."""
+    if machine not in ("x86_64", "AMD64"):
+        raise SetupError(f"this machine is {machine}, expected x86-64: kernels and workers are written for it alone")
 
 
 def tile_types(spec: ModelSpec, kv_type: TensorType) -> list[str]:
@@ -69,13 +79,33 @@ def _units(plan: ShardPlan) -> dict[str, float]:
     return units
 
 
-def _await_warm(warming: subprocess.Popen[str], seconds: float, progress: LoadProgress) -> None:
-    end = time.monotonic() + seconds
-    while warming.poll() is None:
-        if time.monotonic() > end:
-            raise ServiceError(f"compiling the kernels took more than {seconds:.0f} s; is the machine overloaded?")
-        progress("compiling", 0, 0)
-        time.sleep(POLL_SECONDS)
-    if warming.returncode != 0:
-        errors = warming.communicate()[1].strip().splitlines()
-        raise SetupError(f"compiling the kernels failed: {errors[-1] if errors else 'no message'}")
+@contextmanager
+def compiling(types: Sequence[str]) -> Iterator[Compiling]:
+    """Compile for the types named, for the length of a block at most."""
+    with open_errors() as errors:
+        # A group of its own: Ctrl-C is for this process, which then ends it.
+        command = python_command("numoe.worker.running.warm", f"--end-with={os.getpid()}", *types)
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, process_group=0) as process:
+            try:
+                yield Compiling(process, errors)
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """The process that compiles, and what it writes on standard error."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+
+    def wait_for(self, seconds: float, progress: LoadProgress) -> None:
+        """Wait until all is compiled. Raises SetupError with the last line it wrote, or ServiceError: it is late."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                raise ServiceError(f"compiling the kernels took more than {seconds:.0f} s; is the machine overloaded?")
+            progress("compiling", 0, 0)
+            time.sleep(POLL_SECONDS)
+        if self.process.returncode != 0:
+            raise SetupError(f"compiling the kernels failed: {last_line(self.errors) or 'no message'}")

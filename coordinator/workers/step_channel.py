@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
+from numoe.protos.mapping import map_memory, shared_memory
 from numoe.protos.messages import Chunk, Step, StepResult
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
@@ -36,11 +37,17 @@ class StepChannel:
     def __init__(
         self, layout: ArenaLayout, experts: Iterable[ExpertOwners | None] = (), nodes: Sequence[int] = ()
     ) -> None:
-        """`nodes`: the NUMA node of each worker, which its part is to be on; none: where it is touched first."""
-        self.descriptor = os.memfd_create("numoe-arena", os.MFD_CLOEXEC)
-        os.ftruncate(self.descriptor, layout.bytes)
+        """`nodes`: the NUMA node of each worker, which its part is to be on; none: where it is touched first.
+
+        Raises MemoryError: there is no room for the arena.
+        """
+        self.descriptor = shared_memory("numoe-arena", layout.bytes)
         self._layout = layout
-        self._arena = np.frombuffer(mmap.mmap(self.descriptor, layout.bytes, flags=mmap.MAP_SHARED), np.uint8)
+        try:
+            self._arena = np.frombuffer(map_memory(self.descriptor, layout.bytes, mmap.MAP_SHARED), np.uint8)
+        except MemoryError:
+            os.close(self.descriptor)
+            raise
         self._words = self._arena[: 4 * 1024].view(np.int32)
         for node, (first, last) in zip(nodes, layout.parts, strict=bool(nodes)):
             self._place(first, last - first, node)

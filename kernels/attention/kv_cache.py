@@ -10,7 +10,9 @@
 A scale of Q8_0 is that of 32 values of one position, max |x| / 127; so storing a position changes no bit of another,
 and what is stored of it depends on nothing else. The 4 bytes of a part are positions 0, 2, 1, 3 (kv_stores.py).
 
-What the cache holds is finite whatever was ever computed: it starts as zeros, and values are stored as finite numbers.
+Values are finite whatever was ever computed: the cache starts as zeros, and they are stored as finite numbers, since
+the weight 0 of a value that is not seen must make it 0. Scores of keys that are not seen are not looked at; so of a key
+that holds an infinity or no number one number is none, and whoever sees it computes none.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from numoe.kernels.attention.kv_stores import (
     store_bf16x16,
     store_key_bf16,
     store_key_bytes,
+    store_key_f16,
     store_value_bytes,
 )
-from numoe.kernels.cpu.arithmetic import absolute, finite, max_lanes, maximum, mul, round_even, splat
+from numoe.kernels.cpu.arithmetic import absolute, finite, fma, max_lanes, maximum, mul, round_even, splat, sum_lanes
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.loads import load_f32x16
-from numoe.kernels.cpu.stores import store_f16, store_f16x16, store_f32, store_f32x16
+from numoe.kernels.cpu.loads import load_f32, load_f32x16
+from numoe.kernels.cpu.stores import store_f16, store_f16x16, store_f32, store_f32x16, store_short_nan
 from numoe.kernels.matmul.activations import rounding_of
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS, unit_places
 
@@ -83,7 +86,23 @@ def _scale_of(x: int) -> tuple[np.float32, np.float32]:
 @kernel
 def store_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_format: int) -> None:
     """Put a key [K] at position `offset` of the KV block at address `kv_block`."""
-    size, row, x = key.shape[0], offset % ROWS, key.ctypes.data
+    size, x, zero = key.shape[0], key.ctypes.data, splat(np.float32(0.0))
+    _store_finite_key(kv_block, offset, x, size, kv_format)
+    none = zero
+    for value in range(0, size, ROWS):
+        none = fma(load_f32x16(x + 4 * value), zero, none)
+    if sum_lanes(none) != 0:  # NaN: 0 times anything finite is 0
+        panel = key_panel(kv_block, offset // ROWS, size, kv_format)
+        if kv_format == F32:
+            store_f32(panel + 4 * (offset % ROWS), np.float32(np.nan))
+        else:  # its first number, of Q8_0 the first scale: both are short
+            store_short_nan(panel + 2 * (offset % ROWS))
+
+
+@kernel
+def _store_finite_key(kv_block: int, offset: int, x: int, size: int, kv_format: int) -> None:
+    """Put a key where it belongs, with finite numbers where it holds others."""
+    row = offset % ROWS
     panel = key_panel(kv_block, offset // ROWS, size, kv_format)
     if kv_format == Q8_0:
         for index in range(size // BLOCK):
@@ -94,15 +113,15 @@ def store_key(kv_block: int, offset: int, key: NDArray[np.float32], kv_format: i
                 whole = round_even(mul(finite(load_f32x16(x + 128 * index + 64 * half)), splat(inverse)))
                 store_key_bytes(quants + 4 * (row + PART_BYTES * half), whole)
         return
-    if kv_format == BF16:
-        for value in range(0, size, ROWS):
-            store_key_bf16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
+    if kv_format == F32:
+        for value in range(size):
+            store_f32(panel + 4 * (ROWS * value + row), load_f32(x + 4 * value))
         return
-    for value in range(size):
+    for value in range(0, size, ROWS):
         if kv_format == F16:
-            store_f16(panel + 2 * (ROWS * value + row), key[value])
+            store_key_f16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
         else:
-            store_f32(panel + 4 * (ROWS * value + row), key[value])
+            store_key_bf16(panel + 2 * (ROWS * value + row), load_f32x16(x + 4 * value))
 
 
 @kernel

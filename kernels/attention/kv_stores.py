@@ -9,6 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from numoe.kernels.cpu.llvm import (
+    F16,
     I8,
     I16,
     I32,
@@ -68,6 +69,20 @@ def store_key_bf16(typing_context: Any, address: Any, vector: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _store_apart(builder, values[0], _bfloats(builder, values[1]), 2 * LANES)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, f32x16), code
+
+
+@intrinsic
+def store_key_f16(typing_context: Any, address: Any, vector: Any) -> Any:
+    """Store 16 floats, rounded to half and clamped as store_f16x16 does, each 16 positions after the one before."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        low = call_llvm(builder, "llvm.maxnum.v16f32", V16F32, values[1], constant_vector(-65504.0))
+        clamped = call_llvm(builder, "llvm.minnum.v16f32", V16F32, low, constant_vector(65504.0))
+        half = builder.fptrunc(clamped, ir.VectorType(F16, LANES))
+        _store_apart(builder, values[0], builder.bitcast(half, ir.VectorType(I16, LANES)), 2 * LANES)
         return context.get_dummy_value()
 
     return types.void(types.uintp, f32x16), code

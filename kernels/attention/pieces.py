@@ -4,8 +4,8 @@ The columns of a tile are query heads that share a KV head, at one position. PIE
 their maximum, then exp(score - maximum) times the values, block by block. Pieces are merged in order with a running
 maximum (Milakov & Gimelshein 2018; FlashAttention). So a position's result is the same in prefill and decode, in any
 chunk and whoever computes the pieces. Blocks past a position are skipped. In its last block the scores past it are
-masked to -inf, whose exp is exactly 0, and what the cache holds there is finite. So nothing that another sequence left
-there can show.
+masked to -inf, whose exp is exactly 0, and the values that the cache holds there are finite. So nothing that another
+sequence left there can show.
 
 Where keys are integers, so are the queries, rounded once per token and group of 32 values; the weights of the values
 are then rounded as value_tile.py says.

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 
 from numoe.kernels.cpu.llvm import (
+    F32,
     I32,
     LANES,
     V16F32,
@@ -84,6 +85,14 @@ def maximum(builder: Any, values: Any) -> Any:
     return _larger(builder, *values)
 
 
+@operation(types.float32, f32x16, f32x16)
+def largest_magnitude(builder: Any, values: Any) -> Any:
+    """The largest of |x| and |y| over all lanes; NaN where one is: without their signs, floats order as integers do."""
+    rest = ir.Constant(V16I32, [0x7FFFFFFF] * LANES)
+    bits = [builder.and_(builder.bitcast(value, V16I32), rest) for value in values]
+    return builder.bitcast(_folded(builder, _larger_integer(builder, *bits), partial(_larger_integer, builder)), F32)
+
+
 @operation(f32x16, f32x16)
 def absolute(builder: Any, values: Any) -> Any:
     """|x|"""
@@ -113,6 +122,10 @@ def scale_by_power(builder: Any, values: Any) -> Any:
 def _larger(builder: Any, x: Any, y: Any) -> Any:
     """One operation of every CPU; LLVM's own maxima care for NaN, and take three."""
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+def _larger_integer(builder: Any, x: Any, y: Any) -> Any:
+    return builder.select(builder.icmp_signed(">", x, y), x, y)
 
 
 def _folded(builder: Any, vector: Any, fold: Callable[[Any, Any], Any]) -> Any:

@@ -40,9 +40,9 @@ _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 @kernel
 def exp_vector(x: Any) -> Any:
-    """e**x; 0 below -87, and at most e**88 (1.65e38)."""
-    low = maximum(x, splat(_LEAST))
-    bounded = where_less(low, splat(_MOST), low, splat(_MOST))
+    """e**x; 0 below -87, and at most e**88 (1.65e38); NaN where x is, by the order of what is compared."""
+    low = maximum(splat(_LEAST), x)
+    bounded = where_less(splat(_MOST), low, splat(_MOST), low)
     n = round_even(fma(bounded, splat(_LOG2_E), splat(_ZERO)))
     r = fma(n, splat(_LN2_LOW), fma(n, splat(_LN2_HIGH), bounded))
     p = fma(splat(_C7), r, splat(_C6))

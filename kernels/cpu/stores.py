@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from numoe.kernels.cpu.llvm import F16, F32, I8, I32, LANES, V16F32, call_llvm, constant_vector, f32x16, pointer
+from numoe.kernels.cpu.llvm import F16, F32, I8, I16, I32, LANES, V16F32, call_llvm, constant_vector, f32x16, pointer
 from numoe.kernels.cpu.operation import operation
 
 
@@ -44,6 +44,12 @@ def store_f16(builder: Any, values: Any) -> Any:
     low = call_llvm(builder, "llvm.maxnum.f32", F32, values[1], ir.Constant(F32, -65504.0))
     clamped = call_llvm(builder, "llvm.minnum.f32", F32, low, ir.Constant(F32, 65504.0))
     builder.store(builder.fptrunc(clamped, F16), pointer(builder, values[0], F16), align=2)
+
+
+@operation(types.void, types.uintp)
+def store_short_nan(builder: Any, values: Any) -> Any:
+    """Store 16 bits that are no number, neither as a half nor as a bfloat16."""
+    builder.store(ir.Constant(I16, 0x7FFF), pointer(builder, values[0], I16), align=2)
 
 
 @operation(types.void, types.uintp, types.uintp)

@@ -1,6 +1,7 @@
 """The router of a Mixture of Experts: softmax over all experts, the A most probable, renormalised.
 
 Guarantees: a token's experts and weights depend on its own logits only. Equal probabilities go to the lower expert.
+Logits that are no numbers choose different experts too, and make all their weights NaN.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def choose_experts(
     for expert in range(0, experts, 16):
         weight = exp_vector(sub(load_f32x16(address + 4 * expert), largest))
         total = add(total, weight)
-        store_f32x16(address + 4 * expert, weight)
+        store_f32x16(address + 4 * expert, maximum(weight, splat(np.float32(0.0))))  # 0 where it is no number
     scale = np.float32(1.0) / sum_lanes(total)
     chosen_sum = np.float32(0.0)
     for rank in range(chosen.shape[0]):

@@ -2,6 +2,7 @@
 
 Rounding to integers follows Q8: per block of 32 values, scale = max |x| / 127 (float32), q = round(x / scale), ties to
 even. A block is rounded the same whoever rounds it: who made its values, who routes its token, or every worker alike.
+The scale of a block with a value that is infinite or no number is none either, so that its products are none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from numoe.kernels.cpu.arithmetic import absolute, max_lanes, maximum, mul, round_even, splat, sum_lanes
+from numoe.kernels.cpu.arithmetic import largest_magnitude, mul, round_even, splat, sum_lanes
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.llvm import LANES, V16I32, f32x16, pointer
@@ -50,8 +51,7 @@ def write_integer_column(group: int, columns: int, column: int, x: int, blocks: 
     for block in range(blocks):
         place = group + (block * columns + column) * INTEGER_BYTES
         a, b = load_f32x16(x + 128 * block), load_f32x16(x + 128 * block + 64)
-        largest = max_lanes(maximum(absolute(a), absolute(b)))
-        scale, inverse = rounding_of(largest)
+        scale, inverse = rounding_of(largest_magnitude(a, b))
         qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
         store_rounded(place, qa)
         store_rounded(place + 16 * VALUE_BYTES, qb)

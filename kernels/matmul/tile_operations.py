@@ -106,7 +106,7 @@ def tile_add(typing_context: Any, tile: Any, other: Any) -> Any:
 
 @intrinsic
 def tile_scale(typing_context: Any, dots: Any, scale: Any) -> Any:
-    """scale * dots[c], dots being whole numbers below 2**24; a float tile."""
+    """scale * dots[c], dots being whole numbers, rounded once where they are not below 2**24; a float tile."""
     tile = Tile("f32", dots.columns)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:

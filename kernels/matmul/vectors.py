@@ -40,14 +40,18 @@ def rms_norm(
     width: int,  # D, a multiple of 32
     epsilon: float,
 ) -> None:
-    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); two sums of squares per lane."""
+    """x[d] = x[d] / sqrt(mean(x^2) + epsilon) * weight[d] (Zhang & Sennrich 2019); two sums of squares per lane.
+
+    All become NaN where the sum is too large for a float32: zeros would look like an answer.
+    """
     zero = splat(np.float32(0.0))
     even, odd = zero, zero
     for value in range(0, width, 32):
         a, b = load_f32x16(x + 4 * value), load_f32x16(x + 4 * value + 64)
         even, odd = fma(a, a, even), fma(b, b, odd)
     mean = sum_lanes(add(even, odd)) / np.float32(width)
-    scale = splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)))
+    none = mean - mean  # 0, and NaN of infinity
+    scale = splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)) + none)
     for value in range(0, width, 16):
         place = x + 4 * value
         store_f32x16(place, mul(mul(load_f32x16(place), scale), load_f32x16(weight + 4 * value)))

@@ -12,13 +12,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.cpu.arithmetic import add, div, lane_numbers, max_lanes, maximum, splat, sub, sum_lanes, where_less
+from numoe.kernels.cpu.arithmetic import (
+    MOST_F32,
+    add,
+    div,
+    fma,
+    lane_numbers,
+    max_lanes,
+    maximum,
+    splat,
+    sub,
+    sum_lanes,
+    where_less,
+)
 from numoe.kernels.cpu.functions import exp_vector, log
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.records import Record
 from numoe.kernels.step.candidates import draw_filtered
+
+PADDING = np.float32(-MOST_F32)  # as good as impossible, yet finite: what is not finite is then a fault
+NOT_DRAWN = -1  # instead of a token id, where logits are not finite; as in protos/messages.py
 
 
 @kernel
@@ -39,12 +54,15 @@ def uniform(seed: int, position: int) -> float:
 
 @kernel
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """Compute log(sum(exp(logits))); the length is a multiple of 16 with -inf as padding."""
-    address = logits.ctypes.data
-    highest = splat(np.float32(-np.inf))
+    """Compute log(sum(exp(logits))), NaN if one of them is not finite; the length is a multiple of 16 with PADDING."""
+    address, zero = logits.ctypes.data, splat(np.float32(0.0))
+    highest, none = splat(np.float32(-np.inf)), zero
     for value in range(0, logits.shape[0], 16):
-        highest = maximum(load_f32x16(address + 4 * value), highest)
+        x = load_f32x16(address + 4 * value)
+        highest, none = maximum(x, highest), fma(x, zero, none)  # 0 times anything finite is 0, else NaN
     largest = max_lanes(highest)
+    if sum_lanes(none) != 0:
+        return largest + np.float32(np.nan)
     total = splat(np.float32(0.0))
     for value in range(0, logits.shape[0], 16):
         total = add(total, exp_vector(sub(load_f32x16(address + 4 * value), splat(largest))))
@@ -70,7 +88,7 @@ def penalise(
 
 @kernel
 def _most_likely(logits: NDArray[np.float32]) -> int:
-    """The lowest id of the largest logit; the length is a multiple of 16 with -inf as padding.
+    """The lowest id of the largest logit; the length is a multiple of 16 with PADDING.
 
     Ids are held as floats, which are exact to 2**24.
     """
@@ -87,13 +105,15 @@ def _most_likely(logits: NDArray[np.float32]) -> int:
 
 @kernel
 def draw(
-    logits: NDArray[np.float32],  # [V rounded up to 16, -inf as padding], changed in place
+    logits: NDArray[np.float32],  # [V rounded up to 16, with PADDING], changed in place
     buckets: NDArray[np.float64],  # [2, BUCKETS] scratch
     sample: Record,
     vocabulary: int,  # V
 ) -> int:
-    """Draw one token id."""
+    """Draw one token id, NOT_DRAWN if penalties left no largest logit that is finite; before them all must be."""
     best = _most_likely(logits)
+    if best >= vocabulary or not abs(logits[best]) < np.inf:
+        return NOT_DRAWN
     if sample.temperature <= 0:
         return best
     address, largest = logits.ctypes.data, splat(logits[best])

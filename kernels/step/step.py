@@ -28,7 +28,7 @@ from numoe.kernels.matmul.column_groups import group_all
 from numoe.kernels.matmul.columns import prepare
 from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
-from numoe.kernels.step.sampling import draw, log_sum_exp, penalise
+from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.team import SEEN, Team, arrive, claimed, gather, release
@@ -109,11 +109,13 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
             padded = (part.vocabulary + 15) // 16 * 16
             copy_floats(address + 4 * part.first_vocabulary, part.logits + 4 * padded * number, padded)
         for pad in range(sizes.vocabulary, logits.shape[0]):
-            logits[pad] = -np.inf
+            logits[pad] = PADDING
         sample = step.samples[number]
         normaliser = log_sum_exp(logits)
-        penalise(logits, sample, step.seen_tokens, step.seen_counts)
-        token = draw(logits, buckets, sample, sizes.vocabulary)
+        token = NOT_DRAWN
+        if normaliser == normaliser:  # a number: all logits are finite
+            penalise(logits, sample, step.seen_tokens, step.seen_counts)
+            token = draw(logits, buckets, sample, sizes.vocabulary)
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             row = token - part.first_vocabulary
@@ -122,6 +124,8 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
                 copy_floats(logits.ctypes.data, part.logits + 4 * (padded * number + row // 16 * 16), 16)
                 step.drawn_logprobs[number] = logits[row % 16] - normaliser
         step.drawn_tokens[number] = token
+        if token == NOT_DRAWN:
+            step.drawn_logprobs[number] = np.nan
     gather(team)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from numoe.model.gguf.model_file import GgufFile
-from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo, TensorType
 from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 NAMES_SHOWN = 5
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from numoe.model.architectures.keys import Keys
 from numoe.model.architectures.spec import Rope
-from numoe.model.gguf.reader import one_line
+from numoe.protos.foreign_text import one_line
 
 # The largest values taken for possible; each is several times that of any model known.
 LAYERS, WIDTH, HEADS, HEAD_SIZE, EXPERTS, CONTEXT = 1024, 1 << 20, 4096, 1024, 4096, 1 << 24
@@ -101,21 +101,28 @@ def read_rope(keys: Keys, style: Literal["neox", "norm"], head_size: int, contex
     if factor < LEAST_FACTOR:
         keys.contradiction(f"a RoPE scaling factor of {factor:g} would stretch one position over {1 / LEAST_FACTOR:g}")
     plain = Rope(style, base, dimensions)
+    if scaling in ("none", "linear"):
+        keys.expect("rope.scaling.attn_factor", (1.0,))  # llama.cpp multiplies and mixes by these whatever the type is
+        keys.expect("rope.scaling.yarn_ext_factor", (0.0, -1.0))  # negative: not set
+        _expect_plain_yarn(keys)
     if scaling == "none":
         return plain
     if scaling == "linear":
-        keys.expect("rope.scaling.attn_factor", (1.0,))
         return Rope(style, base, dimensions, "linear", factor) if factor != 1.0 else plain
     if scaling != "yarn":
         keys.refuse(f"RoPE scaling is {one_line(scaling, 60)!r}, this version runs none, linear and yarn")
     return _read_yarn(keys, plain, factor, context_length)
 
 
+def _expect_plain_yarn(keys: Keys) -> None:
+    keys.expect("rope.scaling.yarn_attn_factor", (1.0,))
+    keys.expect("rope.scaling.yarn_log_multiplier", (0.0,))
+
+
 def _read_yarn(keys: Keys, plain: Rope, factor: float, context_length: int) -> Rope:
     if factor < 1.0:
         keys.contradiction(f"YaRN with a factor of {factor} would shorten the context")
-    keys.expect("rope.scaling.yarn_attn_factor", (1.0,))
-    keys.expect("rope.scaling.yarn_log_multiplier", (0.0,))
+    _expect_plain_yarn(keys)
     extrapolation = keys.number("rope.scaling.yarn_ext_factor", -1.0, 1.0, default=1.0)
     return Rope(
         style=plain.style,

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.values import Value, describe_value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 
 class Keys:

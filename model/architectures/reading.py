@@ -18,10 +18,10 @@ from numoe.model.architectures.keys import Keys
 from numoe.model.architectures.registry import ARCHITECTURES
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.model_file import GgufFile
-from numoe.model.gguf.reader import one_line
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorInfo
 from numoe.model.gguf.values import Strings, describe_value
 from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 
 def model_spec(file: GgufFile) -> ModelSpec:

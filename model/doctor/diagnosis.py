@@ -31,25 +31,27 @@ from numoe.model.machine.bandwidth import Bandwidth
 from numoe.model.machine.memory_policy import PolicyTrial
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.plan_size import node_bytes, shard_bytes
+from numoe.model.planning.plan_size import shard_bytes
+from numoe.model.planning.worker_memory import node_bytes
+from numoe.protos.messages import StepLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a model's plan asks of each node, in bytes by node id."""
 
-    held: dict[int, int] = field(default_factory=dict)  # weights and KV cache
+    held: dict[int, int] = field(default_factory=dict)  # all that its workers take
     read_per_token: dict[int, int] = field(default_factory=dict)  # weights
     notes: tuple[str, ...] = ()  # of the plan
 
 
-def needs_of(plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType) -> Needs:
-    """Count what a plan asks of each node; `context_tokens` are the KV cache's positions in all."""
+def needs_of(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_type: TensorType) -> Needs:
+    """Count what a plan asks of each node."""
     reads: dict[int, int] = {}
     for shard in plan.shards:
-        count = shard_bytes(plan, spec, shard, context_tokens, kv_type).read_per_token
+        count = shard_bytes(plan, spec, shard).read_per_token
         reads[shard.node] = reads.get(shard.node, 0) + count
-    return Needs(node_bytes(plan, spec, context_tokens, kv_type), reads, plan.notes)
+    return Needs(node_bytes(plan, spec, limits, kv_type), reads, plan.notes)
 
 
 def diagnose(

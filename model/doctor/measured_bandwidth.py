@@ -28,7 +28,7 @@ def check_load(load: float, cores: int) -> Iterator[Finding]:
 
 
 def check_local(bandwidth: Bandwidth) -> Iterator[Finding]:
-    """Check how fast nodes read their own memory: workers own equal parts, so the slowest node sets the pace."""
+    """Check how fast nodes read their own memory: the slowest node is given less to do, or sets the pace."""
     subject, local = "bandwidth of nodes", bandwidth.local
     if not local:
         yield Finding("warning", subject, "no node's own memory could be measured", "nothing can be said of its speed")
@@ -41,7 +41,7 @@ def check_local(bandwidth: Bandwidth) -> Iterator[Finding]:
             "warning",
             subject,
             f"node {format_id_list(slow)} reads its memory at {slowest / fastest:.0%} of the fastest node's speed",
-            f"workers own equal parts and wait for the slowest: {lost:.0%} of the bandwidth is not used",
+            f"in equal parts all wait for the slowest, and {lost:.0%} of the bandwidth is not used",
             "look for empty or slower DIMM slots of that socket (dmidecode -t memory), and for other programs on it",
         )
     else:

@@ -10,6 +10,7 @@ from numoe.model.doctor.finding import Finding
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.linux_files import meminfo_bytes, read_text
 from numoe.model.machine.topology import Node, Topology
+from numoe.model.planning.worker_memory import SERVICE_BYTES
 
 GIBIBYTE = 1 << 30
 UNEVEN_SHARE = 0.8  # of the largest node's memory: less is another set of DIMMs, not what the kernel keeps for itself
@@ -48,8 +49,8 @@ def check_memory_of_nodes(topology: Topology) -> Iterator[Finding]:
             "warning",
             subject,
             f"uneven: {listed}",
-            f"workers own equal parts: models up to {len(sizes) * min(sizes.values()) / GIBIBYTE:.0f} GiB fit instead "
-            f"of {sum(sizes.values()) / GIBIBYTE:.0f}; empty slots may also be idle memory channels",
+            f"models above {len(sizes) * min(sizes.values()) / GIBIBYTE:.0f} GiB fit only in unequal parts, and the "
+            "largest sets the pace; empty slots may also be idle memory channels",
             "the same DIMMs in the same slots of every socket",
         )
     elif len(sizes) > 1 and not bare:
@@ -89,7 +90,7 @@ def check_room(topology: Topology, needed: Mapping[int, int]) -> Iterator[Findin
     """Check whether each node has room for what a model's plan needs of it, in bytes by node id."""
     for node_id, wanted in sorted(needed.items()):
         node = topology.node(node_id)
-        text = f"node {node_id} needs {wanted / GIBIBYTE:.1f} GiB for weights and KV cache"
+        text = f"node {node_id} needs {wanted / GIBIBYTE:.1f} GiB for weights, KV cache and working memory"
         available, free = node.available_bytes, node.free_bytes
         if wanted > available:
             yield Finding(
@@ -107,3 +108,12 @@ def check_room(topology: Topology, needed: Mapping[int, int]) -> Iterator[Findin
             yield Finding("note", "room for the model", found, "loading waits for that", DROP_CACHES)
         else:
             yield Finding("ok", "room for the model", f"{text}, {free / GIBIBYTE:.1f} are free")
+    whole, available = sum(needed.values()) + SERVICE_BYTES, sum(node.available_bytes for node in topology.nodes)
+    if needed and whole > available >= sum(needed.values()):
+        yield Finding(
+            "problem",
+            "room for the model",
+            f"all nodes: {whole / GIBIBYTE:.1f} GiB with the coordinator and Ray, {available / GIBIBYTE:.1f} available",
+            "it will not be loaded",
+            "lower --context-tokens, or a smaller quantisation; end other programs",
+        )

@@ -11,6 +11,7 @@ from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.linux_files import labelled_lines, read_text
 from numoe.model.machine.memory_policy import PolicyTrial
 from numoe.model.machine.topology import Topology
+from numoe.model.planning.worker_memory import SERVICE_BYTES
 
 GIBIBYTE = 1 << 30
 CAP_SYS_NICE = 23
@@ -25,7 +26,8 @@ def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]
         yield Finding("ok", subject, "no limit below the machine's memory")
         return
     limit, used = found
-    wanted, left = sum(needed.values()), max(0, limit - used)
+    wanted = sum(needed.values()) + (SERVICE_BYTES if needed else 0)
+    left = max(0, limit - used)
     text = f"limited to {limit / GIBIBYTE:.1f} GiB of {total / GIBIBYTE:.1f}"
     if wanted > left:
         text += f"; {left / GIBIBYTE:.1f} are left and the model needs {wanted / GIBIBYTE:.1f}"
@@ -95,7 +97,7 @@ def check_allowed(topology: Topology) -> Iterator[Finding]:
             "warning",
             subject,
             "uneven: " + ", ".join(f"node {node} {count} cores" for node, count in counts.items()),
-            "workers own equal parts: prompts go at the pace of the node with the fewest cores",
+            "nodes with fewer cores are given less to do, or left idle where they do not help",
             remedy,
         )
     if topology.forbidden_cpus:

@@ -40,7 +40,8 @@ def check_sockets(topology: Topology) -> Iterator[Finding]:
             "warning",
             subject,
             f"{len(homes)} nodes with cores, but at most {MOST_WORKERS} workers",
-            f"{1 - MOST_WORKERS / len(homes):.0%} of the cores and of the memory bandwidth stay idle",
+            f"workers run on the cores of several nodes and use the memory of one: {1 - MOST_WORKERS / len(homes):.0%} "
+            "of the memory is not used; where packages are more than workers, their cores are not either",
             'firmware: fewer nodes per socket (NPS4 or less, "L3 cache as NUMA domain" disabled)',
         )
     else:

@@ -11,10 +11,11 @@ from typing import NoReturn
 
 from numoe.model.gguf.file_identity import FileIdentity
 from numoe.model.gguf.part import Part, read_part
-from numoe.model.gguf.reader import DAMAGED, one_line
+from numoe.model.gguf.reader import DAMAGED
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.gguf.values import Value, describe_value, same_value
 from numoe.protos.errors import ModelFileError
+from numoe.protos.foreign_text import one_line
 
 KEYS_OF_EACH_PART = ("split.no", "split.count", "general.alignment")
 MOST_PARTS = 1024  # the largest models known are split into about 150

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from numoe.protos.errors import ModelFileError
+from numoe.protos.foreign_text import one_line
 
 # Caps on what one file may ask for, each well above the largest file known.
 METADATA_BYTES = 32 << 20  # Gemma 4's vocabulary, the largest known, takes 16 MB
@@ -23,12 +24,6 @@ ARRAY_DEPTH = 4
 DAMAGED = "the file is damaged or incomplete, fetch it again"
 
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
-
-
-def one_line(text: str, limit: int = 400) -> str:
-    """Make text of a file fit for a terminal and a log: replace what cannot be printed, leave out the middle."""
-    text = text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class Reader:

@@ -81,6 +81,11 @@ class TensorInfo:
     offset: int  # bytes from the start of `path`
     bytes: int
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the file."""
+        return row_bytes(self.type, self.shape[-1])
+
 
 # Type: (values per block, bytes per block). A row is a whole number of blocks. Source: ggml-common.h of llama.cpp.
 BLOCKS: Mapping[TensorType, tuple[int, int]] = MappingProxyType(

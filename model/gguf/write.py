@@ -90,7 +90,7 @@ def import_gguf() -> Any:
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise SetupError("making a model needs the package gguf: pip install 'numoe[demo]'") from error
+        raise SetupError("making a model needs the package gguf: pip install gguf") from error
     return gguf
 
 

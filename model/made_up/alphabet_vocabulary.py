@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.gguf.values import Value
+from numoe.model.text.spelling import BYTE_SPELLINGS
 from numoe.model.text.token_types import TokenType
-from numoe.model.text.tokenizer import BYTE_SPELLINGS
-from numoe.model.text.vocabulary import PREFIX
+from numoe.model.text.vocabulary_keys import PREFIX
 from numoe.protos.errors import SetupError
 
 CONTROL = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

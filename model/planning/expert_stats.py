@@ -25,10 +25,12 @@ from typing import Any
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.protos.errors import SetupError
+from numoe.protos.foreign_text import one_line
 
 VERSION = 1
 _VERSION_KEY = "numoe_expert_stats"
 _KEYS = {_VERSION_KEY, "model", "tokens", "active_experts", "counts"}
+MOST_COUNT = 1 << 63  # as counters hold them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def load_stats(path: Path, spec: ModelSpec) -> ExpertStats:
     except (ValueError, RecursionError) as error:
         raise SetupError(f"the expert statistics {path} are no JSON: {error}; remove the file to begin anew") from error
     if fault := _fault(document, spec):
-        raise SetupError(f"the expert statistics {path}: {fault}; name another file, or remove it to begin anew")
+        raise SetupError(
+            f"the expert statistics {path}: {one_line(fault, 300)}; name another file, or remove it to begin anew"
+        )
     counts = tuple(tuple(row) for row in document["counts"])
     return ExpertStats(spec.name, spec.active_experts, counts)
 
@@ -114,4 +118,4 @@ def _fault(document: Any, spec: ModelSpec) -> str | None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT

@@ -10,6 +10,8 @@ from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.plan import MOST_THREADS, MOST_WORKERS, split_evenly
 from numoe.protos.errors import PlanError
 
+EQUAL_PARTS = "own equal parts"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -35,7 +37,8 @@ def find_homes(
     Args:
         topology: the machine.
         nodes: ids of the nodes to use, in the workers' order; None: all.
-        workers: how many there are; None: one per node with CPUs and memory, at most MOST_WORKERS.
+        workers: how many there are; None: one per node with CPUs and memory, at most MOST_WORKERS. If nodes are more
+            than that, a worker runs on the cores of several of one package.
         threads: of each worker; None: one per core.
 
     Raises:
@@ -44,6 +47,9 @@ def find_homes(
     places, notes = _find_places(topology, nodes)
     count = min(len(places), MOST_WORKERS) if workers is None else workers
     _check_counts(count, threads)
+    if len(places) > MOST_WORKERS == count:
+        places, merged = _merge(topology, places)
+        count, notes = min(count, len(places)), (*notes, *merged)
     settled = _settle(places, count)
     homes = tuple(Home(place.node, _thread_cpus(place.cores, threads)) for place in settled)
     return homes, (*notes, *_placement_notes(places, settled), *_thread_notes([home.cpus for home in homes]))
@@ -61,6 +67,31 @@ def _find_places(topology: Topology, ids: tuple[int, ...] | None) -> tuple[tuple
     notes = [f"node {node.id} has CPUs but no usable memory: left out" for node in nodes if not node.memory_bytes]
     notes += [f"node {node.id} has memory but no usable CPUs: left out" for node in nodes if not node.cores]
     return places, tuple(notes)
+
+
+def _merge(topology: Topology, places: Sequence[_Place]) -> tuple[tuple[_Place, ...], tuple[str, ...]]:
+    """At most MOST_WORKERS places: neighbours in a package are one, with the memory of the one that has most.
+
+    Where a package has so many nodes they are parts of it ("L3 cache as NUMA domain"), which share its memory channels
+    or some of them. *Rejected*: the first nodes alone, which leave sockets idle.
+    """
+    packages: dict[int | None, list[_Place]] = {}
+    for place in places:
+        packages.setdefault(topology.node(place.node).package, []).append(place)
+    merged = []
+    for members in packages.values():
+        parts = MOST_WORKERS * len(members) // len(places)
+        for part in split_evenly(len(members), 1, parts) if parts else ():
+            group = members[part.start : part.stop]
+            most = max(group, key=lambda place: topology.node(place.node).available_bytes)
+            merged.append(_Place(most.node, tuple(core for place in group for core in place.cores)))
+    if not merged:  # more packages than workers: nothing is near anything
+        return tuple(places), ()
+    unused = format_id_list({place.node for place in places} - {place.node for place in merged})
+    return tuple(merged), (
+        f"{len(places)} nodes are more than {MOST_WORKERS}, the most workers: {len(merged)} workers run on the cores "
+        f"of several nodes of a package, and the memory of node {unused} is not used; numoe doctor says what helps",
+    )
 
 
 def _chosen_nodes(topology: Topology, ids: tuple[int, ...] | None) -> list[Node]:
@@ -128,5 +159,5 @@ def _thread_notes(cpus: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
         return (f"more threads ({len(every)}) than CPUs to run them ({len(set(every))}): threads take turns",)
     if len({len(worker) for worker in cpus}) > 1:
         counts = ", ".join(str(len(worker)) for worker in cpus)
-        return (f"workers differ in threads ({counts}) but own equal parts: the smallest sets the pace",)
+        return (f"workers differ in threads ({counts}) but {EQUAL_PARTS}: the smallest sets the pace",)
     return ()

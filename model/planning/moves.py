@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from numoe.model.planning.expert_owners import ExpertOwners, carried_loads
+from numoe.model.planning.plan import PANEL_ROWS, Shard
 from numoe.protos.errors import PlanError
 
 LEAST_GAIN = 0.02  # of a layer's load per worker: less is noise in the counts, and not worth copying for
@@ -48,14 +49,16 @@ def balance(
     loads: Sequence[Sequence[float]],  # [L, E] how often each was active
     expert_bytes: Sequence[int],  # [L] of one expert in a worker's memory
     room: Sequence[int],  # [workers] bytes that each may take in addition
+    shares: Sequence[float] = (),  # [workers] of the load that each is to carry, in any unit; none: equal ones
 ) -> list[ExpertMove]:
-    """Moves that load the workers more evenly in every layer, in the order in which to make them."""
+    """Moves that load the workers more evenly in every layer, or nearer to their shares, in the order to make them."""
+    shares = shares or [1.0] * len(room)
     left, moves = list(room), []
     for layer, owners in enumerate(experts):
         if owners is None or not sum(loads[layer]):
             continue
         while True:
-            some = _best_moves(layer, owners, loads[layer], expert_bytes[layer], left)
+            some = _best_moves(layer, owners, loads[layer], expert_bytes[layer], left, shares)
             if not some:
                 break
             for move in some:
@@ -63,6 +66,12 @@ def balance(
                 _account(move, expert_bytes[layer], left)
             moves += some
     return moves
+
+
+def shares_of(shards: Sequence[Shard]) -> list[float]:
+    """[workers] what part of the load each is to carry by its plan: that of its rows of the width."""
+    rows = [max(1, shard.width_rows.size) for shard in shards]
+    return [1.0] * len(rows) if max(rows) - min(rows) <= PANEL_ROWS else [float(own) for own in rows]
 
 
 def drain(
@@ -109,23 +118,29 @@ def _account(move: ExpertMove, size: int, left: list[int]) -> None:
 
 
 def _best_moves(
-    layer: int, owners: ExpertOwners, loads: Sequence[float], size: int, left: Sequence[int]
+    layer: int, owners: ExpertOwners, loads: Sequence[float], size: int, left: Sequence[int], shares: Sequence[float]
 ) -> list[ExpertMove]:
-    """One move or exchange between the most and the least loaded worker; none if it would gain too little."""
-    workers = len(left)
-    carried = carried_loads(loads, owners.workers, workers)
-    high = max(range(workers), key=lambda worker: (carried[worker], -worker))
-    low = min(range(workers), key=lambda worker: (carried[worker], worker))
-    gap = carried[high] - carried[low]
-    least = LEAST_GAIN * sum(loads) / workers
-    if gap <= 2 * least or left[low] < size:
-        return []
-    best, gain = [], least
-    for change, some in _changes(layer, owners, loads, high, low, spare=left[low] >= 2 * size):
-        shrunk = gap / 2 - abs(gap / 2 - change)  # of the most loaded worker's load
-        if shrunk > gain:
-            best, gain = some, shrunk
-    return best
+    """One move or exchange that takes load from the most loaded worker for its share; none if all gain too little.
+
+    It goes to the least loaded worker that it is worth while with: that one may lack room, or fitting experts.
+    """
+    workers = range(len(left))
+    carried = carried_loads(loads, owners.workers, len(left))
+    order = sorted(workers, key=lambda worker: (carried[worker] / shares[worker], worker))
+    high = max(workers, key=lambda worker: (carried[worker] / shares[worker], -worker))
+    least = LEAST_GAIN * sum(loads) / len(left)
+    for low in order:
+        wanted = (carried[high] * shares[low] - carried[low] * shares[high]) / (shares[high] + shares[low])
+        if low == high or wanted <= least or left[low] < size:
+            continue
+        best, gain = [], least
+        for change, some in _changes(layer, owners, loads, high, low, spare=left[low] >= 2 * size):
+            shrunk = wanted - abs(wanted - change)  # of the most loaded worker's load
+            if shrunk > gain:
+                best, gain = some, shrunk
+        if best:
+            return best
+    return []
 
 
 def _changes(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from numoe.model.architectures.spec import ModelSpec
@@ -63,6 +64,13 @@ def split_evenly(size: int, unit: int, parts: int) -> tuple[Range, ...]:
     units = -(-size // unit)
     cuts = [min(size, units * part // parts * unit) for part in range(parts + 1)]
     return tuple(Range(start, stop) for start, stop in pairwise(cuts))
+
+
+def split_by(size: int, unit: int, weights: Sequence[float]) -> tuple[Range, ...]:
+    """Split range(size) into consecutive ranges of whole units, as near to `weights`' proportion as units allow."""
+    units, whole = -(-size // unit), sum(weights)
+    cuts = [min(size, round(units * carried / whole) * unit) for carried in accumulate(weights, initial=0.0)]
+    return tuple(Range(start, stop) for start, stop in pairwise([*cuts[:-1], size]))
 
 
 def kv_heads_of(spec: ModelSpec, heads: Range) -> Range:

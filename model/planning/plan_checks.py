@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
@@ -10,16 +11,17 @@ from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
-from numoe.model.planning.plan_size import node_bytes
+from numoe.model.planning.worker_memory import MEBIBYTE, SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
-
-MEBIBYTE = 1 << 20
+from numoe.protos.foreign_text import one_line
+from numoe.protos.messages import StepLimits
 
 
 def check_plan(plan: ShardPlan, spec: ModelSpec) -> None:
     """Raise PlanError unless the plan splits just this model, and every head and row is owned once, in whole units."""
     if plan.model != spec.name:
-        raise PlanError(f"model: the plan is for {plan.model!r}, found {spec.name!r}; make a new one with `numoe plan`")
+        planned = one_line(repr(plan.model), 120)
+        raise PlanError(f"model: the plan is for {planned}, found {spec.name!r}; make a new one with `numoe plan`")
     if not 1 <= len(plan.shards) <= MOST_WORKERS:
         raise PlanError(f"the plan: found {len(plan.shards)} shards, expected 1 to {MOST_WORKERS}")
     _check_cover("heads", [shard.heads for shard in plan.shards], spec.query_heads, 1)
@@ -43,14 +45,12 @@ def check_placement(
     plan: ShardPlan,
     spec: ModelSpec,
     topology: Topology,
-    context_tokens: int,
+    limits: StepLimits,
     kv_type: TensorType = TensorType.F16,
 ) -> None:
     """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the memory.
 
-    That is the nodes' memory, and what the limits of this process's cgroups leave of it.
-
-    `context_tokens` are the KV cache's positions in all.
+    That is the memory of each node, of all nodes together, and what the limits of this process's cgroups leave of it.
     """
     usable = {node.id for node in topology.nodes if node.memory_bytes}
     for shard in plan.shards:
@@ -64,29 +64,48 @@ def check_placement(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    bytes_of_nodes = node_bytes(plan, spec, context_tokens, kv_type)
-    for node_id, needed in bytes_of_nodes.items():
-        available = topology.node(node_id).available_bytes
-        if needed > available:
+    for demand in memory_demands(node_bytes(plan, spec, limits, kv_type), topology):
+        if demand.bytes > demand.available:
             raise PlanError(
-                f"node {node_id}: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(available)} are "
-                "available; lower the context, spread over more nodes, or choose a smaller model"
+                f"{demand.name}: needs {_mebibytes(demand.bytes)} for {demand.purpose}, "
+                f"{_mebibytes(demand.available)} are available{demand.remedy}"
             )
-    needed, left = sum(bytes_of_nodes.values()), topology.memory_left
-    if left is not None and needed > left:
-        raise PlanError(
-            f"the cgroup's memory limit: needs {_mebibytes(needed)} for weights and KV cache, {_mebibytes(left)} are "
-            "left, and the kernel would kill a worker; raise the limit (docker run --memory, Kubernetes "
-            "resources.limits, systemd MemoryMax=), lower the context, or choose a smaller model"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDemand:
+    """What is asked of one place, and what it has."""
+
+    place: str  # the number of a node, or a word for several
+    bytes: int
+    available: int
+    purpose: str = "weights, KV cache and working memory"
+    remedy: str = "; lower the context, --step-tokens or --sequences, spread over more nodes, or choose a smaller model"
+
+    @property
+    def name(self) -> str:
+        """The place, in a sentence."""
+        return f"node {self.place}" if self.place.isdecimal() else self.place
+
+
+def memory_demands(bytes_of_nodes: Mapping[int, int], topology: Topology) -> list[MemoryDemand]:
+    """What workers that take so many bytes, by node id, and all that runs beside them ask of nodes and cgroups."""
+    room = {node.id: node.available_bytes for node in topology.nodes}
+    demands = [MemoryDemand(str(node), size, room.get(node, 0)) for node, size in bytes_of_nodes.items()]
+    whole, every = sum(bytes_of_nodes.values()) + SERVICE_BYTES, "the workers, the coordinator and Ray"
+    demands.append(MemoryDemand("all nodes", whole, sum(room.values()), every))
+    if topology.memory_left is not None:
+        remedy = (
+            ", and the kernel would kill a worker; raise the limit (docker run --memory, Kubernetes resources.limits, "
+            "systemd MemoryMax=), lower the context, --step-tokens or --sequences, or choose a smaller model"
         )
+        demands.append(MemoryDemand("the cgroup's memory limit", whole, topology.memory_left, every, remedy))
+    return demands
 
 
 def fits_memory(bytes_of_nodes: Mapping[int, int], topology: Topology) -> bool:
-    """Whether so many bytes, by node id, fit the nodes' memory and the limit of this process's cgroups."""
-    room = {node.id: node.available_bytes for node in topology.nodes}
-    left = topology.memory_left
-    within = left is None or sum(bytes_of_nodes.values()) <= left
-    return within and all(size <= room.get(node, 0) for node, size in bytes_of_nodes.items())
+    """Whether workers that take so many bytes, by node id, and what runs beside them fit nodes and cgroups."""
+    return all(demand.bytes <= demand.available for demand in memory_demands(bytes_of_nodes, topology))
 
 
 def _check_owners(where: str, owners: ExpertOwners, spec: ModelSpec) -> None:

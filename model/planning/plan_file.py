@@ -33,11 +33,14 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import MOST_THREADS, Range, Shard, ShardPlan
 from numoe.model.planning.plan_checks import check_plan
 from numoe.protos.errors import PlanError
+from numoe.protos.foreign_text import one_line
 
 HEADER = (
     "# Who owns what. Ranges are half-open [start, stop); those of rows start at multiples of 16, of expert_rows 32.\n"
     "# An [[experts]] table lists, per worker, the whole experts it holds in these layers; ids as in 0-2,8.\n"
 )
+BEYOND_ALL = 1 << 31  # rows, CPUs and nodes that there may be
+SHOWN = 120  # characters of what a file says in a message
 RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
 
 
@@ -61,8 +64,8 @@ def from_toml(text: str, spec: ModelSpec) -> ShardPlan:
     """Read a plan for a model. Raises PlanError unless it is well-formed and check_plan accepts it."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"the plan is no valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also of numbers of 5,000 digits, and of lists in lists in lists
+        raise PlanError(f"the plan is no valid TOML: {one_line(str(error), SHOWN)}") from error
     document.setdefault("experts", [])
     _expect_keys(document, {"model", "shard", "experts", "notes"}, "the plan")
     if not isinstance(document["model"], str) or not _is_list(document["notes"], str):
@@ -85,7 +88,9 @@ def _read_experts(tables: Any, spec: ModelSpec, workers: int) -> tuple[ExpertOwn
         _expect_keys(table, {"layers", "workers"}, where)
         layers = _read_ids(table["layers"], spec.layers, f"{where}: layers")
         if not _is_list(table["workers"], str) or len(table["workers"]) != workers:
-            raise PlanError(f"{where}: workers: found {table['workers']!r}, expected {workers} texts, one per worker")
+            raise PlanError(
+                f"{where}: workers: found {_shown(table['workers'])}, expected {workers} texts, one per worker"
+            )
         held = [_read_ids(text, spec.experts, f"{where}: workers") for text in table["workers"]]
         holders = tuple(
             tuple(worker for worker in range(workers) if expert in held[worker]) for expert in range(spec.experts)
@@ -103,7 +108,7 @@ def _read_ids(text: Any, count: int, where: str) -> tuple[int, ...]:
     except ValueError:
         ids = None
     if ids is None:
-        raise PlanError(f'{where}: found {text!r}, expected numbers below {count} in a text such as "0-2,8"')
+        raise PlanError(f'{where}: found {_shown(text)}, expected numbers below {count} in a text such as "0-2,8"')
     return ids
 
 
@@ -112,18 +117,20 @@ def _read_shard(table: dict[str, Any], number: int) -> Shard:
     _expect_keys(table, {field.name for field in fields(Shard)}, where)
     cpus, node = table["cpus"], table["node"]
     if table["worker"] != number:
-        raise PlanError(f"{where}: found worker = {table['worker']!r}, expected {number}: shards stand in order")
-    if not _is_list(cpus, int) or not 1 <= len(cpus) <= MOST_THREADS or min(cpus) < 0:
-        raise PlanError(f"{where}: cpus: found {cpus!r}, expected 1 to {MOST_THREADS} CPU numbers, one per thread")
+        raise PlanError(f"{where}: found worker = {_shown(table['worker'])}, expected {number}: shards stand in order")
+    if not _is_list(cpus, int) or not 1 <= len(cpus) <= MOST_THREADS or not 0 <= min(cpus) <= max(cpus) < BEYOND_ALL:
+        raise PlanError(
+            f"{where}: cpus: found {_shown(cpus)}, expected 1 to {MOST_THREADS} CPU numbers, one per thread"
+        )
     if not _is_whole(node):
-        raise PlanError(f"{where}: node: found {node!r}, expected the number of a NUMA node")
+        raise PlanError(f"{where}: node: found {_shown(node)}, expected the number of a NUMA node")
     ranges = {name: _read_range(table[name], f"{where}: {name}") for name in RANGES}
     return Shard(worker=number, node=node, cpus=tuple(cpus), **ranges)
 
 
 def _read_range(value: Any, where: str) -> Range:
-    if not _is_list(value, int) or len(value) != 2 or not 0 <= value[0] <= value[1]:
-        raise PlanError(f"{where}: found {value!r}, expected [start, stop] with 0 <= start <= stop")
+    if not _is_list(value, int) or len(value) != 2 or not 0 <= value[0] <= value[1] < BEYOND_ALL:
+        raise PlanError(f"{where}: found {_shown(value)}, expected [start, stop] with 0 <= start <= stop")
     return Range(value[0], value[1])
 
 
@@ -131,7 +138,7 @@ def _expect_keys(table: dict[str, Any], expected: set[str], where: str) -> None:
     for key in sorted(expected - table.keys()):
         raise PlanError(f"{where}: {key} is missing")
     for key in sorted(table.keys() - expected):
-        raise PlanError(f"{where}: found {key}, expected only {', '.join(sorted(expected))}")
+        raise PlanError(f"{where}: found {one_line(key, SHOWN)}, expected only {', '.join(sorted(expected))}")
 
 
 def _is_list(value: Any, kind: type) -> bool:
@@ -139,7 +146,12 @@ def _is_list(value: Any, kind: type) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < BEYOND_ALL
+
+
+def _shown(value: Any) -> str:
+    """A value of the file as a message shows it: in one line, whatever its length and characters."""
+    return one_line(repr(value), SHOWN)
 
 
 def _quote(text: str) -> str:

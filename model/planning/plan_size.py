@@ -23,7 +23,7 @@ class ShardBytes:
     """One worker's memory, and what it reads for one generated token."""
 
     weights: int
-    kv_cache: int  # its key-value heads over `context_tokens` positions
+    kv_cache: int  # its key-value heads over `kv_positions` positions
     read_per_token: int  # matrices only: the KV cache adds more as a sequence grows
 
     @property
@@ -41,10 +41,10 @@ def shard_bytes(
     plan: ShardPlan,
     spec: ModelSpec,
     shard: Shard,
-    context_tokens: int = 0,
+    kv_positions: int = 0,
     kv_type: TensorType = TensorType.F16,
 ) -> ShardBytes:
-    """Count one worker's bytes; `context_tokens` are the KV cache's positions in all.
+    """Count one worker's bytes; `kv_positions` are the KV cache's positions in all.
 
     Bytes read of whole experts suppose that tokens choose all experts alike, and that holders of one take turns.
     """
@@ -59,7 +59,7 @@ def shard_bytes(
     embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size
     return ShardBytes(
         weights=held + output + embedding + vectors,
-        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * context_tokens,
+        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * kv_positions,
         read_per_token=round(read),
     )
 
@@ -120,14 +120,3 @@ def _vector_bytes(spec: ModelSpec, layer: LayerTensors, shard: Shard) -> int:
         if bias is not None:
             total += bias.bytes // prod(bias.shape) * heads.size * spec.head_size
     return total
-
-
-def node_bytes(
-    plan: ShardPlan, spec: ModelSpec, context_tokens: int, kv_type: TensorType = TensorType.F16
-) -> dict[int, int]:
-    """Bytes that the plan's workers hold on each node they use, by node id."""
-    totals: dict[int, int] = {}
-    for shard in plan.shards:
-        held = shard_bytes(plan, spec, shard, context_tokens, kv_type).held
-        totals[shard.node] = totals.get(shard.node, 0) + held
-    return dict(sorted(totals.items()))

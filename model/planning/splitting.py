@@ -1,7 +1,8 @@
-"""Splits a model's heads and rows evenly over workers, one per NUMA node.
+"""Splits a model's heads and rows over workers, one per NUMA node: evenly, or in proportion to what each can do.
 
 *Guarantees*: every query head, width row, expert row and vocabulary row has exactly one owner; no worker owns more than
-one unit (a head, a panel of 16 rows, or 32 expert rows) more than another; the same arguments give the same plan.
+one unit (a head, a panel of 16 rows, or 32 expert rows) more than another, or than its proportion; the same arguments
+give the same plan.
 
 *Not guaranteed*: that every worker owns something (8 workers of a model with 4 heads), or that a key-value head has one
 owner: workers whose query heads need the same one each compute and keep it.
@@ -9,14 +10,16 @@ owner: workers whose query heads need the same one each compute and keep it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from operator import mul
 from typing import Literal
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
-from numoe.model.planning.homes import Home, find_homes
-from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
+from numoe.model.planning.homes import EQUAL_PARTS, Home, find_homes
+from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_by, split_evenly
 from numoe.protos.errors import PlanError
 
 
@@ -37,6 +40,44 @@ def make_plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None =
     homes, notes = find_homes(topology, options.nodes, options.workers, options.threads_per_worker)
     shards = tuple(_shard(spec, worker, len(homes), home) for worker, home in enumerate(homes))
     return ShardPlan(spec.name, shards, _experts(spec, len(homes), options), notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How much each worker is to own, [workers] in any unit."""
+
+    heads: tuple[float, ...]
+    width_rows: tuple[float, ...]
+    expert_rows: tuple[float, ...]
+    vocabulary: tuple[float, ...]
+
+    def scaled(self, factors: Sequence[float]) -> Shares:
+        """The shares if each worker gets so many times what it had, before all are made to add up again."""
+        return Shares(*(tuple(map(mul, getattr(self, one.name), factors)) for one in fields(self)))
+
+
+def cut_anew(plan: ShardPlan, spec: ModelSpec, shares: Shares) -> ShardPlan:
+    """The plan with heads and rows in these shares.
+
+    Nothing must be equal, neither rows nor groups of heads: a key-value head whose query heads two workers own is kept
+    by both, and every element is computed by its owner alone.
+    """
+    heads = split_by(spec.query_heads, 1, shares.heads)
+    width_rows = split_by(spec.width, PANEL_ROWS, shares.width_rows)
+    expert_rows = split_by(spec.expert_width, BLOCK_ROWS, shares.expert_rows)
+    vocabulary = split_by(spec.vocabulary, PANEL_ROWS, shares.vocabulary)
+    shards = tuple(
+        replace(
+            shard,
+            heads=heads[shard.worker],
+            kv_heads=kv_heads_of(spec, heads[shard.worker]),
+            width_rows=width_rows[shard.worker],
+            expert_rows=expert_rows[shard.worker],
+            vocabulary=vocabulary[shard.worker],
+        )
+        for shard in plan.shards
+    )
+    return replace(plan, shards=shards, notes=tuple(note for note in plan.notes if EQUAL_PARTS not in note))
 
 
 def _shard(spec: ModelSpec, worker: int, workers: int, home: Home) -> Shard:

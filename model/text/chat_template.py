@@ -29,6 +29,7 @@ from numoe.model.text.template_process import (
     write_message,
 )
 from numoe.protos.errors import InvalidRequest, Unavailable, UnsupportedModel
+from numoe.protos.foreign_text import one_line
 
 INPUT_BYTES = 4 << 20  # of messages as JSON
 TRIALS = (
@@ -36,8 +37,11 @@ TRIALS = (
     ({"role": "system", "content": "Help"}, {"role": "user", "content": "Hello"}),  # some ask for that
 )
 TURNS = (*TRIALS[0], {"role": "assistant", "content": "Hello"}, *TRIALS[0])
+WALL_SECONDS = 20.0  # for a process that is stopped, or gets no processor: others wait for it
 REPLY_BYTES = 6 * OUTPUT_BYTES + 4096  # JSON takes at most 6 bytes for one
-BEYOND_LIMITS = f"takes more than {CPU_SECONDS:.0f} s or {MEMORY_BYTES >> 20} MiB, or crashes"
+BEYOND_LIMITS = (
+    f"takes more than {CPU_SECONDS:.0f} s, or {WALL_SECONDS:.0f} in all, or {MEMORY_BYTES >> 20} MiB, or crashes"
+)
 
 
 class ChatTemplate:
@@ -74,7 +78,7 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **kwargs: Any
     ) -> str:
-        """Render the prompt of a conversation. Blocks for about 0.03 ms, in the worst case for CPU_SECONDS.
+        """Render the prompt of a conversation. Blocks for about 0.1 ms, in the worst case for WALL_SECONDS.
 
         Args:
             messages: each with a role and a content; more keys as the template takes them.
@@ -126,7 +130,7 @@ class ChatTemplate:
             return Outcome.FAILED, f"it {BEYOND_LIMITS}"
         content = json.loads(reply)
         outcome, text = Outcome(content["outcome"]), content["text"]
-        return outcome, text if outcome is Outcome.RENDERED else _harmless(text)
+        return outcome, text if outcome is Outcome.RENDERED else one_line(text, REASON_CHARACTERS)
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -155,19 +159,19 @@ class _RenderingProcess:
         return self._child.poll() is not None
 
     def ask(self, body: bytes) -> bytes | None:
-        """The child's reply, None if the child ended or says more than it may."""
+        """The child's reply, None if the child ended, says more than it may, or nothing within WALL_SECONDS."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
+        killing = threading.Timer(WALL_SECONDS, self._child.kill)
+        killing.daemon = True
+        killing.start()
         try:
             write_message(self._child.stdin, body)
+            return read_message(self._child.stdout, REPLY_BYTES)
         except BrokenPipeError:
             return None
-        return read_message(self._child.stdout, REPLY_BYTES)
-
-
-def _harmless(reason: str) -> str:
-    """A template's own words, short and fit for a terminal and a log."""
-    return "".join(c if c.isprintable() else "?" for c in reason[:REASON_CHARACTERS])
+        finally:
+            killing.cancel()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -39,6 +39,9 @@ BEGIN_TEXTS = frozenset({"<s>", "<bos>", "[BOS]", "<start_of_turn>", "[INST]", "
 # llama.cpp's converter takes what is written so for control tokens, whatever the model's own files say.
 WRITTEN_LIKE_CONTROL = ("<|", "|>"), ("<｜", "｜>")  # noqa: RUF001 (DeepSeek's own spelling)
 BRACKETS = ("<", ">"), ("[", "]")
+# Whatever looks like a marker begins and ends so, and none in use has half as many characters.
+MARKER_BEGINNINGS = ("<", "[", "_")
+MARKER_CHARACTERS = 64
 # What templates write around answers that a person is to see.
 SHOWN_TEXTS = frozenset(
     f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "thinking", "answer", "tool_call")
@@ -62,7 +65,7 @@ def find_mistyped(
     Args:
         texts: [V] of the tokens.
         types: [V] of the file.
-        merged: texts that merges make: those are words, though they may look like a tag.
+        merged: texts that merges make of others: those are words, though they may look like a tag.
         named: ids that the file names as beginning or end.
         written: what the chat template writes around a greeting.
     """

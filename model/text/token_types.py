@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
+
+# The tokens of SentencePiece for single bytes, of which it spells what no other token can.
+BYTE_TEXTS: Mapping[str, int] = MappingProxyType({f"<0x{byte:02X}>": byte for byte in range(256)})
 
 
 class TokenType(IntEnum):

@@ -1,57 +1,35 @@
-"""Makes token ids of text and text of token ids, by byte-level byte-pair encoding with a GGUF file's vocabulary.
+"""Makes token ids of text and text of token ids, with a GGUF file's vocabulary.
 
 *Guarantees*: the ids of llama.cpp for the same file, so no Unicode normalisation (Hugging Face's Qwen tokenizers
-normalise to NFC and differ there). Control tokens are found in a text only if the caller says so. Thread-safe.
-
-*Not guaranteed*: that every text survives. Some vocabularies lack rare bytes (SmolLM2 lacks 0x04 and the first byte of
-unassigned planes); such bytes are dropped, as llama.cpp drops them.
+normalise to NFC and differ there). Control tokens are found in a text only if the caller says so. Other threads run
+while it encodes: a megabyte of text takes half a second. Thread-safe.
 """
 
 from __future__ import annotations
 
 import codecs
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
-import tokenizers
-from tokenizers import AddedToken, Regex, models, pre_tokenizers
+from numoe.model.text.byte_pairs import BytePairs
+from numoe.model.text.part import Part
+from numoe.model.text.sentence_pieces import SentencePieces
+from numoe.model.text.spelling import longest_token_bytes, token_bytes
+from numoe.model.text.vocabulary import RankedPairs, Vocabulary, read_vocabulary
 
-from numoe.model.text.token_types import TokenType
-from numoe.model.text.vocabulary import Vocabulary, read_vocabulary
-
-
-def _spell_bytes() -> dict[int, str]:
-    """GPT-2's printable character for each byte: itself where printable, else U+0100 and up in order of the rest."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(rest)}
-
-
-BYTE_SPELLINGS: Mapping[int, str] = MappingProxyType(_spell_bytes())
-_BYTES = {spelling: byte for byte, spelling in BYTE_SPELLINGS.items()}
-
-# A text may be cut between a letter and a blank: every pattern ends a word there, and looks no further.
-_CUT = re.compile("[A-Za-z](?= )")
 PIECE_CHARACTERS = 1 << 14
-
-# One text is never shared out over threads, of which the library would start one for each CPU all the same.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Tokenizer:
     """A model's tokenizer. Thread-safe."""
 
     __slots__ = (
-        "_control_found",
-        "_may_be_cut",
-        "_plain",
+        "_encoding",
         "_vocabulary",
         "add_bos",
         "bos_id",
         "end_ids",
+        "leading_blank",
         "longest_token_bytes",
         "vocabulary",
     )
@@ -62,21 +40,13 @@ class Tokenizer:
         self.bos_id = vocabulary.bos_id
         self.add_bos = vocabulary.add_bos  # whether a prompt begins with bos_id; encode() leaves that to its caller
         self.end_ids = vocabulary.end_ids  # an answer ends with any of these
-        user_defined = self._texts(TokenType.USER_DEFINED)
-        control = [*self._texts(TokenType.CONTROL), *self._texts(TokenType.UNKNOWN)]
-        bpe = _build_model(vocabulary, frozenset())
-        # Plain text must not become a control token by merges either, nor as a word that is taken whole. A single
-        # character stays: it spells a byte.
-        hidden = frozenset(text for text in control if len(text) > 1)
-        reached = vocabulary.pretokenizer.whole_words or any(
-            left + right in hidden for left, right in vocabulary.merges
-        )
-        # Two tokenizers, over one BPE model if they can be: which tokens are found in text is a tokenizer's property.
-        self._plain = _build(_build_model(vocabulary, hidden) if reached else bpe, vocabulary, user_defined)
-        found = [*user_defined, *control]
-        self._control_found = _build(bpe, vocabulary, found)
-        self._may_be_cut = not any(map(_CUT.search, found))
-        self.longest_token_bytes = max(map(_byte_length, vocabulary.texts))
+        self.longest_token_bytes = longest_token_bytes(vocabulary)
+        merging = vocabulary.merging
+        self._encoding: BytePairs | SentencePieces
+        if isinstance(merging, RankedPairs):
+            self._encoding, self.leading_blank = BytePairs(vocabulary, merging), False
+        else:
+            self._encoding, self.leading_blank = SentencePieces(vocabulary, merging), merging.space_prefix
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -84,29 +54,28 @@ class Tokenizer:
         return cls(read_vocabulary(metadata))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """The token ids of a text, without bos_id; `special`: control tokens that stand in it become their ids.
+        """The token ids of a text, without bos_id; `special`: control tokens that stand in it become their ids."""
+        return self._encoding.encode(Part(_well_formed(text), special))
 
-        Other threads run meanwhile: a megabyte of text takes half a second.
+    def encode_parts(self, parts: Iterable[Part], characters: int = PIECE_CHARACTERS) -> Iterator[list[int]]:
+        """The token ids of a text that consists of these parts, a run at a time, so that a caller can stop between.
+
+        A run is of about so many characters, and longer where a text cannot be cut. Raises Uncuttable where it would be
+        much longer.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        tokenizer = self._control_found if special else self._plain
-        # `encode` would hold the GIL all the time, and count characters that nobody asks for.
-        [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return encoding.ids
+        return self._encoding.encode_parts((Part(_well_formed(part.text), part.special) for part in parts), characters)
 
     def pieces(self, text: str, characters: int = PIECE_CHARACTERS) -> Iterator[str]:
-        """Cut a text into pieces whose tokens, one after the other, are those of the whole.
+        """Cut a text where no token, and no special one, can reach over the cut.
 
-        Pieces have at least so many characters, and as many more as there are to the next letter before a blank.
+        Pieces have at least so many characters, and as many more as there are to the next such place. Raises Uncuttable
+        where that is too far.
         """
-        start = 0
-        while self._may_be_cut and (cut := _CUT.search(text, start + characters - 1)):
-            yield text[start : cut.end()]
-            start = cut.end()
-        yield text[start:]
+        return self._encoding.pieces(text, characters)
+
+    def control_texts(self, text: str) -> set[str]:
+        """The control tokens that encode() would find in a text, as they are written."""
+        return self._encoding.control_texts(_well_formed(text))
 
     def token_bytes(self, token_id: int, *, control: bool = False) -> bytes:
         """The bytes that a token stands for: none for control tokens and the like, with `control` their names.
@@ -118,58 +87,40 @@ class Tokenizer:
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self.vocabulary}")
         return token_bytes(self._vocabulary, token_id, control=control)
 
-    def _texts(self, token_type: TokenType) -> list[str]:
-        vocabulary = self._vocabulary
-        return [text for text, found in zip(vocabulary.texts, vocabulary.types, strict=True) if found is token_type]
 
-
-def token_bytes(vocabulary: Vocabulary, token_id: int, *, control: bool = False) -> bytes:
-    """The bytes that a token of a vocabulary stands for: none for control tokens, with `control` their names."""
-    text, token_type = vocabulary.texts[token_id], vocabulary.types[token_id]
-    if token_type is TokenType.NORMAL:
-        try:
-            return bytes([_BYTES[spelling] for spelling in text])
-        except KeyError:  # a token that the converter did not spell out in bytes
-            return text.encode()
-    return text.encode() if control or token_type is TokenType.USER_DEFINED else b""
-
-
-def _build_model(vocabulary: Vocabulary, hidden: frozenset[str]) -> models.BPE:
-    """Build the merging of symbols, without the tokens `hidden` and without what is merged from them."""
-    return models.BPE(
-        {text: token_id for token_id, text in enumerate(vocabulary.texts) if text and text not in hidden},
-        [pair for pair in vocabulary.merges if hidden.isdisjoint((*pair, "".join(pair)))],
-        ignore_merges=vocabulary.pretokenizer.whole_words,
-    )
-
-
-def _byte_length(text: str) -> int:
-    """At most so many bytes a token stands for."""
-    return len(text) if _BYTES.keys() >= set(text) else len(text.encode())
-
-
-def _build(bpe: models.BPE, vocabulary: Vocabulary, found: Iterable[str]) -> tokenizers.Tokenizer:
-    """Build a tokenizer that finds the texts `found` first, then cuts the rest into words and encodes these."""
-    tokenizer = tokenizers.Tokenizer(bpe)
-    words = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocabulary.pretokenizer.patterns]
-    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*words, spell])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in found if text])
-    return tokenizer
+def _well_formed(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and UTF-8 cannot
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 class Detokenizer:
-    """Makes the text of an answer while its tokens come; it gives out a character once all its bytes are there."""
+    """Makes the text of an answer while its tokens come; it gives out a character once all its bytes are there.
 
-    __slots__ = ("_decoder", "_tokenizer")
+    A vocabulary that puts a blank before a text has it left out after bos_id, which says that there the text begins.
+    Tokens without that continue another text, and a blank before them separates the two.
+    """
+
+    __slots__ = ("_decoder", "_dropping", "_started", "_tokenizer")
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._started = False
+        self._dropping = False
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none; bytes that cannot be UTF-8 become U+FFFD."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        spelled = self._tokenizer.token_bytes(token_id)
+        if not self._started:
+            self._started = True
+            self._dropping = self._tokenizer.leading_blank and token_id == self._tokenizer.bos_id
+        if self._dropping and spelled:
+            self._dropping = False
+            spelled = spelled.removeprefix(b" ")
+        return self._decoder.decode(spelled)
 
     def finish(self) -> str:
         """The rest after the last token: U+FFFD if a character is incomplete, else nothing."""

@@ -1,44 +1,71 @@
-"""Reads the vocabulary of a GGUF file and checks it: texts, types, merges and the ids of special tokens.
+"""Reads the vocabulary of a GGUF file and checks it: texts, types, how they are merged, the ids of special tokens.
 
-*Guarantees*: token ids 0 .. V-1 with one type each; texts differ; both parts and the result of every merge are tokens;
-every special id exists; control tokens have that type, whatever the file says (control_tokens.py). A file that breaks
-one of these is refused with a ModelFileError that names the fault.
+*Guarantees*: token ids 0 .. V-1 with one type each; texts differ; both parts and the result of every merge are tokens,
+or every token has a score; every special id exists; control tokens have that type, whatever the file says
+(control_tokens.py). A file that breaks one of these is refused with a ModelFileError that names the fault.
 """
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import Any
 
 from numoe.model.text.control_tokens import (
     END_TEXTS,
+    MARKER_BEGINNINGS,
+    MARKER_CHARACTERS,
     MOST_SPECIAL,
     SPECIAL_CHARACTERS,
     find_mistyped,
     is_special,
 )
 from numoe.model.text.pretokenizers import Pretokenizer, find_pretokenizer
-from numoe.model.text.token_types import TokenType
-from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.model.text.token_types import BYTE_TEXTS, TokenType
+from numoe.model.text.vocabulary_keys import (
+    DAMAGED,
+    PREFIX,
+    fail,
+    read_flag,
+    read_scores,
+    read_strings,
+    read_text,
+    read_token_ids,
+    read_types,
+)
+from numoe.protos.errors import UnsupportedModel
 
-PREFIX = "tokenizer.ggml."
-DAMAGED = "the file is damaged or badly converted, fetch another"
+MOST_CHARACTERS = (
+    1024  # of a token; the library that merges by scores takes less than 8000 bytes, models in use have 93
+)
+# What llama.cpp takes in a file of scores that names none.
+UNNAMED_IDS = {"bos": 1, "eos": 2, "unknown": 0}
 
-NO_ID = 2**32 - 1  # with -1, what files in use write for "there is none"
+
+@dataclass(frozen=True, slots=True)
+class RankedPairs:
+    """Byte-level BPE (tokenizer.ggml.model "gpt2"): words of a text are merged by a list of pairs."""
+
+    merges: tuple[tuple[str, str], ...]  # first is best
+    pretokenizer: Pretokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """SentencePiece's BPE (tokenizer.ggml.model "llama"): the whole text is merged, by the score of what comes out."""
+
+    scores: tuple[float, ...]  # [V], highest is best
+    space_prefix: bool  # whether a blank is put before text that stands first or after a special token
+    unknown_id: int | None  # what a byte becomes for which there is no token
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A byte-level byte-pair vocabulary."""
+    """Tokens and how texts are made of them."""
 
-    texts: tuple[str, ...]  # [V] in the printable spelling of bytes for normal tokens, as they are for the others
+    texts: tuple[str, ...]  # [V] normal ones in the spelling of their kind (spelling.py), the others as they are
     types: tuple[TokenType, ...]  # [V]
-    merges: tuple[tuple[str, str], ...]  # first is best
-    pretokenizer: Pretokenizer
+    merging: RankedPairs | ScoredTokens
     bos_id: int | None
     eos_id: int | None  # the one that the file names first, for the chat template
     end_ids: frozenset[int]
@@ -51,21 +78,32 @@ def read_vocabulary(metadata: Mapping[str, Any], written: str = "") -> Vocabular
 
     `written` is what the chat template writes around a greeting: the markers of turns in it are control tokens.
     """
-    model = _text(metadata, "model")
-    if model != "gpt2":
-        raise UnsupportedModel(f"tokenizer.ggml.model is {model!r}, this version knows gpt2 (byte-level BPE) only")
-    pretokenizer = find_pretokenizer(_text(metadata, "pre", ""))
-    texts = _strings(metadata, "tokens")
+    model = read_text(metadata, "model")
+    if model not in ("gpt2", "llama"):
+        expected = "gpt2 (byte-level BPE) and llama (SentencePiece) only"
+        raise UnsupportedModel(f"tokenizer.ggml.model is {model!r}, this version knows {expected}")
+    scored = model == "llama"
+    pretokenizer = Pretokenizer((), add_bos=True) if scored else find_pretokenizer(read_text(metadata, "pre", ""))
+    texts = read_strings(metadata, "tokens")
     if not texts:
-        _fail("tokens-empty", f"{PREFIX}tokens is empty; {DAMAGED}")
-    types = list(_types(metadata, len(texts)))
+        fail("tokens-empty", f"{PREFIX}tokens is empty; {DAMAGED}")
+    given_types = read_types(metadata, len(texts))
+    types = list(given_types or _likely_types(texts, scored))
     ids = _ids(texts)
-    merges = _merges(metadata, ids)
-    bos_ids, eos_ids = (_token_ids(metadata, name, len(texts)) for name in ("bos", "eos"))
+    merging: RankedPairs | ScoredTokens
+    if scored:
+        _check_pieces(texts, types)
+        unknown_ids = _named_ids(metadata, "unknown", len(texts), scored)
+        space_prefix = read_flag(metadata, "add_space_prefix") is not False
+        merging = ScoredTokens(read_scores(metadata, len(texts)), space_prefix, next(iter(unknown_ids), None))
+        merged = {text for text in texts if _may_be_merged(text, ids)}
+    else:
+        merging = RankedPairs(_merges(metadata, ids), pretokenizer)
+        merged = {left + right for left, right in merging.merges}
+    bos_ids, eos_ids = (_named_ids(metadata, name, len(texts), scored) for name in ("bos", "eos"))
     if len(bos_ids) > 1:
-        _fail("tokenizer-value-type", f"{PREFIX}bos_token_id holds {len(bos_ids)} ids, expected one; {DAMAGED}")
-    ends = {*eos_ids, *_token_ids(metadata, "eot", len(texts)), *_token_ids(metadata, "eom", len(texts))}
-    merged = {left + right for left, right in merges}
+        fail("tokenizer-value-type", f"{PREFIX}bos_token_id holds {len(bos_ids)} ids, expected one; {DAMAGED}")
+    ends = {*eos_ids, *(end for name in ("eot", "eom") for end in read_token_ids(metadata, name, len(texts)))}
     mistyped = tuple(find_mistyped(texts, types, merged, ends.union(bos_ids), written))
     for token_id in mistyped:
         types[token_id] = TokenType.CONTROL
@@ -75,8 +113,7 @@ def read_vocabulary(metadata: Mapping[str, Any], written: str = "") -> Vocabular
     return Vocabulary(
         texts=texts,
         types=tuple(types),
-        merges=merges,
-        pretokenizer=pretokenizer,
+        merging=merging,
         bos_id=bos_id,
         eos_id=next(iter(eos_ids), None),
         end_ids=frozenset(ends | {token_id for token_id in known if types[token_id] is TokenType.CONTROL}),
@@ -85,57 +122,9 @@ def read_vocabulary(metadata: Mapping[str, Any], written: str = "") -> Vocabular
     )
 
 
-def _fail(reason: str, message: str) -> NoReturn:
-    raise ModelFileError(reason, message)
-
-
-def _text(metadata: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = metadata.get(PREFIX + name, default)
-    if value is None:
-        _fail("tokenizer-key-missing", f"{PREFIX}{name} is missing: the file holds no tokenizer, convert it again")
-    return _decode(value, PREFIX + name)
-
-
-def _decode(value: object, where: str) -> str:
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            _fail("value-not-utf8", f"{where} holds {value[:40]!r}, which is not UTF-8; {DAMAGED}")
-    if not isinstance(value, str):
-        _fail("tokenizer-value-type", f"{where} holds a {type(value).__name__}, expected a text; {DAMAGED}")
-    return value
-
-
-def _items(metadata: Mapping[str, Any], name: str) -> Iterable[Any]:
-    values = metadata.get(PREFIX + name)
-    if values is None:
-        _fail("tokenizer-key-missing", f"{PREFIX}{name} is missing: the file holds no tokenizer, convert it again")
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        _fail("tokenizer-value-type", f"{PREFIX}{name} is a {type(values).__name__}, expected an array; {DAMAGED}")
-    return values
-
-
-def _strings(metadata: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(
-        item if type(item) is str else _decode(item, f"{PREFIX}{name}[{index}]")
-        for index, item in enumerate(_items(metadata, name))
-    )
-
-
-def _types(metadata: Mapping[str, Any], count: int) -> tuple[TokenType, ...]:
-    if PREFIX + "token_type" not in metadata:
-        return (TokenType.NORMAL,) * count
-    known: dict[object, TokenType] = {token_type.value: token_type for token_type in TokenType}
-    known[0] = TokenType.UNUSED  # "undefined": no text, never matched
-    types = []
-    for index, item in enumerate(_items(metadata, "token_type")):
-        if not isinstance(item, numbers.Integral) or item not in known:
-            _fail("token-type-unknown", f"{PREFIX}token_type[{index}] is {item!r:.40}, expected 1 to 6; {DAMAGED}")
-        types.append(known[item])
-    if len(types) != count:
-        _fail("token-types-length", f"there are {count} tokens, but {len(types)} token types; {DAMAGED}")
-    return tuple(types)
+def _likely_types(texts: Sequence[str], scored: bool) -> list[TokenType]:
+    """The types of a file that gives none."""
+    return [TokenType.BYTE if scored and text in BYTE_TEXTS else TokenType.NORMAL for text in texts]
 
 
 def _ids(texts: tuple[str, ...]) -> dict[str, int]:
@@ -144,25 +133,24 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
     if len(ids) + texts.count("") != len(texts):
         token_id = next(token_id for token_id, text in enumerate(texts) if text and ids[text] != token_id)
         text = texts[token_id]
-        _fail("token-duplicate", f"tokens {token_id} and {ids[text]} are both {text!r:.60}; {DAMAGED}")
+        fail("token-duplicate", f"tokens {token_id} and {ids[text]} are both {text!r:.60}; {DAMAGED}")
     return ids
 
 
-def _token_ids(metadata: Mapping[str, Any], name: str, count: int) -> tuple[int, ...]:
-    """The ids that a key holds: one, a list of them, or none where it is missing or says so."""
-    key = f"{PREFIX}{name}_token_id"
-    value = metadata.get(key, ())
-    found = []
-    for item in value if isinstance(value, np.ndarray | list | tuple) else (value,):
-        if isinstance(item, bool | np.bool_) or not isinstance(item, numbers.Integral):
-            _fail("tokenizer-value-type", f"{key} is a {type(item).__name__}, expected a token id; {DAMAGED}")
-        token_id = int(item)
-        if token_id in (-1, NO_ID):
-            continue
-        if not 0 <= token_id < count:
-            _fail("token-id-range", f"{key} is {token_id}, expected 0 to {count - 1}; {DAMAGED}")
-        found.append(token_id)
-    return tuple(found)
+def _named_ids(metadata: Mapping[str, Any], name: str, count: int, scored: bool) -> tuple[int, ...]:
+    found = read_token_ids(metadata, name, count)
+    if found or not scored or UNNAMED_IDS[name] >= count:
+        return found
+    return (UNNAMED_IDS[name],)
+
+
+def _check_pieces(texts: Sequence[str], types: Sequence[TokenType]) -> None:
+    for token_id, (text, token_type) in enumerate(zip(texts, types, strict=True)):
+        if token_type is TokenType.BYTE and text not in BYTE_TEXTS:
+            fail("token-byte", f"token {token_id} is a byte called {text!r:.40}, expected <0x00> to <0xFF>; {DAMAGED}")
+        if len(text) > MOST_CHARACTERS:
+            expected = f"expected at most {MOST_CHARACTERS}"
+            fail("token-length", f"token {token_id} has {len(text)} characters, {expected}; {DAMAGED}")
 
 
 def _check_special(texts: Sequence[str], types: Sequence[TokenType]) -> None:
@@ -171,29 +159,32 @@ def _check_special(texts: Sequence[str], types: Sequence[TokenType]) -> None:
     if len(sizes) > MOST_SPECIAL or sum(sizes) > SPECIAL_CHARACTERS:
         found = f"{len(sizes)} special tokens of {sum(sizes)} characters"
         expected = f"at most {MOST_SPECIAL} of {SPECIAL_CHARACTERS} are allowed"
-        _fail("special-tokens", f"{PREFIX}token_type: there are {found}, {expected}; {DAMAGED}")
+        fail("special-tokens", f"{PREFIX}token_type: there are {found}, {expected}; {DAMAGED}")
 
 
 def _add_bos(metadata: Mapping[str, Any], default: bool, bos_id: int | None) -> bool:
-    value = metadata.get(PREFIX + "add_bos_token")
-    if value is None:
-        return default and bos_id is not None
-    if not isinstance(value, bool | np.bool_):
-        _fail("tokenizer-value-type", f"{PREFIX}add_bos_token is {value!r:.40}, expected true or false; {DAMAGED}")
-    if value and bos_id is None:
-        _fail("token-id-missing", f"{PREFIX}add_bos_token is true, but there is no {PREFIX}bos_token_id; {DAMAGED}")
-    return bool(value)
+    stated = read_flag(metadata, "add_bos_token")
+    if stated and bos_id is None:
+        fail("token-id-missing", f"{PREFIX}add_bos_token is true, but there is no {PREFIX}bos_token_id; {DAMAGED}")
+    return default and bos_id is not None if stated is None else stated
 
 
 def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
     """Pairs of texts that are merged, the first first; of equal pairs the first counts, as in llama.cpp."""
     merges: dict[tuple[str, str], None] = {}
-    for index, merge in enumerate(_strings(metadata, "merges")):
+    for index, merge in enumerate(read_strings(metadata, "merges")):
         left, _, right = merge.partition(" ")
         if not left or not right or " " in right:
-            _fail("merge-malformed", f"{PREFIX}merges[{index}] is {merge!r:.60}, expected two texts; {DAMAGED}")
+            fail("merge-malformed", f"{PREFIX}merges[{index}] is {merge!r:.60}, expected two texts; {DAMAGED}")
         if left not in ids or right not in ids or left + right not in ids:
             missing = next(text for text in (left, right, left + right) if text not in ids)
-            _fail("merge-unknown-token", f"{PREFIX}merges[{index}] needs the token {missing!r:.60}; {DAMAGED}")
+            fail("merge-unknown-token", f"{PREFIX}merges[{index}] needs the token {missing!r:.60}; {DAMAGED}")
         merges[left, right] = None
     return tuple(merges)
+
+
+def _may_be_merged(text: str, ids: Mapping[str, int]) -> bool:
+    """Whether a text that looks like a marker is two other tokens: then it is a word, as in a page about HTML."""
+    if not text.startswith(MARKER_BEGINNINGS) or len(text) > MARKER_CHARACTERS:
+        return False
+    return any(text[:cut] in ids and text[cut:] in ids for cut in range(1, len(text)))

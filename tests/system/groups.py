@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from numpy.typing import NDArray
 
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
-from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.starting import start_workers
@@ -25,7 +26,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.model.planning.splitting import PlanOptions, Shares, cut_anew, make_plan
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
 from tests.forward import Forward
@@ -68,7 +69,7 @@ class WorkerProcesses:
 
     def __init__(self, model: TinyModel, count: int) -> None:
         self._model, self._count = model, count
-        self._instruction_set = os.environ.get("NUMOE_ISA")
+        self._environment = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
         self._start()
 
     def _start(self) -> None:
@@ -92,26 +93,40 @@ class WorkerProcesses:
         threads: int,
         engine: EngineSettings,
         experts: Sequence[ExpertOwners | None] = (),
+        shares: Shares | None = None,
     ) -> RecordedWorkers:
         """Make the first `workers` of the processes a group; the group before must be closed.
 
         Args:
             experts: who holds the whole experts of each layer; none: all layers are split by row.
+            shares: what part of all else each worker owns; None: equal ones.
         """
         self._loads += 1
         if self._loads > MOST_LOADS:
             self.close()
             with pytest.MonkeyPatch.context() as environment:
-                if self._instruction_set is not None:
-                    environment.setenv("NUMOE_ISA", self._instruction_set)
+                for name, value in self._environment.items():
+                    environment.setenv(name, value)
                 self._start()
         shards = plan_of(model.spec, workers, threads)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
+        shards = shards if shares is None else cut_anew(shards, model.spec, shares)
         # Bound to the CPUs that they were started for.
         settings = ServeSettings(engine=engine, workers=WorkerSettings(allow_remote_memory=True))
         group = _ReusedWorkers(model.spec, shards, settings, self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
+
+    def dispatched(self) -> list[list[str]]:
+        """The code that each process's NumPy chose for this CPU, beside what runs on every one."""
+
+        def ask(_: object) -> list[str]:  # sent by value: the processes do not see the tests
+            from numpy._core import _multiarray_umath as numpy_core  # type: ignore[attr-defined]  # not in the stubs
+
+            features = numpy_core.__cpu_features__
+            return [name for name in numpy_core.__cpu_dispatch__ if features[name]]
+
+        return [ray.get(handle.__ray_call__.remote(ask)) for handle in self.handles]
 
     def close(self) -> None:
         self._first.close()
@@ -140,7 +155,7 @@ class _ReusedWorkers(HostGroup):
     """A group in processes that are there already and stay; all but that is the product's own code."""
 
     def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
-        super().__init__(spec, shards, settings, session=None)
+        super().__init__(spec, shards, settings, node=None)
         self._processes = processes
 
     def _new_actors(self) -> ActorGroup:

@@ -13,6 +13,7 @@ from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.splitting import Shares
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
@@ -144,6 +145,29 @@ async def test_no_bit_depends_on_which_worker_holds_an_expert(
         assert await run(processes.load(model, workers, threads, settings, owners), model, settings) == expected
 
 
+# Of heads, rows of the width, rows of experts, and vocabulary.
+UNEQUAL = {
+    "a small second": Shares(*((0.8, 0.2),) * 4),
+    "each large in another": Shares((1.0, 5.0), (5.0, 1.0), (1.0, 4.0), (7.0, 1.0)),
+    "none of some": Shares((1.0, 0.0), (1.0, 9.0), (0.0, 1.0), (1.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("shares", UNEQUAL.values(), ids=UNEQUAL)
+@pytest.mark.parametrize("shape", [QWEN, SHAPES["K mix"], SHAPES["llama"]], ids=["F32", "K mix", "llama"])
+async def test_no_bit_depends_on_how_much_each_worker_owns(
+    shape: TinyShape, shares: Shares, processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    model, expected, settings = model_of(shape), await reference_of(shape, "f16"), engine("f16", 7)
+    whole: tuple[ExpertOwners, ...] = ()
+    if model.spec.routed:
+        loads = [1.0 + expert for expert in range(model.spec.experts)]
+        whole = (share_experts(loads, 2, shares=(5.0, 1.0)),) * model.spec.layers
+    for experts in {(), whole}:
+        group = processes.load(model, 2, 1, settings, experts, shares)
+        assert await run_together(group, model, settings) == expected
+
+
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
 @pytest.mark.parametrize("kv", ["bf16", "q8_0"])
 @pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
@@ -209,9 +233,17 @@ async def test_no_bit_depends_on_the_instruction_set(
     name, others = other_processes
     for pid in others.pids:
         assert f"NUMOE_ISA={name}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert others.dispatched() == [[]] * len(others.pids)
     model, settings = model_of(shape), engine(kv, 512)
     found = await run_together(others.load(model, 2, 1, settings), model, settings)
     assert found == await reference_of(shape, kv)
+
+
+def test_numpy_runs_the_code_of_this_cpu_elsewhere(processes: WorkerProcesses) -> None:
+    """Else there would be nothing that the workers above do otherwise."""
+    if not np.show_config(mode="dicts")["SIMD Extensions"]["found"]:
+        pytest.skip("this CPU has nothing that NumPy chooses by")
+    assert all(processes.dispatched())
 
 
 async def test_the_comparison_sees_what_does_change_bits(reference_of: ReferenceOf) -> None:

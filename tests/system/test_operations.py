@@ -85,6 +85,17 @@ async def test_workers_show_what_they_do_and_where_they_are(server: ServeProcess
     assert (state["flow"]["generated_tokens"], state["flow"]["ended"]) == (ANSWER, {"length": 1})
 
 
+async def test_a_worker_that_stands_still_gives_no_sign_of_life(server: ServeProcess) -> None:
+    pid = (await state_when(server, lambda state: True))["workers"][1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        state = await state_when(server, lambda state: state["workers"][1]["seen_ago"] > 2)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert state["workers"][0]["seen_ago"] < state["workers"][1]["seen_ago"]
+    await state_when(server, lambda state: bool(state["workers"][1]["seen_ago"] < 1))
+
+
 async def test_a_killed_worker_is_seen_to_die_and_to_come_back(server: ServeProcess) -> None:
     state = await state_when(server, lambda state: True)
     pids = [worker["pid"] for worker in state["workers"]]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from numoe.coordinator.workers import ray_node
-from numoe.coordinator.workers.ray_node import start_ray
-from numoe.coordinator.workers.survivors import kill_session
+from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.workers.survivors import KEPT_SESSIONS, LOCK, hold_session, kill_session, remove_old_sessions
 from numoe.protos.errors import SetupError
 
 JOIN = """
@@ -24,22 +24,24 @@ print("joined", ray.get(ray.remote(lambda: 1).remote()))
 OPEN = """
 import os
 from pathlib import Path
-from numoe.coordinator.workers.ray_node import start_ray
+from numoe.coordinator.workers.ray_node import RayNode
 import ray
-session = start_ray({"numa0": 1.0})
-print(ray.get_runtime_context().gcs_address, session, os.environ["RAY_AUTH_TOKEN"], flush=True)
+node = RayNode({"numa0": 1.0})
+node.start()
+print(ray.get_runtime_context().gcs_address, node.folder, os.environ["RAY_AUTH_TOKEN"], flush=True)
 input()
 ray.shutdown()
 """
+START_IN = "ray_node.SESSIONS = Path('{}/numoe/ray'); ray_node.RayNode({{}}).start(look=lambda: 1 / 0)"
 SLOW_AGENTS = """
 import os, sys, time
 if any("agent" in argument for argument in sys.orig_argv):
     time.sleep(max(0.0, float(os.environ["SLOW_UNTIL"]) - time.time()))
 """
 START = """
-from numoe.coordinator.workers.ray_node import start_ray
+from numoe.coordinator.workers.ray_node import RayNode
 import ray
-start_ray({"numa0": 1.0}, attempts=ATTEMPTS)
+RayNode({"numa0": 1.0}).start(attempts=ATTEMPTS)
 print("started with", ray.cluster_resources()["numa0"])
 """
 
@@ -76,7 +78,7 @@ def test_a_path_that_ray_cannot_start_from_is_refused_at_once(folder: str, monke
     monkeypatch.setattr(sys, "executable", f"/home/{folder}/.venv/bin/python")
     attempts: list[str] = []
     with pytest.raises(SetupError, match=r"has .* in its path"):
-        start_ray({"numa0": 1.0}, look=lambda: attempts.append("one"))
+        RayNode({"numa0": 1.0}).start(look=lambda: attempts.append("one"))
     assert attempts == []
 
 
@@ -114,22 +116,66 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "numoe").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setattr(ray_node, "SESSIONS", tmp_path / "numoe" / "ray")
     with pytest.raises(SetupError, match="not a folder of this user's own"):
-        start_ray({"numa0": 1.0})
+        RayNode({"numa0": 1.0}).start()
 
 
-def test_only_what_writes_into_a_session_is_killed_with_it(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_at_once_with_its_folder(tmp_path: Path) -> None:
+    """Ray would try for two minutes, and blame its own processes."""
+    mounted = f"mount -t tmpfs -o size=1m none '{tmp_path}' && exec \"$@\""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a small file system")
+    program = f"from pathlib import Path; from numoe.coordinator.workers import ray_node; {START_IN.format(tmp_path)}"
+    done = subprocess.run([*command, sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert "SetupError: " in done.stderr, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert "disk space" in said
+    assert "No space left on device" in said
+    assert "set TMPDIR to another folder" in said
+
+
+def test_sessions_that_nobody_holds_are_removed_but_the_newest(tmp_path: Path) -> None:
+    def session(number: int, pid: int, marked: bool) -> Path:
+        folder = tmp_path / f"session_2026-11-28_09-{number:02}-00_000000_{pid}"
+        (folder / "logs").mkdir(parents=True)
+        if marked:
+            (folder / LOCK).touch()
+        return folder
+
+    nobody = 4194304  # above every pid
+    living = subprocess.Popen(["sleep", "600"])
+    try:
+        unmarked_living, held = session(0, living.pid, marked=False), session(1, nobody, marked=True)
+        descriptor = hold_session(held)
+        dead = [session(2, nobody, marked=False), session(3, os.getpid(), marked=True)]
+        newest = [session(10 + number, nobody, marked=True) for number in range(KEPT_SESSIONS)]
+        (tmp_path / "session_latest").symlink_to(newest[-1])
+        remove_old_sessions(tmp_path)
+        left = {unmarked_living, held, *newest, tmp_path / "session_latest"}
+        assert set(tmp_path.iterdir()) == left
+        os.close(descriptor)
+        remove_old_sessions(tmp_path)
+        assert set(tmp_path.iterdir()) == left - {held}
+        assert not any(folder.exists() for folder in dead)
+    finally:
+        living.kill()
+        living.wait()
+
+
+def test_only_what_writes_into_a_session_and_is_ours_is_killed_with_it(tmp_path: Path) -> None:
     logs = tmp_path / "session_2026_1_999999999" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.out").touch()
     with (logs / "raylet.out").open() as reading, (logs / "raylet.out").open("a") as writing:
         reader = subprocess.Popen(["sleep", "600"], stdin=reading)
         writer = subprocess.Popen(["sleep", "600"], stdout=writing)
+        stranger = subprocess.Popen(["sleep", "600"], stdout=writing, start_new_session=True)  # as cron starts one
     try:
-        assert kill_session(999999999)
+        assert kill_session(999999999, os.getsid(0))
         assert writer.wait() == -signal.SIGKILL
-        assert reader.poll() is None
-        assert not kill_session(999999999)
+        assert (reader.poll(), stranger.poll()) == (None, None)
+        assert not kill_session(999999999, os.getsid(0))
     finally:
-        for process in (reader, writer):
+        for process in (reader, writer, stranger):
             process.kill()
             process.wait()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
+import psutil  # type: ignore[import-untyped]
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
@@ -17,17 +23,36 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from numoe.coordinator.api.grpc.server import SERVICE_NAMES
+from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, DetokenizeRequest, TokenizeRequest
+from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from tests.coordinator.api.grpc.grpc_serving import detail_of, info_of
-from tests.system.clients import ENDLESS, SERVE_FLAGS, SERVING, ask, connected, full
-from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, serving
+from tests.model.text.llama_cpp_ids import PLAIN, SPECIAL
+from tests.system.clients import ENDLESS, SERVE_FLAGS, SERVING, SHAPE, ask, connected, full
+from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, serving, wait_until
+from tests.tiny_model import write_tiny_model
 
 TOKENS = 300
+README = Path(__file__).parents[2] / "README.md"
+RAY_METHODS = (  # one of each service
+    "NodeInfoGcsService/GetAllNodeInfo",
+    "NodeManagerService/RequestWorkerLease",
+    "ObjectManagerService/Push",
+    "CoreWorkerService/PushTask",
+)
 
 
 @pytest.fixture(scope="module")
-def server(served_model: Path) -> Iterator[ServeProcess]:
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of Mixtral's architecture with a vocabulary of SentencePiece, as its published files have."""
+    path = tmp_path_factory.mktemp("mixtral") / "tiny.gguf"
+    write_tiny_model(path, replace(SHAPE, architecture="llama", tokenizer="llama"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(mixtral: Path) -> Iterator[ServeProcess]:
     """Two requests at work and one in the queue, no more; the last test of this file ends it."""
-    with serving(served_model.with_name("log"), str(served_model), *SERVE_FLAGS, "--queue-length", "1") as server:
+    with serving(mixtral.with_name("log"), str(mixtral), *SERVE_FLAGS, "--queue-length", "1") as server:
         yield server
 
 
@@ -72,6 +97,26 @@ def reflected(channel: grpc.Channel, database: Any, tokens: int) -> list[Any]:
     return list(generate(sent, timeout=PATIENCE_SECONDS))
 
 
+async def test_texts_and_conversations_are_read_and_answered_in_the_vocabulary_of_sentencepiece(
+    server: ServeProcess,
+) -> None:
+    known, (text, rendered) = dict(PLAIN + SPECIAL), ("hello world", "<s>[INST] hello [/INST]")
+    async with connected(server.address) as client:
+        served = GenerationServiceStub(client.channel)
+        assert (await served.Tokenize(TokenizeRequest(text=text))).ids == [1, *known[text]]
+        assert (await served.Detokenize(DetokenizeRequest(ids=[1, *known[text]]))).text == text
+        request = ask(TOKENS)
+        request.text = text
+        stream = client.stream(request)
+        assert await stream.finish() == await client.tokens(ask(TOKENS, [1, *known[text]]))
+        answer = "".join(message.delta.text for message in stream.messages)
+        assert answer == (await served.Detokenize(DetokenizeRequest(ids=stream.tokens))).text
+        chat = ChatRequest(messages=[ChatMessage(role="user", content="hello")], sampling=request.sampling)
+        chat.stopping.CopyFrom(request.stopping)
+        tokens = [token.id async for message in served.Chat(chat) for token in message.delta.tokens]
+        assert tokens == await client.tokens(ask(TOKENS, known[rendered]))
+
+
 async def test_two_clients_at_once_get_what_each_gets_alone(server: ServeProcess) -> None:
     prompts = (1, 2, 3), tuple(range(100))
     async with connected(server.address) as first, connected(server.address) as second:
@@ -107,8 +152,70 @@ async def test_a_deadline_ends_a_request_and_frees_its_slot(server: ServeProcess
         assert len(await client.tokens(ask(5))) == 5
 
 
-def test_a_taken_port_is_one_clear_line(server: ServeProcess, served_model: Path) -> None:
-    assert f"{server.address} is taken by another process" in refused(str(served_model), "--address", server.address)
+Listening = Counter[tuple[str, str]]  # of a process, and where: how many ports
+
+
+def told_listeners() -> Listening:
+    """What README's table says that listens, for two workers."""
+    table = README.read_text().split("| listens |")[1].split("\n\n")[0].splitlines()[2:]
+    told: Listening = Counter()
+    for row in table:
+        process, where = (cell.strip() for cell in row.split("|")[1:3])
+        name, _, each = process.strip("`").partition("`, ")
+        interface, _, ports = where.partition(", ")
+        told[name.split()[0], interface] += {"one port": 1, "two ports": 2}[ports] * (2 if each == "each worker" else 1)
+    return told
+
+
+def found_listeners(server: ServeProcess) -> dict[tuple[str, int], str]:
+    """Interface by process and port, of all that belongs to a service."""
+    found = {}
+    service = psutil.Process(server.process.pid)
+    for process in (service, *service.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found[process.name(), one.laddr.port] = interface_of(one.laddr.ip, one.laddr.port, server)
+    return found
+
+
+def interface_of(ip: str, port: int, server: ServeProcess) -> str:
+    if server.address == f"{ip.removeprefix('::ffff:')}:{port}":
+        return "`--address`"
+    if server.http == f"{ip}:{port}":
+        return "`--http-address`"
+    return "every interface" if ip in ("::", "0.0.0.0") else "the machine's address"
+
+
+def answer_of_a_stranger(process: str, port: int) -> set[str]:
+    """What Ray's processes say to the calls that they know, without the token."""
+    if process == "ray::RuntimeEnvAgent":
+        machine = next(one for one in psutil.net_connections("inet") if one.laddr and one.laddr.port == port).laddr.ip
+        with pytest.raises(HTTPError) as refused:
+            urlopen(f"http://{machine}:{port}/get_or_create_runtime_env", b"", timeout=PATIENCE_SECONDS)
+        return {str(refused.value.code)}
+    answers = set()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in RAY_METHODS:
+            call: Any = channel.unary_unary(f"/ray.rpc.{method}")
+            with pytest.raises(grpc.RpcError) as failed:
+                call(b"", timeout=PATIENCE_SECONDS)
+            answers.add(failed.value.code().name)
+    return answers - {"UNIMPLEMENTED"}  # another process's
+
+
+def test_nothing_listens_but_what_the_readme_says_and_ray_s_processes_answer_no_stranger(server: ServeProcess) -> None:
+    def found() -> Listening:
+        return Counter((process, where) for (process, _), where in found_listeners(server).items())
+
+    wait_until(lambda: found() == told_listeners(), lambda: (found(), told_listeners()))
+    for (process, port), where in found_listeners(server).items():
+        if where not in ("`--address`", "`--http-address`"):
+            assert answer_of_a_stranger(process, port) in ({"UNAUTHENTICATED"}, {"401"})
+
+
+def test_a_taken_port_is_one_clear_line(server: ServeProcess, mixtral: Path) -> None:
+    assert f"{server.address} is taken by another process" in refused(str(mixtral), "--address", server.address)
 
 
 def test_a_missing_model_is_one_clear_line(tmp_path: Path) -> None:

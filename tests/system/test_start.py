@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_workers_find_all_compiled_code_in_the_cache_and_write_none(ray_node: No
 
 
 def start_and_close(model: TinyModel, plan: ShardPlan) -> None:
-    group = HostGroup(model.spec, plan, ServeSettings(engine=EngineSettings(context_tokens=64)), session=None)
+    group = HostGroup(model.spec, plan, ServeSettings(engine=EngineSettings(context_tokens=64)), node=None)
     try:
         group.start(lambda phase, done, total: None)
     finally:
@@ -69,8 +70,13 @@ def test_why_a_worker_s_process_does_not_start_is_told_at_once(ray_node: None, m
     model = model_of(TinyShape())
     [shard] = plan_of(model.spec, 1, 1).shards
     plan = replace(plan_of(model.spec, 1, 1), shards=(replace(shard, cpus=(9999,)),))
-    with pytest.raises(SetupError, match=r"cannot run on CPUs 9999: \[9999\] are not among the allowed"):
+    with pytest.raises(SetupError, match=r"worker 0 did not start: cannot run on CPUs 9999: \[9999\] are not"):
         start_and_close(model, plan)
+
+
+def test_what_a_worker_says_once_it_runs_is_in_the_logs_of_ray(processes: WorkerProcesses) -> None:
+    for pid in processes.pids:
+        assert Path(os.readlink(f"/proc/{pid}/fd/2")).parent.name == "logs"
 
 
 def test_a_worker_that_dies_before_it_is_known_is_a_lost_worker(

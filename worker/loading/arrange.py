@@ -19,7 +19,7 @@ from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.locality import PAGE
-from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, panel_bytes, row_bytes
+from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, panel_bytes
 
 DENSE = ("q", "k", "v", "output", "router")  # record fields of a layer's matrices but the experts'
 EXPERT = ("gate", "up", "down")
@@ -129,7 +129,7 @@ class _Arranger:
 
     def _list(self, tensor: TensorInfo, rows: Range, expert: int, offset: int, stride: int, start: int) -> None:
         """Note the pieces of one expert of a matrix whose first panel lies at `offset` + `start`."""
-        step = max(1, READ_BYTES // (ROWS * row_bytes(tensor))) * ROWS
+        step = max(1, READ_BYTES // (ROWS * tensor.row_bytes)) * ROWS
         for first in range(0, rows.size, step):
             row = expert * tensor.shape[-2] + rows.start + first
             place = offset + first // ROWS * stride
@@ -137,7 +137,7 @@ class _Arranger:
 
     def rows(self, tensor: TensorInfo, rows: Range) -> None:
         """Lay out a tensor's rows as they are in the file."""
-        size = row_bytes(tensor)
+        size = tensor.row_bytes
         step = max(1, READ_BYTES // size)
         for first in range(0, rows.size, step):
             count = min(step, rows.size - first)

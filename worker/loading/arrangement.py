@@ -50,12 +50,6 @@ class Arrangement:
             table[table != 0] += np.uintp(address - 1)  # offsets were noted plus one
 
 
-def row_bytes(tensor: TensorInfo) -> int:
-    """Bytes of one row of the file."""
-    format_ = BY_GGML_TYPE[tensor.type]
-    return tensor.shape[-1] // format_.unit_values * format_.unit_bytes
-
-
 def panel_bytes(tensor: TensorInfo) -> int:
     """Bytes of a panel: 16 rows."""
     format_ = BY_GGML_TYPE[tensor.type]

@@ -23,7 +23,7 @@ from numoe.model.gguf.file_identity import FileIdentity
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.errors import ModelFileError
-from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, row_bytes
+from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows
 from numoe.worker.loading.soundness import check_rows, not_finite
 from numoe.worker.placing.memory import allocate
 
@@ -155,7 +155,7 @@ def _run_pieces(
     lock = Lock()
 
     def run(piece: Piece) -> None:
-        size, count = row_bytes(piece.tensor), -(-piece.rows // ROWS) if piece.packed else piece.rows
+        size, count = piece.tensor.row_bytes, -(-piece.rows // ROWS) if piece.packed else piece.rows
         target = memory[piece.offset : piece.offset + count * piece.stride].reshape(count, piece.stride)
         rows = np.empty((piece.rows, size), np.uint8) if piece.packed else target
         descriptor = files.descriptor(piece.tensor.path)

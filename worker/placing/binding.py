@@ -7,21 +7,16 @@ program instead leaves the threads and pages that its libraries made before on w
 reached is left in the environment as NUMOE_BINDING: "cpus+memory", or "cpus" where the kernel refuses memory policies
 (containers without CAP_SYS_NICE); pages then follow first touch, which the affinity puts on the right node.
 
-Why it cannot bind is told in one line on standard error, and in the file that NUMOE_START_FAILURES names, if it does:
-Ray keeps the standard error of a process for itself, and starts it anew.
+Why it cannot bind is told in one line on standard error.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
-from typing import NoReturn
 
 from numoe.model.machine.id_lists import parse_id_list
 from numoe.model.machine.memory_policy import bind_memory
-
-FAILURES = "NUMOE_START_FAILURES"
 
 
 def main() -> None:
@@ -32,7 +27,7 @@ def main() -> None:
         _bind(int(sys.argv[1]), sys.argv[2])
         os.execvp(sys.argv[3], sys.argv[3:])
     except OSError as error:
-        _fail(f"cannot run {sys.argv[3]} on CPUs {sys.argv[2]}: {error}")
+        sys.exit(f"cannot run {sys.argv[3]} on CPUs {sys.argv[2]}: {error}")
 
 
 def _bind(node: int, cpu_list: str) -> None:
@@ -40,7 +35,7 @@ def _bind(node: int, cpu_list: str) -> None:
     allowed = os.sched_getaffinity(0)
     missing = cpus - allowed  # the kernel would leave them out without a word, as long as one is left
     if missing:
-        _fail(f"cannot run on CPUs {cpu_list}: {sorted(missing)} are not among the allowed {sorted(allowed)}")
+        sys.exit(f"cannot run on CPUs {cpu_list}: {sorted(missing)} are not among the allowed {sorted(allowed)}")
     os.sched_setaffinity(0, cpus)
     try:
         bind_memory(node)
@@ -48,12 +43,6 @@ def _bind(node: int, cpu_list: str) -> None:
         os.environ["NUMOE_BINDING"] = "cpus"
     else:
         os.environ["NUMOE_BINDING"] = "cpus+memory"
-
-
-def _fail(why: str) -> NoReturn:
-    with suppress(OSError), open(os.environ.get(FAILURES, os.devnull), "a") as told:
-        told.write(f"{why}\n")
-    sys.exit(why)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.protos.locality import PAGE
+from numoe.protos.mapping import map_memory
 
 HUGE_PAGE = 2 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -22,7 +22,7 @@ def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge
     Raises:
         MemoryError: there is none.
     """
-    mapping = _map(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping = map_memory(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # of kernels that are built without huge pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapping, np.uint8)
@@ -46,14 +46,4 @@ def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]
     Raises:
         MemoryError: there is no room for it.
     """
-    return np.frombuffer(_map(descriptor, size, mmap.MAP_SHARED), np.uint8)
-
-
-def _map(descriptor: int, size: int, flags: int) -> mmap.mmap:
-    """As mmap.mmap, which calls a lack of memory an OSError."""
-    try:
-        return mmap.mmap(descriptor, size, flags=flags)
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise MemoryError(f"no memory for {size / 2**30:.1f} GiB") from error
-        raise
+    return np.frombuffer(map_memory(descriptor, size, mmap.MAP_SHARED), np.uint8)

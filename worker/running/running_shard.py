@@ -149,9 +149,13 @@ class RunningShard:
 
 
 def end_with(pid: int) -> None:
-    """Let this process end as soon as process `pid` has ended, however it did."""
+    """Let this process end as soon as process `pid` has ended, however it did; at once if there is none."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os._exit(0)
     ended = select.poll()
-    ended.register(os.pidfd_open(pid), select.POLLIN)
+    ended.register(descriptor, select.POLLIN)
 
     def watch() -> None:
         ended.poll()

@@ -14,7 +14,6 @@ from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment
-from numoe.worker.loading.arrangement import row_bytes
 from numoe.worker.loading.loader import LoadedWeights
 
 
@@ -55,7 +54,7 @@ def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
         own_vocabulary=shard.vocabulary.size,
         first_vocabulary=shard.vocabulary.start,
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
-        embedding_row_bytes=row_bytes(spec.token_embedding),
+        embedding_row_bytes=spec.token_embedding.row_bytes,
         kv_format=kv_format(assignment),
         kv_blocks=assignment.limits.kv_blocks,
     )

@@ -1,5 +1,7 @@
 """Compiles the kernels into the cache, before the workers start: python -m numoe.worker.running.warm Q4_K Q6_K
 
+With --end-with=PID it ends when the process PID does, however that is.
+
 The step is the same for all models; tiles are compiled for the formats named, for all if none is. `values` names the
 tiles of the values of a KV cache of Q8_0. Workers that find the cache full load it in a second. Several processes that
 fill it at once can crash (Numba #4807), or find the code of one function under the name of another.
@@ -30,11 +32,13 @@ from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
+from numoe.worker.running.running_shard import end_with
 from numoe.worker.running.step_memory import memory_of, step_input
 from numoe.worker.running.step_records import constants_of, sizes_of
 
 _STAMP = ".compiled"
 VALUES = "values"
+END_WITH = "--end-with="
 
 
 def smallest_assignment() -> WorkerAssignment:
@@ -86,6 +90,9 @@ def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:
 
 def main(names: list[str]) -> None:
     """Compile what is not in the cache, by one process at a time; others wait for it."""
+    for option in [name for name in names if name.startswith(END_WITH)]:
+        names = [name for name in names if name != option]
+        end_with(int(option.removeprefix(END_WITH)))
     with sole_compiler() as folder:
         _once(folder, "step", compile_step)
         for format_ in FORMATS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.grpc.plain_data import fill_message
@@ -63,8 +64,11 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         if not request.HasField("worker"):
             yield operations_pb2.DrainResponse(open_requests=operations.drain())
             return
-        async for progress in operations.empty(request.worker):
-            yield operations_pb2.DrainResponse(made=progress.done, moves=progress.total)
+        end = operations.take_turn()
+        context.add_done_callback(lambda _: end())  # type: ignore[arg-type]  # opaque in the stubs
+        async with aclosing(operations.empty(request.worker)) as moving:
+            async for progress in moving:
+                yield operations_pb2.DrainResponse(made=progress.done, moves=progress.total)
 
 
 def status_message(snapshot: Snapshot) -> operations_pb2.Status:

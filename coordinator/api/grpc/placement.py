@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 from numoe.coordinator.api.grpc.calls import Context
 from numoe.coordinator.api.served_model import ModelSource
@@ -35,9 +36,12 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
     async def Rebalance(  # noqa: N802
         self, request: placement_pb2.RebalanceRequest, context: Context
     ) -> AsyncIterator[placement_pb2.RebalanceResponse]:
+        end = self._operations().take_turn()
+        context.add_done_callback(lambda _: end())  # type: ignore[arg-type]  # opaque in the stubs
         drained = request.drain_worker if request.HasField("drain_worker") else None
-        async for progress in self._operations().rebalance(drained):
-            yield placement_pb2.RebalanceResponse(made=progress.done, moves=progress.total)
+        async with aclosing(self._operations().rebalance(drained)) as moving:
+            async for progress in moving:
+                yield placement_pb2.RebalanceResponse(made=progress.done, moves=progress.total)
 
 
 def placement_message(placement: Placement) -> placement_pb2.GetPlacementResponse:

@@ -23,7 +23,10 @@ SERVICE_NAMES = (
     "numoe.v1.OperationsService",
 )
 OTHER_CALLS = 16_384  # open at once beside generating ones: health checks that watch, for one; each takes some 50 kB
-CONNECTIONS = 4096  # open at once, above which new ones are closed
+# Connections that may be open at once, above which new ones are closed. Not so many for each address: gRPC counts them
+# together, and shows them to nobody; whoever lets strangers in has nftables' connlimit or a proxy count by address.
+CONNECTIONS = 4096
+UNUSED_MILLISECONDS = 300_000  # without a call, after which a connection is closed; clients open another when they call
 CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
 
 
@@ -85,6 +88,7 @@ def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.message_bytes),
         ("grpc.max_concurrent_streams", 2 * settings.concurrent_requests + 64),  # of one connection; more wait there
         ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_connection_idle_ms", UNUSED_MILLISECONDS),
         ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word holds its slot no longer than this
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

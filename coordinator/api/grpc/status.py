@@ -26,6 +26,7 @@ _CODES: dict[FailureKind, code_pb2.Code] = {
     FailureKind.CANCELLED: code_pb2.CANCELLED,
     FailureKind.UNSUPPORTED: code_pb2.FAILED_PRECONDITION,
     FailureKind.UNAVAILABLE: code_pb2.UNAVAILABLE,
+    FailureKind.DAMAGED: code_pb2.DATA_LOSS,
     FailureKind.INTERNAL: code_pb2.INTERNAL,
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
 
 import msgspec
 import structlog
@@ -11,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.http.answers import json_answer, read_order
-from numoe.coordinator.operations.operations import Operations
-from numoe.coordinator.operations.snapshot import Progress
+from numoe.coordinator.operations.operations import Moving, Operations
 from numoe.protos.errors import NumoeError
 
 _log = structlog.get_logger()
@@ -49,21 +50,28 @@ class Actions:
     async def rebalance(self, request: Request) -> Response:
         """Move experts so that all workers compute equally much: {} -> {"moves": 12}."""
         await read_order(request, NoOrder)
-        return await self._move(self._source().rebalance())
+        return await self._move(self._source().rebalance)
 
     async def drain_worker(self, request: Request) -> Response:
         """Empty a worker of whole experts: {"worker": 1} -> {"moves": 64}."""
         order = await read_order(request, DrainWorkerOrder)
-        return await self._move(self._source().empty(order.worker))
+        return await self._move(partial(self._source().empty, order.worker))
 
     async def drain_service(self, request: Request) -> Response:
         """Take no more requests, and end once the open ones are done: {} -> {"open": 3}."""
         await read_order(request, NoOrder)
         return json_answer({"open": self._source().drain()}, 202)
 
-    async def _move(self, moving: AsyncIterator[Progress]) -> Response:
-        first = await anext(moving)  # raises what refuses the whole
+    async def _move(self, start: Callable[[], Moving]) -> Response:
+        end = self._source().take_turn()
+        moving = start()
+        try:
+            first = await anext(moving)  # raises what refuses the whole
+        except BaseException:
+            end()
+            raise
         task = asyncio.create_task(_finish(moving))
+        task.add_done_callback(lambda _: end())
         self._moving.add(task)
         task.add_done_callback(self._moving.discard)
         return json_answer({"moves": first.total}, 202)
@@ -75,9 +83,10 @@ class Actions:
         await asyncio.gather(*self._moving, return_exceptions=True)
 
 
-async def _finish(moving: AsyncIterator[Progress]) -> None:
+async def _finish(moving: Moving) -> None:
     try:
-        async for _ in moving:
-            pass
+        async with aclosing(moving):
+            async for _ in moving:
+                pass
     except NumoeError as error:  # the log of events has it, too
         _log.warning("rebalance_failed", error=str(error))

@@ -22,13 +22,14 @@ Order = TypeVar("Order")
 
 _log = structlog.get_logger()
 
-_STATUSES: dict[FailureKind, int] = {
+STATUSES: dict[FailureKind, int] = {
     FailureKind.INVALID: 400,
     FailureKind.FULL: 429,
     FailureKind.LATE: 504,
     FailureKind.CANCELLED: 499,
     FailureKind.UNSUPPORTED: 409,
     FailureKind.UNAVAILABLE: 503,
+    FailureKind.DAMAGED: 500,
     FailureKind.INTERNAL: 500,
 }
 
@@ -57,7 +58,7 @@ def guarded(answer: Answer) -> Answer:
 
 def _failed(failure: Failure) -> Response:
     error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
-    answer = json_answer({"error": {name: text for name, text in error.items() if text}}, _STATUSES[failure.kind])
+    answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
     if failure.retry_seconds is not None:
         answer.headers["retry-after"] = str(math.ceil(failure.retry_seconds))
     return answer

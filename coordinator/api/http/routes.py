@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -26,6 +27,8 @@ from numoe.coordinator.api.http.stream import PartEncoder, events
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 from numoe.protos.errors import Unavailable
+
+_log = structlog.get_logger()
 
 PAGE = Path(__file__).parent / "page"
 
@@ -117,6 +120,9 @@ def _allowed(route: HttpRoute) -> Answer:
 
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
-        return refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
+        told = refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
+        peer = request.client and f"{request.client.host}:{request.client.port}"
+        _log.info("action", path=route.path, status=told.status_code, peer=peer, **({"refused": why} if why else {}))
+        return told
 
     return operate

@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields
 
 import msgspec
 
+from numoe.coordinator.api.failures import describe_failure
 from numoe.coordinator.operations.operations import LOOK_SECONDS, Operations
 from numoe.coordinator.operations.snapshot import Service, Snapshot
 from numoe.protos.errors import Unavailable
@@ -94,8 +95,11 @@ async def events(
             with suppress(TimeoutError):
                 await asyncio.wait_for(closed.wait(), LOOK_SECONDS)
             continue
-        async for changed in _changes(operations, encoder):
-            yield changed
+        try:
+            async for changed in _changes(operations, encoder):
+                yield changed
+        except Exception as error:  # a page has nothing to do with it but to connect again
+            describe_failure(error)  # which logs what is a defect of ours
         return
 
 

@@ -8,10 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_count, ruled_table
 from numoe.coordinator.machine.checkup import Checkup
 from numoe.model.doctor.finding import LEVELS, Finding
 from numoe.model.machine.bandwidth import Bandwidth
+from numoe.protos.foreign_text import harmless
 
 STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow", "problem": "bold red"}
 

@@ -1,12 +1,8 @@
-"""Writes figures, counts and foreign text for people."""
+"""Writes figures and counts for people."""
 
 from __future__ import annotations
 
-from unicodedata import category
-
 from rich.table import Table
-
-DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # Unicode's overrides of the order of text
 
 
 def human_bytes(count: int) -> str:
@@ -22,14 +18,6 @@ def human_bytes(count: int) -> str:
 def human_count(number: int, noun: str) -> str:
     """So many of what `noun` names: "1 worker", "2 workers"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def harmless(text: str, kept: str = "") -> str:
-    """`text` of a file or a model, for a terminal: without control characters but those in `kept`.
-
-    They could move the cursor, change the window's title, or show text in another order than it has.
-    """
-    return "".join(c for c in text if c in kept or not (category(c) == "Cc" or c in DIRECTIONS))
 
 
 def ruled_table(title: str, *headings: str, named_rows: bool = False) -> Table:

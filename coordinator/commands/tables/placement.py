@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.machine.id_lists import format_id_list
+from numoe.protos.foreign_text import harmless
 from numoe.v1.placement_pb2 import GetPlacementResponse, MemoryOnNodes, WorkerPlacement, WorkerState
 
 

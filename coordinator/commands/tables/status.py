@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
+from numoe.protos.foreign_text import harmless
 from numoe.v1.operations_pb2 import RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
 from numoe.v1.placement_pb2 import WorkerState
 

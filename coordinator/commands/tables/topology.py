@@ -11,9 +11,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Node, Topology
+from numoe.protos.foreign_text import harmless
 
 NODE_COLUMNS = 37  # outer width of a drawn node: two stand side by side in a package on a terminal of 80 columns
 DRAWN_CORES = 8  # of a node, each in brackets; of more, their numbers are said in runs

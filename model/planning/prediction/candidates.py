@@ -17,12 +17,14 @@ from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import fits_memory
-from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.prediction.cost import CostModel
 from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.worker_memory import node_bytes
+from numoe.protos.messages import StepLimits
 
 Split = Literal["auto", "tensor", "expert"]
+LEAST = StepLimits(step_tokens=1, sequences=1, context_tokens=64, kv_blocks=1, block_positions=64)
 REPLICAS = (0.0, 0.125, 0.25, 0.5, 1.0)  # shares of a layer's experts held once more, as far as memory allows
 
 
@@ -34,7 +36,7 @@ class Wishes:
     replicas: float | None = None  # of whole experts, a share of a layer's experts; None leaves it to the planner
     batch: int = 1  # sequences that decode at once
     context: int = 0  # positions that each of them has in the KV cache
-    kv_tokens: int = 0  # positions kept in all: what is left of a node's memory is what replicas may take
+    limits: StepLimits = LEAST  # what is left of a node's memory beside it is what replicas may take
     kv_type: TensorType = TensorType.F16
 
     @property
@@ -51,7 +53,7 @@ class Candidate:
     plan: ShardPlan
     alone: Forecast  # one sequence decodes
     batched: Forecast  # as many sequences decode as were wished
-    fits: bool  # every node, and the process's cgroups, have room for weights and KV cache
+    fits: bool  # every node, and the process's cgroups, have room for what its workers take
 
 
 class Pricing:
@@ -65,7 +67,9 @@ class Pricing:
         wishes: Wishes,
         speeds: Speeds,
         stats: ExpertStats | None,
+        shares: Sequence[float] | None = None,  # [workers] of whole experts; None: equal ones
     ) -> None:
+        self._shares = shares
         self._spec, self._topology, self._base, self._wishes, self._stats = spec, topology, base, wishes, stats
         self._costs = {
             batch: CostModel(
@@ -129,10 +133,10 @@ class Pricing:
         loads = [even if self._stats is None else self._stats.shares(layer) for layer in range(spec.layers)]
         for one in loads:
             if one not in made:
-                made[one] = share_experts(one, len(self._base.shards), round(replicas * spec.experts))
+                made[one] = share_experts(one, len(self._base.shards), round(replicas * spec.experts), self._shares)
         return tuple(made[one] for one in loads)
 
     def _fits(self, made: ShardPlan) -> bool:
-        """Whether every node, and the process's cgroups, have room for weights and KV cache."""
-        needed = node_bytes(made, self._spec, self._wishes.kv_tokens, self._wishes.kv_type)
+        """Whether every node, and the process's cgroups, have room for what its workers take."""
+        needed = node_bytes(made, self._spec, self._wishes.limits, self._wishes.kv_type)
         return fits_memory(needed, self._topology)

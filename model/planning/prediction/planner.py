@@ -3,9 +3,10 @@
 Rows of every expert on every worker are kept unless another way is predicted to be faster by more than MARGIN:
 predictions are not better than that, and rows need no statistics to stay balanced.
 
-Workers own equal parts, so that a weak node sets the pace of all: where nodes differ, plans without the weakest ones
-are priced too, and one is taken if it is faster by more than MARGIN, or the only one that fits. *Rejected*: leaving out
-one of equal nodes, which would be right for models of a few megabytes only.
+Where workers own equal parts a weak node sets the pace of all. So where nodes differ, plans without the weakest ones
+are priced too, and plans in which workers own as much as they can do and hold (unequal.py); one is taken if it is
+faster by more than MARGIN than all that are simpler, or the only one that fits. *Rejected*: leaving out one of equal
+nodes, which would be right for models of a few megabytes only.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.prediction.candidates import Candidate, Pricing, Split, Wishes
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.prediction.unequal import unequal_shares
 from numoe.model.planning.splitting import PlanOptions, make_plan
 
 MARGIN = 0.03  # of the step's time
+UNEQUAL = "with unequal shares"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +51,29 @@ def choose_plan(
         PlanError: the options cannot be followed.
     """
 
-    def choose(nodes: tuple[int, ...] | None) -> Choice:
+    def base(nodes: tuple[int, ...] | None) -> ShardPlan:
         asked = replace(options, nodes=nodes, split=wishes.asked_split, replicas=wishes.replicas or 0.0)
-        base = replace(make_plan(spec, topology, asked), experts=(None,) * spec.layers)
-        return _choose(Pricing(spec, topology, base, wishes, speeds, stats).candidates(), wishes)
+        return replace(make_plan(spec, topology, asked), experts=(None,) * spec.layers)
 
-    everywhere = choose(options.nodes)
-    if options.nodes is not None or options.workers is not None:
-        return everywhere
-    used = [shard.node for shard in everywhere.best.plan.shards]
-    fewer = [
-        _without(used, kept, choose(kept))
-        for kept in _stronger_nodes(used, topology, speeds)
-        if (wishes.replicas or 0.0) <= len(kept) - 1
-    ]
-    return _prefer(everywhere, fewer)
+    def choose(made: ShardPlan, experts: Sequence[float] | None = None) -> Choice:
+        return _choose(Pricing(spec, topology, made, wishes, speeds, stats, experts).candidates(), wishes)
+
+    def unequal(made: ShardPlan, left: str = "") -> Iterator[Choice]:
+        found = unequal_shares(spec, topology, made, wishes, speeds)
+        if found is not None:
+            yield _named(choose(found.plan, found.experts), f"{left} and {UNEQUAL}" if left else UNEQUAL, found.words)
+
+    everywhere = base(options.nodes)
+    alternatives = list(unequal(everywhere))
+    if options.nodes is None and options.workers is None:
+        used = [shard.node for shard in everywhere.shards]
+        for kept in _stronger_nodes(used, topology, speeds):
+            if (wishes.replicas or 0.0) <= len(kept) - 1:
+                left = f"without node {format_id_list(set(used) - set(kept))}"
+                fewer = base(kept)
+                fewer = replace(fewer, notes=(*fewer.notes, f"{left}, which is left idle"))
+                alternatives += [_named(choose(fewer), left), *unequal(fewer, left)]
+    return _prefer(choose(everywhere), alternatives)
 
 
 def price_plan(
@@ -90,27 +101,35 @@ def _stronger_nodes(used: Sequence[int], topology: Topology, speeds: Speeds) -> 
         kept = stronger
 
 
-def _without(used: Sequence[int], kept: Sequence[int], choice: Choice) -> Choice:
-    """The choice, named for the nodes that it leaves out."""
-    left = f"without node {format_id_list(set(used) - set(kept))}"
-    return replace(choice, best=replace(choice.best, name=f"{choice.best.name}, {left}"), why=left)
+def _named(choice: Choice, how: str, *words: str) -> Choice:
+    """The choice, named for how it differs from equal parts on all nodes; `words` say more."""
+    plan = replace(choice.best.plan, notes=(*choice.best.plan.notes, *words))
+    others = tuple(replace(other, name=f"{other.name}, {how}") for other in choice.others)
+    return Choice(replace(choice.best, name=f"{choice.best.name}, {how}", plan=plan), others, how)
 
 
-def _prefer(everywhere: Choice, fewer: Sequence[Choice]) -> Choice:
-    """The choice for all nodes, or one for fewer that is faster or fits alone; the best of each is shown beside it."""
+def _simplicity(choice: Choice) -> tuple[bool, int]:
+    """Equal parts come first, on the most nodes; then unequal ones, on the fewest: a node is to be worth its place."""
+    unequal, nodes = UNEQUAL in choice.why, len(choice.best.plan.shards)
+    return unequal, nodes if unequal else -nodes
+
+
+def _prefer(everywhere: Choice, alternatives: Sequence[Choice]) -> Choice:
+    """The choice of equal parts on all nodes, or one that is faster or fits alone; all are shown beside it."""
     found = everywhere
-    for choice in fewer:
+    for choice in sorted(alternatives, key=_simplicity):
         faster = _time(choice.best) * (1 + MARGIN) < _time(found.best)
         if choice.best.fits and (faster or not found.best.fits):
             found = choice
-    rest = [choice.best for choice in (everywhere, *fewer) if choice is not found]
-    others = sorted((*found.others, *(() if found is everywhere else everywhere.others), *rest), key=_time)
+    rest = [choice.best for choice in (everywhere, *alternatives) if choice is not found]
+    others = sorted((*found.others, *rest), key=_time)
     if found is everywhere:
         return replace(everywhere, others=tuple(others))
     gain = _time(everywhere.best) / _time(found.best) - 1
-    reason = f"predicted {gain:.0%} faster {found.why}" if everywhere.best.fits else f"it fits only {found.why}"
-    made = replace(found.best.plan, notes=(*found.best.plan.notes, f"{reason}, which is left idle"))
-    return Choice(replace(found.best, plan=made), tuple(others), reason)
+    reason = f"predicted {gain:.0%} faster {found.why}, than equal parts on all nodes"
+    if not everywhere.best.fits:
+        reason = f"it fits only {found.why}"
+    return Choice(found.best, tuple(others), reason)
 
 
 def _choose(candidates: Sequence[Candidate], wishes: Wishes) -> Choice:

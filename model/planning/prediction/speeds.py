@@ -65,7 +65,10 @@ class Speeds:
     integer_peak: float = REFERENCE_PEAK  # operations per second of one core
     # A word that went from one process to another and back took 0.17 us on a quiet machine, 1.4 us on a busy one.
     gather_seconds: float = 1.0e-6
-    barrier_seconds: float = 0.5e-6  # between threads of one worker
+    # Threads of one worker wait for each other: two took 0.36 us on a Zen 5 processor that other programs used, one
+    # 0.03. Each more moves the line of the count once more: 40 ns inside a socket, calculated, as there were only two.
+    barrier_seconds: float = 0.28e-6
+    arrival_seconds: float = 0.04e-6  # of a thread
     # Bytes per second that one core reads of what another worker has just written: a cache line between sockets takes
     # 0.13 to 0.45 us, and a core waits for ten to twenty at once.
     link_bandwidth: float = 4 * GIGA
@@ -76,6 +79,10 @@ class Speeds:
         """Bytes per second that the cores of one node read from the memory of one node."""
         own = self.node_bandwidth.get(memory_of, LEAST_GUESS)
         return own if cores_of == memory_of else self.far_bandwidth.get((cores_of, memory_of), own)
+
+    def wait_seconds(self, threads: int) -> float:
+        """Seconds until so many threads of one worker know that all have come."""
+        return self.barrier_seconds + self.arrival_seconds * threads if threads > 1 else 0.0
 
     def stream_rate(self, type_: TensorType) -> float:
         """Bytes of weights of a type per second with which one core multiplies one column."""

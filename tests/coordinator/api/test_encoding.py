@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from numoe.coordinator.api.encoding import SHORT_CHARACTERS, Checkpoint, Encoder, work_apart
 from numoe.coordinator.api.prompts import Turn, decode, encode_conversation, encode_text
 from numoe.model.text.chat_template import ChatTemplate
+from numoe.model.text.part import UNCUT_CHARACTERS
+from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
 from tests.coordinator.tiny_tokenizer import TOKENIZER
+from tests.model.text.tiny_metadata import scored_metadata
 from tests.tiny_vocabulary import CHAT_TEMPLATE
 
 PATIENCE_SECONDS = 60.0
+SCORED = Tokenizer.from_metadata(scored_metadata())
 PIECES = ["hello", " the", "  ", "\n", "don't", " 12", "é", "<|im_end|>", "<think>", "x y", "🙂", " a"]
 
 
@@ -45,8 +49,9 @@ def turns_of_another_thread(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("text", ["a" * 400_000, "Hello the " * 40_000])
-def test_other_threads_run_while_a_text_is_encoded(text: str) -> None:
-    assert turns_of_another_thread(lambda: TOKENIZER.encode(text)) > 20
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, SCORED], ids=["gpt2", "llama"])
+def test_other_threads_run_while_a_text_is_encoded(text: str, tokenizer: Tokenizer) -> None:
+    assert turns_of_another_thread(lambda: tokenizer.encode(text)) > 20
 
 
 def test_other_threads_run_while_a_conversation_is_encoded_and_tokens_are_decoded() -> None:
@@ -67,7 +72,40 @@ def test_pieces_give_the_tokens_of_the_whole(text: str, special: bool) -> None:
     )
 
 
-def test_a_long_text_is_looked_after_between_its_pieces() -> None:
+@pytest.mark.parametrize("character", ["a", "7", " ", "\n", "漢", "🙂", "-"])
+def test_what_cannot_be_cut_is_refused_before_it_is_encoded(character: str) -> None:
+    """Encoding it would take seconds, and a gigabyte of memory, which nobody could end."""
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    encoder, size = Encoder(TOKENIZER, look), UNCUT_CHARACTERS
+    text = character * (15_000_000 // len(character.encode()))
+    encodings: tuple[Callable[[], object], ...] = (
+        lambda: encode_text(encoder, text),
+        lambda: _encode_turns(encoder, "Hello you. " + text),
+    )
+    for encode in encodings:
+        start = time.process_time()
+        with pytest.raises(InvalidRequest, match=f"^prompt: has more than {size} characters in a row without the end"):
+            encode()
+        assert time.process_time() - start < 2.0  # a fiftieth of a second was measured; encoding takes 8 s and more
+    assert 1 <= looks <= 4
+    assert encode_text(encoder, character * size)
+
+
+def _encode_turns(encoder: Encoder, text: str) -> list[int]:
+    template = ChatTemplate(CHAT_TEMPLATE, "", "")
+    try:
+        return encode_conversation(encoder, template, [Turn("user", text)])
+    finally:
+        template.close()
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, SCORED], ids=["gpt2", "llama"])
+def test_a_long_text_is_looked_after_between_its_pieces(tokenizer: Tokenizer) -> None:
     looks = 0
 
     def look() -> None:
@@ -75,7 +113,7 @@ def test_a_long_text_is_looked_after_between_its_pieces() -> None:
         looks += 1
 
     text = "Hello the " * (SHORT_CHARACTERS // 5)
-    assert encode_text(Encoder(TOKENIZER, look), text) == TOKENIZER.encode(text)
+    assert encode_text(Encoder(tokenizer, look), text, bos=False) == tokenizer.encode(text)
     assert looks > 4
 
 

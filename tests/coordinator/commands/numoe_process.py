@@ -27,13 +27,13 @@ def numoe(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=said, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
-def start(model: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
+def start(model: Path, *flags: str, address: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
     """A serving process, and the address in its READY line."""
     command = [
         *FAKE_SERVE,
         str(model),
         "--address",
-        "127.0.0.1:0",
+        address,
         "--workers",
         "2",
         "--threads-per-worker",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from numoe.coordinator.commands.environment import refuse_misspelt
 from numoe.coordinator.commands.main import app, chosen_origins, main
+from numoe.protos.errors import SetupError
 
 
 def test_a_wrong_set_up_is_one_line_and_exit_code_2(
@@ -54,6 +57,43 @@ def test_a_wrong_set_up_is_one_line_and_exit_code_2(
         assert shown.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments", ["serve {model}", "plan {model}", "generate a", "topology", "doctor", "placement"]
+)
+def test_a_misspelt_environment_variable_is_refused_with_what_was_meant(
+    arguments: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["numoe", *arguments.format(model=model).split()])
+    monkeypatch.setenv("NUMOE_STEP_TOKENZ", "12")
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: the environment sets NUMOE_STEP_TOKENZ, which nothing reads: did you mean NUMOE_STEP_TOKENS?\n"
+    )
+
+
+def test_every_environment_variable_that_is_read_may_be_set_for_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).parents[3]
+    read = re.compile(r"\bNUMOE_[A-Z_]*[A-Z]")
+    files = [
+        path
+        for folder in ("coordinator", "kernels", "model", "protos", "worker")
+        for path in (root / folder).rglob("*.py")
+    ]
+    named = {name for path in files for name in read.findall(path.read_text())} - {"NUMOE_STEP_TOKENZ"}
+    assert named >= {"NUMOE_ISA", "NUMOE_ADDRESS", "NUMOE_CONFIG", "NUMOE_BINDING", "NUMOE_START_FAILURES"}
+    refuse_misspelt(app, [*named, "NUMOE_KV_TYPE", "NUMOE_MODEL", "NUMOE_OUTPUT", "HOME"])
+    with pytest.raises(SetupError, match=r"NUMOE_, which nothing reads"):
+        refuse_misspelt(app, ["NUMOE_"])
+    monkeypatch.setattr(sys, "argv", ["numoe", "--help"])
+    monkeypatch.setenv("NUMOE_STEP_TOKENZ", "12")
+    main()  # help comes whatever is wrong
+    assert "Usage: numoe" in capsys.readouterr().out
+
+
 def test_help_starts_without_the_heavy_libraries() -> None:
     heavy = "{'ray', 'numba', 'grpc', 'numpy'}"
     script = f"""
@@ -67,7 +107,8 @@ print(sorted({heavy} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     said = done.stdout.splitlines()
-    assert "['numoe.coordinator.commands.main', 'numoe.coordinator.commands.terminal']" in said
+    own = ("environment", "main", "screen", "screen.terminal")
+    assert str([f"numoe.coordinator.commands.{name}" for name in own]) in said
     assert all(f"Usage: numoe {name} [" in done.stdout for name in ("serve", "generate", "chat", "demo-model"))
     assert said[-1] == "[]"
 

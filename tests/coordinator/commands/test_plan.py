@@ -12,6 +12,7 @@ from tests.coordinator.commands.numoe_process import numoe
 from tests.machines import TWO_XEON_6138, write_machine
 from tests.model.architectures.model_bytes import model_bytes
 from tests.model.gguf.gguf_bytes import write
+from tests.tiny_model import TinyShape, write_tiny_model
 
 
 def test_plan_shows_and_writes_what_serve_can_obey(model: Path, tmp_path: Path) -> None:
@@ -38,11 +39,19 @@ def test_plan_makes_and_explains_the_split_that_was_asked_for(model: Path, tmp_p
     assert f"Split: expert. Why: {tmp_path}/whole.toml says so." in done.stdout.replace("\n", " ").replace("  ", " ")
 
 
+def test_plan_takes_a_mixtral_with_the_vocabulary_of_sentencepiece(tmp_path: Path) -> None:
+    path = tmp_path / "mixtral.gguf"
+    write_tiny_model(path, TinyShape(architecture="llama", tokenizer="llama"))
+    done = numoe("plan", str(path), "--workers", "2", "--threads-per-worker", "1")
+    assert done.returncode == 0, done.stderr
+    assert "tiny llama" in done.stdout
+
+
 def test_plan_refuses_a_tokenizer_that_serve_refuses(tmp_path: Path) -> None:
-    path = write(tmp_path, model_bytes(keys={"tokenizer.ggml.model": "llama"}))
+    path = write(tmp_path, model_bytes(keys={"tokenizer.ggml.model": "bert"}))
     done = numoe("plan", str(path))
     assert done.returncode == 2
-    assert "tokenizer.ggml.model is 'llama'" in done.stderr
+    assert "tokenizer.ggml.model is 'bert'" in done.stderr
     assert done.stdout == ""
 
 
@@ -63,7 +72,8 @@ def test_a_large_model_is_planned_from_its_header_for_another_machine(tmp_path: 
     assert path.stat().st_size > 130 << 30
     assert path.stat().st_blocks * 512 < 64 << 20
     done = numoe("plan", str(path), "--root", str(recorded_machines / "two-sockets"), "--bandwidth", "105")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2
+    assert "error: node 0: needs" in done.stderr
     assert "tensor split over 2 workers" in done.stdout
     assert "nothing fits the memory" in done.stdout.replace("\n", " ")
     assert [number for number in re.findall(r"([\d.]+) tokens/s for one", done.stdout) if 3 < float(number) < 20]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.coordinator.commands.numoe_process import FAKE_SERVE, PATIENCE_SECONDS, READY, ROOT, lines, numoe, start
+from tests.coordinator.commands.terminal_process import OnTerminal
 
 
 def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:
@@ -22,6 +24,17 @@ def test_a_signal_drains_and_ends_serve_with_exit_code_0(model: Path) -> None:
     assert '"event": "draining"' in log
     assert "Traceback" not in log
     assert numoe("generate", "Hello", "--address", address).returncode == 1
+
+
+def test_a_person_is_told_how_to_ask_and_ctrl_c_drains(model: Path) -> None:
+    flags = (str(model), "--address", "127.0.0.1:0", "--workers", "2")
+    with OnTerminal(*flags, program=FAKE_SERVE) as serve:
+        ready = re.search(r"READY grpc=(\S+)", serve.until(r"READY .*\n"))
+        assert ready is not None
+        serve.until(f"ask it in another terminal: numoe chat --address {ready[1]}; Ctrl-C ends it\n")
+        serve.interrupt()
+        serve.until("draining")
+        assert serve.wait() == 0
 
 
 @pytest.mark.parametrize("log", ["2>/dev/full", "2>&-", "2> >(true)"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,20 @@ from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS
 COMMANDS = {
     "generate": "generate Hello --max-tokens 4 --address ADDRESS",
     "chat": "chat Hello --max-tokens 4 --address ADDRESS",
+    "conversation": "chat --max-tokens 4 --address ADDRESS <<< Hello",
     "placement": "placement --address ADDRESS",
+    "rebalance": "rebalance --address ADDRESS",
+    "topology": "topology",
     "plan": "plan MODEL --workers 2 --bandwidth 50",
     "doctor": "doctor --no-measure",
     "demo-model": "demo-model NEW --shape llama --header-only",
     "help": "--help",
 }
+
+AROUND = (">/dev/full 2>/dev/full", "<&- >&-")
+# No folder to stand in, no home, a terminal and a language that nobody knows, one column.
+NOWHERE = 'cd "$(mktemp -d)"; rmdir "$PWD"; unset HOME; export TERM=none COLUMNS=1 LC_ALL=none XDG_CACHE_HOME=FOLDER;'
+Runs = Mapping[tuple[str, str], Future[subprocess.CompletedProcess[bytes]]]  # by command and surrounding
 
 
 def run(arguments: str, around: str = "", before: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -26,18 +37,45 @@ def run(arguments: str, around: str = "", before: str = "") -> subprocess.Comple
     return subprocess.run(["bash", "-c", script], capture_output=True, timeout=PATIENCE_SECONDS, check=False)
 
 
-@pytest.mark.parametrize("around", [">/dev/full 2>/dev/full", "<&- >&-"])
+def filled(name: str, address: str, model: Path, folder: Path) -> str:
+    """A command's words, with what they stand for."""
+    words = {"ADDRESS": address, "MODEL": str(model), "NEW": str(folder / "new.gguf")}
+    return " ".join(words.get(word, word) for word in COMMANDS[name].split())
+
+
+@pytest.fixture(scope="module")
+def runs(address: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Every command in every surrounding, as many at once as there are CPUs: each is a second of imports."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
+        def start(name: str, around: str = "", before: str = "") -> Future[subprocess.CompletedProcess[bytes]]:
+            folder = tmp_path_factory.mktemp(name)
+            arguments = filled(name, address, model, folder)
+            return pool.submit(run, arguments, around, before.replace("FOLDER", str(folder)))
+
+        yield {
+            **{(name, around): start(name, around) for around in AROUND for name in COMMANDS},
+            **{(name, NOWHERE): start(name, before=NOWHERE) for name in COMMANDS},
+        }
+
+
+@pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_command_stumbles_over_its_streams(
-    name: str, around: str, address: str, model: Path, tmp_path: Path
-) -> None:
-    words = {"ADDRESS": address, "MODEL": str(model), "NEW": str(tmp_path / "new.gguf")}
-    arguments = " ".join(words.get(word, word) for word in COMMANDS[name].split())
-    done = run(arguments, around)
-    assert done.returncode in (0, 1), done
+def test_no_command_stumbles_over_its_streams(name: str, around: str, runs: Runs) -> None:
+    done = runs[name, around].result()
+    assert done.returncode in (0, 1, 2), done
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     assert done.stderr.count(b"error: ") <= 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_works_from_nowhere(name: str, runs: Runs) -> None:
+    done = runs[name, NOWHERE].result()
+    assert b"Traceback" not in done.stderr
+    split_by_row = name == "rebalance"  # the tiny model is, so that there is nothing to move
+    assert done.returncode == split_by_row, done
+    assert done.stderr.count(b"error: ") == split_by_row
 
 
 def test_a_full_disk_is_told_in_one_line(address: str) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.requests.events import Accepted, Delta, FinishReason, PromptProgress, Usage
 from numoe.coordinator.requests.request import GenerationRequest
-from numoe.protos.errors import InvalidRequest
-from numoe.protos.messages import Sampling, Step
+from numoe.protos.errors import InvalidRequest, LogitsNotFinite
+from numoe.protos.messages import NOT_DRAWN, Sampling, Step, StepResult
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
 from tests.coordinator.engine.serving import PROMPT, Gate, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER, text_of
@@ -178,6 +180,40 @@ async def test_penalties_see_the_distinct_tokens_and_how_often_each_was_drawn() 
     counts = dict(zip(last.seen_tokens.tolist(), last.seen_counts.tolist(), strict=True))
     assert counts == {token_id: drawn[:-1].count(token_id) for token_id in {*prompt, *drawn[:-1]}}
     assert executor.steps[0].chunks[0].sampling is None
+
+
+class NotFinite(FakeExecutor):
+    """Draws nothing for the sequence that a given seed names, from a given position on."""
+
+    def __init__(self, seed: int, position: int) -> None:
+        super().__init__(LETTERS)
+        self._place = (seed, position)
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        result = super().collect(timeout_seconds)
+        drawn = [chunk for chunk in self.steps[-1].chunks if chunk.sampling is not None]
+        for index, chunk in enumerate(drawn):
+            assert chunk.sampling is not None
+            if (chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)) == self._place:
+                result.token_ids[index], result.logprobs[index] = NOT_DRAWN, np.nan
+        return result
+
+
+@pytest.mark.parametrize("position", [len(PROMPT), len(PROMPT) + 5])
+async def test_logits_that_are_not_finite_end_their_request_alone(position: int) -> None:
+    asked = [replace(request(PROMPT, 20, sampling=Sampling(seed=seed)), request_id=f"r{seed}") for seed in range(3)]
+    with capture_logs() as logs:
+        async with serving(NotFinite(1, position)) as engine:
+            first, broken, last = await asyncio.gather(*[answer(engine.submit(each)) for each in asked])
+            after = await answer(engine.submit(asked[0]))
+            assert engine.snapshot().generated_tokens == 3 * 20 + position - len(PROMPT)
+    expected = expected_tokens(PROMPT, 20, LETTERS)
+    assert [got.tokens for got in (first, last, after)] == [expected] * 3
+    assert broken.tokens == expected[: position - len(PROMPT)]
+    assert isinstance(broken.error, LogitsNotFinite)
+    assert f"position {position}" in str(broken.error)
+    told = {"event": "logits_not_finite", "log_level": "error", "request": "r1", "position": position}
+    assert [line for line in logs if line["event"] == told["event"]] == [told]
 
 
 async def test_a_bad_request_is_refused_before_it_is_queued() -> None:

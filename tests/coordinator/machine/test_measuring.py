@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 
+from numoe.coordinator.machine import measuring
 from numoe.coordinator.machine.measuring import LEAST_BYTES, measure_bandwidth
 from numoe.model.machine.bandwidth import cores_of_nodes
 from numoe.model.machine.topology import Topology
@@ -45,6 +47,30 @@ def test_memory_that_lies_elsewhere_gives_no_figure(here: Topology) -> None:
         pytest.skip("the kernel refuses to tell where pages are")
     assert measured.bandwidth.reads == ()
     assert measured.remarks == ("100% of the memory asked for on node 1000 came from elsewhere",)
+
+
+TALKATIVE = """
+import json, sys
+sys.stderr.write("x" * (1 << 20) + "\\nthe reason\\n")
+print("ready", flush=True)
+assert input() == "go"
+print(json.dumps({"placed": 1.0, "rates": {"0": 1e9}}))
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_measuring_process_may_write_more_than_a_pipe_holds(
+    here: Topology, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    program = TALKATIVE.replace('print("ready"', 'sys.exit(3); print("ready"') if fails else TALKATIVE
+    monkeypatch.setattr(measuring, "ANSWER_SECONDS", 20.0)  # after which it was given up, and called slow
+    monkeypatch.setattr(measuring, "python_command", lambda *arguments: [sys.executable, "-c", program])
+    topology = Topology((replace(here.nodes[0], id=0),))
+    if fails:
+        with pytest.raises(ServiceError, match=r"measuring node 0's memory failed: the reason$"):
+            measure_bandwidth(topology, LEAST_BYTES)
+    else:
+        assert [read.bytes_per_second for read in measure_bandwidth(topology, LEAST_BYTES).bandwidth.reads] == [1e9]
 
 
 def test_a_failing_process_says_why_in_one_line(here: Topology) -> None:

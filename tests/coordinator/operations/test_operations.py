@@ -45,6 +45,23 @@ async def test_viewers_share_one_look_a_second(monkeypatch: pytest.MonkeyPatch) 
         assert len(set(map(id, seen))) == 3
 
 
+async def test_what_has_not_changed_is_the_same_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doors send again only what is another one."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    workers = whole()
+    workers.count(5)
+    async with operating(workers) as operations:
+        before, after = await operations.snapshot(), await operations.snapshot()
+        workers.count(5)
+        counted = await operations.snapshot()
+    assert (after.experts, after.recent, after.ever) == (before.experts, before.recent, before.ever)
+    assert after.experts is before.experts
+    assert after.recent is before.recent
+    assert after.ever is before.ever
+    assert counted.recent is not before.recent
+    assert counted.experts is before.experts
+
+
 async def test_watching_ends_at_once_when_the_service_has_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
     async with operating(whole()) as operations:
@@ -94,6 +111,18 @@ async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypa
         (EventKind.REBALANCE_ENDED, f"{total} of {total} experts moved"),
     ]
     assert sum(after.ever.shares) == pytest.approx(1.0)
+
+
+async def test_who_stops_looking_ends_the_moves_and_that_is_told() -> None:
+    workers = whole()
+    workers.count(5000)
+    async with operating(workers) as operations:
+        moving = operations.rebalance()
+        assert [(await anext(moving)).done for _ in range(2)] == [0, 1]
+        await moving.aclose()
+        last, status = operations.events.after()[-1], (await operations.snapshot()).service.rebalance
+    assert len(workers.moves) == 1
+    assert (last.kind, last.text.partition(" of ")[0], status) == (EventKind.REBALANCE_ENDED, "1", None)
 
 
 async def test_moves_that_fail_are_told_with_why_and_faults_name_their_field() -> None:

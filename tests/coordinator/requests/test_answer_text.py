@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.coordinator.requests.answer_text import AnswerText, StopMatcher
+from numoe.model.text.tokenizer import Tokenizer
 from tests.coordinator.tiny_tokenizer import TOKENIZER, text_of
+from tests.model.text.tiny_metadata import scored_metadata
 
 TEXTS = st.text("ab", max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), max_size=4).map(tuple)
@@ -77,3 +79,14 @@ def test_a_stop_string_of_several_bytes_is_found_though_tokens_cut_it(character:
     pieces = [text.push(token_id, may_stop=True) for token_id in TOKENIZER.encode(f"a{character}b")]
     assert "".join(pieces) == "a"
     assert text.stop_match == character
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown"), [("lo w", " hel"), ("é", " hello world "), (" hello", ""), ("ld ", " hello wor")]
+)
+def test_stop_strings_are_found_across_tokens_that_write_blanks_and_bytes_otherwise(stop: str, shown: str) -> None:
+    """The first token of an answer keeps its blank, which parts the answer from the prompt."""
+    scored = Tokenizer.from_metadata(scored_metadata())
+    text = AnswerText(scored, (stop,), include_stop=False)
+    assert "".join(text.push(token_id, may_stop=True) for token_id in scored.encode("hello world é")) == shown
+    assert text.stop_match == stop

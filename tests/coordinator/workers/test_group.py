@@ -21,6 +21,7 @@ from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.protos.arena import FAILED, READY
 from numoe.protos.errors import NumoeError, WorkerLost
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Step
@@ -56,7 +57,7 @@ class SleepingGroup(HostGroup):
     """All but what the processes do is the product's own."""
 
     def __init__(self) -> None:
-        super().__init__(SPEC, PLAN, SETTINGS, session=None)
+        super().__init__(SPEC, PLAN, SETTINGS, node=None)
         self.loading: Callable[[Callable[[], None]], None] = lambda look: None
         self.made: list[Sleepers] = []
 
@@ -75,6 +76,7 @@ def group() -> Iterator[SleepingGroup]:
     group.start(lambda phase, done, total: None)
     yield group
     group.close()
+    assert group.living == []
 
 
 class InThread:
@@ -126,6 +128,19 @@ def test_workers_that_were_ended_during_a_step_did_not_die(group: SleepingGroup)
     assert "died" not in str(error)
     assert [one for one in logs if one["log_level"] in ("error", "warning")] == []
     assert group.living == []
+
+
+def test_a_worker_that_died_or_failed_is_shown_as_lost_at_once(group: SleepingGroup) -> None:
+    started = group._sound()
+    for worker in range(2):
+        started.channel._layout.view(started.channel._arena, f"worker{worker}.state")[0] = READY
+    assert [worker.state for worker in group.placement().workers] == ["ready", "ready"]
+    died = group.made[0].processes[1]
+    died.kill()
+    os.waitid(os.P_PID, died.pid, os.WEXITED | os.WNOWAIT)
+    assert [worker.state for worker in group.placement().workers] == ["ready", "lost"]
+    started.channel._layout.view(started.channel._arena, "worker0.state")[0] = FAILED
+    assert [worker.state for worker in group.placement().workers] == ["lost", "lost"]
 
 
 def test_closing_ends_a_restart_that_does_not_end(group: SleepingGroup) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from numoe.coordinator.workers.moves import make_moves, wanted_moves
-from numoe.protos.errors import InvalidRequest
+from numoe.protos.errors import InvalidRequest, PlanError
 from tests.coordinator.workers.holders import SPEC, Holders, whole
 
 
@@ -19,7 +19,7 @@ async def test_moves_are_made_in_their_order_and_told() -> None:
 
 def test_rows_of_experts_cannot_move_and_unknown_workers_not_drain() -> None:
     rows = Holders((None,) * SPEC.layers)
-    with pytest.raises(InvalidRequest, match="plan: splits experts by row, there are no whole ones to move"):
+    with pytest.raises(PlanError, match=r"^experts are split by row, there are no whole ones to move"):
         wanted_moves(SPEC, rows, rows.expert_hits())
     with pytest.raises(InvalidRequest, match="drain_worker: is 2; the workers are 0 to 1"):
         wanted_moves(SPEC, whole(), whole().expert_hits(), drained=2)

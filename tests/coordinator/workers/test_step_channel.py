@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,19 @@ def channel() -> Iterator[StepChannel]:
     made = StepChannel(LAYOUT)
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["no address has it", "files may not be so large"])
+def test_no_memory_for_an_arena_is_a_memory_error_and_leaves_nothing_open(limited: bool) -> None:
+    size, before = (LAYOUT.bytes if limited else 1 << 50), os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if limited else soft, hard))
+    try:
+        with pytest.raises(MemoryError, match=rf"^no memory for {size / 2**30:.1f} GiB"):
+            StepChannel(replace(LAYOUT, bytes=size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def ints(*numbers: int) -> NDArray[np.int32]:

@@ -73,6 +73,19 @@ def test_a_query_has_the_same_bits_whatever_another_sequence_left_in_the_cache(k
 
 
 @every_format
+@pytest.mark.parametrize("garbage", [np.inf, -np.inf, np.nan])
+def test_a_query_that_sees_a_key_of_no_number_gives_none(garbage: float, kv_format: str) -> None:
+    """Else what was stored in its place would look like an answer. Those that do not see it stay as they are."""
+    queries, keys, values = drawn(64, 71, 2)
+    expected = filled(64, kv_format, keys, values)
+    cache = filled(64, kv_format, keys, values)
+    keys[40, 37] = garbage
+    cache.store(40, keys[40:41], values[40:41])
+    assert np.isnan(cache.attend(queries, 70)).all()
+    assert_same_bits(cache.attend(queries, 39), expected.attend(queries, 39))
+
+
+@every_format
 def test_a_query_has_the_same_bits_whatever_unseen_keys_are(kv_format: str) -> None:
     queries, keys, values = drawn(64, 71, 2)
     expected = filled(64, kv_format, keys, values).attend(queries, 70)

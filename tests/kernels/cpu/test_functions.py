@@ -49,6 +49,15 @@ def test_exp_stays_finite_for_large_arguments() -> None:
     assert np.isfinite(largest)
 
 
+def test_what_is_no_number_stays_none() -> None:
+    """Lest a softmax over it look like any other."""
+    for function in (map_exp, map_silu):
+        x, out = np.ones(16, np.float32), np.empty(16, np.float32)
+        x[5] = np.nan
+        function(out, x)
+        assert np.flatnonzero(np.isnan(out)).tolist() == [5]
+
+
 @pytest.mark.parametrize(("least", "most"), [(0.0, 1e4), (-0.0, -87.0)])
 def test_silu_equals_its_twin(least: float, most: float) -> None:
     """exp is within 2 units (4 roundings), then a sum and a quotient: 6 roundings, none of which cancels.

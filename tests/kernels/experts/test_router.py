@@ -62,6 +62,7 @@ def test_padding_is_never_chosen_whatever_it_holds(padding: float) -> None:
 @pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
 def test_broken_logits_still_choose_different_experts(logit: float) -> None:
     for broken in (np.full(16, logit, np.float32), np.array([0, logit, 1, 2] * 4, np.float32)):
-        chosen, _ = chosen_of(broken, 4)
+        chosen, shares = chosen_of(broken, 4)
+        assert np.isnan(shares).all() or (logit == -np.inf and np.isfinite(broken).any())
         assert len(set(chosen.tolist())) == 4
         assert all(0 <= expert < 16 for expert in chosen)

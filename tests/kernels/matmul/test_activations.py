@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.kernels.matmul.activations import copy_column, write_float_column, write_integer_column
-from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
+from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, SCALE, WIDTHS
 from numoe.kernels.weights.formats import BLOCK
 from tests.kernels import reference
 from tests.kernels.numeric import SEED, address, assert_within, gamma
@@ -48,6 +48,17 @@ def test_the_largest_of_a_block_becomes_127(largest: float) -> None:
     rounded = integer_block(x)
     assert rounded[0] == -127
     assert rounded[-1] == 127
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_a_block_with_a_value_that_is_no_number_has_no_finite_scale(value: float) -> None:
+    """Wherever in the block: the integers beside it would make finite products otherwise."""
+    for place in range(BLOCK):
+        x = np.linspace(-1.0, 1.0, BLOCK).astype(np.float32)
+        x[place] = value
+        group = np.zeros(INTEGER_BYTES, np.uint8)
+        write_integer_column(address(group), 1, 0, address(x), 1)
+        assert not np.isfinite(group[SCALE : SCALE + 4].view(np.float32))
 
 
 def test_a_rounded_value_is_off_by_half_a_step_at_most() -> None:

@@ -38,6 +38,15 @@ def test_rms_norm_of_zeros_is_zeros() -> None:
     np.testing.assert_array_equal(x, 0.0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e25])
+def test_what_cannot_be_normalised_becomes_no_number(value: float) -> None:
+    """1e25 is finite, but its square is not: divided by that, all would be zeros, which look like an answer."""
+    x, weight = np.ones(64, np.float32), np.ones(64, np.float32)
+    x[37] = value
+    rms_norm(address(x), address(weight), 64, 1e-6)
+    assert np.isnan(x).all()
+
+
 def test_floats_are_copied_and_none_past_the_count() -> None:
     x, out = np.arange(48, dtype=np.float32), np.full(48, -1.0, np.float32)
     copy_floats(address(out), address(x), 32)

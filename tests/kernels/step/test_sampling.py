@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.records import BUCKETS
 from numoe.kernels.step.candidates import find_worst
-from numoe.kernels.step.sampling import draw, log_sum_exp, penalise, uniform
+from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise, uniform
 from numoe.protos.arena import SAMPLE
 from tests.kernels import reference
 from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
@@ -36,7 +36,7 @@ def sample_of(**fields: Any) -> Any:
 
 
 def padded(logits: Singles) -> Singles:
-    return np.append(logits, np.full(-len(logits) % 16, -np.inf, np.float32))
+    return np.append(logits, np.full(-len(logits) % 16, PADDING, np.float32))
 
 
 def scratch() -> NDArray[np.float64]:
@@ -203,13 +203,33 @@ def test_a_tiny_temperature_takes_the_best_and_a_huge_one_any() -> None:
     assert len(set(hot)) > 150
 
 
+@pytest.mark.parametrize("logit", [np.nan, -np.nan, np.inf, -np.inf])
+def test_the_sum_of_logits_of_which_one_is_no_number_is_none(logit: float) -> None:
+    for place in range(VOCABULARY):
+        logits = some_logits()
+        logits[place] = logit
+        assert np.isnan(log_sum_exp(padded(logits)))
+    assert np.isnan(log_sum_exp(padded(np.full(VOCABULARY, logit, np.float32))))
+
+
+def test_the_sum_of_the_largest_and_least_logits_is_a_number() -> None:
+    most = float(np.finfo(np.float32).max)
+    assert log_sum_exp(padded(np.array([most, -most, 0.0], np.float32))) == most
+
+
 @pytest.mark.parametrize("fields", FILTERS)
-@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
-def test_broken_logits_still_draw_a_token_of_the_vocabulary(logit: float, fields: dict[str, float]) -> None:
-    for logits in (np.full(VOCABULARY, logit, np.float32), np.append(some_logits()[:-1], np.float32(logit))):
-        for temperature in (0.0, 1.0):
-            token = drawn(logits, sample_of(temperature=temperature, seed=5, **fields))
-            assert 0 <= token < VOCABULARY
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_is_drawn_where_penalties_left_no_number(temperature: float, fields: dict[str, float]) -> None:
+    sample = sample_of(temperature=temperature, seed=5, **fields)
+    assert drawn(np.append(some_logits()[:-1], np.float32(np.inf)), sample) == NOT_DRAWN
+    assert drawn(np.full(VOCABULARY, -np.inf, np.float32), sample) == NOT_DRAWN
+
+
+@pytest.mark.parametrize("fields", FILTERS)
+def test_candidates_that_penalties_made_impossible_are_never_drawn(fields: dict[str, float]) -> None:
+    logits = np.full(VOCABULARY, -np.inf, np.float32)
+    logits[[7, 300]] = 1.0
+    assert drawn_tokens(logits, **fields) <= {7, 300}
 
 
 @pytest.mark.parametrize("random", [0.0, 1 - 2.0**-53])

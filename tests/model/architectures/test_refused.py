@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from numoe.model.architectures.description import WITHOUT_EFFECT
 from numoe.model.architectures.reading import model_spec
+from numoe.model.architectures.registry import ARCHITECTURES
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import ModelFileError, UnsupportedModel
@@ -243,3 +248,49 @@ def test_experts_that_share_nothing_are_refused(tmp_path: Path) -> None:
     keys: dict[str, KeyValue] = {"qwen3moe.expert_feed_forward_length": 0, "qwen3moe.feed_forward_length": A - 1}
     with pytest.raises(UnsupportedModel, match="expert width is 0"):
         model_spec(open_gguf(write(tmp_path, model_bytes(keys=keys))))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("attn_factor", 2.0), ("yarn_attn_factor", 2.0), ("yarn_ext_factor", 0.5), ("yarn_log_multiplier", 0.1)],
+)
+@pytest.mark.parametrize("scaling", ["none", "linear", None])
+def test_a_key_of_yarn_that_changes_angles_without_yarn_too_is_refused(
+    tmp_path: Path, scaling: str | None, key: str, value: float
+) -> None:
+    """llama.cpp multiplies and mixes by them whatever the type of scaling is."""
+    keys: dict[str, KeyValue] = {"llama.rope.scaling.type": scaling, f"llama.rope.scaling.{key}": value}
+    with pytest.raises(UnsupportedModel, match=rf"rope\.scaling\.{key} is {value}"):
+        model_spec(open_gguf(write(tmp_path, model_bytes("llama", keys=keys))))
+
+
+class Asked(dict[str, Any]):
+    """Metadata that notes which keys were asked for."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__(metadata)
+        self.names: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return super().get(key, default)
+
+
+def test_every_key_of_an_architecture_is_read_or_refused_or_listed_as_without_effect(tmp_path: Path) -> None:
+    """So that no list takes a key for known that no code looks at."""
+    for name, kinds in {"qwen3moe": ("qwen3moe",), "llama": ("llama", "mixtral")}.items():
+        asked: set[str] = set()
+        for kind in kinds:
+            for scaling in ("none", "linear", "yarn"):
+                for own in (F, None):
+                    stated: dict[str, KeyValue] = {f"{name}.rope.scaling.type": scaling}
+                    stated |= {"qwen3moe.expert_feed_forward_length": own} if kind == "qwen3moe" else {}
+                    stated |= {"qwen3moe.feed_forward_length": A * F} if own is None else {}
+                    file = open_gguf(write(tmp_path, model_bytes(kind, keys=stated)))  # type: ignore[arg-type]
+                    metadata = Asked(file.metadata)
+                    model_spec(replace(file, metadata=metadata))
+                    asked |= metadata.names
+        known = ARCHITECTURES[name]
+        read = {key.removeprefix(f"{name}.") for key in asked if key.startswith(f"{name}.")}
+        expert_width = {"expert_feed_forward_length"} if name == "llama" else set()  # the dense one stands for it
+        assert read == (known.keys | known.fixed.keys()) - WITHOUT_EFFECT - expert_width

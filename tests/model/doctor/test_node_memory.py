@@ -12,6 +12,7 @@ from numoe.model.doctor.node_memory import check_memory_of_nodes, check_page_cac
 from numoe.model.machine.topology_reading import read_topology
 from tests.machines import CXL, TWO_XEON_6138, Machine, restrict, write_machine, write_node_memory
 from tests.model.doctor.findings import TWO_NODES, said
+from tests.model.planning.examples import small_machine
 
 Folder = Callable[[Machine], Path]
 GIB = 1 << 30
@@ -23,7 +24,7 @@ def test_memory_should_be_even(described_machine: Folder) -> None:
     uneven = read_topology(described_machine(replace(TWO_NODES, memory_gib=(384, 192))))
     [finding] = check_memory_of_nodes(uneven)
     assert (finding.level, finding.found) == ("warning", "uneven: node 0 384 GiB, node 1 192 GiB")
-    assert "up to 384 GiB fit instead of 576" in finding.cost
+    assert "models above 384 GiB fit only in unequal parts" in finding.cost
 
 
 def test_what_the_kernel_keeps_for_itself_makes_nothing_uneven(recorded_machines: Path) -> None:
@@ -80,3 +81,11 @@ def test_a_node_has_room_for_a_model_or_has_not(crowded: Path, needed: int, leve
     [(found, text)] = said(check_room(read_topology(crowded), {1: needed}), "room for the model")
     assert found == level
     assert f"needs {needed / GIB:.1f} GiB" in text
+
+
+def test_coordinator_and_ray_need_room_beside_the_workers() -> None:
+    assert [level for level, _ in said(check_room(small_machine(1, 4 << 30), {0: 3 << 30}), "room for the model")] == [
+        "ok"
+    ]
+    full = said(check_room(small_machine(1, 4 << 30), {0: (4 << 30) - 1}), "room for the model")
+    assert ("problem", "all nodes: 4.6 GiB with the coordinator and Ray, 4.0 available") in full

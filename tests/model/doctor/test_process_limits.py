@@ -56,6 +56,7 @@ def test_a_limit_anywhere_above_counts(root: Path, folder: str) -> None:
     write(root, f"sys/fs/cgroup/{folder}/memory.max", str(2 * GIB))
     assert memory(root, GIB) == [("note", "limited to 2.0 GiB of 8.0")]
     assert [level for level, _ in memory(root, 3 * GIB)] == ["problem"]
+    assert [level for level, _ in memory(root, 2 * GIB - (1 << 20))] == ["problem"]  # beside which Ray has no room
 
 
 def test_page_cache_does_not_count_against_a_limit(root: Path) -> None:

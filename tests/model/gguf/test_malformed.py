@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import struct
-import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from numoe.model.gguf.model_file import open_gguf
-from numoe.protos.errors import ModelFileError
 from tests.model.gguf import gguf_bytes as g
 from tests.model.gguf.gguf_bytes import (
     ARRAY,
@@ -32,9 +27,7 @@ from tests.model.gguf.gguf_bytes import (
     string,
 )
 from tests.model.gguf.gguf_bytes import tensor as t
-
-SECONDS = 1.0  # of processor time, ten times what the slowest takes: what grows with the square takes minutes
-BYTES = 64 << 20
+from tests.model.gguf.refusal import refusal
 
 ONE = key("one", U32, 1)
 ROW = bytes(32 * 4)
@@ -230,23 +223,3 @@ def test_a_message_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     message = str(refusal(g.write(tmp_path, gguf([hostile]))))
     assert message.isprintable()
     assert len(message) < 1000
-
-
-def refusal(path: Path) -> ModelFileError:
-    """The error that opening gives; fails if that takes long or much memory."""
-    gc.disable()  # what it does to objects of other tests is not timed
-    try:
-        started = time.thread_time()
-        with pytest.raises(ModelFileError) as error:
-            open_gguf(path)
-        assert time.thread_time() - started < SECONDS
-    finally:
-        gc.enable()
-    tracemalloc.start()
-    try:
-        with pytest.raises(ModelFileError):
-            open_gguf(path)
-        assert tracemalloc.get_traced_memory()[1] < BYTES
-    finally:
-        tracemalloc.stop()
-    return error.value

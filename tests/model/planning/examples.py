@@ -8,9 +8,11 @@ from math import prod
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.machine.topology import Node, Topology
+from numoe.protos.messages import StepLimits
 from tests.tiny_model import TinyShape, tiny_spec
 
 GIBIBYTE = 1 << 30
+LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=64, kv_blocks=1, block_positions=64)
 VALUE_BYTES = {TensorType.F32: (4, 1), TensorType.F16: (2, 1), TensorType.Q8_0: (34, 32)}  # bytes per so many values
 
 

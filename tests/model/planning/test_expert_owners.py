@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
-from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.expert_owners import ExpertOwners, carried_loads, share_experts
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
 from tests.tiny_model import TinyShape, tiny_spec
@@ -81,3 +81,18 @@ def test_a_dense_model_has_no_experts_to_hold_whole() -> None:
     machine = Topology((Node(0, ((0,),), 1 << 30, 1 << 30, 1 << 30, (10,), package=0),))
     with pytest.raises(PlanError, match="has no experts to hold whole; choose the tensor split"):
         make_plan(dense, machine, PlanOptions(split="expert"))
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=40), st.lists(st.floats(0.05, 10.0), min_size=1, max_size=8))
+def test_unequal_shares_are_held_and_loaded_in_proportion(loads: list[int], shares: list[float]) -> None:
+    owners = share_experts(loads, len(shares), shares=shares)
+    assert all(len(some) == 1 for some in owners.workers)
+    for worker, share in enumerate(shares):
+        assert abs(len(owners.held_by(worker)) - len(loads) * share / sum(shares)) <= 1.0 + 1e-9
+
+
+def test_the_load_of_unequal_shares_follows_them() -> None:
+    loads = [1000 // (rank + 1) for rank in range(128)]
+    owners = share_experts(loads, 2, shares=(3.0, 1.0))
+    carried = carried_loads(loads, owners.workers, 2)
+    assert carried[0] / sum(loads) == pytest.approx(0.75, abs=0.02)

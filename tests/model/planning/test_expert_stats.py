@@ -63,11 +63,16 @@ def test_shares_add_up_to_one() -> None:
         ({"counts": [[3, 1, 2, 0], [6, 0, 0]]}, "layer 1: expected 4 counts"),
         ({"counts": [[3, 1, 2, 0], [7, -1, 0, 0]]}, "layer 1: expected 4 counts"),
         ({"counts": [[3, 1, 2, 1], [0, 0, 3, 3]]}, "layer 0: the counts add up to 7, expected 3 tokens x 2"),
+        ({"counts": [[int("9" * 4300)] * 4, [0, 0, 3, 3]]}, "layer 0: expected 4 counts"),
+        ({"model": "\x1b[2J" + "n" * 90_000}, "of the model .* anew$"),
+        ({"k" * 90_000: 1}, "found the keys"),
     ],
 )
 def test_a_file_that_does_not_belong_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(SetupError, match=said) as refusal:
         load_stats(written(tmp_path, **changes), SPEC)
+    assert len(str(refusal.value)) < 450 + len(str(tmp_path))
+    assert str(refusal.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])

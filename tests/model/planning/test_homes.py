@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import MOST_WORKERS, ShardPlan
+from numoe.model.planning.prediction.candidates import Wishes
+from numoe.model.planning.prediction.planner import choose_plan
+from numoe.model.planning.prediction.speeds import guessed_speeds
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
+from tests.machines import EPYC_9755, XEON_6138, Machine, write_machine
 from tests.model.planning.examples import GIBIBYTE, machine
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -94,8 +98,41 @@ def test_fewer_workers_than_nodes_leave_nodes_idle_and_say_so() -> None:
     assert made.notes == ("fewer workers (1) than NUMA nodes (3): node 1-2 stays idle",)
 
 
-def test_more_than_eight_nodes_are_used_up_to_eight() -> None:
-    assert len(place(machine(*[1] * 10)).shards) == 8
+def test_of_more_packages_than_workers_eight_are_used_and_the_rest_is_told() -> None:
+    made = place(machine(*[1] * 10))
+    assert [shard.node for shard in made.shards] == list(range(8))
+    assert "fewer workers (8) than NUMA nodes (10): node 8-9 stays idle" in made.notes
+
+
+@pytest.mark.parametrize(("nodes", "cores"), [(8, 16), (16, 8)], ids=["16 nodes", "32 nodes"])
+def test_where_every_cache_is_a_node_workers_run_on_several_and_use_all_cores(
+    tmp_path: Path, nodes: int, cores: int
+) -> None:
+    """Two sockets whose firmware says "L3 cache as NUMA domain"."""
+    topology = read_topology(write_machine(tmp_path, Machine(EPYC_9755, 2, nodes, cores, 1, (24,))))
+    made = place(topology)
+    assert [shard.node for shard in made.shards] == [*range(0, 2 * nodes, nodes // 4)]
+    assert sorted(cpu for shard in made.shards for cpu in shard.cpus) == list(range(256))
+    for shard in made.shards:
+        assert len(shard.cpus) == 32
+        assert len({topology.node(node.id).package for node in topology.nodes if set(node.cpus) & set(shard.cpus)}) == 1
+    [note] = [note for note in made.notes if "several nodes of a package" in note]
+    assert f"{2 * nodes} nodes are more than 8, the most workers" in note
+    assert place(topology, PlanOptions(workers=4)).shards[3].cpus == topology.node(3).cpus  # as was asked for
+    chosen = choose_plan(tiny_spec(TinyShape()), topology, PlanOptions(), Wishes(), guessed_speeds(topology)).best.plan
+    assert len(chosen.shards) == 8
+
+
+def test_packages_of_a_few_nodes_are_not_mixed_where_nodes_are_more_than_workers(tmp_path: Path) -> None:
+    topology = read_topology(write_machine(tmp_path, Machine(XEON_6138, 3, 4, 2, 1, (24,))))
+    made = place(topology)
+    assert [shard.node for shard in made.shards] == [0, 2, 4, 6, 8, 10]
+    assert [len(shard.cpus) for shard in made.shards] == [4] * 6
+
+
+def test_the_memory_of_merged_nodes_is_that_of_the_node_with_most(tmp_path: Path) -> None:
+    described = Machine(EPYC_9755, 1, 16, 4, 1, (24,) * 15 + (48,))
+    assert [shard.node for shard in place(read_topology(write_machine(tmp_path, described))).shards][-1] == 15
 
 
 def test_chosen_nodes_are_taken_in_their_order() -> None:

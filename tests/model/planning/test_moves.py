@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
-from numoe.model.planning.moves import ExpertMove, balance, drain
+from numoe.model.planning.moves import ExpertMove, balance, drain, shares_of
+from numoe.model.planning.splitting import Shares, cut_anew, make_plan
 from numoe.protos.errors import PlanError
+from tests.model.planning.examples import machine
+from tests.tiny_model import TinyShape, tiny_spec
 
 SIZE = 10  # bytes of an expert
 
@@ -86,6 +89,13 @@ def test_without_room_for_one_expert_on_its_way_nothing_moves() -> None:
     assert balance([owners], [[8, 7, 1, 2]], [SIZE], [0, SIZE - 1]) == []
 
 
+def test_where_the_least_loaded_worker_has_no_room_the_next_one_helps() -> None:
+    owners, loads = ExpertOwners(((0,), (0,), (1,), (2,))), [10.0, 10.0, 2.0, 0.0]
+    [after] = applied(balance([owners], [loads], [SIZE], [0, 2 * SIZE, 0]), [owners], [0, 2 * SIZE, 0])
+    assert after is not None
+    assert carried(after, loads, 3) == [11.0, 11.0, 0.0]
+
+
 def test_one_very_popular_expert_gets_a_replica() -> None:
     owners = share_experts([100, 1, 1, 1], 2)
     moves = balance([owners], [[100, 1, 1, 1]], [SIZE], [5 * SIZE, 5 * SIZE])
@@ -134,3 +144,38 @@ def test_what_is_missing_is_told_in_bytes() -> None:
     owners = ExpertOwners(((0,), (0,), (1,)))
     with pytest.raises(PlanError, match="worker 0 cannot be drained: the other workers lack 10 bytes"):
         drain(0, [owners], [[1, 1, 1]], [SIZE], [0, SIZE])
+
+
+def test_loads_are_brought_to_the_shares_that_workers_are_to_carry() -> None:
+    """A worker of a weak node, which a plan gave less, is not given as much as the others by the way."""
+    loads, plenty = [10.0] * 16, [100 * SIZE] * 2
+    due = share_experts(loads, 2, shares=(3.0, 1.0))
+    assert balance([due], [loads], [SIZE], plenty, (3.0, 1.0)) == []
+    moves = balance([share_experts(loads, 2)], [loads], [SIZE], plenty, (3.0, 1.0))
+    [after] = applied(moves, [share_experts(loads, 2)], plenty)
+    assert after is not None
+    assert carried(after, loads, 2) == [pytest.approx(120.0, abs=3.3), pytest.approx(40.0, abs=3.3)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers(), st.lists(st.floats(0.1, 10.0), min_size=5, max_size=5))
+def test_moves_towards_unequal_shares_come_to_an_end_and_can_be_made(
+    case: tuple[int, list[ExpertOwners | None], list[list[float]], list[int]], shares: list[float]
+) -> None:
+    workers, experts, loads, room = case
+    after = applied(balance(experts, loads, [SIZE] * len(experts), room, shares[:workers]), experts, room)
+    for old, new, load in zip(experts, after, loads, strict=True):
+        if old is not None and new is not None:
+            spread = [
+                sum(own**2 / share for own, share in zip(carried(one, load, workers), shares, strict=False))
+                for one in (old, new)
+            ]
+            assert spread[1] <= spread[0] + 1e-9
+
+
+def test_a_plan_says_what_each_worker_is_to_carry() -> None:
+    spec = tiny_spec(TinyShape(width=1280))
+    even = make_plan(spec, machine(4, 4, 4))
+    assert shares_of(even.shards) == [1.0] * 3
+    parts = (0.5, 0.3, 0.2)
+    assert shares_of(cut_anew(even, spec, Shares(parts, parts, parts, parts)).shards) == [640.0, 384.0, 256.0]

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.plan_checks import check_placement, check_plan, fits_memory
-from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
-from tests.model.planning.examples import sized_spec, small_machine
+from tests.model.planning.examples import LIMITS, sized_spec, small_machine
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())
@@ -37,32 +38,43 @@ def test_a_plan_of_too_many_shards_is_refused() -> None:
 def test_a_plan_that_fits_to_the_byte_is_accepted_and_one_byte_less_refused() -> None:
     spec = sized_spec(TinyShape())
     made = make_plan(spec, small_machine(1))
-    needed = node_bytes(made, spec, context_tokens=64)[0]
-    check_placement(made, spec, small_machine(1, needed), context_tokens=64)
-    with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights and KV cache"):
-        check_placement(made, spec, small_machine(1, needed - 1), context_tokens=64)
+    needed = node_bytes(made, spec, LIMITS)[0]
+    two = Topology((*small_machine(1, needed).nodes, replace(small_machine(2).nodes[1], available_bytes=SERVICE_BYTES)))
+    check_placement(made, spec, two, LIMITS)
+    short = Topology((replace(two.nodes[0], available_bytes=needed - 1), two.nodes[1]))
+    with pytest.raises(PlanError, match=r"node 0: needs .* MiB for weights, KV cache and working memory"):
+        check_placement(made, spec, short, LIMITS)
+
+
+def test_coordinator_and_ray_need_room_beside_the_workers() -> None:
+    spec = sized_spec(TinyShape())
+    made = make_plan(spec, small_machine(1))
+    needed = node_bytes(made, spec, LIMITS)[0] + SERVICE_BYTES
+    check_placement(made, spec, small_machine(1, needed), LIMITS)
+    with pytest.raises(PlanError, match=r"all nodes: needs .* MiB for the workers, the coordinator and Ray"):
+        check_placement(made, spec, small_machine(1, needed - 1), LIMITS)
 
 
 def test_the_limit_of_a_cgroup_counts_for_all_nodes_together() -> None:
     spec = sized_spec(TinyShape())
     roomy = small_machine(2)
     made = make_plan(spec, roomy)
-    needed = node_bytes(made, spec, context_tokens=64)
-    exact, short = (replace(roomy, memory_left=sum(needed.values()) - less) for less in (0, 1))
-    check_placement(made, spec, exact, context_tokens=64)
+    needed = node_bytes(made, spec, LIMITS)
+    exact, short = (replace(roomy, memory_left=sum(needed.values()) + SERVICE_BYTES - less) for less in (0, 1))
+    check_placement(made, spec, exact, LIMITS)
     assert fits_memory(needed, roomy)
     assert fits_memory(needed, exact)
     assert not fits_memory(needed, short)
-    with pytest.raises(PlanError, match=r"the cgroup's memory limit: needs .* MiB .* are left.*MemoryMax"):
-        check_placement(made, spec, short, context_tokens=64)
+    with pytest.raises(PlanError, match=r"the cgroup's memory limit: needs .* MiB .* are available.*MemoryMax"):
+        check_placement(made, spec, short, LIMITS)
 
 
 def test_a_plan_of_another_machine_is_refused() -> None:
     spec = sized_spec(TinyShape())
     made = make_plan(spec, small_machine(2))
     with pytest.raises(PlanError, match="worker 1: node 1 has no memory that we may use here, expected one of 0"):
-        check_placement(made, spec, small_machine(1), context_tokens=64)
+        check_placement(made, spec, small_machine(1), LIMITS)
     one = small_machine(1)
     moved = replace(made, shards=tuple(replace(shard, node=0) for shard in made.shards))
     with pytest.raises(PlanError, match="worker 1: CPU 1 is not usable here, expected some of 0"):
-        check_placement(moved, spec, one, context_tokens=64)
+        check_placement(moved, spec, one, LIMITS)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import PlanError
+from tests.model.planning.examples import LIMITS
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())  # 8 heads, 4 kv heads, width 64, expert width 96, vocabulary 331
@@ -160,3 +162,57 @@ def test_ranges_ascend_with_the_workers() -> None:
 def test_a_plan_for_other_sizes_is_refused() -> None:
     with pytest.raises(PlanError, match="width_rows"):
         from_toml(FILE, tiny_spec(TinyShape(width=128)))
+
+
+HUGE = ", ".join(["7"] * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("found", "edited"),
+    [
+        ("cpus = [1]", f"cpus = [{HUGE}]"),
+        ("cpus = [1]", f"cpus = [{'9' * 4000}]"),
+        ("cpus = [1]", f"cpus = [{'9' * 5000}]"),
+        ("notes = [", f"notes = [{'[' * 50_000}"),
+        ("heads = [4, 8]", f"heads = [{HUGE}]"),
+        ("heads = [4, 8]", f"heads = [4, {'9' * 4000}]"),
+        ("node = 0", f'node = "{"n" * 90_000}"'),
+        ("worker = 1", f'worker = "{"n" * 90_000}"'),
+        ('model = "tiny qwen3moe"', f'model = "{"n" * 90_000}"'),
+        ("cpus = [1]", f'"{"k" * 90_000}" = 3\ncpus = [1]'),
+        ("cpus = [1]", '"\\u001b[2J\\n\\u202e" = 3\ncpus = [1]'),
+        ('model = "tiny qwen3moe"', 'model = "\\u001b[2J\\n\\u202e"'),
+        ('model = "tiny qwen3moe"', f'model = "{"n" * 90_000}'),
+        ('layers = "1"', f'layers = "{HUGE}"'),
+        ('"4-7"', f'"{HUGE}"'),
+        ('workers = ["0-4", "4-7"]', f"workers = [{HUGE}]"),
+    ],
+)
+def test_whatever_a_plan_says_its_refusal_is_one_short_line(found: str, edited: str) -> None:
+    text = FILE + EXPERTS
+    assert found in text
+    with pytest.raises(PlanError) as refusal:
+        check_placement(from_toml(text.replace(found, edited, 1), SPEC), SPEC, MACHINE, LIMITS)
+    assert len(str(refusal.value)) < 400
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("found", "edited", "message"),
+    [
+        ("heads = [0, 4]", "heads = [0, 0]", "heads: 0 to 3 have no owner"),
+        ("heads = [4, 8]", "heads = [0, 8]", "heads: 0 to 3 have two owners"),
+        ("[32, 64]", "[32, 63]", r"width_rows: found \[32, 63\], expected multiples of 16"),
+        ("[32, 64]", "[64, 96]", "width_rows: 32 to 63 have no owner"),
+        ("[160, 331]", "[160, 320]", "vocabulary: the ranges end at 320, expected 331"),
+        ("[0, 160]", "[160, 160]", "vocabulary: 0 to 159 have no owner"),
+        ("expert_rows = [32, 96]", "expert_rows = [0, 96]", "expert_rows: 0 to 31 have two owners"),
+        ("expert_rows = [32, 96]", "expert_rows = [32, 128]", "expert_rows: the ranges end at 128, expected 96"),
+    ],
+)
+def test_shares_that_leave_gaps_overlap_or_go_beyond_are_refused_by_their_rows(
+    found: str, edited: str, message: str
+) -> None:
+    assert found in FILE
+    with pytest.raises(PlanError, match=message):
+        from_toml(FILE.replace(found, edited, 1), SPEC)

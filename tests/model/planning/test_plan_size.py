@@ -9,7 +9,7 @@ import pytest
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.panels import rows_bytes
-from numoe.model.planning.plan_size import node_bytes, shard_bytes
+from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import PAGE
 from tests.model.planning.examples import sized_spec, small_machine, tensors_of
@@ -113,13 +113,6 @@ def test_a_token_of_qwen3_30b_reads_3_22_gigabytes() -> None:
 def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
     spec = sized_spec(QWEN3_30B)
     made = make_plan(spec, small_machine(2))
-    assert sum(shard_bytes(made, spec, shard, context_tokens=1).kv_cache for shard in made.shards) == 98_304
+    assert sum(shard_bytes(made, spec, shard, kv_positions=1).kv_cache for shard in made.shards) == 98_304
     for kv_type, position in ((TensorType.F32, 98_304), (TensorType.BF16, 49_152), (TensorType.Q8_0, 26_112)):
         assert shard_bytes(made, spec, made.shards[0], 100, kv_type).kv_cache == position * 100
-
-
-def test_workers_of_one_node_add_up() -> None:
-    spec = sized_spec(TinyShape())
-    made = make_plan(spec, small_machine(1), PlanOptions(workers=2))
-    sizes = [shard_bytes(made, spec, shard, context_tokens=10) for shard in made.shards]
-    assert node_bytes(made, spec, context_tokens=10) == {0: sum(size.weights + size.kv_cache for size in sizes)}

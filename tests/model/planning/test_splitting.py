@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.plan import MOST_WORKERS, PANEL_ROWS, Range, kv_heads_of, split_evenly
-from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.model.planning.plan import MOST_WORKERS, PANEL_ROWS, Range, kv_heads_of, split_by, split_evenly
+from numoe.model.planning.plan_checks import check_plan
+from numoe.model.planning.splitting import PlanOptions, Shares, cut_anew, make_plan
 from tests.model.planning.examples import machine
 from tests.tiny_model import TinyShape, tiny_spec
 
@@ -76,3 +77,28 @@ def test_the_same_arguments_give_the_same_plan(recorded_machines: Path) -> None:
     topology = read_topology(recorded_machines / "four-nodes")
     spec = tiny_spec(TinyShape())
     assert make_plan(spec, topology) == make_plan(spec, topology)
+
+
+weights = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=MOST_WORKERS)
+
+
+@given(st.integers(1, 5000), st.sampled_from([1, PANEL_ROWS]), weights)
+def test_unequal_parts_are_whole_units_within_one_of_their_proportion(
+    size: int, unit: int, weights: list[float]
+) -> None:
+    parts = split_by(size, unit, weights)
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == size
+    assert all(part.start % unit == 0 or part.start == size for part in parts)
+    for part, weight in zip(parts, weights, strict=True):
+        assert abs(part.size - size * weight / sum(weights)) <= 1.5 * unit
+
+
+@given(shapes, weights)
+def test_a_plan_that_is_cut_anew_is_as_whole_as_before(shape: TinyShape, weights: list[float]) -> None:
+    spec = tiny_spec(shape)
+    made = make_plan(spec, machine(4), PlanOptions(workers=len(weights)))
+    shares = Shares(*(tuple(weights[::order]) for order in (1, -1, 1, -1)))
+    cut = cut_anew(made, spec, shares)
+    check_plan(cut, spec)
+    assert [(shard.node, shard.cpus) for shard in cut.shards] == [(shard.node, shard.cpus) for shard in made.shards]

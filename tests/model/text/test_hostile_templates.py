@@ -82,6 +82,17 @@ def test_a_killed_process_is_replaced() -> None:
         assert chat_template.render(USER) == "user"
 
 
+def test_a_process_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("{{ messages[0].role }}") as chat_template:
+        monkeypatch.setattr("numoe.model.text.chat_template.WALL_SECONDS", 0.2)
+        assert chat_template._process is not None
+        os.kill(chat_template._process._child.pid, signal.SIGSTOP)
+        with pytest.raises(InvalidRequest, match="in all"):
+            chat_template.render(USER)
+        monkeypatch.undo()
+        assert chat_template.render(USER) == "user"
+
+
 def test_the_process_ends_with_its_template() -> None:
     with started("x") as chat_template:
         assert chat_template._process is not None

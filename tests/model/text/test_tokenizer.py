@@ -15,8 +15,10 @@ from tokenizers import models, pre_tokenizers
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.made_up.alphabet_vocabulary import vocabulary_metadata
 from numoe.model.made_up.demo import find_source
+from numoe.model.text.part import UNCUT_CHARACTERS, Uncuttable
 from numoe.model.text.pretokenizers import PRETOKENIZERS
-from numoe.model.text.tokenizer import BYTE_SPELLINGS, Detokenizer, Tokenizer
+from numoe.model.text.spelling import BYTE_SPELLINGS
+from numoe.model.text.tokenizer import Detokenizer, Tokenizer
 from tests.model.text import naive_bpe
 from tests.model.text.tiny_metadata import tiny_metadata
 from tests.tiny_vocabulary import IM_END, byte_spellings, tiny_vocabulary
@@ -71,6 +73,64 @@ def test_texts_are_encoded_as_the_definition_says(pre: str, text: str) -> None:
     vocabulary = tiny_vocabulary(400)
     expected = naive_bpe.encode(text, PRETOKENIZERS[pre].patterns, vocabulary.tokens, vocabulary.merges)
     assert tiny(pre).encode(text, special=False) == expected
+
+
+# What may stand on either side of a cut, what looks like it, and what patterns treat in ways of their own.
+EDGES = (
+    *("a", "Z", "é", "ß", "я", "Ω", "日", "本", "ひ", "カ", "한", "\u0627", "अ", "क्ष", "ไ", "e\u0301", "\u017f", "ª"),
+    *("0", "7", "12345", "٣", "½", "Ⅷ", "²"),
+    *(" ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u2028", "\x0b", "\x85"),
+    *("'", "'s", "'LL", ".", ",", "...", "-", "_", "/", "$", "+", "<", "|", "。", "\uff0c", "」", "\u0301"),
+    *("😀", "👩\u200d👧", IM_END, "<think>", "the", "Hello"),
+)
+CUTTABLE = st.lists(st.sampled_from(EDGES) | st.text(KNOWN, max_size=2), max_size=30).map("".join)
+
+
+@pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "qwen2", "qwen35", "dbrx", "llama-bpe", "real"])
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(text=CUTTABLE, special=st.booleans())
+def test_pieces_give_the_tokens_of_the_whole(pre: str, text: str, special: bool) -> None:
+    tokenizer = smollm() if pre == "real" else tiny(pre)
+    pieces = list(tokenizer.pieces(text, 1))
+    assert "".join(pieces) == text
+    assert [i for piece in pieces for i in tokenizer.encode(piece, special=special)] == tokenizer.encode(
+        text, special=special
+    )
+
+
+SENTENCES = (
+    "Hello you. ",
+    "x=1;",
+    "3.14 2.71\n",
+    "1,2,3\n",
+    "你好\uff0c世界。",
+    "こんにちは。\n",
+    "word\n",
+    "Привет, мир! ",
+)
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_every_usual_text_has_places_to_cut_it(sentence: str) -> None:
+    """Of at most the longest sentence more than asked for."""
+    for tokenizer in (tiny("qwen2"), tiny("llama-bpe"), smollm()):
+        assert max(map(len, tokenizer.pieces(sentence * 100, 50))) <= 50 + len(sentence)
+
+
+def test_no_piece_ends_inside_a_token_that_is_found_in_text() -> None:
+    """Which is then no place to cut at all: a dot after a letter, here."""
+    keys: dict[str, Any] = {"tokens": [*byte_spellings().values(), "x.y"], "token_type": [1] * 256 + [4]}
+    tokenizer = Tokenizer.from_metadata(tiny_metadata(**keys, merges=[], eos_token_id=None))
+    assert list(tokenizer.pieces("x.y a.b,c", 1)) == ["x.y", " a.b", ",c"]
+
+
+def test_a_text_without_such_a_place_is_refused_without_a_search_to_its_end() -> None:
+    text = "a" * (UNCUT_CHARACTERS + 100) + " b c"
+    pieces = tiny("qwen2").pieces("b c" + text, 1)
+    assert next(pieces) == "b"
+    with pytest.raises(Uncuttable):
+        next(pieces)
+    assert list(tiny("qwen2").pieces(text[101:])) == [text[101:-4], " b c"]
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tests.tiny_sentence_pieces import BOS, EOS, tiny_sentence_pieces
 from tests.tiny_vocabulary import CONTROL, IM_END, byte_spellings, tiny_vocabulary
 
 
@@ -19,6 +20,21 @@ def tiny_metadata(pre: str = "qwen2", **changes: Any) -> dict[str, Any]:
         "merges": list(vocabulary.merges),
         "eos_token_id": vocabulary.tokens.index(IM_END),
         "add_bos_token": False,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in (keys | changes).items() if value is not None}
+
+
+def scored_metadata(**changes: Any) -> dict[str, Any]:
+    """A vocabulary of SentencePiece; `changes` name keys without their prefix."""
+    vocabulary = tiny_sentence_pieces()
+    keys: dict[str, Any] = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": list(vocabulary.tokens),
+        "scores": list(vocabulary.scores),
+        "token_type": [int(token_type) for token_type in vocabulary.types],
+        "bos_token_id": vocabulary.tokens.index(BOS),
+        "eos_token_id": vocabulary.tokens.index(EOS),
     }
     return {f"tokenizer.ggml.{name}": value for name, value in (keys | changes).items() if value is not None}
 

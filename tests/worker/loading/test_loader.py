@@ -21,7 +21,7 @@ from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.locality import PAGE
 from numoe.worker.loading import arrange as arranging
 from numoe.worker.loading.arrange import arrange, layer_rows
-from numoe.worker.loading.arrangement import panel_bytes, row_bytes
+from numoe.worker.loading.arrangement import panel_bytes
 from numoe.worker.loading.loader import LoadedWeights, load_weights
 from tests.kernels.numeric import dequantised, packed
 from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
@@ -72,7 +72,7 @@ def at(address: int, size: int) -> NDArray[np.uint8]:
 def file_rows(tensor: TensorInfo, weights: Weights) -> NDArray[np.uint8]:  # [E, rows, bytes of a row]
     """A matrix as it lies in the file, which is what was written there."""
     stored = np.fromfile(tensor.path, np.uint8, tensor.bytes, offset=tensor.offset)
-    rows = stored.reshape(-1, row_bytes(tensor))
+    rows = stored.reshape(-1, tensor.row_bytes)
     np.testing.assert_array_equal(
         dequantised(BY_GGML_TYPE[tensor.type], rows).reshape(-1), weights[tensor.name].reshape(-1)
     )
@@ -144,7 +144,7 @@ def test_every_row_is_the_files_row(stored: Stored, workers: int, whole: tuple[i
             assert record["q_bias"] == record["k_bias"] == record["v_bias"] == 0
         check_matrix(loaded.arranged.head[0], spec.output, shard.vocabulary, weights)
         np.testing.assert_array_equal(loaded.output_norm, weights[spec.output_norm.name])
-        embedding = loaded.embedding.reshape(shard.vocabulary.size, row_bytes(spec.token_embedding))
+        embedding = loaded.embedding.reshape(shard.vocabulary.size, spec.token_embedding.row_bytes)
         [expected] = file_rows(spec.token_embedding, weights)
         np.testing.assert_array_equal(embedding, expected[shard.vocabulary.start : shard.vocabulary.stop])
 

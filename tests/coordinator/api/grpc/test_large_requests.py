@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from numoe.model.text.part import Part
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.v1.generation_pb2 import (
     ChatMessage,
@@ -46,9 +47,9 @@ class CountingTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        self.characters += len(text)
-        return self._real.encode(text, special=special)
+    def encode_parts(self, parts: Sequence[Part]) -> Iterator[list[int]]:
+        self.characters += sum(len(part.text) for part in parts)
+        return self._real.encode_parts(parts)
 
 
 async def refused(answer: Any) -> grpc.aio.AioRpcError:

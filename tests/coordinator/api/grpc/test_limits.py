@@ -30,6 +30,8 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.engine.serving import Gate
 
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
 
 def settings_for(places: int, **engine: Any) -> ServeSettings:
     listen = ListenSettings(address="127.0.0.1:0", concurrent_requests=places)
@@ -109,6 +111,20 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await health_of(running.channel) == "SERVING"
         for _, writer in pairs:
             writer.close()
+
+
+async def test_a_connection_that_nobody_uses_is_closed_and_one_in_use_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a client which opens them all, and leaves them, keeps nobody out for ever."""
+    monkeypatch.setattr("numoe.coordinator.api.grpc.server.UNUSED_MILLISECONDS", 300)
+    async with running_server() as running, grpc.aio.insecure_channel(running.ready.address, OWN_CONNECTION) as used:
+        watch = health_pb2_grpc.HealthStub(used).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        assert await health_of(running.channel) == "SERVING"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        assert used.get_state() is grpc.ChannelConnectivity.READY
+        assert await health_of(running.channel) == "SERVING"  # over a new one
+        watch.cancel()
 
 
 async def greeting(reader: asyncio.StreamReader) -> bytes:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
-from numoe.coordinator.api.failures import MESSAGE_BYTES, describe_failure
+from numoe.coordinator.api.failures import _KINDS, MESSAGE_BYTES, Failure, describe_failure, kind_of
 from numoe.coordinator.api.grpc.status import status_of
 from numoe.coordinator.requests.events import Failed
+from numoe.protos import errors
 from numoe.protos.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    LogitsNotFinite,
     ModelFileError,
     NumoeError,
     PlanError,
     QueueFull,
     RequestCancelled,
+    ServiceError,
     Unavailable,
     UnsupportedModel,
     WorkerLost,
 )
-from numoe.protos.messages import Step
+from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 from numoe.v1.generation_pb2 import (
     ChatMessage,
     ChatRequest,
@@ -37,7 +41,9 @@ from numoe.v1.generation_pb2 import (
     Stopping,
     TokenizeRequest,
 )
+from numoe.v1.placement_pb2 import RebalanceRequest
 from tests.coordinator.api.grpc.grpc_serving import (
+    FakeWorkers,
     ask,
     chatted,
     detail_of,
@@ -51,6 +57,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate, both
+from tests.coordinator.tiny_tokenizer import LETTERS
 
 ERRORS: tuple[tuple[NumoeError, grpc.StatusCode], ...] = (
     (InvalidRequest("sampling.top_p", "is 2"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -61,7 +68,10 @@ ERRORS: tuple[tuple[NumoeError, grpc.StatusCode], ...] = (
     (PlanError("no room"), grpc.StatusCode.FAILED_PRECONDITION),
     (Unavailable("loading"), grpc.StatusCode.UNAVAILABLE),
     (WorkerLost("died"), grpc.StatusCode.UNAVAILABLE),
+    (ServiceError("a step took more than 600 s: nothing was changed"), grpc.StatusCode.UNAVAILABLE),
+    (LogitsNotFinite("no numbers"), grpc.StatusCode.DATA_LOSS),
 )
+ROW = re.compile(r"^[ |]*(?:\+-- )?(\w+) .* ([A-Z_]+)$", re.MULTILINE)  # of the table in protos/errors.py
 
 
 def many_ids() -> list[int]:
@@ -113,6 +123,16 @@ def test_every_kind_of_error_has_a_status_with_its_reason(error: NumoeError, cod
     kinds = {detail.type_url.rpartition(".")[2] for detail in status.details}
     assert ("BadRequest" in kinds) == (code is grpc.StatusCode.INVALID_ARGUMENT)
     assert ("RetryInfo" in kinds) == (code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE))
+
+
+def test_every_class_of_errors_has_the_status_that_its_table_says() -> None:
+    told = dict(ROW.findall(errors.__doc__ or ""))
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NumoeError)]
+    assert told.keys() == {kind.__name__ for kind in classes}
+    for kind in classes:
+        status = status_of(Failure(kind_of(kind), kind.reason, "why"))
+        assert code_pb2.Code.Name(status.code) == told[kind.__name__], kind
+        assert kind in _KINDS
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), ModelFileError("truncated", "secret"), NumoeError("secret")])
@@ -228,6 +248,32 @@ async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_statu
         assert (await generated(running, ask())).finished
 
 
+class NothingDrawn(FakeWorkers):
+    """Workers whose logits are never finite."""
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        result = super().collect(timeout_seconds)
+        result.token_ids[:] = NOT_DRAWN
+        return result
+
+
+async def test_logits_that_are_not_finite_end_a_stream_with_data_loss() -> None:
+    async with running_server(NothingDrawn(LETTERS)) as running:
+        messages, error = await failed_stream(running.generation.Generate(ask(max_tokens=100)))
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    assert info_of(error) == ("LOGITS_NOT_FINITE", "numoe")
+    assert messages[-1].failed.reason == "LOGITS_NOT_FINITE"
+    assert "position 3" in messages[-1].failed.message
+
+
+async def test_experts_that_are_split_by_row_cannot_be_moved() -> None:
+    async with running_server() as running:
+        error = await error_of(running.placement.Rebalance(RebalanceRequest()).read())
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert info_of(error) == ("PLAN", "numoe")
+    assert "--split expert" in str(error.details())
+
+
 async def test_the_servers_own_time_limit_ends_a_stream_with_a_failure() -> None:
     gate = Gate(2)
     settings = settings_of(request_timeout_seconds=0.2)
@@ -247,11 +293,8 @@ class BrokenTokenizer:
     vocabulary = 331
     end_ids: frozenset[int] = frozenset()
 
-    def pieces(self, text: str) -> list[str]:
-        return [text]
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        raise RuntimeError(f"secret {text}")
+    def encode_parts(self, parts: Sequence[object]) -> Iterator[list[int]]:
+        raise RuntimeError(f"secret {parts}")
 
 
 async def test_a_defect_is_internal_and_tells_the_client_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ async def _send(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """By HTTP/1.0, so that the answer ends with the connection and comes in one piece."""
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 24)
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=1 << 24)
     told = {"host": address, "content-length": str(len(body))}
     told |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in told.items()), "", ""]

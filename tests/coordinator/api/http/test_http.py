@@ -6,13 +6,19 @@ import asyncio
 import logging
 import signal
 import socket
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from numoe.coordinator.api.failures import FailureKind
 from numoe.coordinator.api.http.actions import Actions
+from numoe.coordinator.api.http.answers import STATUSES
 from numoe.coordinator.api.http.guard import HEADERS
 from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
 from numoe.coordinator.engine.event_log import EventKind
+from numoe.coordinator.operations.observer import Observer
+from numoe.coordinator.operations.snapshot import Snapshot
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from numoe.protos.errors import AddressInUse
@@ -201,8 +207,8 @@ async def test_actions_go_through_the_checks_of_grpc() -> None:
         moved = await order(running.ready.http, "rebalance", {})
         emptied = await order(running.ready.http, "drain-worker", {"worker": 1})
     for reply in (moved, emptied):
-        assert (reply.status, reply.json["error"]["field"]) == (400, "plan")
-        assert "splits experts by row" in reply.json["error"]["message"]
+        assert reply.status == 409
+        assert "experts are split by row" in reply.json["error"]["message"]
 
 
 async def test_a_defect_of_ours_is_told_by_an_incident_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +217,31 @@ async def test_a_defect_of_ours_is_told_by_an_incident_only(monkeypatch: pytest.
         reply = await order(running.ready.http, "abort", {"request_id": "secret"})
     assert (reply.status, set(reply.json["error"])) == (500, {"reason", "message", "incident"})
     assert b"secret" not in reply.body
+
+
+async def test_nobody_looks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Snapshot] = []
+    take = Observer.take
+
+    def look(*given: Any) -> Snapshot:
+        looks.append(take(*given))
+        return looks[-1]
+
+    monkeypatch.setattr(Observer, "take", look)
+    async with running_server() as running:
+        await generated(running, asked(max_tokens=50))
+        assert looks == []
+        await ask(running.ready.http, "/ops/status")
+        assert len(looks) == 1
+
+
+async def test_a_defect_in_the_stream_ends_it_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_server() as running:
+        monkeypatch.setattr(running.coordinator.operations(), "snapshot", lambda: dict[str, str]()["defect"])
+        with capture_logs() as logs:
+            assert [told async for told in messages(running.ready.http)] == []
+    incidents = [(one["event"], str(one["exc_info"])) for one in logs if "incident" in one]
+    assert incidents == [("internal error", "'defect'")]
 
 
 async def test_the_http_server_leaves_signals_and_logging_alone() -> None:
@@ -240,3 +271,27 @@ async def test_http_can_be_off_and_a_taken_port_is_named_with_its_flag() -> None
 
 def ignore_ready(ready: Ready) -> None:
     """Nobody waits for it."""
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+async def test_http_listens_where_it_is_told_to(host: str) -> None:
+    settings = ServeSettings(ListenSettings(address="127.0.0.1:0", http_address=f"{host}:0"))
+    async with running_server(settings=settings) as running:
+        assert running.ready.http.rpartition(":")[0] == host
+        assert (await ask(running.ready.http, "/livez")).status == 200
+
+
+def test_every_kind_of_failure_has_a_status() -> None:
+    assert set(STATUSES) == set(FailureKind)
+
+
+async def test_experts_are_moved_for_one_call_at_a_time() -> None:
+    async with running_server() as running:
+        end = running.coordinator.operations().take_turn()
+        refused = await order(running.ready.http, "rebalance", {})
+        end()
+        after = await order(running.ready.http, "rebalance", {})
+        again = await order(running.ready.http, "rebalance", {})
+    assert (refused.status, refused.json["error"]["reason"]) == (503, "UNAVAILABLE")
+    assert "for another call" in refused.json["error"]["message"]
+    assert (after.status, again.status) == (409, 409)  # there is nothing to move, and the turn was given back

@@ -1,10 +1,10 @@
-"""How the tables write figures and foreign text."""
+"""How the tables write figures."""
 
 from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.commands.tables.figures import harmless, human_bytes
+from numoe.coordinator.commands.tables.figures import human_bytes
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,3 @@ from numoe.coordinator.commands.tables.figures import harmless, human_bytes
 )
 def test_bytes_are_said_in_three_digits(count: int, text: str) -> None:
     assert human_bytes(count) == text
-
-
-def test_foreign_text_cannot_steer_a_terminal_or_turn_its_order_around() -> None:
-    assert harmless("a\x1b]0;owned\x07b\nc\td \u202egnp.exe \U0001f469\u200d\U0001f52c", kept="\n") == (
-        "a]0;ownedb\ncd gnp.exe \U0001f469\u200d\U0001f52c"
-    )

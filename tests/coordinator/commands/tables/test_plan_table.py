@@ -7,16 +7,17 @@ from dataclasses import replace
 from numoe.coordinator.commands.tables.figures import human_bytes
 from numoe.coordinator.commands.tables.plan import describe_plan
 from numoe.model.machine.topology import Topology
-from numoe.model.planning.plan_size import node_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan
+from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes
 from tests.coordinator.commands.tables.screen import shown
+from tests.model.planning.examples import LIMITS
 from tests.tiny_model import TinyShape, tiny_spec
 
 
 def test_the_plan_shows_each_workers_share_and_whether_it_fits(two_sockets: Topology) -> None:
     spec = tiny_spec(TinyShape())
     made = make_plan(spec, two_sockets, PlanOptions(workers=3))
-    text = shown(describe_plan(made, spec, two_sockets, kv_positions=4096))
+    text = shown(describe_plan(made, spec, two_sockets, replace(LIMITS, kv_blocks=64)))
     for part in ("tiny qwen3moe: tensor split over 3 workers", "0-1", "5-7", "224-330", "4,096 positions", "yes"):
         assert part in text
     assert "Note: fewer NUMA nodes (2) than workers (3)" in text
@@ -26,22 +27,22 @@ def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> N
     spec = tiny_spec(TinyShape())
     small = replace(two_sockets, nodes=tuple(replace(node, available_bytes=1024) for node in two_sockets.nodes))
     made = make_plan(spec, small)
-    text = shown(describe_plan(made, spec, small, kv_positions=8))
-    assert f"no, {human_bytes(node_bytes(made, spec, 8)[0] - 1024)} short" in text
+    text = shown(describe_plan(made, spec, small, LIMITS))
+    assert f"no, {human_bytes(node_bytes(made, spec, LIMITS)[0] - 1024)} short" in text
 
 
 def test_the_limit_of_the_cgroup_stands_in_the_table(two_sockets: Topology) -> None:
     spec = tiny_spec(TinyShape())
     limited = replace(two_sockets, memory_left=1024)
     made = make_plan(spec, limited)
-    text = shown(describe_plan(made, spec, limited, kv_positions=8))
-    assert "cgroup limit" in text
-    assert f"no, {human_bytes(sum(node_bytes(made, spec, 8).values()) - 1024)} short" in text
-    assert "cgroup" not in shown(describe_plan(made, spec, two_sockets, kv_positions=8))
+    text = shown(describe_plan(made, spec, limited, LIMITS))
+    assert "cgroup's memory limit" in text
+    assert f"no, {human_bytes(sum(node_bytes(made, spec, LIMITS).values()) + SERVICE_BYTES - 1024)} short" in text
+    assert "cgroup" not in shown(describe_plan(made, spec, two_sockets, LIMITS))
 
 
 def test_a_hostile_name_cannot_reach_the_terminal(two_sockets: Topology) -> None:
     spec = replace(tiny_spec(TinyShape()), name="\x1b[2J[red]evil[/red]\n")
-    text = shown(describe_plan(make_plan(spec, two_sockets), spec, two_sockets, kv_positions=8))
+    text = shown(describe_plan(make_plan(spec, two_sockets), spec, two_sockets, LIMITS))
     assert "\x1b" not in text
     assert "[red]evil[/red]" in text

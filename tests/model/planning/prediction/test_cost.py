@@ -14,7 +14,7 @@ from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
-from numoe.model.planning.prediction.cost import CostModel
+from numoe.model.planning.prediction.cost import DRAW_SECONDS, CostModel
 from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import GIGA, STREAM_RATES, Speeds, told_speeds
 from numoe.model.planning.prediction.worker_rates import NOT_OVERLAPPED
@@ -46,7 +46,16 @@ def predict(
 
 def only_reading(bandwidth: float) -> Speeds:
     nodes = dict.fromkeys(range(8), bandwidth)
-    return Speeds(nodes, "", bandwidth, ENDLESS, gather_seconds=0.0, barrier_seconds=0.0, link_bandwidth=ENDLESS)
+    return Speeds(
+        nodes,
+        "",
+        bandwidth,
+        ENDLESS,
+        gather_seconds=0.0,
+        barrier_seconds=0.0,
+        arrival_seconds=0.0,
+        link_bandwidth=ENDLESS,
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -135,3 +144,29 @@ def test_uniform_routing_needs_more_replicas() -> None:
     rows, none, quarter, half = (split_cost(None, spec, replicas) for replicas in (None, 0, 32, 64))
     assert none.imbalance == pytest.approx(5.06 / 4, rel=0.05)
     assert rows.seconds.total < half.seconds.total < quarter.seconds.total < none.seconds.total
+
+
+def test_more_threads_of_the_same_cores_wait_longer_for_each_other() -> None:
+    spec, topology = tiny_spec(replace(QWEN3_235B, layers=2)), machine(8, siblings=2)
+    alone, paired = (
+        predict(spec, make_plan(spec, topology, PlanOptions(threads_per_worker=threads)), topology, only_waiting())
+        for threads in (8, 16)
+    )
+    waits = 2 * 9 * (only_waiting().wait_seconds(16) - only_waiting().wait_seconds(8))  # 9 of each of two layers
+    assert paired.seconds.rest - alone.seconds.rest == pytest.approx(waits)
+
+
+def only_waiting() -> Speeds:
+    return replace(only_reading(GIGA), arrival_seconds=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 40])
+def test_a_draw_takes_time_in_proportion_to_the_vocabulary(batch: int) -> None:
+    small, large = (tiny_spec(TinyShape(vocabulary=size)) for size in (1600, 160_000))
+    least, most = (
+        predict(spec, make_plan(spec, machine(4, 4)), machine(4, 4), only_reading(ENDLESS), batch).seconds.rest
+        for spec in (small, large)
+    )
+    turns = -(-batch // 8)  # of each core
+    assert most - least == pytest.approx(turns * (160_000 - 1600) * DRAW_SECONDS)
+    assert 0.1e-3 < 151_936 * DRAW_SECONDS < 1.5e-3  # what draws without and with filters took

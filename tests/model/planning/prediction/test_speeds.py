@@ -85,3 +85,12 @@ def test_memory_without_cores_is_as_fast_as_the_cores_that_use_it_read_it() -> N
 def test_bandwidths_that_make_no_sense_are_refused(told: list[float]) -> None:
     with pytest.raises(PlanError, match="bandwidth: found"):
         told_speeds(TWO_NODES, told)
+
+
+def test_threads_of_a_worker_wait_longer_the_more_they_are() -> None:
+    speeds = guessed_speeds(TWO_NODES)
+    assert speeds.wait_seconds(1) == 0.0
+    assert speeds.wait_seconds(2) == pytest.approx(0.36e-6)  # as measured
+    waits = [speeds.wait_seconds(threads) for threads in (2, 8, 20, 128)]
+    assert waits == sorted(waits)
+    assert 4e-6 < waits[-1] < 12e-6

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from numoe.coordinator.commands.screen.terminal import err
 from numoe.coordinator.commands.tables.figures import human_bytes
-from numoe.coordinator.commands.terminal import err
 
 if TYPE_CHECKING:  # protobuf takes 0.1 s to import, which most commands do without
     from numoe.v1.placement_pb2 import RebalanceResponse
@@ -29,7 +29,7 @@ class LoadingView(AbstractContextManager["LoadingView"]):
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
         self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
         self._tasks: dict[str, TaskID] = {}
-        self._shown = self._console.is_terminal
+        self._shown = self._console.is_interactive  # which a terminal that cannot move its cursor is not
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase not in self._tasks:
@@ -68,7 +68,7 @@ class PromptBar(AbstractContextManager["PromptBar"]):
             console=console,
             transient=True,
         )
-        self._shown = console.is_terminal and sys.stdin is not None
+        self._shown = console.is_interactive and sys.stdin is not None
         self._task: TaskID | None = None
 
     def show(self, done: int, total: int) -> None:
@@ -93,7 +93,9 @@ def show_moves(answers: Generator[RebalanceResponse]) -> int:
     """Show how far the moving of experts is, and return how many were moved."""
     moves = 0
     columns = (TextColumn("moving experts"), BarColumn(), MofNCompleteColumn())
-    with closing(answers), Progress(*columns, console=err(), transient=True) as progress:
+    console = err()
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+    with closing(answers), shown as progress:
         task = progress.add_task("", total=None)
         for answer in answers:
             moves = answer.moves

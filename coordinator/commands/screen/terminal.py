@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from numoe.coordinator.quiet_stream import quiet
+from numoe.protos.foreign_text import harmless
 
 FAILED_EXIT_CODE, SETUP_EXIT_CODE, INTERRUPTED_EXIT_CODE = 1, 2, 130
 
@@ -25,6 +26,4 @@ def err() -> Console:
 
 def show_error(message: str) -> None:
     """Write one line to standard error, however many `message` has, without what could steer a terminal."""
-    from numoe.coordinator.commands.tables.figures import harmless  # with tables: 0.05 s that `--help` does without
-
     err().print(Text.assemble(("error: ", "bold red"), harmless(" ".join(message.split()))))

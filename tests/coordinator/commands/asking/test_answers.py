@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from numoe.coordinator.commands.answers import tame
-from numoe.coordinator.commands.terminal import show_error
+from numoe.coordinator.commands.asking.answers import tame
+from numoe.coordinator.commands.screen.terminal import show_error
 
 
 def test_an_answer_cannot_steer_the_terminal() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from numoe.protos.errors import NumoeError
+from numoe.coordinator.commands.asking.patience import CallError, Patience
 from numoe.v1 import (
     generation_pb2,
     generation_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
     operations_pb2,
     operations_pb2_grpc,
     placement_pb2,
@@ -26,22 +29,25 @@ Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 _OPTIONS = [
     ("grpc.enable_http_proxy", 0),  # a proxy for the web does not know this machine's loopback
     ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, whatever became of the one before
 ]
 
 
-class CallError(NumoeError):
-    """A call that did not end well, as one line for people."""
-
-
 class Client:
-    """One connection, to be used in `with`. Its calls raise CallError."""
+    """One connection, to be used in `with`; made anew once it broke. Its calls raise CallError."""
 
-    def __init__(self, address: str, timeout_seconds: float | None) -> None:
+    def __init__(self, address: str, timeout_seconds: float | None, retry_seconds: float = 0.0) -> None:
+        """`retry_seconds`: how long questions are asked again while the service says when to come back."""
         self._address = address
         self._timeout_seconds = timeout_seconds
-        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._retry_seconds = retry_seconds
+        self._connect()
+
+    def _connect(self) -> None:
+        self._channel = grpc.insecure_channel(self._address, _OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._placement = placement_pb2_grpc.PlacementServiceStub(self._channel)
+        self._model = model_pb2_grpc.ModelServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsServiceStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -54,11 +60,22 @@ class Client:
 
     def generate(self, request: generation_pb2.GenerateRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._stream(self._stub.Generate(request, timeout=self._timeout_seconds))
+        return self._ask(lambda timeout: self._stub.Generate(request, timeout=timeout))
 
     def chat(self, request: generation_pb2.ChatRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._stream(self._stub.Chat(request, timeout=self._timeout_seconds))
+        return self._ask(lambda timeout: self._stub.Chat(request, timeout=timeout))
+
+    def model(self) -> model_pb2.Model:
+        """What is served."""
+        patience = Patience(self._timeout_seconds, self._retry_seconds)
+        while True:
+            try:
+                with self._failures():
+                    request = model_pb2.GetModelRequest()
+                    return self._model.GetModel(request, timeout=patience.timeout_seconds()).model
+            except CallError as error:
+                patience.wait(error)
 
     def rebalance(self, request: placement_pb2.RebalanceRequest) -> Generator[placement_pb2.RebalanceResponse]:
         """The progress of the moves, now and then; closing the iterator ends them after the one that is being made."""
@@ -93,6 +110,21 @@ class Client:
             self._operations.WatchEvents(operations_pb2.WatchEventsRequest(), timeout=self._timeout_seconds)
         )
 
+    def _ask(self, start: Callable[[float | None], Any]) -> Generator[Answer]:
+        """The messages of a call that `start` begins, anew where the service asks for that before there is any text."""
+        patience = Patience(self._timeout_seconds, self._retry_seconds)
+        while True:
+            said = False
+            try:
+                for answer in self._stream(start(patience.timeout_seconds())):
+                    said = said or bool(answer.delta.text)
+                    yield answer
+                return
+            except CallError as error:
+                if said:
+                    raise
+                patience.wait(error)
+
     def _stream(self, call: Any) -> Generator[Any]:
         try:
             with self._failures():
@@ -105,22 +137,28 @@ class Client:
         try:
             yield
         except grpc.RpcError as error:
-            raise CallError(self._explain(error)) from error
+            failure = self._explain(error)
+            if error.code() is grpc.StatusCode.UNAVAILABLE and failure.retry_seconds is None:
+                self._channel.close()  # left to itself it would try again after growing pauses, of up to two minutes
+                self._connect()
+            raise failure from error
 
-    def _explain(self, error: grpc.RpcError) -> str:
+    def _explain(self, error: grpc.RpcError) -> CallError:
         code, details = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE and _retry_seconds(error) is None:
-            return f"nothing answers at {self._address}: start `numoe serve`, or name another address with --address"
+        retry, request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+        told = _unpack(error, retry)
+        if code is grpc.StatusCode.UNAVAILABLE and not told:
+            return CallError(
+                f"nothing answers at {self._address}: start `numoe serve`, or name another address with --address"
+            )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"the time is up: {details}"
-        return f"{details} ({code.name})"
+            return CallError(f"the time is up: {details}")
+        field = request.field_violations[0].field if _unpack(error, request) else ""
+        seconds = float(retry.retry_delay.ToMilliseconds() / 1000) if told else None
+        return CallError(f"{details} ({code.name})", retry_seconds=seconds, field=field)
 
 
-def _retry_seconds(error: grpc.RpcError) -> float | None:
-    """After how long the service asks to be tried again; None: it does not ask, or no service of ours answered."""
+def _unpack(error: grpc.RpcError, detail: Message) -> bool:
+    """Fill `detail` with the google.rpc detail of its kind; whether the service sent one."""
     status = rpc_status.from_call(error)
-    retry = error_details_pb2.RetryInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToMilliseconds() / 1000)
-    return None
+    return any(packed.Unpack(detail) for packed in (status.details if status else ()))

@@ -1,0 +1,87 @@
+"""Shows answers as they come, and reads a text from standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import closing
+
+from rich.console import Console
+
+from numoe.coordinator.commands.screen.progress import PromptBar
+from numoe.coordinator.commands.screen.terminal import err, out
+from numoe.protos.errors import NumoeError, SetupError
+from numoe.protos.foreign_text import harmless
+from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse
+
+
+class AnswerView:
+    """Shows one answer as it comes, then how fast it came."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self.finished: Finished | None = None
+
+    @property
+    def text(self) -> str:
+        """What has come so far."""
+        return "".join(self._text)
+
+    def show(self, answers: Generator[GenerateResponse | ChatResponse]) -> None:
+        """Show all of it; where it fails, or Ctrl-C ends it, what has come stays and its line is ended."""
+        console, remarks = out(), err()
+        try:
+            with closing(answers), PromptBar(remarks) as bar:
+                for answer in answers:
+                    match answer.WhichOneof("event"):
+                        case "prompt_progress":
+                            bar.show(answer.prompt_progress.done_tokens, answer.prompt_progress.total_tokens)
+                        case "delta":
+                            bar.close()
+                            self._text.append(answer.delta.text)
+                            console.out(tame(answer.delta.text, console), end="")
+                            console.file.flush()
+                        case "finished":
+                            self.finished = answer.finished
+        except (KeyboardInterrupt, NumoeError):
+            if self.text:
+                console.out("")
+            raise
+        console.out("")
+        if remarks.is_terminal and self.finished:
+            remarks.print(_summary(self.finished), style="dim")
+
+
+def tame(text: str, console: Console) -> str:
+    """What of an answer's `text` the console is given: all, but a terminal no controls except newline and tab."""
+    return harmless(text, kept="\n\t") if console.is_terminal else text
+
+
+def check_text(name: str, text: str) -> str:
+    """The text; raises SetupError where it holds bytes that are no UTF-8, which Python passes on as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SetupError(f"{name} holds bytes that are not UTF-8, from character {error.start + 1} on") from error
+    return text
+
+
+def read_text() -> str:
+    """All of standard input. Raises SetupError where it is closed, or holds what is no text."""
+    if sys.stdin is None:
+        raise SetupError("standard input is closed: give TEXT")
+    try:
+        return check_text("standard input", sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise SetupError(f"standard input holds bytes that are not {error.encoding}") from error
+    except OSError as error:
+        raise SetupError(f"standard input cannot be read: {error.strerror}") from error
+
+
+def _summary(finished: Finished) -> str:
+    usage, timings = finished.usage, finished.timings
+    reason = " (the limit)" if not finished.HasField("stop") else ""
+    return (
+        f"prompt {usage.prompt_tokens} tokens, {timings.prefill_tokens_per_second:.1f}/s; "
+        f"answer {usage.completion_tokens} tokens{reason}, {timings.decode_tokens_per_second:.1f}/s"
+    )

@@ -1,0 +1,110 @@
+"""What there is of a group's workers between a start and the next end: their arena, processes and reports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numoe.coordinator.settings import KV_TYPES, ServeSettings
+from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
+from numoe.coordinator.workers.step_channel import StepChannel
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.protos.arena import FAILED, LOADING, READY, STARTING
+from numoe.protos.errors import SetupError
+from numoe.protos.messages import StepLimits
+
+SPINS = 20_000  # some 0.3 ms: waits inside a step are shorter when nobody disturbs
+SPINS_CROWDED = 100  # several threads share a core: spinning would keep the one that is waited for from running
+_STATES: Mapping[int, WorkerState] = {STARTING: "starting", LOADING: "loading", READY: "ready", FAILED: "lost"}
+
+
+@dataclass(frozen=True, slots=True)
+class StartedWorkers:
+    """Replaced whole, so that no thread sees a part."""
+
+    channel: StepChannel
+    actors: ActorGroup
+    reports: tuple[Any, ...] = ()  # a ShardReport of each worker; empty until all have loaded
+
+    def lost(self) -> str:
+        """Which of them died, or that all were ended, for people; empty: all live. Returns at once."""
+        if self.actors.over:
+            return "the workers were ended"
+        ended = ", ".join(map(str, self.actors.ended()))
+        return f"worker {ended} died" if ended else ""
+
+    def counters(self, plan: ShardPlan) -> list[np.void]:
+        """What each worker has counted, see COUNTERS in protos/arena.py."""
+        return [self.channel.counters(shard.worker) for shard in plan.shards]
+
+    def loaded(self, plan: ShardPlan) -> tuple[int, int]:
+        """How many bytes are loaded, and of how many."""
+        counters = self.counters(plan)
+        return sum(int(one["loaded_bytes"]) for one in counters), sum(int(one["total_bytes"]) for one in counters)
+
+    def placed(self, plan: ShardPlan) -> tuple[WorkerPlacement, ...]:
+        """Every worker as it is now: one that died or failed is lost, whatever it said last."""
+        ended, pids = self.actors.ended(), self.actors.pids
+        return tuple(self._placed(shard, shard.worker in ended, pids) for shard in plan.shards)
+
+    def _placed(self, shard: Shard, ended: bool, pids: tuple[int, ...]) -> WorkerPlacement:
+        report = self.reports[shard.worker] if self.reports else None
+        return WorkerPlacement(
+            shard=shard,
+            state="lost" if ended or self.actors.over else _STATES[self.channel.state(shard.worker)],
+            pid=pids[shard.worker] if pids else None,
+            weight_bytes=report.weight_bytes if report else None,
+            kv_bytes=report.kv_bytes if report else None,
+            locality=report.locality if report else None,
+        )
+
+
+def placement_of(plan: ShardPlan, started: StartedWorkers | None) -> Placement:
+    """Where everything lies now; None: there are no workers."""
+    lost = (WorkerPlacement(shard, "lost") for shard in plan.shards)
+    workers = tuple(lost) if started is None else started.placed(plan)
+    return Placement(split=plan.split, workers=workers, experts=plan.experts)
+
+
+def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepChannel:
+    """A new arena for the workers of a plan. Raises SetupError: there is no memory for it."""
+    nodes = tuple(shard.node for shard in plan.shards)
+    try:
+        return StepChannel(layout_of(spec, plan, limits), plan.experts, nodes)
+    except MemoryError as error:
+        hint = "smaller --step-tokens, --sequences and --context-tokens take less"
+        raise SetupError(f"workers cannot share what steps need: {error}; {hint}") from error
+
+
+def assignments_of(
+    spec: ModelSpec, plan: ShardPlan, limits: StepLimits, settings: ServeSettings, arena: int
+) -> list[WorkerAssignment]:
+    """What each worker is told to become. `arena`: the descriptor of the arena, in this process."""
+    return [
+        WorkerAssignment(
+            worker=shard.worker,
+            spec=spec,
+            plan=plan,
+            limits=limits,
+            kv_type=KV_TYPES[settings.engine.kv_type],
+            coordinator=os.getpid(),
+            arena=arena,
+            spins=SPINS_CROWDED if _crowded(plan) else SPINS,
+            step_timeout_seconds=settings.workers.step_timeout_seconds,
+            allow_remote_memory=settings.workers.allow_remote_memory,
+        )
+        for shard in plan.shards
+    ]
+
+
+def _crowded(plan: ShardPlan) -> bool:
+    """Whether two computing threads share a CPU."""
+    cpus = [cpu for shard in plan.shards for cpu in shard.cpus]
+    return len(set(cpus)) < len(cpus)

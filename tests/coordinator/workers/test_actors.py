@@ -1,0 +1,55 @@
+"""Why a worker's process ended before it could speak to Ray is found in what it wrote, whatever failed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from numoe.coordinator.workers.actors import TELLING, failure
+
+
+def start(told: Path, *command: str) -> subprocess.Popen[bytes]:
+    """As Ray does: by a shell, in which the command is one line."""
+    return subprocess.Popen(["/bin/sh", "-c", TELLING, str(told), *command])
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["/no/such/python"], "not found"),
+        ([sys.executable, "-m", "numoe.no_such"], "No module named numoe.no_such"),
+        ([sys.executable, "-c", "import no_such"], "ModuleNotFoundError: No module named 'no_such'"),
+    ],
+)
+def test_a_process_that_fails_before_anything_of_ours_runs_is_told(
+    tmp_path: Path, command: list[str], why: str
+) -> None:
+    told = tmp_path / "told"
+    process = start(told, *command)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody has waited for it yet
+    found = failure(told.read_text())
+    assert found is not None
+    assert why in found
+    process.wait()
+    assert why in str(failure(told.read_text()))
+
+
+def test_a_process_that_lives_and_one_that_ends_without_a_word_have_not_failed(tmp_path: Path) -> None:
+    """Python warns of many things, and who was killed for want of memory is started again."""
+    told, silent = tmp_path / "told", tmp_path / "silent"
+    with start(told, "/bin/sh", "-c", "echo a warning >&2; exec sleep 600") as living:
+        while "a warning" not in told_by(told):
+            assert living.poll() is None
+        assert failure(told.read_text()) is None
+        living.kill()
+    start(silent, "/bin/false").wait()
+    assert failure(silent.read_text()) is None
+    assert failure("") is None
+
+
+def told_by(told: Path) -> str:
+    return told.read_text() if told.exists() else ""
