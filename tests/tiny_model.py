@@ -50,6 +50,7 @@ class TinyShape:
     tied: bool = False
     type: TensorType = TensorType.F32
     types: tuple[tuple[str, TensorType], ...] = ()  # (role, type), e.g. ("ffn_down_exps", TensorType.Q8_0)
+    name: str = ""  # "": "tiny" and the architecture
 
     @property
     def dense(self) -> bool:
@@ -180,7 +181,7 @@ def split_paths(path: Path, parts: int) -> tuple[Path, ...]:
 
 
 def write_hyperparameters(writer: GGUFWriter, shape: TinyShape) -> None:
-    writer.add_name(f"tiny {shape.architecture}")
+    writer.add_name(shape.name or f"tiny {shape.architecture}")
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context_length)
     writer.add_embedding_length(shape.width)
@@ -213,7 +214,7 @@ def tiny_spec(shape: TinyShape) -> ModelSpec:
     tensors = {name: TensorInfo(name, tensor_type(shape, name), size, Path(), 0, 0) for name, size in sizes.items()}
     return ModelSpec(
         architecture=shape.architecture,
-        name=f"tiny {shape.architecture}",
+        name=shape.name or f"tiny {shape.architecture}",
         layers=shape.layers,
         width=shape.width,
         query_heads=shape.query_heads,

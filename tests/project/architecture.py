@@ -45,7 +45,8 @@ FENCES = {
 }
 
 PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".proto", ".txt", ".sh", ".html", ".js"}
+PAGE_SUFFIXES = {".html", ".js", ".css", ".svg"}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".proto", ".txt", ".sh", *PAGE_SUFFIXES}
 TEXT_NAMES = {"Makefile", "README", "run", ".gitignore", ".npmrc", "Dockerfile"}
 HIDDEN_FOLDERS = {".ci", ".namespace"}  # of those that begin with a dot, the project's own
 FOREIGN_FOLDERS = {"node_modules", "build", "dist", "__pycache__"}

@@ -1,0 +1,144 @@
+// Machine: hosts, sockets and NUMA nodes as rooms with their memory, and in each the workers that are bound to it.
+
+import { drainWorker } from "./actions.js";
+import { element, facts, setAttribute, setText } from "./dom.js";
+import { ABSENT, bandwidth, bytes, count, percent, short, time } from "./figures.js";
+
+const place = document.getElementById("machine-rooms");
+const summary = document.getElementById("machine-summary");
+const PARTS = [
+  ["weight_bytes", "weights"],
+  ["kv_bytes", "KV cache"],
+  ["arena_bytes", "arena"],
+  ["other_bytes", "other"],
+  ["page_cache_bytes", "page cache"],
+  ["free_bytes", "free"],
+];
+
+export const needs = ["hosts", "workers", "service"];
+
+let drawn = "";
+let updates = [];
+
+export function render({ hosts, workers, service }) {
+  const plan = JSON.stringify([hosts.map((host) => [host.name, host.nodes.map((node) => [node.node, node.package])]),
+    workers.map((worker) => [worker.worker, worker.host, worker.node])]);
+  if (plan !== drawn) {
+    drawn = plan;
+    updates = [];
+    place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers)));
+    document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1);
+  }
+  for (const update of updates) update(hosts, workers, service);
+  const ready = workers.filter((worker) => worker.state === "ready").length;
+  setText(summary, `${ready} of ${workers.length} workers ready · ${hosts.map((host) => host.processor).join(", ")}`);
+}
+
+function drawHost(host, index, workers) {
+  const note = element("p", { class: "note" });
+  updates.push((hosts) =>
+    setText(note, `Peak of memory: ${hosts[index].peak_source || ABSENT} · transparent huge pages: ${hosts[index].transparent_huge_pages || ABSENT}`));
+  const packages = [...new Set(host.nodes.map((node) => node.package))];
+  return element("div", { class: "host" },
+    element("h3", { text: host.name }),
+    ...packages.map((socket) => drawSocket(socket, host, index, workers)), note);
+}
+
+function drawSocket(socket, host, index, workers) {
+  const rooms = host.nodes.filter((node) => node.package === socket).map((node) => drawRoom(node, index, workers));
+  const name = socket === null ? "socket not told" : `socket ${socket}`;
+  return element("div", { class: "socket" }, element("h4", { text: name }), element("div", { class: "rooms" }, ...rooms));
+}
+
+function drawRoom(node, hostIndex, workers) {
+  const cpus = element("span", { class: "quiet" });
+  const bar = element("div", { class: "memory", role: "img" });
+  const segments = PARTS.map(([, name]) => element("i", { class: name.replace(" ", "-") }));
+  bar.append(...segments);
+  const values = PARTS.map(() => element("dd"));
+  const legend = element("dl", { class: "legend" }, ...PARTS.map(([, name], at) =>
+    element("div", {}, element("dt", {}, element("i", { class: name.replace(" ", "-") }), name), values[at])));
+  const huge = element("p", { class: "note" });
+  updates.push((hosts) => {
+    const now = hosts[hostIndex].nodes.find((one) => one.node === node.node);
+    setText(cpus, `CPUs ${now.cpus || "none"} · ${bytes(now.total_bytes)} · peak ${bandwidth(now.peak || null)}`);
+    PARTS.forEach(([field], at) => {
+      segments[at].style.flexGrow = now[field];
+      setText(values[at], bytes(now[field]));
+    });
+    setAttribute(bar, "aria-label", `Memory of node ${now.node}: ${PARTS.map(([field, name]) => `${name} ${bytes(now[field])}`).join(", ")}`);
+    setText(huge, `Huge pages: ${bytes(now.transparent_huge_bytes)} transparent, ${now.huge_bytes ? `${bytes(now.huge_bytes - now.huge_free_bytes)} of ${bytes(now.huge_bytes)}` : "none"} reserved`);
+  });
+  const here = workers.filter((worker) => worker.host === hostIndex && worker.node === node.node).map(drawWorker);
+  return element("section", { class: "room", "aria-label": `node ${node.node}` },
+    element("h5", {}, `node ${node.node} `, cpus), bar, legend, huge,
+    ...(here.length ? [element("div", { class: "workers" }, ...here)] : [element("p", { class: "note", text: "No worker is bound to this node." })]));
+}
+
+const FACTS = [
+  ["step", (worker) => time(worker.step_seconds)],
+  ["of it waiting", (worker) => percent(worker.wait_share)],
+  ["busy", (worker) => percent(worker.busy)],
+  ["heartbeat", (worker) => (worker.seen_ago === null ? ABSENT : `${worker.seen_ago.toFixed(1)} s ago`)],
+  ["on node", (worker) => bytes(worker.on_node_bytes)],
+  ["off node", (worker) => bytes(worker.off_node_bytes), (worker) => worker.off_node_bytes > 0],
+  ["weights", (worker) => bytes(worker.weight_bytes)],
+  ["KV in use", (worker) => kvInUse(worker)],
+  ["CPUs", (worker) => worker.cpus || "none"],
+  ["threads off them", (worker) => threadsOff(worker), (worker) => worker.threads_off > 0],
+  ["pid", (worker) => (worker.pid === null ? "none" : String(worker.pid))],
+  ["restarts", (worker) => count(worker.restarts), (worker) => worker.restarts > 0],
+];
+
+function kvInUse({ kv_used_bytes: used, kv_bytes: all }) {
+  return used === null || !all ? ABSENT : `${percent(used / all)} of ${bytes(all)}`;
+}
+
+function threadsOff({ threads_off: off, process_threads: all }) {
+  return off === null ? ABSENT : `${count(off)} of ${count(all)}`;
+}
+
+function drawWorker({ worker: number }) {
+  const state = element("span", { class: "state" });
+  const fill = element("span", { class: "figure" });
+  const unit = element("span", { class: "unit" });
+  const read = element("span", { class: "quiet" });
+  const level = element("i");
+  const values = FACTS.map(([name]) => element("dd", { "data-fact": name }));
+  const problem = element("p", { class: "problem" });
+  const drain = element("button", { type: "button", class: "slight", text: "Drain…", "aria-label": `Drain worker ${number} of its experts`, click: () => drainWorker(number) });
+  const card = element("article", { class: "worker", "data-worker": number, "aria-label": `worker ${number}` },
+    element("header", {}, element("h6", { text: `worker ${number}` }), state, drain),
+    element("p", { class: "fill", title: "Bytes of weights read per second within steps, of what its share of the node reads at most" }, fill, unit, read),
+    element("div", { class: "level", "aria-hidden": "true" }, level),
+    facts(FACTS.map(([name], at) => [name, values[at]])), problem);
+  card.style.setProperty("--owner", `var(--owner-${number})`);
+  updates.push((hosts, workers, service) => {
+    const now = workers.find((one) => one.worker === number);
+    const isGone = isLost(now, service);
+    setText(state, isGone ? "lost" : stateOf(now));
+    setAttribute(state, "class", `state ${isGone ? "lost" : now.state}`);
+    setText(fill, now.fill === null ? "–" : short(100 * now.fill));
+    fill.classList.toggle("none", now.fill === null);
+    setText(unit, now.fill === null ? "no step in the last 10 s" : "% fill");
+    setText(read, now.fill === null ? "" : `${bandwidth(now.read_rate)} of ${bandwidth(now.peak || null)}`);
+    level.style.width = `${Math.min(100, 100 * (now.fill ?? 0))}%`;
+    FACTS.forEach(([, say, isBad], at) => {
+      setText(values[at], say(now));
+      values[at].classList.toggle("bad", Boolean(isBad?.(now)));
+    });
+    setText(problem, now.problem);
+    drain.hidden = !canDrain(service, workers);
+  });
+  return card;
+}
+
+const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
+
+/** Also while it has no process after a loss: it is "starting" before anybody could see that it was lost. */
+const isLost = ({ state, pid }, service) => state === "lost" || (service.state === "restarting" && state === "starting" && pid === null);
+
+function stateOf({ state, loaded_bytes: done, to_load_bytes: total }) {
+  return state === "loading" && total ? `loading ${Math.floor((100 * done) / total)} %` : state;
+}
+
