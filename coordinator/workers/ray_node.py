@@ -39,6 +39,7 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 
 import ray
+import ray._private.node
 import ray._private.services
 import ray._private.worker
 import structlog
@@ -75,6 +76,8 @@ SESSIONS = _own_folder() / "ray"
 _log = structlog.get_logger()
 # Ray prints among what a service tells on standard output what its logs have too, and would be waited for at its end.
 ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
+# Its autoscaler has nothing to do, and would tell metrics to anybody on every interface, as prometheus-client is there.
+ray._private.node.Node.start_monitor = lambda self: None  # type: ignore[method-assign]
 logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
 
 

@@ -193,6 +193,7 @@ def answer_of_a_stranger(process: str, port: int) -> set[str]:
         machine = next(one for one in psutil.net_connections("inet") if one.laddr and one.laddr.port == port).laddr.ip
         with pytest.raises(HTTPError) as refused:
             urlopen(f"http://{machine}:{port}/get_or_create_runtime_env", b"", timeout=PATIENCE_SECONDS)
+        refused.value.close()
         return {str(refused.value.code)}
     answers = set()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
