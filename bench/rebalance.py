@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import math
 import platform
-import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +23,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
+from bench.service import serving
 from numoe.coordinator.commands.asking.client import CallError, Client
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.architectures.spec import ModelSpec
@@ -43,7 +41,6 @@ DRAIN_FIRST, DRAIN_SECOND, EVEN_OUT = (
     RebalanceRequest(drain_worker=0),
     RebalanceRequest(),
 )
-READY = re.compile(r"READY grpc=(?P<address>\S+) ")
 
 
 @dataclass(slots=True)
@@ -89,23 +86,12 @@ class Phase:
         return seen / (self.end - self.start)
 
 
-@contextmanager
-def service(path: Path, streams: int, threads: int | None, context_tokens: int) -> Iterator[str]:
-    """Run `numoe serve` with two workers in a process of its own; yields its address."""
-    flags = ["--address", "127.0.0.1:0", "--workers", "2", "--split", "expert", "--replicas", "0"]
+def service_flags(streams: int, threads: int | None, context_tokens: int) -> list[str]:
+    """Of `numoe serve`, for two workers that hold whole experts."""
+    flags = ["--workers", "2", "--split", "expert", "--replicas", "0"]
     flags += ["--sequences", str(streams), "--context-tokens", str(context_tokens)]
     flags += ["--kv-tokens", str(streams * context_tokens)]
-    flags += ["--threads-per-worker", str(threads)] if threads else []
-    command = [str(Path(sys.executable).with_name("numoe")), "serve", str(path), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            ready = READY.match(process.stdout.readline())
-            if ready is None:
-                raise SystemExit("the service did not start; its own messages are above")
-            yield ready["address"]
-        finally:
-            process.terminate()
+    return flags + (["--threads-per-worker", str(threads)] if threads else [])
 
 
 @contextmanager
@@ -234,8 +220,8 @@ def main(
         Room of each stream, which must not come to its end.
     """
     spec = read_spec(model)
-    with service(model, streams, threads, context_tokens) as address:
-        phases, running = measure(address, spec, streams, seconds, context_tokens)
+    with serving(model, *service_flags(streams, threads, context_tokens)) as service:
+        phases, running = measure(service.grpc, spec, streams, seconds, context_tokens)
     table, pause, noise = tabulate(phases, running)
     console = Console()
     console.print(f"{platform.node()}, {model.name}, {streams} streams, {time.ctime()}")

@@ -10,13 +10,8 @@ from __future__ import annotations
 import http.client
 import os
 import platform
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -26,29 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.rebalance import Stream, decoding
+from bench.service import Service, serving
 from numoe.coordinator.api.http.stream import PartEncoder, message
 from numoe.coordinator.machine.model_file import read_spec
 from tests.coordinator.api.http.test_stream import snapshot
 
 app = App(help=__doc__)
 
-READY = re.compile(r"READY grpc=(?P<grpc>\S+) .* ops=http://(?P<http>\S+)/ops/")
 CONTEXT_TOKENS = 8192
 LOOKS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A service that runs."""
-
-    grpc: str
-    http: str
-    pid: int
-
-    def processor_seconds(self) -> float:
-        """That the coordinator has used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +39,6 @@ class Interval:
     tokens_per_second: float
     processor_share: float  # of one core, the coordinator's
     bytes_per_second: float  # that the viewer got
-
-
-@contextmanager
-def serving(path: Path) -> Iterator[Service]:
-    """Run `numoe serve` in a process of its own."""
-    flags = ["--address", "127.0.0.1:0", "--context-tokens", str(CONTEXT_TOKENS)]
-    command = [str(Path(sys.executable).with_name("numoe")), "serve", str(path), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            ready = READY.match(process.stdout.readline())
-            if ready is None:
-                raise SystemExit("the service did not start; its own messages are above")
-            yield Service(ready["grpc"], ready["http"], process.pid)
-        finally:
-            process.terminate()
 
 
 class Viewer:
@@ -148,7 +113,10 @@ def main(model: Path, /, *, rounds: int = 6, seconds: float = 10.0) -> None:
         Length of each.
     """
     alone, watched = [], []
-    with serving(model) as service, decoding(service.grpc, read_spec(model), 1, CONTEXT_TOKENS) as [stream]:
+    with (
+        serving(model, "--context-tokens", str(CONTEXT_TOKENS)) as service,
+        decoding(service.grpc, read_spec(model), 1, CONTEXT_TOKENS) as [stream],
+    ):
         for _ in range(rounds):
             alone.append(measure(service, stream, seconds, None))
             with Viewer(service.http) as viewer:
