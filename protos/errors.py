@@ -6,6 +6,7 @@
     |   +-- QueueFull             more waiting requests than the queue holds              RESOURCE_EXHAUSTED
     |   +-- DeadlineExceeded      the request's deadline passed                           DEADLINE_EXCEEDED
     |   +-- RequestCancelled      the client went away or cancelled                       CANCELLED
+    |   +-- RequestAborted        an operator ended it                                    CANCELLED
     +-- SetupError            the operator's set-up: one line on stderr, exit code 2      INTERNAL
     |   +-- ModelFileError        the GGUF file is damaged, hostile or inconsistent       INTERNAL
     |   +-- UnsupportedModel      the file is sound, but this version cannot run it       FAILED_PRECONDITION
@@ -77,6 +78,12 @@ class RequestCancelled(RequestError):
     """The client cancelled or disconnected."""
 
     reason = "CANCELLED"
+
+
+class RequestAborted(RequestError):
+    """An operator ended the request."""
+
+    reason = "ABORTED"
 
 
 class SetupError(NumoeError):

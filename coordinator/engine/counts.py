@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from numoe.coordinator.requests.events import Failed, Finished
+from numoe.coordinator.requests.request_end import outcome_of
 
 # Seconds, from the shortest step of a small model to the longest wait in a full queue.
 WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -70,6 +71,7 @@ class EngineCounts:
         self.phase_seconds = {phase: Histogram(PHASE_SECONDS) for phase in PHASES}  # of each step's round
         self._lock = Lock()
         self._ended: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._rejected = 0
         self._phase_began = 0.0
 
@@ -84,6 +86,17 @@ class EngineCounts:
         with self._lock:
             return dict(self._ended)
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """Requests that were refused before they were queued, by the stable name of the error."""
+        with self._lock:
+            return dict(self._refused)
+
+    def note_refused(self, outcome: str) -> None:
+        """A request was refused, for whatever reason."""
+        with self._lock:
+            self._refused[outcome] += 1
+
     def note_rejected(self) -> None:
         """A request found no room."""
         with self._lock:
@@ -91,9 +104,8 @@ class EngineCounts:
 
     def note_end(self, event: Finished | Failed) -> None:
         """A request ended; called once for each."""
-        outcome = event.reason.value if isinstance(event, Finished) else event.error.reason.lower()
         with self._lock:
-            self._ended[outcome] += 1
+            self._ended[outcome_of(event)] += 1
             if isinstance(event, Finished) and event.timings.decode_tokens_per_second > 0:
                 self.decode_rate.observe(event.timings.decode_tokens_per_second)
 

@@ -104,7 +104,6 @@ class HostGroup:
                 node.end(keep_logs=True)
                 node.start(self._refuse_closing)
             self._start(lambda phase, done, total: None)
-            _log.info("workers_restarted", pids=self._sound().actors.pids)
 
     def close(self) -> None:
         self._closing.set()

@@ -65,7 +65,13 @@ def negotiate(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
 async def render(operations: Operations) -> CollectorRegistry:
     """All metrics as of now."""
     snapshot = await operations.snapshot()
-    families = [*_service(snapshot), *_histograms(operations.counts), *_workers(snapshot), *_machine(snapshot)]
+    families = [
+        *_service(snapshot),
+        *_refusals(operations.counts),
+        *_histograms(operations.counts),
+        *_workers(snapshot),
+        *_machine(snapshot),
+    ]
     registry = CollectorRegistry()
     collector: Collector = _Families(families)
     registry.register(collector)
@@ -102,6 +108,15 @@ def _service(snapshot: Snapshot) -> Iterator[Metric]:
     for layer, imbalance in enumerate(snapshot.lately.imbalance):
         layers.add_metric([str(layer)], imbalance)
     yield layers
+
+
+def _refusals(counts: EngineCounts) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "numoe_requests_refused", "Requests refused before they were queued, by why", None, ["outcome"]
+    )
+    for outcome, count in sorted(counts.refused.items()):
+        refused.add_metric([outcome], count)
+    yield refused
 
 
 def _histograms(counts: EngineCounts) -> Iterator[Metric]:

@@ -26,6 +26,7 @@ from numoe.coordinator.api.http.metrics import negotiate, render
 from numoe.coordinator.api.http.stream import PartEncoder, events
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.ration import Ration
 from numoe.protos.errors import Unavailable
 
 _log = structlog.get_logger()
@@ -118,11 +119,16 @@ def _allowed(route: HttpRoute) -> Answer:
     if route.role is not Role.OPERATE:
         return answer
 
+    ration = Ration()
+
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
         told = refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
-        peer = request.client and f"{request.client.host}:{request.client.port}"
-        _log.info("action", path=route.path, status=told.status_code, peer=peer, **({"refused": why} if why else {}))
+        left_out = ration.facts(told.status_code)
+        if left_out is not None:
+            client = request.client and f"{request.client.host}:{request.client.port}"
+            facts = {"path": route.path, "status": told.status_code, "client": client, "refused": why or None}
+            _log.info("action", **facts, **left_out)
         return told
 
     return operate
