@@ -18,7 +18,7 @@ class Afterwards:
 
     def __init__(self, name: str, most_waiting: int = MOST_WAITING) -> None:
         """The thread starts with the first work; it does not keep the process alive."""
-        self._queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._most_waiting = most_waiting
         self._lock = threading.Lock()
@@ -40,6 +40,12 @@ class Afterwards:
         self._start()
         return done.wait(seconds)
 
+    def close(self, seconds: float) -> bool:
+        """As `finish`, and the thread ends; what is handed over later is not done."""
+        done = self.finish(seconds)
+        self._queue.put(None)
+        return done
+
     def _start(self) -> None:
         with self._lock:
             if not self._started:
@@ -47,5 +53,5 @@ class Afterwards:
                 self._thread.start()
 
     def _main(self) -> None:
-        while True:
-            self._queue.get()()
+        while work := self._queue.get():
+            work()

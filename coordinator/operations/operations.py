@@ -194,10 +194,11 @@ class Operations:
                 self._moving = Progress(purpose, made, len(moves))
                 yield self._moving
         except NumoeError as error:
-            why = f": {error}"
+            why = str(error)
             raise
         finally:
             self._moving = None
             if moves:
-                told = f"{made} of {len(moves)} experts moved{why}"
-                self.events.note(EventKind.REBALANCE_ENDED, told, made=made, moves=len(moves))
+                told = f"{made} of {len(moves)} experts moved" + (f": {why}" if why else "")
+                facts = {"made": made, "moves": len(moves)} | ({"error": why} if why else {})
+                self.events.note(EventKind.REBALANCE_ENDED, told, **facts)

@@ -49,8 +49,8 @@ class RequestLog:
         self._telling.do(partial(self._tell, end))
 
     def close(self) -> None:
-        """Tell what is not told yet."""
-        self._telling.finish(FINISH_SECONDS)
+        """Tell what is not told yet; what ends later is not told."""
+        self._telling.close(FINISH_SECONDS)
         if self._traces is not None:
             self._traces.close()
 

@@ -41,3 +41,12 @@ def test_who_hands_work_over_waits_for_nothing_and_too_much_is_dropped() -> None
     open_.set()
     assert afterwards.finish(PATIENCE_SECONDS)
     assert len(done) == 10
+
+
+def test_its_thread_ends_with_it() -> None:
+    afterwards = Afterwards("short-lived")
+    threads: list[threading.Thread] = []
+    afterwards.do(lambda: threads.append(threading.current_thread()))
+    assert afterwards.close(PATIENCE_SECONDS)
+    threads[0].join(PATIENCE_SECONDS)
+    assert not threads[0].is_alive()

@@ -21,6 +21,7 @@ from numoe.protos.messages import Step
 from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, GenerateRequest, Stopping
 from numoe.v1.operations_pb2 import AbortRequestRequest, GetStatusRequest, ListEventsRequest
 from tests.coordinator.api.grpc.grpc_serving import (
+    PATIENCE_SECONDS,
     Running,
     ask,
     chatted,
@@ -277,7 +278,7 @@ def test_a_line_tells_how_many_were_left_out() -> None:
     with capture_logs() as logged:
         for _ in range(50):
             log.report(end)
-        log.close()
+        log._telling.finish(PATIENCE_SECONDS)
         now[0] = 1.0
         log.report(end)
         log.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import grpc
+import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +19,8 @@ async def test_metrics_say_what_was_done_in_base_units() -> None:
     async with running_server() as running:
         for tokens in (1, 5):
             await generated(running, ask(max_tokens=tokens))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await generated(running, ask(max_tokens=999))
         reply = await http_ask(running.ready.http, "/metrics")
         status = (await http_ask(running.ready.http, "/ops/status")).json
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -29,6 +33,7 @@ async def test_metrics_say_what_was_done_in_base_units() -> None:
     assert samples["numoe_generated_tokens_total",] == status["flow"]["generated_tokens"] == 6
     assert samples["numoe_prompt_tokens_total",] == 6
     assert samples["numoe_requests_total", "length"] == 2
+    assert samples["numoe_requests_refused_total", "invalid_request"] == 1
     assert samples["numoe_state", "serving"] == 1
     assert samples["numoe_state", "draining"] == 0
     assert samples["numoe_first_token_seconds_count",] == 2
