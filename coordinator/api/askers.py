@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from numoe.coordinator.api.failures import ToldError, describe_failure
+from numoe.coordinator.api.failures import FailureKind, ToldError, describe_failure
 from numoe.coordinator.requests.request_end import Asker, Report, RequestEnd, name_of
 from numoe.protos.errors import InvalidRequest, RequestCancelled
 from numoe.protos.trace_context import TRACEPARENT, TRACESTATE, read_trace_context
@@ -19,6 +19,7 @@ from numoe.protos.trace_context import TRACEPARENT, TRACESTATE, read_trace_conte
 REQUEST_ID = "x-request-id"  # the header that tells a request's id, in both directions
 REQUEST_ID_CHARACTERS = 128
 
+_OURS = (FailureKind.UNAVAILABLE, FailureKind.INTERNAL)
 Headers = Callable[[str], Sequence[str]]  # the values of a header, by its name in small letters
 
 
@@ -50,17 +51,17 @@ def refusals_told(asker: Asker, report: Report) -> Iterator[None]:
     """For all until a request is queued: what is raised is reported, and told to the client with the request's id."""
     came = time.monotonic()
 
-    def refused(outcome: str, field: str) -> None:
-        report(RequestEnd(asker, outcome, time.time(), time.monotonic() - came, refused_field=field))
+    def refused(outcome: str, field: str = "", error: str = "") -> None:
+        report(RequestEnd(asker, outcome, time.time(), time.monotonic() - came, refused_field=field, error=error))
 
     try:
         yield
     except Exception as error:
         failure = describe_failure(error, asker.request_id)
-        refused(failure.reason.lower(), failure.field)
+        refused(failure.reason.lower(), failure.field, failure.message if failure.kind in _OURS else "")
         raise ToldError(failure) from error
     except asyncio.CancelledError:  # the client went while its prompt was encoded
-        refused(name_of(RequestCancelled()), "")
+        refused(name_of(RequestCancelled()))
         raise
 
 

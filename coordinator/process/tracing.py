@@ -150,12 +150,12 @@ def _attributes(end: RequestEnd, model: str, operation: str) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "numoe",
-        "gen_ai.request.model": model,
-        "gen_ai.response.model": model,
         "gen_ai.response.id": end.asker.request_id,
         "rpc.method": end.asker.method,
         "numoe.client": end.asker.client,
     }
+    if model:
+        attributes |= {"gen_ai.request.model": model, "gen_ai.response.model": model}
     if end.refused_field is not None:
         return attributes
     attributes |= {

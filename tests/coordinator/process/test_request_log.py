@@ -190,8 +190,26 @@ async def test_a_refused_request_leaves_a_line_and_its_client_learns_its_id(
     [line] = lines.refused()
     assert (line["request"], line["outcome"], line["field"]) == ("mine", outcome, field)
     assert (line["method"], line["model"]) == ("GenerationService/Generate", "tiny qwen3moe")
+    assert line["error"] is None
     assert detail_of(error, error_details_pb2.RequestInfo).request_id == "mine"
     assert dict(error.trailing_metadata())["x-request-id"] == "mine"
+
+
+async def test_a_request_that_comes_while_the_service_drains_is_refused_for_our_sake() -> None:
+    gate = Gate(1)
+    with logged_lines() as lines:
+        async with running_server(fake_workers(before_collect=gate)) as running:
+            first = running.generation.Generate(ask(max_tokens=4))
+            await gate.reached.wait()
+            running.coordinator.on_signal()
+            await until(lambda: running.coordinator.served_model().engine.snapshot().state == "draining")
+            await failed(running.generation.Generate(ask(request_id="mine")))
+            gate.open()
+            await read_to_end(first)
+            await running.task
+    [line] = lines.refused()
+    assert (line["request"], line["outcome"], line["level"]) == ("mine", "unavailable", "info")
+    assert "shutting down" in line["error"]
 
 
 async def test_an_id_that_is_none_is_refused_under_a_new_one() -> None:
