@@ -13,13 +13,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from numoe.coordinator.requests.events import Failed, Finished
+from numoe.coordinator.requests.events import Failed, Finished, FinishReason
+from numoe.protos.errors import (
+    DeadlineExceeded,
+    LogitsNotFinite,
+    NumoeError,
+    RequestCancelled,
+    ServiceError,
+    Unavailable,
+    WorkerLost,
+)
 
 # Seconds, from the shortest step of a small model to the longest wait in a full queue.
 WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 GAPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0)
 PHASE_SECONDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 RATES = (1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 3000.0, 10000.0)  # tokens per second
+
+_FAILURES: tuple[type[NumoeError], ...] = (
+    RequestCancelled,
+    DeadlineExceeded,
+    LogitsNotFinite,
+    WorkerLost,
+    Unavailable,
+    ServiceError,
+)
+# How an accepted request may end, as `EngineCounts.ended` names it.
+OUTCOMES = (*(reason.value for reason in FinishReason), *(error.reason.lower() for error in _FAILURES))
 
 PHASES = ("schedule", "publish", "deliver", "wait", "apply")  # of a step's round, in their order; they add up to it
 

@@ -178,6 +178,7 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts,
                 rejected=self.counts.rejected,
+                kv_blocks_reserved=self._batch.pool.reserved,
             )
 
     def requests(self) -> list[RequestStatus]:
