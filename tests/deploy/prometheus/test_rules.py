@@ -65,3 +65,9 @@ def test_every_alert_says_whom_it_is_about_what_it_means_and_which_command_tells
             assert {"$labels.worker", "$labels.node"} <= set(re.findall(r"\$labels\.\w+", told["summary"])), name
         assert len(told["summary"]) < 130, name
         assert 150 < len(told["description"]) < 600, name
+
+
+def test_the_list_of_alerts_is_that_of_the_rules(rules: list[dict[str, Any]]) -> None:
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \|", (SHIPPED.parent / "README.md").read_text(), re.MULTILINE)
+    shipped = [(rule["name"], rule["labels"]["severity"]) for rule in rules if rule["type"] == "alerting"]
+    assert sorted(listed) == sorted(shipped)
