@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tests.coordinator.api.grpc.grpc_serving import running_server
 from tests.deploy.prometheus_process import prometheus
 from tests.deploy.watched import Watched
+from tests.programs import find_program
 
 SELECTOR = re.compile(r"(?<![:\w])numoe_\w+(?:\{[^}]*\})?")
 
@@ -18,6 +21,16 @@ def test_the_service_is_scraped_without_a_fault(watched: Watched) -> None:
     [target] = watched.prometheus.get("/api/v1/targets")["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert (target["labels"]["job"], target["labels"]["instance"]) == ("numoe", watched.server.http)
+
+
+def test_promtool_finds_no_fault_with_what_the_service_tells(watched: Watched) -> None:
+    watched.answer()
+    with urllib.request.urlopen(f"http://{watched.server.http}/metrics") as reply:
+        told = reply.read()
+    assert b"numoe_worker_fill_ratio{" in told  # what workers that compute tell too
+    promtool = find_program("PROMETHEUS", "promtool")
+    checked = subprocess.run([promtool, "check", "metrics"], input=told, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def test_a_killed_worker_makes_its_alert_fire_though_it_is_back_at_once(watched: Watched) -> None:
