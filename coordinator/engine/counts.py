@@ -90,6 +90,7 @@ class EngineCounts:
         self.phase_seconds = {phase: Histogram(PHASE_SECONDS) for phase in PHASES}  # of each step's round
         self._lock = Lock()
         self._ended: Counter[str] = Counter()
+        self._losses: Counter[int | None] = Counter()
         self._rejected = 0
         self._phase_began = 0.0
 
@@ -103,6 +104,17 @@ class EngineCounts:
         """Requests that ended, by how: a finish reason, or the stable name of an error."""
         with self._lock:
             return dict(self._ended)
+
+    @property
+    def losses(self) -> dict[int | None, int]:
+        """How often each worker died, by its number; None: nobody knows which it was."""
+        with self._lock:
+            return dict(self._losses)
+
+    def note_lost(self, workers: tuple[int, ...]) -> None:
+        """These workers died; none: nobody knows which."""
+        with self._lock:
+            self._losses.update(workers or (None,))
 
     def note_rejected(self) -> None:
         """A request found no room."""

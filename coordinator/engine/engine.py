@@ -323,6 +323,7 @@ class Engine:
         """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
         _log.error("worker_lost", error=str(lost))
         self.events.note(EventKind.WORKER_LOST, str(lost))
+        self.counts.note_lost(lost.workers)
         if self._clock() - self._restarted_at >= FORGET_SECONDS:
             self._restarts_in_row = 0
         with self._changed:
@@ -348,6 +349,7 @@ class Engine:
                     raise
                 _log.error("worker_lost_in_restart", error=str(again))
                 self.events.note(EventKind.START_REFUSED, str(again))
+                self.counts.note_lost(again.workers)
                 lost = again
             except SetupError as refused:
                 self.events.note(EventKind.START_REFUSED, str(refused))

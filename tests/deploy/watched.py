@@ -16,7 +16,7 @@ from tests.system.serve_process import ServeProcess, serving, wait_until
 from tests.tiny_model import write_tiny_model
 
 ANSWER = 60
-SCRAPED = 'numoe_requests_total{outcome="length"} == 1 and on (instance) numoe_worker_restarts_total == 0'
+SCRAPED = 'numoe_requests_total{outcome="length"} == 1 and on (instance) numoe_worker_losses_total{worker="1"} == 0'
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ async def render(operations: Operations) -> CollectorRegistry:
     """All metrics as of now."""
     snapshot = await operations.snapshot()
     families = [*_state(snapshot.service), *_service(snapshot), *_histograms(operations.counts)]
-    return _registry([*families, *_workers(snapshot), *_machine(snapshot)])
+    return _registry([*families, *_workers(snapshot, operations.counts), *_machine(snapshot)])
 
 
 def render_loading(service: Service) -> CollectorRegistry:
@@ -148,12 +148,17 @@ def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram)
     family.add_metric(labels, list(zip(bounds, accumulate(seen.counts), strict=True)), seen.sum)
 
 
-def _workers(snapshot: Snapshot) -> Iterator[Metric]:
+def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
     labels = ["worker", "node"]
     up = GaugeMetricFamily("numoe_worker_up", "1 while the worker takes part in steps", None, labels)
     for worker in snapshot.workers:
         up.add_metric([str(worker.worker), str(worker.node)], float(worker.state == "ready"))
     yield up
+    losses, lost = CounterMetricFamily("numoe_worker_losses", "How often the worker died", labels=labels), counts.losses
+    for worker in snapshot.workers:
+        losses.add_metric([str(worker.worker), str(worker.node)], lost.get(worker.worker, 0))
+    losses.add_metric(["unknown", "unknown"], lost.get(None, 0))
+    yield losses
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)
         for worker in snapshot.workers:

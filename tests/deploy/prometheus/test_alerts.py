@@ -35,11 +35,12 @@ def test_promtool_finds_no_fault_with_what_the_service_tells(watched: Watched) -
 
 def test_a_killed_worker_makes_its_alert_fire_though_it_is_back_at_once(watched: Watched) -> None:
     running = watched.prometheus
-    running.until(lambda: "NumoeWorkersRestarted" in running.firing(), lambda: running.get("/api/v1/alerts"))
-    [alert] = running.firing()["NumoeWorkersRestarted"]
+    running.until(lambda: "NumoeWorkerDied" in running.firing(), lambda: running.get("/api/v1/alerts"))
+    [alert] = running.firing()["NumoeWorkerDied"]
     assert (alert["labels"]["instance"], alert["labels"]["severity"]) == (watched.server.http, "warning")
-    assert watched.server.http in alert["annotations"]["summary"]
-    assert "`numoe events` says which worker it was" in alert["annotations"]["description"]
+    assert (alert["labels"]["worker"], alert["labels"]["node"]) == ("1", "0")
+    assert alert["annotations"]["summary"] == f"Worker 1 on node 0 of {watched.server.http} died"
+    assert alert["annotations"]["description"].startswith("In the last 10 minutes worker 1 on node 0 died")
 
 
 def test_every_rule_is_evaluated_without_an_error_and_looks_at_what_is_there(watched: Watched) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import re
 import subprocess
 
+import grpc
+import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,6 +23,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.api.http.http_client import Reply
 from tests.coordinator.api.http.http_client import ask as http_ask
+from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.process.test_life import SlowLoad, ignore
 from tests.programs import find_program
@@ -114,6 +117,18 @@ async def test_every_outcome_is_counted_from_zero_so_that_the_first_one_is_an_in
     failures = {"cancelled", "deadline_exceeded", "logits_not_finite", "worker_lost", "unavailable", "service_failed"}
     assert outcomes == {"stop", "length"} | failures
     assert {before["numoe_requests_total", outcome] for outcome in outcomes} == {0}
+
+
+async def test_each_worker_that_is_lost_is_counted_with_its_node() -> None:
+    async with running_server(fake_workers(before_collect=lose_worker_at(2))) as running:
+        before = await http_ask(running.ready.http, "/metrics")
+        with pytest.raises(grpc.aio.AioRpcError, match="worker 1"):
+            await generated(running, ask())
+        await until(lambda: running.coordinator.served_model().engine.snapshot().restarts == 1)
+        after = await http_ask(running.ready.http, "/metrics")
+    places = [("numoe_worker_losses_total", *place) for place in (("0", "0"), ("0", "1"), ("unknown", "unknown"))]
+    assert [samples_of(before)[place] for place in places] == [0, 0, 0]
+    assert [samples_of(after)[place] for place in places] == [0, 1, 0]
 
 
 async def test_blocks_are_told_that_nobody_else_can_have() -> None:
