@@ -131,9 +131,16 @@ class Unavailable(ServiceError):
 
 
 class WorkerLost(ServiceError):
-    """A worker process died or stopped answering; every open request ends with this."""
+    """A worker process died or stopped answering; every open request ends with this.
+
+    `workers` are the numbers of those that died; none: nobody knows which, or all were ended.
+    """
 
     reason = "WORKER_LOST"
+
+    def __init__(self, message: str, workers: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.workers = workers
 
 
 class LogitsNotFinite(ServiceError):

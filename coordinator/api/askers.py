@@ -61,7 +61,7 @@ def refusals_told(asker: Asker, report: Report) -> Iterator[None]:
         refused(failure.reason.lower(), failure.field, failure.message if failure.kind in _OURS else "")
         raise ToldError(failure) from error
     except asyncio.CancelledError:  # the client went while its prompt was encoded
-        refused(name_of(RequestCancelled()))
+        refused(name_of(RequestCancelled))
         raise
 
 

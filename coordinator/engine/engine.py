@@ -37,15 +37,7 @@ from numoe.coordinator.requests.request import GenerationRequest, RequestLimits,
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import (
-    NumoeError,
-    QueueFull,
-    RequestAborted,
-    ServiceError,
-    SetupError,
-    Unavailable,
-    WorkerLost,
-)
+from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
@@ -195,6 +187,7 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts,
                 rejected=self.counts.rejected,
+                kv_blocks_reserved=self._batch.pool.reserved,
             )
 
     def requests(self) -> list[RequestStatus]:
@@ -207,7 +200,7 @@ class Engine:
         with self._changed:
             every = (*self._batch.running, *self._batch.queue)
             named = [sequence.generation for sequence in every if sequence.request.request_id == request_id]
-        return sum(generation.abort(RequestAborted("an operator aborted the request")) for generation in named)
+        return sum(generation.abort() for generation in named)
 
     def _state(self) -> EngineState:
         if self._stopping:
@@ -334,7 +327,8 @@ class Engine:
 
     def _recover(self, lost: WorkerLost) -> None:
         """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
-        self.events.note(EventKind.WORKER_LOST, str(lost))
+        self.events.note(EventKind.WORKER_LOST, str(lost), workers=list(lost.workers))
+        self.counts.note_lost(lost.workers)
         if self._clock() - self._restarted_at >= FORGET_SECONDS:
             self._restarts_in_row = 0
         with self._changed:
@@ -358,10 +352,11 @@ class Engine:
             except WorkerLost as again:
                 if self._stopping:
                     raise
-                self.events.note(EventKind.START_REFUSED, str(again))
+                self.events.note(EventKind.START_REFUSED, str(again), workers=list(again.workers))
+                self.counts.note_lost(again.workers)
                 lost = again
             except SetupError as refused:
-                self.events.note(EventKind.START_REFUSED, str(refused))
+                self.events.note(EventKind.START_REFUSED, str(refused), workers=[])
                 raise
             else:
                 return

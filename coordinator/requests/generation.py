@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
-from numoe.protos.errors import DeadlineExceeded, RequestCancelled, RequestError
+from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError
 
 CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
 
@@ -150,12 +150,15 @@ class Generation:
         From the client's deadline on with DeadlineExceeded: its call is ended by the protocol, maybe before we look.
         """
         if time.monotonic() < self._deadline - CLOCK_SECONDS:
-            self.abort(RequestCancelled("the client cancelled the request"))
+            self._end(RequestCancelled("the client cancelled the request"))
         else:
-            self.abort(DeadlineExceeded("the client's deadline passed"))
+            self._end(DeadlineExceeded("the client's deadline passed"))
 
-    def abort(self, why: RequestError) -> bool:
-        """As `cancel`, with another error; returns whether the request was open until now."""
+    def abort(self) -> bool:
+        """As `cancel`, but with RequestAborted; returns whether the request was open until now."""
+        return self._end(RequestAborted("an operator aborted the request"))
+
+    def _end(self, why: RequestError) -> bool:
         ended = self.mailbox.put_terminal(Failed(why))
         if ended:
             self._on_cancel(self)

@@ -68,7 +68,7 @@ def outcome_of(event: Finished | Failed) -> str:
     return event.reason.value if isinstance(event, Finished) else name_of(event.error)
 
 
-def name_of(error: NumoeError) -> str:
+def name_of(error: NumoeError | type[NumoeError]) -> str:
     """The stable name of an error, as such a word."""
     return error.reason.lower()
 

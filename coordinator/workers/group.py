@@ -197,7 +197,8 @@ class HostGroup:
             lost = f"Ray's {died} died, and the workers with it"
         if lost:
             self._keep_logs = True
-            raise WorkerLost(f"{lost}; the requests can be sent again")
+            workers = () if started is None or died else tuple(started.actors.ended())
+            raise WorkerLost(f"{lost}; the requests can be sent again", workers)
 
     def _refuse_closing(self) -> None:
         if self._closing.is_set():

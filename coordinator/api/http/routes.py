@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
 from numoe.coordinator.api.http.guard import why_refused
-from numoe.coordinator.api.http.metrics import negotiate, render
+from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
 from numoe.coordinator.api.http.stream import PartEncoder, events
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
@@ -73,9 +73,13 @@ class Views:
         return json_answer({"state": state}, 200 if state == "serving" else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """What Prometheus reads."""
+        """What Prometheus reads, while the model is loaded too: a service that loads is not one that is down."""
         encode, content_type = negotiate(request.headers.get("accept", ""))
-        return Response(encode(await render(self._source())), media_type=content_type)
+        try:
+            registry = await render(self._source())
+        except Unavailable:
+            registry = render_loading(self._loading())
+        return Response(encode(registry), media_type=content_type)
 
     async def stream(self, request: Request) -> Response:
         """The service as it changes, see stream.py."""
