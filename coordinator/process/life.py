@@ -98,15 +98,14 @@ class Coordinator:
         """Serves until a signal, then drains. Raises SetupError, or ServiceError when the service cannot go on."""
         addresses = await self._doors.open()
         self._service = replace(self._service, grpc=addresses.grpc, http=addresses.http)
-        facts = {"grpc": addresses.grpc, "http": addresses.http or None, "version": self._service.version}
-        self._events.note(EventKind.LOADING, "the model is being loaded", **facts)
         try:
             served = await self._load_unless_stopped()
             if served is not None:
                 await self._serve(served, addresses)
         except NumoeError as error:
             await self._close()
-            self._events.note(EventKind.STOPPED, "the service ends, as it cannot go on", error=str(error))
+            if self._events.last_id:  # else the set-up was refused at once, which one line says, and not in the log
+                self._events.note(EventKind.STOPPED, "the service ends, as it cannot go on", error=str(error))
             raise
         except BaseException:
             await self._close()
@@ -161,6 +160,7 @@ class Coordinator:
             served = loading.result()
         except LoadingInterruptedError:
             return None
+        self._note_loading()
         served.engine.start(self._events, self._requests.report)
         self._served = served
         return served
@@ -168,8 +168,15 @@ class Coordinator:
     def _report_loading(self, phase: str, done: int, total: int) -> None:
         if self._stop.is_set():
             raise LoadingInterruptedError("a signal came while loading")
+        self._note_loading()
         self._service = replace(self._service, loading=Progress(phase, done, total))
         self._progress(phase, done, total)
+
+    def _note_loading(self) -> None:
+        """Loading has begun, once all is looked at that can be refused before."""
+        if not self._events.last_id:
+            facts = {"grpc": self._service.grpc, "http": self._service.http or None, "version": self._service.version}
+            self._events.note(EventKind.LOADING, "the model is being loaded", **facts)
 
     async def _serve(self, served: ServedModel, addresses: Addresses) -> None:
         surroundings = Surroundings(replace(self._service, loading=None), self._configuration, self._settings.workers)

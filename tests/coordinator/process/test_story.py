@@ -8,8 +8,10 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.event_log import EventKind
-from numoe.protos.errors import WorkerLost
+from numoe.coordinator.progress import LoadProgress
+from numoe.protos.errors import SetupError, WorkerLost
 from numoe.protos.messages import Step
 from numoe.v1.operations_pb2 import AbortRequestRequest
 from tests.coordinator.api.grpc.grpc_serving import ask, fake_workers, generated, read_all, running_server, until
@@ -80,3 +82,19 @@ async def test_a_life_that_ends_badly() -> None:
     assert "exception" in failed
     assert "RuntimeError" in lines[-1]["error"]
     assert (lines[-1]["event"], lines[-1]["level"]) == ("stopped", "error")
+
+
+async def test_a_set_up_that_is_refused_at_once_is_no_life_and_one_refused_later_a_short_one() -> None:
+    for phases, expected in (((), []), (("starting",), ["loading", "stopped"])):
+
+        def load(report: LoadProgress, phases: tuple[str, ...] = phases) -> ServedModel:
+            for phase in phases:
+                report(phase, 0, 0)
+            raise SetupError("no such file")
+
+        with capture_logs() as logged, pytest.raises(SetupError):
+            async with running_server(load=load):
+                pass
+        lines = captured(logged)
+        assert [line["event"] for line in lines] == expected
+        assert [line["error"] for line in lines[1:]] == ["no such file"] * len(phases)
