@@ -140,7 +140,8 @@ class WorkerNow:
     steps: int
     tokens: int
     seen_ago: float | None  # since its last sign of life; some 0.1 s if all is well, longer in a gather that waits
-    restarts: int
+    restarts: int  # of all workers, after one was lost
+    ready_at: float | None  # Unix time since when all workers are ready; None: they are not
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,9 @@ def _headline(status: Status) -> Text:
     facts = [harmless(service.model), f"{service.split} split over {human_count(len(status.workers), 'worker')}"]
     facts += [harmless(service.binding), f"up {human_time(status.now - service.started_at)}"]
     if service.restarts:
-        facts.append(human_count(service.restarts, "restart"))
+        ready = [worker.ready_at for worker in status.workers if worker.HasField("ready_at")]
+        last = f", the last {human_time(status.now - max(ready))} ago" if ready else ""
+        facts.append(human_count(service.restarts, "restart") + last)
     return Text.assemble((state, STATE_STYLES.get(state, "bold")), f"  {', '.join(facts)}", *_rebalance(service))
 
 

@@ -77,6 +77,48 @@ async def test_watching_ends_at_once_when_the_service_has_drained(monkeypatch: p
             assert await asyncio.gather(*waiting) == [None, None]
 
 
+async def test_workers_that_were_lost_and_came_back_between_two_looks_are_shown_as_lost_once() -> None:
+    workers = whole()
+    async with operating(workers) as operations:
+        watching = operations.watch()
+        before = await anext(watching)
+        workers.losses += 1
+        operations.events.note(EventKind.WORKER_LOST, "worker 1 died")
+        lost = await anext(watching)
+        operations.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
+        after = await anext(watching)
+        operations.close()
+    states = [[(worker.state, worker.pid) for worker in told.workers] for told in (before, lost, after)]
+    assert states == [[("ready", 4242)] * 2, [("lost", None)] * 2, [("ready", 4242)] * 2]
+    assert {worker.ready_at for worker in after.workers} == {1000.0}
+    assert [event.kind for event in lost.events] == [EventKind.WORKER_LOST]
+
+
+async def test_what_happens_is_seen_before_a_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.01)
+    async with operating(whole()) as operations, asyncio.timeout(60):
+        viewers = [operations.watch() for _ in range(3)]
+        for viewer in viewers:
+            await anext(viewer)
+        waiting = [asyncio.ensure_future(anext(viewer)) for viewer in viewers]
+        await asyncio.to_thread(operations.events.note, EventKind.WORKER_LOST, "worker 1 died")
+        told = await asyncio.gather(*waiting)
+        assert all(snapshot is told[0] for snapshot in told)
+        assert [event.text for event in told[0].events] == ["worker 1 died"]
+        operations.close()
+
+
+async def test_many_events_make_no_more_looks_than_are_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SOON_SECONDS", 3600.0)
+    async with operating(whole()) as operations:
+        first = await operations.snapshot()
+        for _ in range(10):
+            operations.events.note(EventKind.REQUEST_ABORTED, "by an operator")
+            assert await operations.snapshot() is first
+
+
 async def test_events_that_were_and_those_that_come_are_told_once_each() -> None:
     async with operating(whole()) as operations:
         for number in range(3):

@@ -2,7 +2,7 @@
 
 import { drainWorker } from "./actions.js";
 import { element, facts, setAttribute, setText } from "./dom.js";
-import { ABSENT, bandwidth, bytes, count, percent, short, time } from "./figures.js";
+import { ABSENT, age, bandwidth, bytes, count, percent, short, time } from "./figures.js";
 
 const place = document.getElementById("machine-rooms");
 const summary = document.getElementById("machine-summary");
@@ -15,12 +15,14 @@ const PARTS = [
   ["free_bytes", "free"],
 ];
 
-export const needs = ["hosts", "workers", "service"];
+const RECENT_SECONDS = 300; // that a restart is news
+
+export const needs = ["hosts", "workers", "service", "now"];
 
 let drawn = "";
 let updates = [];
 
-export function render({ hosts, workers, service }) {
+export function render({ hosts, workers, service, now }) {
   const plan = JSON.stringify([hosts.map((host) => [host.name, host.nodes.map((node) => [node.node, node.package])]),
     workers.map((worker) => [worker.worker, worker.host, worker.node])]);
   if (plan !== drawn) {
@@ -29,7 +31,7 @@ export function render({ hosts, workers, service }) {
     place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers)));
     document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1);
   }
-  for (const update of updates) update(hosts, workers, service);
+  for (const update of updates) update(hosts, workers, service, now);
   const ready = workers.filter((worker) => worker.state === "ready").length;
   setText(summary, `${ready} of ${workers.length} workers ready · ${hosts.map((host) => host.processor).join(", ")}`);
 }
@@ -87,8 +89,12 @@ const FACTS = [
   ["CPUs", (worker) => worker.cpus || "none"],
   ["threads off them", (worker) => threadsOff(worker), (worker) => worker.threads_off > 0],
   ["pid", (worker) => (worker.pid === null ? "none" : String(worker.pid))],
-  ["restarts", (worker) => count(worker.restarts), (worker) => worker.restarts > 0],
+  ["restarts", restarts, (worker, now) => worker.restarts > 0 && now - worker.ready_at < RECENT_SECONDS],
 ];
+
+function restarts({ restarts: many, ready_at: at }, now) {
+  return many && at !== null ? `${count(many)}, ${age(now - at)} ago` : count(many);
+}
 
 function kvInUse({ kv_used_bytes: used, kv_bytes: all }) {
   return used === null || !all ? ABSENT : `${percent(used / all)} of ${bytes(all)}`;
@@ -113,30 +119,26 @@ function drawWorker({ worker: number }) {
     element("div", { class: "level", "aria-hidden": "true" }, level),
     facts(FACTS.map(([name], at) => [name, values[at]])), problem);
   card.style.setProperty("--owner", `var(--owner-${number})`);
-  updates.push((hosts, workers, service) => {
-    const now = workers.find((one) => one.worker === number);
-    const isGone = isLost(now, service);
-    setText(state, isGone ? "lost" : stateOf(now));
-    setAttribute(state, "class", `state ${isGone ? "lost" : now.state}`);
-    setText(fill, now.fill === null ? "–" : short(100 * now.fill));
-    fill.classList.toggle("none", now.fill === null);
-    setText(unit, now.fill === null ? "no step in the last 10 s" : "% fill");
-    setText(read, now.fill === null ? "" : `${bandwidth(now.read_rate)} of ${bandwidth(now.peak || null)}`);
-    level.style.width = `${Math.min(100, 100 * (now.fill ?? 0))}%`;
+  updates.push((hosts, workers, service, now) => {
+    const known = workers.find((one) => one.worker === number);
+    setText(state, stateOf(known));
+    setAttribute(state, "class", `state ${known.state}`);
+    setText(fill, known.fill === null ? "–" : short(100 * known.fill));
+    fill.classList.toggle("none", known.fill === null);
+    setText(unit, known.fill === null ? "no step in the last 10 s" : "% fill");
+    setText(read, known.fill === null ? "" : `${bandwidth(known.read_rate)} of ${bandwidth(known.peak || null)}`);
+    level.style.width = `${Math.min(100, 100 * (known.fill ?? 0))}%`;
     FACTS.forEach(([, say, isBad], at) => {
-      setText(values[at], say(now));
-      values[at].classList.toggle("bad", Boolean(isBad?.(now)));
+      setText(values[at], say(known, now));
+      values[at].classList.toggle("bad", Boolean(isBad?.(known, now)));
     });
-    setText(problem, now.problem);
+    setText(problem, known.problem);
     drain.hidden = !canDrain(service, workers);
   });
   return card;
 }
 
 const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
-
-/** Also while it has no process after a loss: it is "starting" before anybody could see that it was lost. */
-const isLost = ({ state, pid }, service) => state === "lost" || (service.state === "restarting" && state === "starting" && pid === null);
 
 function stateOf({ state, loaded_bytes: done, to_load_bytes: total }) {
   return state === "loading" && total ? `loading ${Math.floor((100 * done) / total)} %` : state;
