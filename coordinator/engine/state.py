@@ -29,6 +29,7 @@ class EngineSnapshot:
     generated_tokens: int  # drawn since the start
     restarts: int
     rejected: int = 0  # requests that found no room, since the start
+    step_began_at: float | None = None  # time.monotonic() when the step under way began; None: there is none
 
 
 class RequestPhase(StrEnum):

@@ -104,6 +104,7 @@ def flow_now(now: Sample, before: Sample, ended: Mapping[str, int], requests: Se
         decode_rate=decode_rate(now, before),
         first_token_seconds=None if first_token is None else short(first_token),
         between_tokens_seconds=None if between is None else short(between),
+        step_age=None if engine.step_began_at is None else round(max(0.0, now.at - engine.step_began_at), 1),
     )
 
 

@@ -190,6 +190,7 @@ class Flow:
     decode_rate: float  # generated tokens per second, of all requests
     first_token_seconds: float | None  # from a request's arrival to its first token, on average
     between_tokens_seconds: float | None
+    step_age: float | None = None  # since the step under way began; None: there is none, nobody asks for anything
 
 
 @dataclass(frozen=True, slots=True)

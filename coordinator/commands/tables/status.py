@@ -10,10 +10,11 @@ from rich.text import Text
 
 from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.protos.foreign_text import harmless
-from numoe.v1.operations_pb2 import RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
+from numoe.v1.operations_pb2 import FlowStatus, RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
 from numoe.v1.placement_pb2 import WorkerState
 
 SHOWN_REQUESTS = 20
+LONG_STEP_SECONDS = 2.0  # of a step that is told of while it runs; one of a long prompt takes that on a large model
 STATE_STYLES = {"serving": "bold green", "restarting": "bold red", "draining": "bold yellow", "stopped": "bold red"}
 WORKER_STYLES = {"ready": "green", "lost": "bold red"}
 
@@ -98,13 +99,21 @@ def _memory(status: Status) -> RenderableType:
 
 def _flow(status: Status) -> Text:
     flow = status.flow
-    facts = [f"{flow.running} running, {flow.queued} queued, {flow.rejected} rejected"]
+    facts = [*_step(flow), f"{flow.running} running, {flow.queued} queued, {flow.rejected} rejected"]
     facts.append(f"prompts {flow.prefill_rate:.1f}/s, answers {flow.decode_rate:.1f}/s")
     if flow.HasField("first_token_seconds"):
         facts.append(f"first token {human_time(flow.first_token_seconds)}")
     if flow.HasField("between_tokens_seconds"):
         facts.append(f"between tokens {human_time(flow.between_tokens_seconds)}")
     return Text("; ".join([*facts, f"{flow.kv_blocks_used} of {flow.kv_blocks} KV blocks"]))
+
+
+def _step(flow: FlowStatus) -> Iterator[str]:
+    """Why no step may have ended lately: there is nothing to do, or one takes long."""
+    if flow.HasField("step_age") and flow.step_age >= LONG_STEP_SECONDS:
+        yield f"step running for {human_time(flow.step_age)}"
+    elif not flow.running and not flow.queued:
+        yield "idle"
 
 
 def _requests(status: Status) -> RenderableType:

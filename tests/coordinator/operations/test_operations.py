@@ -137,14 +137,17 @@ async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypa
     workers.count(5000)
     async with operating(workers) as operations:
         before = await operations.snapshot()
-        during = []
+        during, moved_then = [], []
         async for progress in operations.rebalance():
-            during.append((progress, (await operations.snapshot()).service.rebalance))
+            seen = await operations.snapshot()
+            during.append((progress, seen.service.rebalance))
+            moved_then.append(sum(len(at.experts) for at in seen.experts.moved))
         after = await operations.snapshot()
         events = operations.events.after()
     total = len(workers.moves)
     assert [progress.done for progress, _ in during] == list(range(total + 1))
     assert all(shown == progress for progress, shown in during)
+    assert moved_then == list(range(total + 1))  # the map changes with every move
     assert (before.experts.moved, after.service.rebalance) == ((), None)
     moved = {expert for at in after.experts.moved for expert in at.experts}
     assert moved == {move.layer * SPEC.experts + move.expert for move in workers.moves}

@@ -17,12 +17,14 @@ const PARTS = [
 
 const RECENT_SECONDS = 300; // that a restart is news
 
-export const needs = ["hosts", "workers", "service", "now"];
+const LONG_STEP_SECONDS = 2; // of a step that is told of while it runs
+
+export const needs = ["hosts", "workers", "service", "flow", "now"];
 
 let drawn = "";
 let updates = [];
 
-export function render({ hosts, workers, service, now }) {
+export function render({ hosts, workers, service, flow, now }) {
   const plan = JSON.stringify([hosts.map((host) => [host.name, host.nodes.map((node) => [node.node, node.package])]),
     workers.map((worker) => [worker.worker, worker.host, worker.node])]);
   if (plan !== drawn) {
@@ -31,9 +33,9 @@ export function render({ hosts, workers, service, now }) {
     place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers)));
     document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1);
   }
-  for (const update of updates) update(hosts, workers, service, now);
+  for (const update of updates) update(hosts, workers, service, flow, now);
   const ready = workers.filter((worker) => worker.state === "ready").length;
-  setText(summary, `${ready} of ${workers.length} workers ready · ${hosts.map((host) => host.processor).join(", ")}`);
+  setText(summary, [`${ready} of ${workers.length} workers ready`, ...longStep(flow), hosts.map((host) => host.processor).join(", ")].join(" · "));
 }
 
 function drawHost(host, index, workers) {
@@ -119,13 +121,13 @@ function drawWorker({ worker: number }) {
     element("div", { class: "level", "aria-hidden": "true" }, level),
     facts(FACTS.map(([name], at) => [name, values[at]])), problem);
   card.style.setProperty("--owner", `var(--owner-${number})`);
-  updates.push((hosts, workers, service, now) => {
+  updates.push((hosts, workers, service, flow, now) => {
     const known = workers.find((one) => one.worker === number);
     setText(state, stateOf(known));
     setAttribute(state, "class", `state ${known.state}`);
     setText(fill, known.fill === null ? "–" : short(100 * known.fill));
     fill.classList.toggle("none", known.fill === null);
-    setText(unit, known.fill === null ? "no step in the last 10 s" : "% fill");
+    setText(unit, known.fill === null ? whyNoStep(known, flow) : "% fill");
     setText(read, known.fill === null ? "" : `${bandwidth(known.read_rate)} of ${bandwidth(known.peak || null)}`);
     level.style.width = `${Math.min(100, 100 * (known.fill ?? 0))}%`;
     FACTS.forEach(([, say, isBad], at) => {
@@ -136,6 +138,17 @@ function drawWorker({ worker: number }) {
     drain.hidden = !canDrain(service, workers);
   });
   return card;
+}
+
+/** Why no step has ended lately: there is nothing to do, or one takes long. */
+function whyNoStep({ state }, flow) {
+  if (state !== "ready") return "";
+  if (!flow.running && !flow.queued) return "idle, no request";
+  return longStep(flow)[0] ?? "no step in the last 10 s";
+}
+
+function longStep({ step_age: seconds }) {
+  return seconds !== null && seconds >= LONG_STEP_SECONDS ? [`step running for ${age(seconds)}`] : [];
 }
 
 const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";

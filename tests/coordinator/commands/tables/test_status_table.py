@@ -62,6 +62,20 @@ def test_everything_that_counts_is_on_the_screen() -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("flow", "told"),
+    [
+        (FlowStatus(), "idle; 0 running, 0 queued"),
+        (FlowStatus(running=1, step_age=14.04), "step running for 14.0 s; 1 running"),
+        (FlowStatus(running=1, step_age=0.2), "1 running, 0 queued"),
+        (FlowStatus(queued=1), "0 running, 1 queued"),
+    ],
+)
+def test_nothing_to_do_is_told_from_a_step_that_takes_long(flow: FlowStatus, told: str) -> None:
+    lines = shown(describe_status(Status(flow=flow)), width=200).splitlines()
+    assert any(line.startswith(told) for line in lines)
+
+
 def test_a_narrow_terminal_breaks_no_figure() -> None:
     text = shown(describe_status(STATUS), width=80)
     for part in (
