@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, human_time, ruled_table
 from numoe.protos.foreign_text import harmless
 from numoe.v1.operations_pb2 import FlowStatus, RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
 from numoe.v1.placement_pb2 import WorkerState
@@ -136,13 +135,3 @@ def _progress(request: RequestStatus) -> tuple[str, ...]:
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
-
-
-def human_time(seconds: float) -> str:
-    """A time in the unit that suits it: "4.1 ms", "12.0 s", "3:05:09"."""
-    if seconds < 1:
-        return f"{1e3 * seconds:.1f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{time.strftime('%M:%S', time.gmtime(rest))}"

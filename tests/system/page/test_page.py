@@ -272,14 +272,14 @@ def test_idle_workers_are_told_from_a_step_that_takes_long(page: Page, server: S
             const show = (flow, worker = {}) => {
                 const workers = state.workers.map((one) => ({ ...one, fill: null, ...worker }));
                 render({ ...state, workers, flow: { ...state.flow, running: 1, queued: 0, ...flow } });
-                return document.querySelector("[data-worker='0'] .unit").textContent.replace("\\u202f", " ");
+                return document.querySelector("[data-worker='0'] .figure").textContent.replace("\\u202f", " ");
             };
             const long = { step_age: 14.2 };
             const short = { step_age: 0.1 };
             return [show({ running: 0, step_age: null }), show(long), show(short), show(long, { state: "lost" })];
         }"""
     )
-    assert told == ["idle, no request", "step running for 14 s", "no step in the last 10 s", ""]
+    assert told == ["idle, no request", "step running for 14 s", "no step in the last 10 s", "\u2013"]
     pid = status(server.http)["workers"][1]["pid"]
     with endless(server.address, "long"):
         os.kill(pid, signal.SIGSTOP)  # whoever waits for it makes the step take long

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.commands.tables.status import SHOWN_REQUESTS, describe_status, human_time
+from numoe.coordinator.commands.tables.figures import human_time
+from numoe.coordinator.commands.tables.status import SHOWN_REQUESTS, describe_status
 from numoe.v1.operations_pb2 import (
     SERVICE_STATE_SERVING,
     Finding,

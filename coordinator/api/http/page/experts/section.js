@@ -59,13 +59,13 @@ function choices(place, name, options, chosen, choose) {
 export function render(now) {
   state = now;
   const isDense = now.service.experts <= 1;
-  get("experts-body").hidden = isDense;
-  setText(get("experts-summary"), isDense ? "the model is dense: it has none" : summary(now));
+  for (const id of ["experts-body", "experts-actions"]) get(id).hidden = isDense;
+  setText(get("experts-summary"), isDense ? "none: the model is dense" : summary(now));
   if (isDense) return;
   experts.read(now);
   layerField.max = experts.layers - 1;
   expertField.max = experts.experts - 1;
-  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow;
+  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow || now.service.state !== "serving";
   renderMoves(now.service.rebalance);
   draw();
 }
