@@ -328,7 +328,7 @@ def test_experts_that_moved_in_the_last_seconds_are_framed_and_no_others(page: P
             const [layers, experts] = state.experts.holders.shape;
             const isFramed = (index) => {
                 const [x, y] = [left + (index % experts) * width, top + (Math.floor(index / experts) + 0.5) * height];
-                return over.getContext("2d").getImageData(x + width + 1, y, 1, 1).data[3] > 100; // the cursor is narrower
+                return over.getContext("2d").getImageData(x + width + 1, y, 1, 1).data[3] > 100; // not the cursor
             };
             const framed = (moved) => {
                 render({ ...state, experts: { ...state.experts, moved } });

@@ -127,7 +127,7 @@ async def huge_heads(attacker: Attacker) -> Outcome:
     return await _answer(attacker, attacker.random.choice(heads))
 
 
-@attack("400", "403", "405", "closed")
+@attack("400", "403", "405", "503", "closed")
 async def huge_bodies(attacker: Attacker) -> Outcome:
     """Megabytes where nothing or little is expected."""
     size = attacker.random.choice((10_000, 20_000_000))
