@@ -86,6 +86,7 @@ class Engine:
         # Written by the thread alone.
         self._undelivered: list[Sequence] = []
         self._steps = 0
+        self._step_began_at: float | None = None
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._restarts = 0
@@ -188,6 +189,7 @@ class Engine:
                 restarts=self._restarts,
                 rejected=self.counts.rejected,
                 kv_blocks_reserved=self._batch.pool.reserved,
+                step_began_at=self._step_began_at,
             )
 
     def requests(self) -> list[RequestStatus]:
@@ -267,11 +269,15 @@ class Engine:
         counts.end_phase("schedule")
         step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
         self._steps += 1
-        self._executor.submit(step)
-        counts.end_phase("publish")
-        self._deliver()
-        counts.end_phase("deliver")
-        result = self._executor.collect(self._step_timeout_seconds)
+        self._step_began_at = time.monotonic()
+        try:
+            self._executor.submit(step)
+            counts.end_phase("publish")
+            self._deliver()
+            counts.end_phase("deliver")
+            result = self._executor.collect(self._step_timeout_seconds)
+        finally:
+            self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
         counts.end_phase("apply")
@@ -302,22 +308,13 @@ class Engine:
                 if token_id == NOT_DRAWN:
                     sequence.fail_not_finite()
                 elif 0 <= token_id < self.limits.vocabulary:
-                    self._count_draw(sequence, now)
+                    sequence.count_draw(self.counts, now)
                     sequence.take(token_id, logprob, now)
                     self._generated_tokens += 1
                 else:
                     raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
             self._undelivered.append(sequence)
         self._restarts_in_row = 0
-
-    def _count_draw(self, sequence: Sequence, now: float) -> None:
-        """Count the times of a token that is about to be taken."""
-        counts = self.counts
-        if sequence.drawn:
-            counts.between_tokens_seconds.observe(now - sequence.last_token_at)
-        else:
-            counts.first_token_seconds.observe(now - sequence.submitted_at)
-            counts.prefill_rate.observe(sequence.prompt / max(now - sequence.started_at, 1e-9))
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []

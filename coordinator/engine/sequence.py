@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.kv_blocks import BlockTable
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
@@ -136,6 +137,14 @@ class Sequence:
         """The chunk of so many tokens has gone through the model."""
         self._owes_progress = self.run < self.prompt
         self.run += tokens
+
+    def count_draw(self, counts: EngineCounts, now: float) -> None:
+        """Count the times of a token that is about to be taken."""
+        if self.drawn:
+            counts.between_tokens_seconds.observe(now - self.last_token_at)
+        else:
+            counts.first_token_seconds.observe(now - self.submitted_at)
+            counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
 
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
