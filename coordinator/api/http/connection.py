@@ -1,8 +1,9 @@
 """A connection of the HTTP door: uvicorn's, but nobody holds it by saying little or reading nothing.
 
 *Guarantees*: at most CONNECTIONS are open. One that waits for its client, for the rest of what it asks or to read what
-it was told, gives way to a new one where there are as many, the longest waiting first; so whoever asks at once is
-answered, whatever others hold. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in
+it was told, gives way to a new one where there are as many: one of the address that holds the most, of these the
+longest waiting. So whoever asks at once is answered, whatever others hold, and a crowd displaces itself before anybody
+else. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in
 the log.
 
 *Rejected*: uvicorn's limit_concurrency, which answers everybody with 503 while 256 connections say nothing; it has no
@@ -12,6 +13,7 @@ limit on how long they may say nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import h11
@@ -67,6 +69,11 @@ class Connection(H11Protocol):
         is_asked = self.cycle is not None and not self.cycle.response_complete
         return self.transport.is_closing() or self.flow.write_paused or not is_asked
 
+    @property
+    def _host(self) -> str:
+        """The client's address, without its port."""
+        return self.client[0] if self.client else ""
+
     def _wait_for_client(self) -> None:
         """It is the client's turn from now on, unless it has asked for more already."""
         self._waits_since = self.loop.time()
@@ -85,5 +92,6 @@ class Connection(H11Protocol):
     def _make_room(self) -> None:
         here = [one for one in self.connections if isinstance(one, Connection) and not one._is_over]
         if len(here) > CONNECTIONS:
+            held = Counter(one._host for one in here)
             waiting = (one for one in here if one is not self and one._is_waiting)
-            min(waiting, key=lambda one: one._waits_since, default=self)._give_up()
+            min(waiting, key=lambda one: (-held[one._host], one._waits_since), default=self)._give_up()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -23,6 +24,7 @@ from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSett
 from numoe.protos.errors import AddressInUse, ServiceError, SetupError, WorkerLost
 from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from tests.coordinator.api.grpc.grpc_serving import (
+    PATIENCE_SECONDS,
     ask,
     fake_workers,
     generated,
@@ -58,7 +60,8 @@ class SlowLoad:
 
     def __call__(self, report: LoadProgress) -> ServedModel:
         self.begun.set()
-        while not self._done.wait(0.005):
+        patience = time.monotonic() + 2 * PATIENCE_SECONDS  # a test that failed on the way never calls `finish`
+        while not self._done.wait(0.005) and time.monotonic() < patience:
             report("loading", 1, 2)
         return served_model(fake_workers(), self._settings)
 

@@ -108,6 +108,21 @@ async def test_who_says_no_more_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, s
             assert await is_ended(reader)
 
 
+async def test_a_crowd_displaces_itself_before_a_client_of_another_address() -> None:
+    async with running_server() as running:
+        host, _, port = running.ready.http.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))  # a check of health, which is slow to ask
+        await until(lambda: open_connections(running) == 1)
+        crowd = [
+            await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
+            for _ in range(connection.CONNECTIONS + 50)
+        ]
+        writer.write(f"GET /livez HTTP/1.1\r\nhost: {running.ready.http}\r\n\r\n".encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        for _, other in (*crowd, (reader, writer)):
+            other.transport.abort()
+
+
 async def test_a_body_that_does_not_come_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "BODY_SECONDS", 0.1)
     head = "POST /ops/actions/abort HTTP/1.0\r\nHOST\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
