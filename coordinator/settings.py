@@ -15,6 +15,7 @@ from typing import Annotated, Literal, get_type_hints
 from numoe.coordinator.addresses import is_loopback
 from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 
 KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
@@ -127,6 +128,10 @@ class EngineSettings:
     kv_type: KvType = "f16"
     """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
 
+    smart_expert_reduction: str | None = None
+    """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
+    as probable as the first. A request may ask for another. Default: all."""
+
     queue_length: Annotated[int, NOT_NEGATIVE] = 64
     """Requests that may wait; one more is refused."""
 
@@ -138,12 +143,22 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What is taken of the model's file."""
+
+    override_kv: tuple[str, ...] = ()
+    """KEY=TYPE:VALUE instead of what the file says of a key that is read, as in qwen3moe.expert_used_count=int:6; the
+    types are int, float, bool and str. May be given several times."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Everything `numoe serve` can be told."""
 
     listen: ListenSettings = field(default_factory=ListenSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
 
 
 KV_TYPES: Mapping[KvType, TensorType] = {
@@ -164,6 +179,28 @@ def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
 def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     """Positions that keys and values are kept for."""
     return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
+
+
+def expert_reduction(settings: EngineSettings) -> ExpertReduction:
+    """Which experts are run for requests that do not say. Raises SetupError."""
+    if settings.smart_expert_reduction is None:
+        return ALL_EXPERTS
+    return read_reduction(settings.smart_expert_reduction)
+
+
+def read_reduction(text: str) -> ExpertReduction:
+    """KMIN,T as numbers. Raises SetupError."""
+    fewest, comma, threshold = text.partition(",")
+    try:
+        found = ExpertReduction(int(fewest), float(threshold if comma else "1"))
+    except ValueError:
+        found = ExpertReduction(0)
+    if not (0 < found.fewest < 2**31 and 0.0 <= found.threshold <= 1.0):
+        raise SetupError(
+            f"--smart-expert-reduction is {text!r}, expected KMIN,T: a whole number of experts, and a share of the "
+            "largest probability from 0 to 1, as in 6,1"
+        )
+    return found
 
 
 def http_address(settings: ListenSettings) -> str:
@@ -191,6 +228,7 @@ def check_settings(settings: ServeSettings) -> None:
         raise SetupError(
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
         )
+    expert_reduction(settings.engine)
     for address in (settings.listen.address, http_address(settings.listen)):
         if address and not settings.listen.insecure and not is_loopback(address):
             raise SetupError(

@@ -16,6 +16,7 @@ from numoe.coordinator.settings import (
     WORD,
     EngineSettings,
     ListenSettings,
+    ModelSettings,
     ServeSettings,
     WorkerSettings,
     check_bounds,
@@ -71,6 +72,9 @@ class CallOptions(ServiceOptions):
     """Draw among tokens at least this times as likely as the likeliest. Default: all."""
     repetition_penalty: float | None = None
     """Above 1: makes tokens less likely that occurred in prompt or answer. Default: none."""
+    smart_expert_reduction: str | None = None
+    """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
+    as probable as the first. Default: as the service is set."""
     seed: Annotated[int | None, LONG_WORD] = None
     """The same seed gives the same answer. Default: another one each time."""
 
@@ -80,7 +84,7 @@ class CallOptions(ServiceOptions):
 
 
 # A flag is called --address, not --settings.listen.address. Said here, so that settings.py knows of no command line.
-for _settings in (ServeSettings, ListenSettings, WorkerSettings, EngineSettings):
+for _settings in (ServeSettings, ModelSettings, ListenSettings, WorkerSettings, EngineSettings):
     Parameter(name="*")(_settings)
 
 

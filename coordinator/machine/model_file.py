@@ -9,30 +9,45 @@ from typing import Any
 import numpy as np
 import structlog
 
+from numoe.coordinator.settings import ModelSettings
+from numoe.model.architectures.overrides import override
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.model_file import open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.spelling import token_bytes
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.model.text.vocabulary import Vocabulary, read_vocabulary
-from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.errors import ModelFileError, SetupError, UnsupportedModel
 from numoe.protos.foreign_text import one_line
 
 _log = structlog.get_logger()
 
+AS_IN_THE_FILE = ModelSettings()
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
-def read_spec(path: Path) -> ModelSpec:
+def read_spec(path: Path, settings: ModelSettings = AS_IN_THE_FILE) -> ModelSpec:
     """The model's sizes. Raises SetupError."""
-    return model_spec(open_gguf(path))
+    return _read(path, settings)[1]
 
 
-def read_model(path: Path) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
-    """The model's sizes, tokenizer and template (None: the file has none that works). Raises SetupError."""
+def _read(path: Path, settings: ModelSettings) -> tuple[GgufFile, ModelSpec]:
     file = open_gguf(path)
-    spec = model_spec(file)
+    if not settings.override_kv:
+        return file, model_spec(file)
+    try:
+        file = override(file, settings.override_kv)
+        return file, model_spec(file)
+    except (ModelFileError, UnsupportedModel) as error:
+        raise SetupError(f"with --override-kv {' '.join(settings.override_kv)}: {error}") from error
+
+
+def read_model(
+    path: Path, settings: ModelSettings = AS_IN_THE_FILE
+) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
+    """The model's sizes, tokenizer and template (None: the file has none that works). Raises SetupError."""
+    file, spec = _read(path, settings)
     try:
         vocabulary = read_vocabulary(file.metadata)
         template = _template(file.metadata, vocabulary)

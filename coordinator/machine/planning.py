@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings
+from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, expert_reduction
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
@@ -50,6 +50,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         batch=chosen.batch,
         limits=step_limits(settings.engine, spec.context_length),
         kv_type=KV_TYPES[settings.engine.kv_type],
+        run_experts=_run_experts(spec, settings),
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
     if chosen.plan_file is None:
@@ -62,6 +63,14 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
     found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
     choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
     return PlanDecision(choice, speeds, stats)
+
+
+def _run_experts(spec: ModelSpec, settings: ServeSettings) -> int | None:
+    """How many of its active experts a token runs, where that is known before any is."""
+    reduction = expert_reduction(settings.engine)
+    if reduction.threshold and not spec.routed:
+        raise SetupError(f"--smart-expert-reduction is set, and {spec.name} has no experts to leave out: leave it away")
+    return reduction.fewest if reduction.threshold == 1.0 else None
 
 
 def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:

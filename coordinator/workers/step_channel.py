@@ -80,6 +80,8 @@ class StepChannel:
             view["positions"][token : token + count] = np.arange(chunk.first_position, chunk.first_position + count)
             view["token_sequence"][token : token + count] = row
             view["kv_tables"][row, : len(chunk.kv_blocks)] = chunk.kv_blocks
+            view["fewest_experts"][row] = chunk.experts.fewest
+            view["expert_threshold"][row] = chunk.experts.threshold
             token += count
             if chunk.sampling is not None:
                 seen = self._write_sample(sample, chunk, token - 1, seen)
@@ -126,6 +128,7 @@ class StepChannel:
             number=self._step.number,
             token_ids=self._view["drawn_tokens"][:samples].copy(),
             logprobs=self._view["drawn_logprobs"][:samples].copy(),
+            experts_run=self._view["experts_run"][: len(self._step.chunks)].copy(),
             seconds=time.monotonic() - self._started,
         )
 

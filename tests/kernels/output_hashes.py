@@ -106,16 +106,17 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Experts that are chosen, and tokens that are drawn."""
     chosen, shares = np.zeros((50, 8), np.int32), np.zeros((50, 8), np.float32)
     for token in range(50):
-        choose_experts(chosen[token], shares[token], random.standard_normal(128, np.float32) * 3, 128)
+        logits, fewest = random.standard_normal(128, np.float32) * 3, token % 4
+        choose_experts(chosen[token], shares[token], logits, 128, 1 + fewest, np.float32(0.25 * fewest))
     yield "chosen", chosen
     yield "shares", shares
-    logits = (random.standard_normal(4096) * 4).astype(np.float32)
-    yield "log_sum_exp", np.array([log_sum_exp(logits)])
+    row = (random.standard_normal(4096) * 4).astype(np.float32)
+    yield "log_sum_exp", np.array([log_sum_exp(row)])
     tokens = np.zeros((50, 2), np.int32)
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        tokens[seed, filtered] = draw(logits.copy(), np.zeros((2, BUCKETS)), sample, 4090)
+        tokens[seed, filtered] = draw(row.copy(), np.zeros((2, BUCKETS)), sample, 4090)
     yield "draw", tokens
 
 

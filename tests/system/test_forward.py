@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.model.gguf.tensors import RUNNABLE_TYPES, TensorType
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 from numoe.protos.messages import Chunk, Sampling, Step
 from tests.forward import wide_gap_tokens
 from tests.rounding import largest_error, largest_half_kv_error, relative_eight_bit_error
@@ -34,14 +35,14 @@ OTHER_TYPES = sorted(RUNNABLE_TYPES - {*UNQUANTISED, TensorType.Q8_0})
 
 
 def logits_of(
-    workers: RecordedWorkers, tokens: Sequence[int], prompt: int
+    workers: RecordedWorkers, tokens: Sequence[int], prompt: int, experts: ExpertReduction = ALL_EXPERTS
 ) -> NDArray[np.float32]:  # [T - prompt + 1, V]
     """Logits from position `prompt` - 1 on: the prompt in one chunk, then the given tokens one by one."""
     ids, position, size = np.array(tokens, np.int32), 0, workers.limits.block_positions
     blocks = np.arange(workers.limits.kv_blocks, dtype=np.int32)[::-1]
     while position < len(tokens):
         end = max(position + 1, prompt)
-        chunk = Chunk(position, ids[position:end], blocks[: -(-end // size)], Sampling())
+        chunk = Chunk(position, ids[position:end], blocks[: -(-end // size)], Sampling(), experts=experts)
         workers.submit(Step(position, (chunk,)))
         workers.collect(PATIENCE_SECONDS)
         position = end
@@ -71,6 +72,24 @@ def test_unquantised_logits_are_exact_to_rounding(
     if kv == "f16":
         bound += largest_half_kv_error(model.spec, TOKENS, spread)
     assert np.abs(found - exact).max() <= bound
+
+
+REDUCTIONS = {"4,1": (4, 1.0), "6,1": (6, 1.0), "1,0.3": (1, 0.3), "1,1": (1, 1.0), "8,1": (8, 1.0), "9,0.5": (9, 0.5)}
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS)
+def test_fewer_experts_are_those_of_the_definition(
+    reduction: tuple[int, float], processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model, experts = model_of(TinyShape(experts=16, active_experts=8)), ExpertReduction(*reduction)
+    exact = replace(model.forward, experts=experts)
+    tokens = wide_gap_tokens(exact, TOKENS, least_gap=0.01)
+    workers = processes.load(model, 2, 1, EngineSettings(kv_type="f32", context_tokens=1024))
+    found, expected = logits_of(workers, tokens, PROMPT, experts), exact(tokens).logits[PROMPT - 1 :]
+    assert np.abs(found - expected).max() <= largest_error(model.spec, TOKENS, float(expected.std()))
+    if experts.fewest < model.spec.active_experts:
+        whole = model.forward(tokens).logits[PROMPT - 1 :]
+        assert np.abs(whole - expected).max() > 0.01 * expected.std(), "nothing was left out"
 
 
 @pytest.mark.parametrize("kv", ["f32", "f16"])

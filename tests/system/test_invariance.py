@@ -253,3 +253,7 @@ async def test_the_comparison_sees_what_does_change_bits(reference_of: Reference
     for answers in (half, single):
         assert len(set(answers.logits.values())) == len(answers.logits), "two positions have the same logits"
         assert len(set(answers.tokens)) == len(KINDS), "two requests have the same answer"
+        run = answers.experts
+        assert run[0] == run[4] == run[7] == QWEN.active_experts
+        assert (run[2], run[3]) == (2.0, 1.0)
+        assert all(run[index] not in (None, 1.0, 2.0, 3.0) for index in (1, 5, 6)), "a threshold left out all or none"

@@ -6,6 +6,7 @@ from numoe.coordinator.api.answering import Conversation, Question, Text, TokenI
 from numoe.coordinator.api.prompts import Turn
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.protos.errors import InvalidRequest
+from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2
 
@@ -39,8 +40,13 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         include_stop=stopping.include_stop,
         deadline=deadline,
         client=client,
+        experts=_experts(message.experts) if message.HasField("experts") else None,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
+
+
+def _experts(message: generation_pb2.ExpertReduction) -> ExpertReduction:
+    return ExpertReduction(**{field.name: value for field, value in message.ListFields()})
 
 
 def _prompt(message: QuestionMessage, most_turns: int) -> Text | TokenIds | Conversation:

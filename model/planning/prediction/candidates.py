@@ -38,6 +38,7 @@ class Wishes:
     context: int = 0  # positions that each of them has in the KV cache
     limits: StepLimits = LEAST  # what is left of a node's memory beside it is what replicas may take
     kv_type: TensorType = TensorType.F16
+    run_experts: int | None = None  # of the active ones, for each token; None: all
 
     @property
     def asked_split(self) -> Literal["tensor", "expert"]:
@@ -73,7 +74,7 @@ class Pricing:
         self._spec, self._topology, self._base, self._wishes, self._stats = spec, topology, base, wishes, stats
         self._costs = {
             batch: CostModel(
-                spec,
+                replace(spec, active_experts=min(wishes.run_experts or spec.active_experts, spec.active_experts)),
                 base.shards,
                 topology,
                 speeds,
