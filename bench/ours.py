@@ -18,7 +18,7 @@ from bench.disturbance import busy
 from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
 from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.settings import KV_TYPES, EngineSettings, KvType
+from numoe.coordinator.settings import EngineSettings, KvType, kv_types
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import kv_position_bytes
@@ -208,7 +208,7 @@ def measure_ours(
                 layout=str(layout),
                 threads=threads,
                 weight_bytes=sum(read for _, read in runs) / len(runs) / plan.tokens,
-                kv_bytes=plan.positions * kv_position_bytes(spec, spec.kv_heads, KV_TYPES[work.kv_type]),
+                kv_bytes=plan.positions * kv_position_bytes(spec, spec.kv_heads, kv_types(work.settings())),
                 operations=operations_per_token(spec, with_output=not plan.prompt),
             )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_type_hints
 
 from numoe.coordinator.addresses import is_loopback
 from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.kv_types import KvTypes
 from numoe.protos.errors import SetupError
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 
@@ -128,6 +129,12 @@ class EngineSettings:
     kv_type: KvType = "f16"
     """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
 
+    cache_type_k: KvType | None = None
+    """Number format of keys. Default: --kv-type's."""
+
+    cache_type_v: KvType | None = None
+    """Number format of values. Default: --kv-type's."""
+
     smart_expert_reduction: str | None = None
     """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
     as probable as the first. A request may ask for another. Default: all."""
@@ -174,6 +181,12 @@ DEFAULT_FULL_CONTEXTS = 4  # most requests fill a fraction of theirs, so many mo
 def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     """Longest prompt and answer together that will be served."""
     return min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, model_context_tokens)
+
+
+def kv_types(settings: EngineSettings) -> KvTypes:
+    """Number formats of keys and values."""
+    keys, values = (chosen or settings.kv_type for chosen in (settings.cache_type_k, settings.cache_type_v))
+    return KvTypes(KV_TYPES[keys], KV_TYPES[values])
 
 
 def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:

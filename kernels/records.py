@@ -111,7 +111,8 @@ class ShardSizes(NamedTuple):
     first_vocabulary: int
     embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
     embedding_row_bytes: int
-    kv_format: int  # of keys and values: a row of the tile table
+    key_format: int  # of the KV cache: a row of the tile table
+    value_format: int
     kv_blocks: int
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
 from numoe.coordinator.commands.screen.terminal import out
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings
+from numoe.coordinator.settings import ServeSettings, check_settings, kv_types
 from numoe.protos.errors import SetupError
 
 
@@ -52,12 +52,12 @@ def plan(
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
     limits = step_limits(settings.engine, spec.context_length)
-    kv_type = KV_TYPES[settings.engine.kv_type]
-    out().print(describe_plan(decision.plan, spec, topology, limits, kv_type))
+    types = kv_types(settings.engine)
+    out().print(describe_plan(decision.plan, spec, topology, limits, types))
     out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
     if output is not None:
         _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
-    check_placement(decision.plan, spec, topology, limits, kv_type)
+    check_placement(decision.plan, spec, topology, limits, types)
 
 
 def _write_text(path: Path, text: str) -> None:

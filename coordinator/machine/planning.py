@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings, expert_reduction
+from numoe.coordinator.settings import ServeSettings, WorkerSettings, expert_reduction, kv_types
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
@@ -49,7 +49,7 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         replicas=chosen.replicas,
         batch=chosen.batch,
         limits=step_limits(settings.engine, spec.context_length),
-        kv_type=KV_TYPES[settings.engine.kv_type],
+        kv_types=kv_types(settings.engine),
         run_experts=_run_experts(spec, settings),
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
@@ -78,7 +78,7 @@ def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     topology = read_topology()
     shards = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
-    check_placement(shards, spec, topology, limits, KV_TYPES[settings.engine.kv_type])
+    check_placement(shards, spec, topology, limits, kv_types(settings.engine))
     warn_of_quota(shards, Path("/"))
     return shards
 

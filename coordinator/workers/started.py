@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numoe.coordinator.settings import KV_TYPES, ServeSettings
+from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
@@ -93,7 +93,7 @@ def assignments_of(
             spec=spec,
             plan=plan,
             limits=limits,
-            kv_type=KV_TYPES[settings.engine.kv_type],
+            kv_types=kv_types(settings.engine),
             coordinator=os.getpid(),
             arena=arena,
             spins=SPINS_CROWDED if _crowded(plan) else SPINS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.arena import ArenaLayout, ArenaShape, PartShape, arena_layout
 from numoe.protos.messages import StepLimits
@@ -21,7 +21,7 @@ class WorkerAssignment:
     spec: ModelSpec
     plan: ShardPlan
     limits: StepLimits
-    kv_type: TensorType  # of keys and values in memory
+    kv_types: KvTypes  # of keys and values in memory
     coordinator: int  # process id; its memfd is the arena, and a worker ends with it
     arena: int  # file descriptor of the memfd in the coordinator
     spins: int  # looks at a word before a waiting thread sleeps

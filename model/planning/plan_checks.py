@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
 from numoe.model.planning.worker_memory import MEBIBYTE, SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError
@@ -46,7 +46,7 @@ def check_placement(
     spec: ModelSpec,
     topology: Topology,
     limits: StepLimits,
-    kv_type: TensorType = TensorType.F16,
+    kv_types: KvTypes = HALF_FLOATS,
 ) -> None:
     """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the memory.
 
@@ -64,7 +64,7 @@ def check_placement(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    for demand in memory_demands(node_bytes(plan, spec, limits, kv_type), topology):
+    for demand in memory_demands(node_bytes(plan, spec, limits, kv_types), topology):
         if demand.bytes > demand.available:
             raise PlanError(
                 f"{demand.name}: needs {_mebibytes(demand.bytes)} for {demand.purpose}, "

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import layout_of
+from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.step_buffers import buffer_bytes, touched_buffers
@@ -43,31 +43,29 @@ class WorkerMemory:
 
 
 def worker_memory(
-    plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_type: TensorType = TensorType.F16
+    plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_types: KvTypes = HALF_FLOATS
 ) -> tuple[WorkerMemory, ...]:  # [workers]
     """Count what each worker of a plan takes; the arena's step slot counts with the first worker."""
     layout = layout_of(spec, plan, limits)
     starts = (0, *(stop for _, stop in layout.parts))
     return tuple(
-        _one(plan, spec, shard, limits, kv_type, arena=layout.parts[shard.worker][1] - starts[shard.worker])
+        _one(plan, spec, shard, limits, kv_types, arena=layout.parts[shard.worker][1] - starts[shard.worker])
         for shard in plan.shards
     )
 
 
-def node_bytes(
-    plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_type: TensorType = TensorType.F16
-) -> dict[int, int]:
+def node_bytes(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_types: KvTypes = HALF_FLOATS) -> dict[int, int]:
     """Bytes that the plan's workers take of each node they use, by node id."""
     totals: dict[int, int] = {}
-    for shard, memory in zip(plan.shards, worker_memory(plan, spec, limits, kv_type), strict=True):
+    for shard, memory in zip(plan.shards, worker_memory(plan, spec, limits, kv_types), strict=True):
         totals[shard.node] = totals.get(shard.node, 0) + memory.total
     return dict(sorted(totals.items()))
 
 
 def _one(
-    plan: ShardPlan, spec: ModelSpec, shard: Shard, limits: StepLimits, kv_type: TensorType, *, arena: int
+    plan: ShardPlan, spec: ModelSpec, shard: Shard, limits: StepLimits, kv_types: KvTypes, *, arena: int
 ) -> WorkerMemory:
-    held = shard_bytes(plan, spec, shard, limits.kv_blocks * limits.block_positions, kv_type)
+    held = shard_bytes(plan, spec, shard, limits.kv_blocks * limits.block_positions, kv_types)
     buffers = touched_buffers(spec, plan, buffer_bytes(spec, shard, len(plan.shards), limits))
     rotations = 4 * limits.context_tokens * spec.rope.dimensions
     return WorkerMemory(

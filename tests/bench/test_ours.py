@@ -14,7 +14,7 @@ from bench.__main__ import Options, chosen_shapes
 from bench.models import CASES, model_path
 from bench.ours import Layout, Workload, operations_per_token
 from numoe.coordinator.commands.demo_model import ShapeOptions
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.kv_types import HALF_FLOATS
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.errors import SetupError
 from tests.tiny_model import TinyShape, tiny_spec
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_active_weights() -> None:
     experts = 2 * 3 * 64 * 96 + 8 * 64  # two active ones and the router
     assert operations_per_token(spec, with_output=False) == 2 * 2 * (attention + experts)
     assert operations_per_token(spec, with_output=True) == 2 * (2 * (attention + experts) + 331 * 64)
-    assert kv_position_bytes(spec, spec.kv_heads, TensorType.F16) == 2 * 2 * 4 * 32 * 2
+    assert kv_position_bytes(spec, spec.kv_heads, HALF_FLOATS) == 2 * 2 * 4 * 32 * 2
 
 
 def test_there_is_room_for_the_deepest_and_for_all_streams() -> None:

@@ -21,7 +21,9 @@ from numoe.coordinator.settings import (
     expert_reduction,
     http_address,
     kv_tokens,
+    kv_types,
 )
+from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
 from numoe.protos.expert_reduction import ExpertReduction
 
@@ -57,6 +59,13 @@ def test_a_type_of_keys_and_values_can_be_named(name: str) -> None:
     settings = parsed("--kv-type", name)
     assert settings.engine.kv_type == name
     assert KV_TYPES[settings.engine.kv_type].name.lower() == name
+
+
+def test_keys_and_values_can_have_types_of_their_own() -> None:
+    assert kv_types(parsed().engine) == (TensorType.F16, TensorType.F16)
+    assert kv_types(parsed("--cache-type-k", "q8_0").engine) == (TensorType.Q8_0, TensorType.F16)
+    both = parsed("--kv-type", "bf16", "--cache-type-v", "f32")
+    assert kv_types(both.engine) == (TensorType.BF16, TensorType.F32)
 
 
 def test_an_unknown_type_of_keys_and_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

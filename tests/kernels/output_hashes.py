@@ -91,7 +91,7 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Caches of every format, and attention over them."""
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
-    for kv_format in KV_FORMATS:
+    for kv_format in (*KV_FORMATS, "Q8_0/F16", "F16/Q8_0"):
         cache = empty_cache(64, kv_format, range(11))
         cache.store(0, keys, values)
         yield f"cache {kv_format}", cache.blocks

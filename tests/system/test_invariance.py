@@ -19,7 +19,8 @@ from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
 from tests.tiny_model import TinyShape
 
-ReferenceOf = Callable[[TinyShape, KvType], Awaitable[Answers]]
+Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
+ReferenceOf = Callable[[TinyShape, Kv], Awaitable[Answers]]
 
 # Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
 QWEN = TinyShape(
@@ -62,22 +63,24 @@ PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
 CHUNKS = (7, 512)
 
 
-def engine(kv: KvType, chunk: int) -> EngineSettings:
+def engine(kv: Kv, chunk: int) -> EngineSettings:
+    keys, values = kv if isinstance(kv, tuple) else (kv, kv)
     return EngineSettings(
         step_tokens=max(64, chunk),
         prefill_chunk=chunk,
         sequences=len(KINDS) + len(NEIGHBOURS),
         context_tokens=CONTEXT_TOKENS,
-        kv_type=kv,
+        cache_type_k=keys,
+        cache_type_v=values,
     )
 
 
 @pytest.fixture(scope="module")
 def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
     """Each request alone, by one thread of one worker, its prompt in chunks of 512."""
-    known: dict[tuple[TinyShape, KvType], Answers] = {}
+    known: dict[tuple[TinyShape, Kv], Answers] = {}
 
-    async def get(shape: TinyShape, kv: KvType) -> Answers:
+    async def get(shape: TinyShape, kv: Kv) -> Answers:
         if (shape, kv) not in known:
             model, settings = model_of(shape), engine(kv, 512)
             known[shape, kv] = await run_alone(processes.load(model, 1, 1, settings), model, settings)
@@ -87,7 +90,7 @@ def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
 
 
 async def check_chunks(
-    processes: WorkerProcesses, model: TinyModel, workers: int, threads: int, kv: KvType, expected: Answers
+    processes: WorkerProcesses, model: TinyModel, workers: int, threads: int, kv: Kv, expected: Answers
 ) -> None:
     """All requests together are answered as expected, whatever the chunks of their prompts."""
     for chunk in CHUNKS:
@@ -169,11 +172,11 @@ async def test_no_bit_depends_on_how_much_each_worker_owns(
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
-@pytest.mark.parametrize("kv", ["bf16", "q8_0"])
+@pytest.mark.parametrize("kv", ["bf16", "q8_0", ("q8_0", "f16"), ("f32", "q8_0")], ids=str)
 @pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
 async def test_no_bit_of_any_other_cache_depends_on_them(
     shape: TinyShape,
-    kv: KvType,
+    kv: Kv,
     workers: int,
     threads: int,
     processes: WorkerProcesses,

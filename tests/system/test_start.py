@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from itertools import product, starmap
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
 from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 from numoe.worker.running.step_records import formats_of
@@ -38,15 +40,15 @@ def kept() -> dict[str, int]:
 )
 def test_what_is_compiled_in_advance_is_what_the_workers_run(shape: TinyShape) -> None:
     spec = tiny_spec(shape)
-    for kv_type in KV_TYPES.values():
-        run = {format_.name for format_ in formats_of(spec, kv_type)}
-        assert set(tile_types(spec, kv_type)) - {VALUES} == run
-        assert (VALUES in tile_types(spec, kv_type)) == (kv_type == TensorType.Q8_0)
+    for types in starmap(KvTypes, product(KV_TYPES.values(), repeat=2)):
+        run = {format_.name for format_ in formats_of(spec, types)}
+        assert set(tile_types(spec, types)) - {VALUES} == run
+        assert (VALUES in tile_types(spec, types)) == (types.values == TensorType.Q8_0)
 
 
 def test_no_tiles_of_other_caches_are_compiled() -> None:
     spec = tiny_spec(shape_of_type(TensorType.Q4_K))  # its norms and router are F32
-    names = {name: set(tile_types(spec, kv_type)) for name, kv_type in KV_TYPES.items()}
+    names = {name: set(tile_types(spec, KvTypes(type_, type_))) for name, type_ in KV_TYPES.items()}
     assert names["f16"] - names["f32"] == {"F16"}
     assert names["bf16"] - names["f32"] == {"BF16"}
     assert names["q8_0"] - names["f32"] == {"Q8_0", VALUES}

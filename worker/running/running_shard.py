@@ -91,8 +91,8 @@ class RunningShard:
             constants_of(assignment),
             weights_of(
                 self._weights,
-                formats_of(assignment.spec, assignment.kv_type),
-                values=assignment.kv_type == TensorType.Q8_0,
+                formats_of(assignment.spec, assignment.kv_types),
+                values=assignment.kv_types.values == TensorType.Q8_0,
             ),
             memory_of(assignment, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
+from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.plan_checks import memory_demands
 from numoe.model.planning.plan_size import shard_bytes
@@ -26,16 +26,16 @@ def describe_plan(
     spec: ModelSpec,
     topology: Topology,
     limits: StepLimits,
-    kv_type: TensorType = TensorType.F16,
+    kv_types: KvTypes = HALF_FLOATS,
 ) -> RenderableType:
     """Tabulate each worker's place, share and bytes, then each node's memory against what the plan needs."""
     reads = [shard_bytes(plan, spec, shard).read_per_token for shard in plan.shards]
-    memory = worker_memory(plan, spec, limits, kv_type)
+    memory = worker_memory(plan, spec, limits, kv_types)
     return Group(
         Text(f"{harmless(plan.model)}: {plan.split} split over {human_count(len(plan.shards), 'worker')}"),
         _place_table(plan, memory, reads),
         _rows_table(plan),
-        _fit_table(node_bytes(plan, spec, limits, kv_type), topology),
+        _fit_table(node_bytes(plan, spec, limits, kv_types), topology),
         Text(f"One generated token reads {human_bytes(sum(reads))} of weights."),
         Text(f"The KV cache holds {limits.kv_blocks * limits.block_positions:,} positions."),
         *(Text(f"Note: {harmless(note)}") for note in plan.notes),

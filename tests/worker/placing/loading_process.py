@@ -16,8 +16,8 @@ from pathlib import Path
 
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.planning.kv_types import HALF_FLOATS
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
@@ -92,7 +92,7 @@ class Group:
         """What a worker is to become."""
         channel = os.getpid(), self.channel.descriptor
         assignment = WorkerAssignment(
-            worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS
+            worker, self._spec, self._plan, self._limits, HALF_FLOATS, *channel, 100, STEP_SECONDS
         )
         return replace(assignment, allow_remote_memory=allow_remote_memory)
 

@@ -22,8 +22,8 @@ from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.worker.running.running_shard import RunningShard, end_with
@@ -68,7 +68,7 @@ class ShardGroup:
 
 @contextmanager
 def running_shards(
-    path: Path, cpus: Sequence[tuple[int, ...]], kv_type: TensorType = TensorType.F16
+    path: Path, cpus: Sequence[tuple[int, ...]], kv_types: KvTypes = HALF_FLOATS
 ) -> Iterator[ShardGroup]:
     """Start a process per worker and end them afterwards."""
     spec = read_spec(path)
@@ -78,7 +78,7 @@ def running_shards(
     try:
         for worker in range(len(cpus)):
             assignment = WorkerAssignment(
-                worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2
+                worker, spec, plan, LIMITS, kv_types, os.getpid(), channel.descriptor, 100, SECONDS / 2
             )
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker.running.shard_process"],
