@@ -157,6 +157,22 @@ class ModelSettings:
     """KEY=TYPE:VALUE instead of what the file says of a key that is read, as in qwen3moe.expert_used_count=int:6; the
     types are int, float, bool and str. May be given several times."""
 
+    yarn: Literal["auto", "on", "off"] = "auto"
+    """Whether positions are scaled by YaRN. auto does as the file says, but of a Qwen3 file that states a long context
+    and no scaling YaRN is used if --context-tokens goes beyond what the model was trained on."""
+
+    rope_scaling: Literal["none", "linear", "yarn"] | None = None
+    """How positions are scaled, whatever --yarn and the file say."""
+
+    rope_scale: Annotated[float | None, POSITIVE] = None
+    """By which factor the context grows, with --rope-scaling. Default: the file's, with YaRN of Qwen3 at least 4."""
+
+    yarn_orig_ctx: Annotated[int | None, POSITIVE] = None
+    """Positions of the context that YaRN scales. Default: the file's."""
+
+    rope_freq_base: Annotated[float | None, POSITIVE] = None
+    """Base of RoPE's frequencies. Default: the file's."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
@@ -233,7 +249,7 @@ def http_address(settings: ListenSettings) -> str:
 
 def check_settings(settings: ServeSettings) -> None:
     """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
-    for group in (settings.listen, settings.workers, settings.engine):
+    for group in (settings.listen, settings.workers, settings.engine, settings.model):
         check_bounds(group)
     if not all(map(math.isfinite, settings.workers.bandwidth or ())):
         raise SetupError(f"--bandwidth is {list(settings.workers.bandwidth or ())}, expected finite numbers of GB/s")

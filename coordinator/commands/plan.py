@@ -46,7 +46,7 @@ def plan(
     from numoe.model.planning.plan_checks import check_placement
     from numoe.model.planning.plan_file import to_toml
 
-    spec, _, template = read_model(model, settings.model)  # what `numoe serve` would refuse of the text, too
+    spec, _, template = read_model(model, settings)  # what `numoe serve` would refuse of the text, too
     if template is not None:
         template.close()
     topology = read_machine(root)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import structlog
 
-from numoe.coordinator.settings import ModelSettings
+from numoe.coordinator.settings import DEFAULT_CONTEXT_TOKENS, ServeSettings
 from numoe.model.architectures.overrides import override
 from numoe.model.architectures.reading import model_spec
+from numoe.model.architectures.rope_choice import RopeChoice, choose_rope
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.text.chat_template import ChatTemplate
@@ -23,28 +24,33 @@ from numoe.protos.foreign_text import one_line
 
 _log = structlog.get_logger()
 
-AS_IN_THE_FILE = ModelSettings()
+AS_IN_THE_FILE = ServeSettings()
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
-def read_spec(path: Path, settings: ModelSettings = AS_IN_THE_FILE) -> ModelSpec:
+def read_spec(path: Path, settings: ServeSettings = AS_IN_THE_FILE) -> ModelSpec:
     """The model's sizes. Raises SetupError."""
     return _read(path, settings)[1]
 
 
-def _read(path: Path, settings: ModelSettings) -> tuple[GgufFile, ModelSpec]:
-    file = open_gguf(path)
-    if not settings.override_kv:
-        return file, model_spec(file)
+def _read(path: Path, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:
+    """The file, with what the operator says instead of some of its metadata."""
+    chosen, served = settings.model, settings.engine.context_tokens or DEFAULT_CONTEXT_TOKENS
+    file = override(open_gguf(path), chosen.override_kv)
+    rope = RopeChoice(chosen.yarn, chosen.rope_scaling, chosen.rope_scale, chosen.yarn_orig_ctx, chosen.rope_freq_base)
+    file, remark = choose_rope(file, rope, served)
+    if remark:
+        _log.warning("rope_scaling", reason=remark)
     try:
-        file = override(file, settings.override_kv)
         return file, model_spec(file)
     except (ModelFileError, UnsupportedModel) as error:
-        raise SetupError(f"with --override-kv {' '.join(settings.override_kv)}: {error}") from error
+        if chosen.override_kv:
+            raise SetupError(f"with --override-kv {' '.join(chosen.override_kv)}: {error}") from error
+        raise
 
 
 def read_model(
-    path: Path, settings: ModelSettings = AS_IN_THE_FILE
+    path: Path, settings: ServeSettings = AS_IN_THE_FILE
 ) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
     """The model's sizes, tokenizer and template (None: the file has none that works). Raises SetupError."""
     file, spec = _read(path, settings)

@@ -16,6 +16,7 @@ from numoe.model.machine.cgroups import cpu_quota
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
+from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml
@@ -23,7 +24,9 @@ from numoe.model.planning.prediction.candidates import Wishes
 from numoe.model.planning.prediction.planner import Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
 from numoe.model.planning.splitting import PlanOptions
+from numoe.model.planning.worker_memory import worker_memory
 from numoe.protos.errors import SetupError
+from numoe.protos.messages import StepLimits
 
 _log = structlog.get_logger()
 
@@ -78,9 +81,24 @@ def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     topology = read_topology()
     shards = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
-    check_placement(shards, spec, topology, limits, kv_types(settings.engine))
+    types = kv_types(settings.engine)
+    check_placement(shards, spec, topology, limits, types)
     warn_of_quota(shards, Path("/"))
+    _log_memory(shards, spec, limits, types)
     return shards
+
+
+def _log_memory(shards: ShardPlan, spec: ModelSpec, limits: StepLimits, types: KvTypes) -> None:
+    """Say what loading will take, before it does."""
+    memory = worker_memory(shards, spec, limits, types)
+    _log.info(
+        "memory_planned",
+        weight_bytes=sum(one.weights for one in memory),
+        kv_bytes=sum(one.kv_cache for one in memory),
+        kv_positions=limits.kv_blocks * limits.block_positions,
+        kv_types=f"{types.keys.name.lower()}, {types.values.name.lower()}",
+        other_bytes=sum(one.working + one.process for one in memory),
+    )
 
 
 def warn_of_quota(shards: ShardPlan, root: Path) -> None:

@@ -19,7 +19,7 @@ from numoe.model.planning.plan_size import whole_expert_bytes
 def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
     """Read the file, start the workers and load them; minutes for large models. Raises SetupError or ServiceError."""
     # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
-    spec, tokenizer, template = read_model(path, settings.model)
+    spec, tokenizer, template = read_model(path, settings)
     plan = plan_this_machine(spec, settings)
     from numoe.coordinator.workers.starting import start_workers
 
