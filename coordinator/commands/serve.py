@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from numoe.coordinator.commands.demo_model import find_demo_model
-from numoe.coordinator.commands.main import chosen_origins
+from numoe.coordinator.commands.main import chosen_origins, flag_answers
 from numoe.coordinator.commands.options import SERVE_SETTINGS
 from numoe.coordinator.commands.screen.progress import LoadingView
 from numoe.coordinator.commands.screen.terminal import err, out
@@ -40,11 +40,15 @@ def serve(
     """
     check_settings(settings)
     # They bring gRPC, numpy and structlog: 0.9 s, which `--help` and a refused flag do not wait for.
+    import structlog
+
     from numoe.coordinator.logs import configure_logging
     from numoe.coordinator.process.life import serve as serve_until_signal
     from numoe.coordinator.process.loading import load_model
 
     configure_logging()
+    for answer in flag_answers():
+        structlog.get_logger().info("flag_answered", answer=answer)
     with LoadingView() as view:
         path = model or find_demo_model(view)
 

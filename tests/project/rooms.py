@@ -97,6 +97,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "protos",
         SCHEMAS,
     ),
+    "coordinator/commands/llama": ("protos",),
     "coordinator/commands": (
         "coordinator",
         "coordinator/machine",
@@ -104,6 +105,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/commands/tables",
         "coordinator/commands/screen",
         "coordinator/commands/asking",
+        "coordinator/commands/llama",
         "model/made_up",
         "model/machine",
         SCHEMAS,
