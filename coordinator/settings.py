@@ -135,6 +135,9 @@ class EngineSettings:
     cache_type_v: KvType | None = None
     """Number format of values. Default: --kv-type's."""
 
+    k_cache_hadamard: bool = False
+    """Spread keys over all dimensions of a head before they are stored: q8_0 keys then lose a third as much."""
+
     smart_expert_reduction: str | None = None
     """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
     as probable as the first. A request may ask for another. Default: all."""

@@ -113,6 +113,7 @@ class ShardSizes(NamedTuple):
     embedding_row_bytes: int
     key_format: int  # of the KV cache: a row of the tile table
     value_format: int
+    hadamard: int  # 1: queries and keys are spread by attention/hadamard.py
     kv_blocks: int
 
 

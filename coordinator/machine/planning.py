@@ -47,6 +47,8 @@ class PlanDecision:
 def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
     """Take the operator's plan where there is one, else the best for `topology`; its memory is not looked at."""
     chosen = settings.workers
+    if settings.engine.k_cache_hadamard and spec.head_size & (spec.head_size - 1):
+        raise SetupError(f"--k-cache-hadamard: heads have {spec.head_size} dimensions, expected a power of two")
     wishes = Wishes(
         split=chosen.split,
         replicas=chosen.replicas,

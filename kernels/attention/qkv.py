@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from numoe.kernels.attention.hadamard import hadamard
 from numoe.kernels.attention.kv_cache import KV_BLOCK, kv_half_bytes, store_key, store_value
 from numoe.kernels.attention.rope import rotate
 from numoe.kernels.cpu.arithmetic import mul, splat
@@ -72,6 +73,8 @@ def place_heads(
             if norm != 0:
                 rms_norm(address, norm, size, constants.epsilon[0])
             rotate(head, constants.rope[position], sizes.rotated, sizes.neox)
+            if sizes.hadamard:
+                hadamard(address, size)
         if kv_head < 0:
             scale = splat(np.float32(1.0) / np.sqrt(np.float32(size)))
             for value in range(0, size, 16):

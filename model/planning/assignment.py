@@ -27,6 +27,7 @@ class WorkerAssignment:
     spins: int  # looks at a word before a waiting thread sleeps
     step_timeout_seconds: float
     allow_remote_memory: bool = False  # load although something is not on the shard's node or CPUs
+    hadamard: bool = False  # spread queries and keys over all dimensions of a head
 
     @property
     def shard(self) -> Shard:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.attention.hadamard import hadamard
 from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.attention.rope import rope_table, rotate
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
@@ -91,6 +92,10 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Caches of every format, and attention over them."""
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
+    spread = random.standard_normal((4, 128), np.float32)
+    for row in spread:
+        hadamard(address(row), len(row))
+    yield "hadamard", spread
     for kv_format in (*KV_FORMATS, "Q8_0/F16", "F16/Q8_0"):
         cache = empty_cache(64, kv_format, range(11))
         cache.store(0, keys, values)

@@ -20,6 +20,7 @@ from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, ru
 from tests.tiny_model import TinyShape
 
 Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
+Q8_0_KEYS: Kv = ("q8_0", "f16")
 ReferenceOf = Callable[[TinyShape, Kv], Awaitable[Answers]]
 
 # Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
@@ -172,7 +173,7 @@ async def test_no_bit_depends_on_how_much_each_worker_owns(
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
-@pytest.mark.parametrize("kv", ["bf16", "q8_0", ("q8_0", "f16"), ("f32", "q8_0")], ids=str)
+@pytest.mark.parametrize("kv", ["bf16", "q8_0", Q8_0_KEYS, ("f32", "q8_0")], ids=str)
 @pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
 async def test_no_bit_of_any_other_cache_depends_on_them(
     shape: TinyShape,
@@ -184,6 +185,16 @@ async def test_no_bit_of_any_other_cache_depends_on_them(
     reference_of: ReferenceOf,
 ) -> None:
     await check_chunks(processes, model_of(shape), workers, threads, kv, await reference_of(shape, kv))
+
+
+async def test_no_bit_depends_on_them_where_keys_are_spread(
+    processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    model, kv = model_of(QWEN), Q8_0_KEYS
+    small, large = (replace(engine(kv, chunk), k_cache_hadamard=True) for chunk in CHUNKS)
+    alone = await run_alone(processes.load(model, 1, 1, large), model, large)
+    assert await run_together(processes.load(model, 3, 2, small), model, small) == alone
+    assert alone.logits != (await reference_of(QWEN, kv)).logits
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 2)], ids=["1x2", "2x2"])

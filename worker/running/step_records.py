@@ -59,6 +59,7 @@ def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
         embedding_row_bytes=spec.token_embedding.row_bytes,
         key_format=key_format,
         value_format=value_format,
+        hadamard=int(assignment.hadamard),
         kv_blocks=assignment.limits.kv_blocks,
     )
 

@@ -106,6 +106,7 @@ FLAGS = (
     _renamed(("-ctk",), "--cache-type-k"),
     _renamed(("-ctv",), "--cache-type-v"),
     _renamed(("-ser",), "--smart-expert-reduction"),
+    Flag(("-khad",), "nothing", lambda _: ["--k-cache-hadamard"], shown="--k-cache-hadamard"),
     Flag(("--rope-freq-scale",), "a value", _frequency_scale, shown="--rope-scale"),
     Flag(
         ("-a", "--alias"),

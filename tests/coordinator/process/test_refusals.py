@@ -162,6 +162,13 @@ def test_a_dense_model_cannot_run_fewer_experts_in_either(tmp_path: Path, monkey
     assert_alike(path, settings, "no experts to leave out", monkeypatch)
 
 
+def test_heads_that_no_hadamard_matrix_fits_are_refused_by_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeSettings(engine=EngineSettings(k_cache_hadamard=True))
+    assert_alike(tiny(tmp_path, head_size=96), settings, "96 dimensions, expected a power of two", monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
