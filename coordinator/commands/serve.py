@@ -42,24 +42,27 @@ def serve(
     # They bring gRPC, numpy and structlog: 0.9 s, which `--help` and a refused flag do not wait for.
     import structlog
 
-    from numoe.coordinator.logs import configure_logging
+    from numoe.coordinator.logs import configure_logging, finish_log, log_phase
     from numoe.coordinator.process.life import serve as serve_until_signal
     from numoe.coordinator.process.loading import load_model
 
     configure_logging()
     for answer in flag_answers():
         structlog.get_logger().info("flag_answered", answer=answer)
-    with LoadingView() as view:
-        path = model or find_demo_model(view)
+    try:
+        with LoadingView(log_phase) as view:
+            path = model or find_demo_model(view)
 
-        def announce(ready: Ready) -> None:
-            gc.collect()
-            gc.freeze()  # what is there now stays: looking through its 80,000 objects again held every request up 30 ms
-            view.close()
-            _show_ready(ready)
+            def announce(ready: Ready) -> None:
+                gc.collect()
+                gc.freeze()  # what is there now stays: looking through its 80,000 objects again held requests up 30 ms
+                view.close()
+                _show_ready(ready)
 
-        load = partial(load_model, path, settings)
-        asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
+            load = partial(load_model, path, settings)
+            asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
+    finally:
+        finish_log()  # before the line that says what ended it
 
 
 def _show_ready(ready: Ready) -> None:

@@ -1,16 +1,18 @@
 """One request in work: its tokens, its blocks, how it ends, and the text it still owes the client.
 
-The engine's thread alone calls these methods, but for `status`. `take` decides everything the next step depends on;
-`deliver` does the rest, while the workers already compute. Stop strings are the exception: with them the text is made
-in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
+The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
+step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
+the text is made in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.kv_blocks import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
@@ -18,6 +20,7 @@ from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
@@ -102,6 +105,25 @@ class Sequence:
             last_token_at=self.last_token_at,
         )
 
+    def describe_end(self, event: Finished | Failed, now: float) -> RequestEnd:
+        """What the log and traces are told of the request once it is over; by any thread."""
+        request, usage = self.request, self._usage()
+        return RequestEnd(
+            asker=asker_of(request),
+            outcome=outcome_of(event),
+            ended_at=time.time(),
+            seconds=now - self.submitted_at,
+            error=failure_of(event),
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.completion_tokens,
+            mean_experts=usage.mean_experts,
+            saved_bytes=usage.saved_bytes,
+            timings=event.timings if isinstance(event, Finished) else self._timings(now),
+            parts=3 if self.drawn else 2 if self.started_at else 1,
+            max_tokens=request.max_tokens,
+            sampling=request.sampling,
+        )
+
     def admit(self, table: BlockTable, now: float) -> None:
         """Takes a slot, with blocks for all that it may ever hold."""
         self.table = table
@@ -130,19 +152,27 @@ class Sequence:
         self.run += tokens
         self._experts_run += experts_run
 
+    def count_draw(self, counts: EngineCounts, now: float) -> None:
+        """Count the times of a token that is about to be taken."""
+        if self.drawn:
+            counts.between_tokens_seconds.observe(now - self.last_token_at)
+        else:
+            counts.first_token_seconds.observe(now - self.submitted_at)
+            counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
+
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
         self._tokens[self.known] = token_id
-        self.known += 1
-        if self._seen is not None:
-            self._seen.add(token_id)
-        if self.drawn == 1:
+        if self.drawn == 0:
             self.first_token_at = now
         self.last_token_at = now
+        self.known += 1  # after the times, which other threads look at once a token is drawn
+        if self._seen is not None:
+            self._seen.add(token_id)
         self._owed = _Owed(token_id, logprob)
         reason, match = self._end(self._owed)
         if reason is not None:
-            self.outcome = Finished(reason, match, self._usage(), self._timings())
+            self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
     def fail_not_finite(self) -> None:
         """No token could be drawn: the request ends."""
@@ -189,19 +219,20 @@ class Sequence:
         return text + self._text.finish() if ends else text
 
     def _usage(self) -> Usage:
-        if self._experts is None:
+        if self._experts is None or not self.run:
             return Usage(self.prompt, self.drawn)
         counted = self._experts_run, self.run
         return Usage(self.prompt, self.drawn, self._experts.mean(*counted), self._experts.saved_bytes(*counted))
 
-    def _timings(self) -> Timings:
-        queue = self.started_at - self.submitted_at
-        prefill = self.first_token_at - self.started_at
-        decode = self.last_token_at - self.first_token_at
+    def _timings(self, now: float) -> Timings:
+        """Where the time went until `now`; of an answer, until its last token."""
+        started, first = self.started_at or now, self.first_token_at or now
+        queue, prefill = started - self.submitted_at, first - started
+        decode = self.last_token_at - first if self.drawn else 0.0
         return Timings(
             queue_milliseconds=queue * 1e3,
             prefill_milliseconds=prefill * 1e3,
             decode_milliseconds=decode * 1e3,
-            prefill_tokens_per_second=self.prompt / prefill if prefill > 0 else 0.0,
+            prefill_tokens_per_second=self.prompt / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )

@@ -148,7 +148,8 @@ class Operations:
         """End the open requests of this id; returns how many there were."""
         ended = self._engine.abort(request_id)
         if ended:
-            self.events.note(EventKind.REQUEST_ABORTED, f"request {request_id} was aborted by an operator")
+            told = f"request {request_id} was aborted by an operator"
+            self.events.note(EventKind.REQUEST_ABORTED, told, request=request_id)
         return ended
 
     def drain(self) -> int:
@@ -169,6 +170,9 @@ class Operations:
         async with aclosing(self.move(moves, purpose)) as moving:
             async for progress in moving:
                 yield progress
+        if drained is not None:
+            told = f"worker {drained} holds no expert any more that could lie elsewhere"
+            self.events.note(EventKind.WORKER_DRAINED, told, worker=drained)
 
     async def empty(self, worker: int) -> Moving:
         """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""
@@ -183,15 +187,18 @@ class Operations:
         """Make moves one after the other, for all to see; closed early, it leaves what was moved where it is."""
         made, why = 0, ""
         if moves:
-            self.events.note(EventKind.REBALANCE_BEGUN, f"{len(moves)} experts are to move, to {purpose}")
+            told = f"{len(moves)} experts are to move, to {purpose}"
+            self.events.note(EventKind.REBALANCE_BEGUN, told, moves=len(moves))
         try:
             async for made in make_moves(self._workers, moves):
                 self._moving = Progress(purpose, made, len(moves))
                 yield self._moving
         except NumoeError as error:
-            why = f": {error}"
+            why = str(error)
             raise
         finally:
             self._moving = None
             if moves:
-                self.events.note(EventKind.REBALANCE_ENDED, f"{made} of {len(moves)} experts moved{why}")
+                told = f"{made} of {len(moves)} experts moved" + (f": {why}" if why else "")
+                facts = {"made": made, "moves": len(moves)} | ({"error": why} if why else {})
+                self.events.note(EventKind.REBALANCE_ENDED, told, **facts)

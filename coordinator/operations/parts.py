@@ -90,6 +90,7 @@ def flow_now(now: Sample, before: Sample, ended: Mapping[str, int], requests: Se
         rejected=engine.rejected,
         ended=dict(ended),
         kv_blocks_used=engine.kv_blocks_used,
+        kv_blocks_reserved=engine.kv_blocks_reserved,
         kv_blocks=engine.kv_blocks,
         prompt_tokens=engine.prompt_tokens,
         generated_tokens=engine.generated_tokens,

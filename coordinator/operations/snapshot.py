@@ -182,6 +182,7 @@ class Flow:
     rejected: int  # since the start, as there was no room
     ended: dict[str, int]  # requests by how they ended, since the start: stop, length, cancelled, worker_lost, ...
     kv_blocks_used: int
+    kv_blocks_reserved: int  # for all that the requests at work may ever hold; who finds too few free waits
     kv_blocks: int
     prompt_tokens: int  # run since the start
     generated_tokens: int

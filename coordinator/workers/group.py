@@ -104,7 +104,6 @@ class HostGroup:
                 node.end(keep_logs=True)
                 node.start(self._refuse_closing)
             self._start(lambda phase, done, total: None)
-            _log.info("workers_restarted", pids=self._sound().actors.pids)
 
     def close(self) -> None:
         self._closing.set()
@@ -198,7 +197,8 @@ class HostGroup:
             lost = f"Ray's {died} died, and the workers with it"
         if lost:
             self._keep_logs = True
-            raise WorkerLost(f"{lost}; the requests can be sent again")
+            workers = () if started is None or died else tuple(started.actors.ended())
+            raise WorkerLost(f"{lost}; the requests can be sent again", workers)
 
     def _refuse_closing(self) -> None:
         if self._closing.is_set():

@@ -78,4 +78,4 @@ def log_binding(shard: Shard, found: Locality) -> None:
         _log.info("worker_bound", **facts)
     else:
         why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
-        _log.warning("worker_binding_unsure", **facts, why=why)
+        _log.warning("worker_binding_unsure", **facts, error=why)

@@ -40,6 +40,7 @@ FENCES = {
     "starlette": HTTP_FILES,
     "uvicorn": HTTP_FILES,
     "prometheus_client": HTTP_FILES,
+    "opentelemetry": ("coordinator/process/tracing.py",),
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
 }

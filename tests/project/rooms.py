@@ -80,6 +80,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/process": (
         "coordinator",
+        "coordinator/requests",
         "coordinator/engine",
         "coordinator/machine",
         "coordinator/workers",

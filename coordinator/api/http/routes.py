@@ -22,10 +22,11 @@ from starlette.staticfiles import StaticFiles
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
 from numoe.coordinator.api.http.guard import why_refused
-from numoe.coordinator.api.http.metrics import negotiate, render
+from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
 from numoe.coordinator.api.http.stream import PartEncoder, events
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.ration import Ration
 from numoe.protos.errors import Unavailable
 
 _log = structlog.get_logger()
@@ -72,9 +73,13 @@ class Views:
         return json_answer({"state": state}, 200 if state == "serving" else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """What Prometheus reads."""
+        """What Prometheus reads, while the model is loaded too: a service that loads is not one that is down."""
         encode, content_type = negotiate(request.headers.get("accept", ""))
-        return Response(encode(await render(self._source())), media_type=content_type)
+        try:
+            registry = await render(self._source())
+        except Unavailable:
+            registry = render_loading(self._loading())
+        return Response(encode(registry), media_type=content_type)
 
     async def stream(self, request: Request) -> Response:
         """The service as it changes, see stream.py."""
@@ -118,11 +123,16 @@ def _allowed(route: HttpRoute) -> Answer:
     if route.role is not Role.OPERATE:
         return answer
 
+    ration = Ration()
+
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
         told = refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
-        peer = request.client and f"{request.client.host}:{request.client.port}"
-        _log.info("action", path=route.path, status=told.status_code, peer=peer, **({"refused": why} if why else {}))
+        left_out = ration.facts(told.status_code)
+        if left_out is not None:
+            client = request.client and f"{request.client.host}:{request.client.port}"
+            facts = {"path": route.path, "status": told.status_code, "client": client, "refused": why or None}
+            _log.info("action", **facts, **left_out)
         return told
 
     return operate

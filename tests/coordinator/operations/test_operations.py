@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.event_log import EventKind
@@ -17,6 +18,7 @@ from numoe.coordinator.settings import EngineSettings, WorkerSettings
 from numoe.protos.errors import InvalidRequest, ServiceError
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 from tests.coordinator.workers.holders import SPEC, Holders, whole
+from tests.log_lines import captured
 
 SURROUNDINGS = Surroundings(Service("loading", "1.0", 1, 0.0, "g", "h"), (), WorkerSettings())
 
@@ -136,6 +138,31 @@ async def test_moves_that_fail_are_told_with_why_and_faults_name_their_field() -
             await _read(operations.empty(9))
         last = operations.events.after()[-1]
     assert (last.kind, last.text.partition(":")[2]) == (EventKind.REBALANCE_ENDED, " a worker was lost")
+
+
+async def test_the_log_tells_what_the_events_tell_of_experts_that_move_and_of_a_worker_that_is_drained() -> None:
+    workers = whole()
+    workers.count(5000)
+    with capture_logs() as logged:
+        async with operating(workers) as operations:
+            await _read(operations.empty(1))
+            workers.faults = 1
+            with pytest.raises(ServiceError):
+                await _read(operations.rebalance())
+            with pytest.raises(InvalidRequest):
+                await _read(operations.empty(9))
+            events = operations.events.after()
+    assert [event.kind.value for event in events] == [
+        "rebalance_begun",
+        "rebalance_ended",
+        "worker_drained",
+        "rebalance_begun",
+        "rebalance_ended",
+    ]
+    lines = captured(logged)
+    assert [(line["event"], line["text"]) for line in lines] == [(event.kind, event.text) for event in events]
+    assert [line["level"] for line in lines] == ["info"] * 4 + ["error"]
+    assert (lines[2]["worker"], lines[4]["error"]) == (1, "a worker was lost")
 
 
 async def _read(stream: AsyncIterator[object]) -> None:

@@ -138,6 +138,9 @@ def test_a_worker_that_died_or_failed_is_shown_as_lost_at_once(group: SleepingGr
     died = group.made[0].processes[1]
     died.kill()
     os.waitid(os.P_PID, died.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(WorkerLost, match="worker 1 died") as lost:
+        group.check()
+    assert lost.value.workers == (1,)
     assert [worker.state for worker in group.placement().workers] == ["ready", "lost"]
     started.channel._layout.view(started.channel._arena, "worker0.state")[0] = FAILED
     assert [worker.state for worker in group.placement().workers] == ["lost", "lost"]
