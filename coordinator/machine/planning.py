@@ -11,12 +11,12 @@ from numoe.coordinator.limits import step_limits
 from numoe.coordinator.settings import ServeSettings, WorkerSettings, expert_reduction, kv_types
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.machine.cgroups import cpu_quota
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
-from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads when it is imported
-from numoe.model.planning.kv_types import KvTypes
+from numoe.model.gguf.kv_types import KvTypes
 
 # isort: split
 import ray

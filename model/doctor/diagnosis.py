@@ -26,10 +26,10 @@ from numoe.model.doctor.process_limits import (
     policies_refused,
 )
 from numoe.model.doctor.sockets import check_sockets
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.bandwidth import Bandwidth
 from numoe.model.machine.memory_policy import PolicyTrial
 from numoe.model.machine.topology import Topology
-from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.worker_memory import node_bytes

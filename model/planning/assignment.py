@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.planning.kv_types import KvTypes
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.arena import ArenaLayout, ArenaShape, PartShape, arena_layout
 from numoe.protos.messages import StepLimits

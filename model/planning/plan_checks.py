@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import BLOCK_ROWS, MOST_WORKERS, PANEL_ROWS, Range, ShardPlan, kv_heads_of
 from numoe.model.planning.worker_memory import MEBIBYTE, SERVICE_BYTES, node_bytes
 from numoe.protos.errors import PlanError

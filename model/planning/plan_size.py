@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.locality import PAGE

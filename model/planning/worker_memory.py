@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.assignment import layout_of
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.step_buffers import buffer_bytes, touched_buffers

@@ -14,7 +14,7 @@ from bench.__main__ import Options, chosen_shapes
 from bench.models import CASES, model_path
 from bench.ours import Layout, Workload, operations_per_token
 from numoe.coordinator.commands.demo_model import ShapeOptions
-from numoe.model.planning.kv_types import HALF_FLOATS
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.errors import SetupError
 from tests.tiny_model import TinyShape, tiny_spec

@@ -16,8 +16,8 @@ from numoe.coordinator.workers import actors
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 from numoe.worker.running.step_records import formats_of

@@ -12,8 +12,8 @@ from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.records import Constants, ShardSizes, Weights
 from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.planning.assignment import WorkerAssignment
-from numoe.model.planning.kv_types import KvTypes
 from numoe.worker.loading.loader import LoadedWeights
 
 

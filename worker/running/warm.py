@@ -27,9 +27,9 @@ from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.plan_checks import memory_demands
 from numoe.model.planning.plan_size import shard_bytes

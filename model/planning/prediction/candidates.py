@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import fits_memory
 from numoe.model.planning.prediction.cost import CostModel

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.expert_stats import ExpertStats
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.prediction.forecast import ExpertSeconds, Forecast, Seconds
 from numoe.model.planning.prediction.routing import Counts, assign, draw_steps, holders_of

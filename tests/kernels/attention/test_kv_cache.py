@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_cache import KV_BLOCK, kv_block_bytes
 from numoe.kernels.weights.formats import NUMBERS
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.kv_types import KvTypes
 from tests.kernels.attention.paged_cache import (
     TABLE,
     as_stored,

@@ -7,9 +7,9 @@ from pathlib import Path
 from numoe.model.architectures.reading import model_spec
 from numoe.model.doctor.diagnosis import diagnose, needs_of
 from numoe.model.doctor.finding import worst
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.kv_types import HALF_FLOATS
 from numoe.model.planning.splitting import make_plan
 from tests.machines import restrict, set_governor, write, write_machine, write_node_memory
 from tests.model.doctor.findings import TWO_NODES

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorInfo, TensorType
-from numoe.model.planning.kv_types import KvTypes
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan

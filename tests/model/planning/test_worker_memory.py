@@ -10,9 +10,9 @@ import pytest
 from numoe.kernels.matmul.groups import INTEGER_BYTES as OWN_INTEGER_BYTES
 from numoe.kernels.records import Memory
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.splitting import PlanOptions, make_plan

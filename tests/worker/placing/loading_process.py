@@ -16,8 +16,8 @@ from pathlib import Path
 
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.model.planning.kv_types import HALF_FLOATS
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits

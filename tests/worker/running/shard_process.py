@@ -21,9 +21,9 @@ import numpy as np
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.model.planning.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.worker.running.running_shard import RunningShard, end_with

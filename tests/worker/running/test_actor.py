@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from numoe.coordinator.workers.step_channel import StepChannel
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.model.planning.kv_types import HALF_FLOATS
 from tests.tiny_model import TinyShape, write_tiny_model
 from tests.worker.running.shard_process import LIMITS, ROOT, even_plan, read_spec
 
