@@ -92,6 +92,7 @@ class Engine:
         # Written by the thread alone.
         self._undelivered: list[Sequence] = []
         self._steps = 0
+        self._step_began_at: float | None = None
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._restarts = 0
@@ -197,6 +198,7 @@ class Engine:
                 restarts=self._restarts,
                 rejected=self.counts.rejected,
                 kv_blocks_reserved=self._batch.pool.reserved,
+                step_began_at=self._step_began_at,
             )
 
     def requests(self) -> list[RequestStatus]:
@@ -276,11 +278,15 @@ class Engine:
         counts.end_phase("schedule")
         step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
         self._steps += 1
-        self._executor.submit(step)
-        counts.end_phase("publish")
-        self._deliver()
-        counts.end_phase("deliver")
-        result = self._executor.collect(self._step_timeout_seconds)
+        self._step_began_at = time.monotonic()
+        try:
+            self._executor.submit(step)
+            counts.end_phase("publish")
+            self._deliver()
+            counts.end_phase("deliver")
+            result = self._executor.collect(self._step_timeout_seconds)
+        finally:
+            self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
         counts.end_phase("apply")

@@ -39,6 +39,7 @@ FENCES = {
     "grpc_status": GRPC_FILES,
     "starlette": HTTP_FILES,
     "uvicorn": HTTP_FILES,
+    "h11": HTTP_FILES,
     "prometheus_client": HTTP_FILES,
     "opentelemetry": ("coordinator/process/tracing.py",),
     "cyclopts": ("coordinator/commands/*.py",),

@@ -21,9 +21,10 @@ from starlette.staticfiles import StaticFiles
 
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
-from numoe.coordinator.api.http.guard import why_refused
+from numoe.coordinator.api.http.guard import JSON, why_refused
 from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
-from numoe.coordinator.api.http.stream import PartEncoder, events
+from numoe.coordinator.api.http.places import Places
+from numoe.coordinator.api.http.stream import EVENT_STREAM, PartEncoder, events, whole
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 from numoe.coordinator.ration import Ration
@@ -31,6 +32,8 @@ from numoe.protos.errors import Unavailable
 
 _log = structlog.get_logger()
 
+VIEWERS = 64  # of the stream at once: each takes a connection, and 60 kB a second while all is busy
+ACTIONS = 8  # under way at once, so that bodies that never come take no more connections
 PAGE = Path(__file__).parent / "page"
 
 
@@ -58,6 +61,7 @@ class Views:
     def __init__(self, source: Callable[[], Operations], loading: Callable[[], Service], closed: asyncio.Event) -> None:
         self._source, self._loading, self._closed = source, loading, closed
         self._encoder = PartEncoder()
+        self._viewers = Places("pages are open")
 
     async def livez(self, request: Request) -> Response:
         """200 as long as the process answers."""
@@ -83,13 +87,17 @@ class Views:
 
     async def stream(self, request: Request) -> Response:
         """The service as it changes, see stream.py."""
-        lines = events(self._source, self._loading, self._closed, self._encoder)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        if request.method == "HEAD":
+            return Response(media_type=EVENT_STREAM, headers=headers)
+        self._viewers.take(VIEWERS)
+        lines = events(self._source, self._loading, self._closed, self._encoder)
+        return StreamingResponse(lines, media_type=EVENT_STREAM, headers=headers)
 
     async def status(self, request: Request) -> Response:
         """All parts of the stream, once."""
-        return json_answer(await self._source().snapshot())
+        parts = self._encoder.parts(await self._source().snapshot())
+        return Response(whole(parts), headers={"cache-control": "no-store"}, media_type=JSON)
 
     async def to_page(self, request: Request) -> Response:
         """The page is what a person looks for."""
@@ -114,14 +122,20 @@ def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
 
 def application(table: tuple[HttpRoute, ...]) -> Starlette:
     """The routes of the table and the page's files."""
-    routes = [Route(one.path, _allowed(one), methods=[one.method]) for one in table]
+    places = Places("actions are under way")
+    routes = [Route(one.path, _allowed(one, places), methods=[one.method]) for one in table]
     return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
 
 
-def _allowed(route: HttpRoute) -> Answer:
-    answer = guarded(route.answer)
+def _allowed(route: HttpRoute, places: Places) -> Answer:
     if route.role is not Role.OPERATE:
-        return answer
+        return guarded(route.answer)
+
+    async def take_place(request: Request) -> Response:
+        places.take(ACTIONS)
+        return await route.answer(request)
+
+    answer = guarded(take_place)
 
     ration = Ration()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -90,6 +90,13 @@ class Client:
         """Where the served model lies."""
         with self._failures():
             return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), timeout=self._timeout_seconds)
+
+    def expert_map(self) -> operations_pb2.WatchPlacementResponse:
+        """Who holds which expert, and how often each was chosen."""
+        request = operations_pb2.WatchPlacementRequest()
+        with closing(self._stream(self._operations.WatchPlacement(request, timeout=self._timeout_seconds))) as told:
+            first: operations_pb2.WatchPlacementResponse = next(told)
+            return first
 
     def status(self) -> operations_pb2.Status:
         """How the service is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,33 @@ async def test_restarts_are_events_with_rising_ids_that_can_be_awaited() -> None
     ]
     assert "worker 1 (pid 4242) died" in lost.text
     assert lost.at <= restarted.at
+
+
+async def test_a_step_under_way_tells_since_when_and_none_does_afterwards() -> None:
+    gate = Gate(number=1)
+    executor = FakeExecutor(ALL_IDS, before_collect=gate)
+    async with serving(executor) as engine:
+        assert engine.snapshot().step_began_at is None
+        before = time.monotonic()
+        running = engine.submit(request())
+        await gate.reached.wait()
+        began = engine.snapshot().step_began_at
+        assert began is not None
+        assert before <= began <= time.monotonic()
+        gate.open()
+        await answer(running)
+        assert engine.snapshot().step_began_at is None
+
+
+async def test_a_step_that_lost_its_worker_is_not_under_way_any_more() -> None:
+    restarting = Gate(number=0)
+    executor = FakeExecutor(ALL_IDS, before_collect=lose_worker_at(1), before_restart=lambda: restarting(Step(0, ())))
+    async with serving(executor) as engine:
+        failing = engine.submit(request(max_tokens=9))
+        await restarting.reached.wait()
+        assert engine.snapshot().step_began_at is None
+        restarting.open()
+        await answer(failing)
 
 
 async def test_refused_requests_are_counted_once() -> None:

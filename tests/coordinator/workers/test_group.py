@@ -194,3 +194,34 @@ def test_a_worker_that_died_is_lost_and_all_are_while_they_are_being_ended(group
     assert states() == ["starting", "starting"]
     group.close()
     assert group.living == []
+
+
+def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGroup) -> None:
+    def shown() -> list[tuple[str, bool]]:
+        return [(worker.state, worker.pid is None) for worker in group.placement().workers]
+
+    seen: list[list[tuple[str, bool]]] = []
+
+    class Starting(Sleepers):
+        def start(self, look: Callable[[], None]) -> None:
+            seen.append(shown())
+            super().start(look)
+            seen.append(shown())
+
+    def new_actors() -> ActorGroup:
+        group.made.append(Starting(PLAN, group.loading))
+        return group.made[-1]
+
+    group._new_actors = new_actors  # type: ignore[method-assign]
+    assert (group.placement().losses, group.placement().ready_at is None) == (0, False)
+    group.made[0].processes[1].kill()
+    group.made[0].processes[1].wait(PATIENCE_SECONDS)
+    before = group.placement().ready_at
+    group.restart()
+    assert seen == [[("lost", True)] * 2, [("starting", False)] * 2]
+    after = group.placement()
+    assert before is not None
+    assert after.ready_at is not None
+    assert (after.losses, after.ready_at > before) == (1, True)
+    group.close()
+    assert group.living == []
