@@ -71,11 +71,8 @@ class Engine:
         self._tokenizer = tokenizer
         self._settings = settings
         self._step_timeout_seconds = step_timeout_seconds
-        self.limits = RequestLimits(
-            tokenizer.vocabulary,
-            min(step.context_tokens, step.kv_blocks * step.block_positions),
-            has_experts=experts is not None,
-        )
+        context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
+        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
         self._experts, self._reduction = experts, expert_reduction(settings)
         self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
         self._drained = Latch()

@@ -160,14 +160,6 @@ class Sequence:
             counts.first_token_seconds.observe(now - self.submitted_at)
             counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
 
-    def count_draw(self, counts: EngineCounts, now: float) -> None:
-        """Count the times of a token that is about to be taken."""
-        if self.drawn:
-            counts.between_tokens_seconds.observe(now - self.last_token_at)
-        else:
-            counts.first_token_seconds.observe(now - self.submitted_at)
-            counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
-
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
         self._tokens[self.known] = token_id
