@@ -40,6 +40,8 @@ FENCES = {
     "starlette": HTTP_FILES,
     "uvicorn": HTTP_FILES,
     "prometheus_client": HTTP_FILES,
+    "huggingface_hub": ("coordinator/hub/client.py",),
+    "httpx2": ("coordinator/hub/client.py",),
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
 }
