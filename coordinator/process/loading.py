@@ -6,6 +6,8 @@ from pathlib import Path
 
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.hub.models import FoundModel, fetch_model, find_model, model_heads
+from numoe.coordinator.hub.names import HubName
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
@@ -23,3 +25,23 @@ def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> S
     timeout = settings.workers.step_timeout_seconds
     engine = Engine(workers, tokenizer, settings.engine, step_timeout_seconds=timeout)
     return ServedModel(spec, tokenizer, template, workers, engine)
+
+
+def load_named_model(wanted: HubName, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
+    """Fetch a model of a hub where it is not in the cache yet, and load it as `load_model` does.
+
+    What would be refused of it is refused before it is fetched. Raises SetupError or ServiceError.
+    """
+    found = find_model(wanted, progress)
+    if found.missing:
+        _check_head(found, settings, progress)
+    return load_model(fetch_model(found, progress), settings, progress)
+
+
+def _check_head(found: FoundModel, settings: ServeSettings, progress: LoadProgress) -> None:
+    """Raise SetupError if this machine cannot serve the model, by what its head says."""
+    with model_heads(found, progress) as path:
+        spec, _, template = read_model(path)
+        if template is not None:
+            template.close()
+        plan_this_machine(spec, settings)
