@@ -106,6 +106,11 @@ class RepoCache:
         free = room.f_bavail * room.f_frsize
         if needed > free:
             sizes = f"{needed / 1e9:.3f} GB are still to be fetched, {free / 1e9:.3f} GB are free"
+            kept = {self.incomplete(file) for file in missing}
+            others = [path for path in self.folder.glob(f"blobs/*{INCOMPLETE}") if path not in kept]
+            if others:
+                gigabytes = sum(map(_size, others)) / 1e9
+                sizes += f", {gigabytes:.3f} GB are taken by blobs/*{INCOMPLETE} of other files or versions"
             raise SetupError(f"{sizes} on the file system of {self.folder}: make room, or {ELSEWHERE}")
 
 

@@ -113,24 +113,21 @@ class HubClient:
         errors, status = self._library.errors, error.response.status_code
         told = one_line(" ".join((error.server_message or "").split()), 160)
         told = f" ({told})" if told else ""
-        who = "HF_TOKEN is not set" if self._library.get_token() is None else "the token is not enough"
+        who = "no token is known: set HF_TOKEN" if self._library.get_token() is None else "the token is not enough"
         if status in BUSY:
             return HubUnreachable(f"{self.endpoint} answers {status}{told}", _rest(error.response.headers))
         if isinstance(error, errors.GatedRepoError):
-            page = f"ask for access at {self.endpoint}/{wanted.repo} and set HF_TOKEN to a token of that account"
-            return HubRefused(f"{wanted.repo} is given only to users who were let in, and {who}: {page}")
+            page = f"ask for access at {self.endpoint}/{wanted.repo}, and set HF_TOKEN to a token of that account"
+            return HubRefused(f"{wanted.repo} is given only to users who were let in, and {who}; {page}")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubRefused(f"{wanted.repo} has no revision {wanted.revision}; see {self.endpoint}/{wanted.repo}")
         if isinstance(error, errors.RemoteEntryNotFoundError):
             return HubRefused(f"{wanted.repo} lists a file that {self.endpoint} does not have{told}")
         if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
-            return HubRefused(
-                f"{self.endpoint} has no repository {wanted.repo} that this user may see: check how it is spelled; "
-                f"for a private one set HF_TOKEN ({who})"
-            )
-        if status in (401, 403):
-            return HubRefused(f"{self.endpoint} refuses {wanted.repo} with {status}{told}: {who}; set HF_TOKEN to one")
-        return HubRefused(f"{self.endpoint} refuses {wanted.repo} with {status}{told}")
+            hidden = f"{self.endpoint} has no repository {wanted.repo} that this user may see"
+            return HubRefused(f"{hidden}: check how it is spelled; of a private one, {who}")
+        more = f"; {who}" if status in (401, 403) else ""
+        return HubRefused(f"{self.endpoint} refuses {wanted.repo} with {status}{told}{more}")
 
 
 def _import_library() -> ModuleType:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from numoe.coordinator.hub.choosing import HubFile
 from numoe.coordinator.hub.reading import Source, read_bytes
-from numoe.coordinator.hub.waiting import Stop, call
+from numoe.coordinator.hub.waiting import Stop, call_all
 from numoe.model.gguf.part import read_part
 from numoe.model.gguf.reader import METADATA_BYTES
 from numoe.protos.errors import ModelFileError
 
 FIRST_BYTES = 1 << 20  # a part after the first fits in; the head of the first takes 6 MB for Qwen3's vocabulary
 GROWTH = 8
+AT_ONCE = 8  # models have up to 150 parts, and each takes two round trips
 
 
 @contextmanager
@@ -33,13 +35,9 @@ def read_heads(source: Source, files: Sequence[HubFile], poll: Callable[[], None
         places = [Path(folder) / file.name for file in files]
 
         stop = Stop()
-
-        def copy() -> None:
-            for file, place in zip(files, places, strict=True):
-                _copy_head(source, file, place, stop)
-
+        works = [partial(_copy_head, source, file, place, stop) for file, place in zip(files, places, strict=True)]
         try:
-            call(copy, poll)
+            call_all(works, AT_ONCE, poll)
             yield places[0]
         except ModelFileError as error:
             raise ModelFileError(error.reason, str(error).replace(folder, source.wanted.repo)) from error

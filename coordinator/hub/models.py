@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from numoe.coordinator.hub.cache import COMMIT, ELSEWHERE, RepoCache, repo_cache
-from numoe.coordinator.hub.choosing import HubFile, choose_files, quantisations
+from numoe.coordinator.hub.choosing import HubFile, choose_files
 from numoe.coordinator.hub.client import HubClient, HubRefused, HubUnreachable
 from numoe.coordinator.hub.fetching import fetch_files
 from numoe.coordinator.hub.heads import read_heads
@@ -88,10 +88,27 @@ def fetch_model(found: FoundModel, progress: LoadProgress) -> Path:
         name = one_line(found.files[0].path, 120)
         facts = {"repo": source.wanted.repo, "file": name, "parts": len(found.files), "bytes": size}
         _log.info("fetching", **facts, to=str(source.cache.folder))
-        fetch_files(source, found.missing, lambda done, total: progress(FETCHING, done, total))
+        try:
+            fetch_files(source, found.missing, _said_now_and_then(progress))
+        except HubUnreachable as error:
+            raise HubUnreachable(f"{error}; what was fetched is kept: start again to go on") from error
         _link(found)
         _log.info("fetched", seconds=round(time.monotonic() - started, 1))
     return found.path
+
+
+def _said_now_and_then(progress: LoadProgress) -> Callable[[int, int], None]:
+    """Reports to `progress`, and writes a line to the log after every tenth: where no bar is seen, an hour is long."""
+    tenths = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal tenths
+        progress(FETCHING, done, total)
+        if 10 * done // total > tenths:
+            tenths = 10 * done // total
+            _log.info("fetching", done=done, total=total)
+
+    return report
 
 
 def _link(found: FoundModel) -> None:
@@ -110,14 +127,10 @@ def _in_cache(client: HubClient, cache: RepoCache, wanted: HubName, why: str | E
     commit = cache.commit_of(wanted)
     here = cache.files(commit) if commit else ()
     try:
-        files = choose_files(here, wanted, "the cache")
+        files = choose_files(here, wanted, f"the cache {cache.folder}")
     except SetupError as error:
-        kinds = quantisations(here)
-        instead = f"in the cache {cache.folder} are of it: {kinds}" if kinds else f"nothing of it is in {client.cache}"
-        if wanted.quant or wanted.file:
-            instead = f"{instead} ({error})" if kinds else instead
         kind = SetupError if isinstance(why, str | SetupError) else ServiceError
-        raise kind(f"{wanted}: {why}; {instead}") from error
+        raise kind(f"{wanted}: {why}; {error if here else f'nothing of it is in the cache {client.cache}'}") from error
     assert commit is not None
     _log.warning("from_the_cache", model=str(wanted), file=one_line(files[0].path, 120), commit=commit, reason=str(why))
     return FoundModel(Source(client, cache, wanted, commit), files, ())

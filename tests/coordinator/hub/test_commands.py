@@ -16,7 +16,7 @@ from numoe.coordinator.commands.main import main
 from numoe.coordinator.hub.cache import INCOMPLETE
 from tests.coordinator.api.grpc.grpc_serving import SHAPE
 from tests.coordinator.commands.numoe_process import FAKE_SERVE, NUMOE, PATIENCE_SECONDS, READY, ROOT, lines
-from tests.coordinator.hub.stand_in import StandIn, serving
+from tests.coordinator.hub.stand_in import COMMIT, StandIn, serving
 from tests.tiny_model import split_paths, write_tiny_model
 
 REPO = "ann/Tiny-GGUF"
@@ -117,6 +117,19 @@ def test_plan_reads_a_head_and_keeps_nothing(hub: StandIn, tmp_path: Path) -> No
     assert not (tmp_path / "hub").exists()
 
 
+def test_plan_takes_what_lies_in_the_cache_when_the_hub_is_gone(model: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "hub/models--ann--Tiny-GGUF"
+    for folder in ("blobs", "refs", f"snapshots/{COMMIT}/Q8_0"):
+        (repo / folder).mkdir(parents=True)
+    (repo / "refs/main").write_text(COMMIT)
+    (repo / "blobs/abc").write_bytes(model.read_bytes())
+    (repo / f"snapshots/{COMMIT}/Q8_0/M.gguf").symlink_to("../../../blobs/abc")
+    done = numoe(StandIn(address="http://127.0.0.1:1"), tmp_path, "plan", "-hf", f"{REPO}:q8_0", *WORKERS)
+    assert done.returncode == 0, done.stderr
+    assert "from_the_cache" in done.stderr
+    assert "from_the_cache" not in done.stdout
+
+
 def test_the_environment_is_obeyed(hub: StandIn, tmp_path: Path) -> None:
     hub.token = "hf_secret"
     ours = {"NUMOE_HF_REPO": f"{REPO}:Q8_0", "NUMOE_HF_REVISION": hub.commit}
@@ -126,7 +139,7 @@ def test_the_environment_is_obeyed(hub: StandIn, tmp_path: Path) -> None:
     hub.requests.clear()
     offline = numoe(hub, tmp_path, "plan", "-hf", REPO, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path / "mine"))
     assert (offline.returncode, hub.requests) == (2, [])
-    assert f"HF_HUB_OFFLINE is set; nothing of it is in {tmp_path}/mine" in offline.stderr
+    assert f"HF_HUB_OFFLINE is set; nothing of it is in the cache {tmp_path}/mine" in offline.stderr
 
 
 @pytest.mark.parametrize(

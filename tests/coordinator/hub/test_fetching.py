@@ -82,7 +82,7 @@ def test_what_came_before_a_break_is_not_asked_for_again(hub: StandIn, file_of: 
 def test_a_new_process_goes_on_where_the_last_one_ended(hub: StandIn, file_of: FileMaker) -> None:
     hub.files[REPO] = {"M-Q8_0.gguf": file_of("M-Q8_0.gguf", SIZE)}
     hub.cuts = [1_000_000, *[0] * 6]
-    with pytest.raises(HubUnreachable, match=r"127\.0\.0\.1"):
+    with pytest.raises(HubUnreachable, match=r"127\.0\.0\.1.*; what was fetched is kept: start again to go on"):
         fetch()
     assert [path.stat().st_size for path in kept()] == [1_000_000]
     assert fetch().read_bytes() == hub.files[REPO]["M-Q8_0.gguf"].read_bytes()
@@ -189,6 +189,9 @@ def test_what_does_not_fit_the_disk_is_refused_before_it_is_fetched(
     with pytest.raises(SetupError, match=r"0\.002 GB are still to be fetched, .*set HF_HUB_CACHE or HF_HOME"):
         fetch()
     assert hub.bytes_sent == 1_000_000
+    (cache_of().folder / "blobs" / f"old{INCOMPLETE}").write_bytes(bytes(5_000_000))
+    with pytest.raises(SetupError, match=r"0\.005 GB are taken by blobs/\*\.numoe\.incomplete of other files"):
+        fetch()
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=missing, f_frsize=1))
     assert fetch().stat().st_size == SIZE
 

@@ -38,7 +38,7 @@ def test_a_model_that_is_here_takes_one_request_and_no_byte(hub: StandIn, fetche
 def test_offline_takes_none(hub: StandIn, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(f"{REPO}:Q8_0") == fetch() == fetched
-    with pytest.raises(SetupError, match=r"HF_HUB_OFFLINE is set; in the cache .* are of it: Q8_0"):
+    with pytest.raises(SetupError, match=r"HF_HUB_OFFLINE is set; the cache .* has no Q4_K_M: it has Q8_0"):
         fetch(f"{REPO}:Q4_K_M")
     with pytest.raises(SetupError, match="nothing of it is in"):
         fetch("ann/other")
@@ -58,7 +58,7 @@ def test_a_hub_that_fails_is_done_without(
 def test_a_hub_that_is_gone_is_done_without(hub: StandIn, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     assert fetch(f"{REPO}:Q8_0") == fetched
-    with pytest.raises(ServiceError, match=r"http://127\.0\.0\.1:1 cannot be reached: .*in the cache .* Q8_0"):
+    with pytest.raises(ServiceError, match=r"http://127\.0\.0\.1:1 cannot be reached: .*; the cache .* it has Q8_0"):
         fetch(f"{REPO}:Q4_K_M")
 
 
@@ -97,11 +97,20 @@ def test_a_new_commit_with_the_same_file_fetches_nothing(hub: StandIn, fetched: 
 @pytest.mark.parametrize(
     ("failure", "problem"),
     [
-        ((401, {"X-Error-Code": "RepoNotFound"}, ""), r"has no repository ann/Tiny-GGUF .*HF_TOKEN is not set"),
+        (
+            (401, {"X-Error-Code": "RepoNotFound"}, ""),
+            r"has no repository ann/Tiny-GGUF .*no token is known: set HF_TOKEN",
+        ),
         ((404, {}, ""), r"has no repository ann/Tiny-GGUF that this user may see: .* set HF_TOKEN"),
-        ((403, {"X-Error-Code": "GatedRepo"}, ""), r"only to users who were let in, and HF_TOKEN is not set: ask for"),
-        ((401, {"X-Error-Message": "Invalid"}, ""), r"refuses ann/Tiny-GGUF with 401 \(Invalid\): HF_TOKEN is not set"),
-        ((403, {}, '{"error": "a\\u001b[2J\\nb"}'), r"refuses ann/Tiny-GGUF with 403 \(a\?\[2J b\)"),
+        (
+            (403, {"X-Error-Code": "GatedRepo"}, ""),
+            r"only to users who were let in, and no token is known: .*ask for access at http",
+        ),
+        (
+            (401, {"X-Error-Message": "Invalid"}, ""),
+            r"refuses ann/Tiny-GGUF with 401 \(Invalid\); no token is known: set HF_TOKEN",
+        ),
+        ((403, {}, '{"error": "a\\u001b[2J\\nb"}'), r"refuses ann/Tiny-GGUF with 403 \(a\?\[2J b\); no token"),
         ((500, {}, ""), "answers 500"),
         ((429, {"Retry-After": "9"}, ""), "answers 429"),
         ((200, {}, "{}"), "an answer about ann/Tiny-GGUF that is none of Hugging Face's"),
@@ -123,7 +132,7 @@ def test_a_refusal_is_said_in_one_clean_line(
 
 def test_the_token_goes_to_the_hub_alone(hub: StandIn, file_of: FileMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files[REPO], hub.token = {"M-Q8_0.gguf": file_of("M-Q8_0.gguf", 1000)}, "hf_secret"
-    with pytest.raises(SetupError, match="HF_TOKEN is not set"):
+    with pytest.raises(SetupError, match="no token is known"):
         find()
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(SetupError, match="the token is not enough") as raised:
