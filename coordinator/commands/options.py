@@ -81,7 +81,7 @@ class CallOptions(ServiceOptions):
         return self.retry_seconds
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Model by name")
 @dataclass(frozen=True, slots=True)
 class HubOptions:
     """A model by its name on a hub, instead of a file."""

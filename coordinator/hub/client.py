@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -46,8 +47,12 @@ class HubClient:
     """One hub. Any thread may ask."""
 
     def __init__(self) -> None:
-        """Raises SetupError where the library is not installed."""
+        """Raises SetupError where the library is not installed, or its environment cannot be."""
         library = _import_library()
+        if not re.fullmatch(r"[!-~]*", library.get_token() or ""):  # an error of HTTP's would show it
+            raise SetupError(
+                "the token for the hub, in HF_TOKEN or the file HF_HOME/token, has signs that no token has"
+            )
         self._library = library
         self.endpoint: str = library.constants.ENDPOINT
         self.cache = Path(library.constants.HF_HUB_CACHE).absolute()
@@ -111,6 +116,7 @@ class HubClient:
 
     def _refusal(self, wanted: HubName, error: Any) -> NumoeError:
         errors, status = self._library.errors, error.response.status_code
+        listing = "/api/models/" in str(error.response.url)
         told = one_line(" ".join((error.server_message or "").split()), 160)
         told = f" ({told})" if told else ""
         who = "no token is known: set HF_TOKEN" if self._library.get_token() is None else "the token is not enough"
@@ -121,11 +127,11 @@ class HubClient:
             return HubRefused(f"{wanted.repo} is given only to users who were let in, and {who}; {page}")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubRefused(f"{wanted.repo} has no revision {wanted.revision}; see {self.endpoint}/{wanted.repo}")
-        if isinstance(error, errors.RemoteEntryNotFoundError):
-            return HubRefused(f"{wanted.repo} lists a file that {self.endpoint} does not have{told}")
-        if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        if isinstance(error, errors.RepositoryNotFoundError) or (status == 404 and listing):
             hidden = f"{self.endpoint} has no repository {wanted.repo} that this user may see"
             return HubRefused(f"{hidden}: check how it is spelled; of a private one, {who}")
+        if status == 404:
+            return HubRefused(f"{self.endpoint} lists a file of {wanted.repo} that it does not have{told}")
         more = f"; {who}" if status in (401, 403) else ""
         return HubRefused(f"{self.endpoint} refuses {wanted.repo} with {status}{told}{more}")
 
@@ -141,6 +147,8 @@ def _import_library() -> ModuleType:
         import huggingface_hub.utils.logging
     except ImportError as error:
         raise SetupError("a model by its name on a hub needs numoe's extra: pip install 'numoe[hub]'") from error
+    except ValueError as error:
+        raise SetupError(f"a variable that begins with HF_ cannot be: {one_line(str(error), 160)}") from error
     # It writes what a hub says to standard error as it is; that its logging is imported sets the level, too.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL + 1)
     return huggingface_hub
@@ -160,7 +168,7 @@ def _begin(response: httpx2.Response, file: HubFile, start: int) -> int:
         begin = start
         if not told.startswith(f"{start}-"):
             raise HubRefused(f"{where} with bytes {one_line(told, 40)!r}, expected those from {start} on")
-    if size.isdigit() and int(size) != file.bytes:
+    if size.isdecimal() and int(size) != file.bytes:
         raise HubRefused(f"{where} with {size} bytes, expected {file.bytes}: it is not the file that the hub lists")
     return begin
 
@@ -168,4 +176,4 @@ def _begin(response: httpx2.Response, file: HubFile, start: int) -> int:
 def _rest(headers: Any) -> float:
     """For how many seconds the hub asks to be left alone."""
     told = headers.get("Retry-After", "")
-    return min(float(told), LONGEST_REST_SECONDS) if told.isdigit() and len(told) < 9 else 0.0
+    return min(float(told), LONGEST_REST_SECONDS) if told.isdecimal() and len(told) < 9 else 0.0

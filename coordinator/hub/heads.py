@@ -17,7 +17,7 @@ from numoe.coordinator.hub.reading import Source, read_bytes
 from numoe.coordinator.hub.waiting import Stop, call_all
 from numoe.model.gguf.part import read_part
 from numoe.model.gguf.reader import METADATA_BYTES
-from numoe.protos.errors import ModelFileError
+from numoe.protos.errors import ModelFileError, SetupError
 
 FIRST_BYTES = 1 << 20  # a part after the first fits in; the head of the first takes 6 MB for Qwen3's vocabulary
 GROWTH = 8
@@ -28,7 +28,7 @@ AT_ONCE = 8  # models have up to 150 parts, and each takes two round trips
 def read_heads(source: Source, files: Sequence[HubFile], poll: Callable[[], None]) -> Iterator[Path]:
     """The first of `files`, as far as its head, with the others beside it, until the context ends.
 
-    `poll` is called ten times a second. Raises SetupError, HubUnreachable and whatever `poll` raises; a ModelFileError
+    `poll` is called ten times a second. Raises SetupError, HubUnreachable and whatever `poll` raises; a SetupError
     that is raised in the context names the hub's files.
     """
     with tempfile.TemporaryDirectory(prefix="numoe-heads-", ignore_cleanup_errors=True) as folder:
@@ -39,8 +39,9 @@ def read_heads(source: Source, files: Sequence[HubFile], poll: Callable[[], None
         try:
             call_all(works, AT_ONCE, poll)
             yield places[0]
-        except ModelFileError as error:
-            raise ModelFileError(error.reason, str(error).replace(folder, source.wanted.repo)) from error
+        except SetupError as error:
+            error.args = (str(error).replace(folder, source.wanted.repo),)
+            raise
         finally:
             stop.set()
 

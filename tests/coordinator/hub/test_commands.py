@@ -139,6 +139,9 @@ def test_the_environment_is_obeyed(hub: StandIn, tmp_path: Path) -> None:
     hub.requests.clear()
     offline = numoe(hub, tmp_path, "plan", "-hf", REPO, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path / "mine"))
     assert (offline.returncode, hub.requests) == (2, [])
+    wrong = numoe(hub, tmp_path, "plan", "-hf", REPO, HF_HUB_DOWNLOAD_TIMEOUT="ten")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "a variable that begins with HF_ cannot be" in wrong.stderr
     assert f"HF_HUB_OFFLINE is set; nothing of it is in the cache {tmp_path}/mine" in offline.stderr
 
 

@@ -121,6 +121,15 @@ def test_a_hub_that_sends_next_to_nothing_is_given_up(
         fetch()
 
 
+def test_a_file_that_is_listed_and_not_there_is_named_so(hub: StandIn, file_of: FileMaker) -> None:
+    hub.files[REPO] = {"M-Q8_0.gguf": file_of("M-Q8_0.gguf", 100)}
+    found = find()
+    for failure in ((404, {"X-Error-Code": "EntryNotFound"}, ""), (404, {}, "")):
+        hub.failure = failure
+        with pytest.raises(SetupError, match=f"lists a file of {REPO} that it does not have"):
+            fetch_model(found, ignore)
+
+
 def test_bytes_that_were_spoilt_on_disk_are_fetched_anew(hub: StandIn, file_of: FileMaker) -> None:
     file = file_of("M-Q8_0.gguf", SIZE)
     hub.files[REPO] = {"M-Q8_0.gguf": file}

@@ -14,10 +14,12 @@ from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.made_up.synthetic import write_synthetic_model
 from numoe.model.made_up.synthetic_shape import PRESETS
-from numoe.protos.errors import ModelFileError
+from numoe.protos.errors import ModelFileError, UnsupportedModel
 from tests.coordinator.hub.conftest import REPO, find, ignore
 from tests.coordinator.hub.stand_in import StandIn
 from tests.tiny_model import TinyShape, split_paths, write_tiny_model
+
+FileMaker = Callable[[str, int], Path]
 
 
 def test_of_thirty_gigabytes_a_thousandth_comes(hub: StandIn, tmp_path: Path) -> None:
@@ -61,7 +63,13 @@ def test_what_is_no_model_is_refused_by_its_name_on_the_hub(hub: StandIn, tmp_pa
     assert "numoe-heads" not in str(raised.value)
 
 
-def test_a_signal_ends_the_reading_of_heads(hub: StandIn, file_of: Callable[[str, int], Path]) -> None:
+def test_whatever_is_refused_of_a_head_is_refused_by_that_name(hub: StandIn, file_of: FileMaker) -> None:
+    hub.files[REPO] = {"M-Q8_0.gguf": file_of("M-Q8_0.gguf", 1000)}
+    with pytest.raises(UnsupportedModel, match=f"^{REPO}/M-Q8_0.gguf: of no use$"), model_heads(find(), ignore) as head:
+        raise UnsupportedModel(f"{head}: of no use")
+
+
+def test_a_signal_ends_the_reading_of_heads(hub: StandIn, file_of: FileMaker) -> None:
     hub.files[REPO], hub.stall = {"M-Q8_0.gguf": file_of("M-Q8_0.gguf", 1000)}, 10
 
     def interrupt(phase: str, done: int, total: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from numoe.coordinator.commands.options import HubOptions
 from numoe.coordinator.hub import client, models
 from numoe.coordinator.hub.client import HubUnreachable
 from numoe.coordinator.hub.models import find_model
@@ -33,6 +34,12 @@ def fetched(hub: StandIn, file_of: FileMaker) -> Path:
 def test_a_model_that_is_here_takes_one_request_and_no_byte(hub: StandIn, fetched: Path) -> None:
     assert fetch(f"{REPO}:Q8_0") == fetched
     assert [request.path for request in hub.requests] == [f"/api/models/{REPO}/revision/main"]
+
+
+def test_options_of_a_command_find_the_file(hub: StandIn, fetched: Path) -> None:
+    assert HubOptions(hf_repo=f"{REPO}:Q8_0").find(None, ignore) == fetched
+    assert HubOptions(hf_repo=REPO, hf_file="m-q8_0.gguf").find(None, ignore) == fetched
+    assert (HubOptions().find(None, ignore), HubOptions().find(fetched, ignore)) == (None, fetched)
 
 
 def test_offline_takes_none(hub: StandIn, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +145,10 @@ def test_the_token_goes_to_the_hub_alone(hub: StandIn, file_of: FileMaker, monke
     with pytest.raises(SetupError, match="the token is not enough") as raised:
         find()
     assert "hf_wrong" not in str(raised.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_wr\x01ong")
+    with pytest.raises(SetupError, match="signs that no token has") as raised:
+        find()
+    assert "ong" not in str(raised.value)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert fetch().is_file()
     assert {request.authorization for request in hub.asked("/content/")} == {""}
