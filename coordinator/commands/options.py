@@ -93,16 +93,18 @@ class HubOptions:
     """The model's file in the repository, or any part of it, instead of QUANT."""
     hf_revision: str | None = None
     """The repository's branch, tag or commit. Default: main."""
+    offline: bool = False
+    """Ask no hub: the model lies in the cache. So does HF_HUB_OFFLINE=1."""
 
     def wanted(self, model: Path | None) -> HubName | None:
         """The name; None: none was given. Raises SetupError for one that cannot be, or beside a `model`."""
         if self.hf_repo is None:
-            if self != HUB_OPTIONS:
+            if self.hf_file is not None or self.hf_revision is not None:
                 raise SetupError("--hf-file and --hf-revision say which file of a repository: name it with --hf-repo")
             return None
         if model is not None:
             raise SetupError(f"both the file {model} and --hf-repo {self.hf_repo} are named: leave one of them out")
-        return read_name(self.hf_repo, self.hf_file, self.hf_revision)
+        return read_name(self.hf_repo, self.hf_file, self.hf_revision, self.offline)
 
     def find(self, model: Path | None, progress: LoadProgress) -> Path | None:
         """The file `model`, or that of the named model, which is fetched first; None: neither was given."""

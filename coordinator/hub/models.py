@@ -50,8 +50,8 @@ def find_model(wanted: HubName, progress: LoadProgress) -> FoundModel:
     """Look which files the model is. Raises SetupError, ServiceError, and whatever `progress` raises."""
     client = HubClient()
     cache = repo_cache(client.cache, wanted)
-    if client.offline:
-        return _in_cache(client, cache, wanted, "HF_HUB_OFFLINE is set")
+    if wanted.offline or client.offline:
+        return _in_cache(client, cache, wanted, f"{'--offline' if wanted.offline else 'HF_HUB_OFFLINE'} is set")
     try:
         commit, listed = call(lambda: client.list_files(wanted), _patience(progress, client.endpoint))
     except (HubUnreachable, HubRefused) as error:

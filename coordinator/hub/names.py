@@ -22,12 +22,13 @@ class HubName:
     quant: str = ""  # as in the names of its files: "Q4_K_M"; "": the usual one
     file: str = ""  # the file's path in the repository, which counts instead of `quant`; "": not named
     revision: str = MAIN  # a branch, a tag or a commit
+    offline: bool = False  # whether only the cache is looked at
 
     def __str__(self) -> str:
         return self.repo + (f":{self.quant}" if self.quant else "")
 
 
-def read_name(text: str, file: str | None = None, revision: str | None = None) -> HubName:
+def read_name(text: str, file: str | None = None, revision: str | None = None, offline: bool = False) -> HubName:
     """The name in `text`. Raises SetupError for one that no hub can have."""
     repo, colon, quant = text.partition(":")
     if "@" in repo:
@@ -41,7 +42,7 @@ def read_name(text: str, file: str | None = None, revision: str | None = None) -
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise SetupError(f"--hf-revision is {one_line(revision, 60)}, expected a branch, a tag or a commit")
     # "latest" is what llama.cpp calls a name without a quantisation.
-    return HubName(repo, "" if quant.lower() == "latest" else quant, file or "", revision or MAIN)
+    return HubName(repo, "" if quant.lower() == "latest" else quant, file or "", revision or MAIN, offline)
 
 
 def _refuse(text: str, why: str) -> None:

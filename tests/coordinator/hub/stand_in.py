@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,12 +74,8 @@ def serving(hub: StandIn) -> Iterator[StandIn]:
     class Handler(_Handler):
         stand_in = hub
 
-    with (
-        ThreadingHTTPServer(("127.0.0.1", 0), Handler) as api,
-        ThreadingHTTPServer(("127.0.0.1", 0), Handler) as content,
-    ):
+    with _Server(("127.0.0.1", 0), Handler) as api, _Server(("127.0.0.1", 0), Handler) as content:
         for server in (api, content):
-            server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         hub.address = f"http://127.0.0.1:{api.server_port}"
         Handler.content = f"http://127.0.0.1:{content.server_port}"
@@ -88,6 +85,15 @@ def serving(hub: StandIn) -> Iterator[StandIn]:
             hub.ended.set()
             for server in (api, content):
                 server.shutdown()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away, as those that are killed do."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -43,6 +43,9 @@ def test_options_of_a_command_find_the_file(hub: StandIn, fetched: Path) -> None
 
 
 def test_offline_takes_none(hub: StandIn, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HubOptions(hf_repo=REPO, offline=True).find(None, ignore) == fetched
+    with pytest.raises(SetupError, match=r"ann/other: --offline is set; nothing of it is in the cache"):
+        HubOptions(hf_repo="ann/other", offline=True).find(None, ignore)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(f"{REPO}:Q8_0") == fetch() == fetched
     with pytest.raises(SetupError, match=r"HF_HUB_OFFLINE is set; the cache .* has no Q4_K_M: it has Q8_0"):
