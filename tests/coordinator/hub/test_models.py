@@ -15,9 +15,11 @@ from numoe.coordinator.hub import client, models
 from numoe.coordinator.hub.client import HubUnreachable
 from numoe.coordinator.hub.models import find_model
 from numoe.coordinator.hub.names import read_name
-from numoe.protos.errors import ServiceError, SetupError
+from numoe.coordinator.machine.model_file import read_spec
+from numoe.protos.errors import ModelFileError, ServiceError, SetupError
 from tests.coordinator.hub.conftest import REPO, cache_of, fetch, find, ignore
 from tests.coordinator.hub.stand_in import COMMIT, StandIn
+from tests.tiny_model import TinyShape, split_paths, write_tiny_model
 
 FileMaker = Callable[[str, int], Path]
 
@@ -34,6 +36,20 @@ def fetched(hub: StandIn, file_of: FileMaker) -> Path:
 def test_a_model_that_is_here_takes_one_request_and_no_byte(hub: StandIn, fetched: Path) -> None:
     assert fetch(f"{REPO}:Q8_0") == fetched
     assert [request.path for request in hub.requests] == [f"/api/models/{REPO}/revision/main"]
+
+
+def test_the_plan_knows_the_files_behind_the_links_of_the_cache(hub: StandIn, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "M-Q8_0.gguf", TinyShape(), parts=2)
+    hub.files[REPO] = {path.name: path for path in split_paths(tmp_path / "M-Q8_0.gguf", 2)}
+    first, second = read_spec(fetch()).files
+    for identity in (first, second):
+        assert identity.path.is_symlink()
+        with identity.path.open("rb") as file:  # as a worker opens it
+            identity.check(file.fileno())
+    second.path.unlink()
+    second.path.symlink_to(first.path.resolve())
+    with second.path.open("rb") as file, pytest.raises(ModelFileError, match="was changed or replaced"):
+        second.check(file.fileno())
 
 
 def test_options_of_a_command_find_the_file(hub: StandIn, fetched: Path) -> None:
