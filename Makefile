@@ -6,6 +6,7 @@
 #   make quick   the tests that a change most likely breaks, in two minutes;  ROOM=model/gguf  names the room
 #   make test-numa   tests on two NUMA nodes, in an emulated guest where the machine has one;  needs root and apt
 #   make chromium   install the browser that tests of the page need;  needs root and apt
+#   make prometheus   install the Prometheus that tests of deploy/ need;  needs root and apt
 #   make check   format, lint, types, protos, architecture
 #   make bench   speeds beside llama.cpp's;  ARGS="30b-q8_0 --llama-cpp FOLDER"  chooses, ARGS=--help tells
 #   make protos  generate the protobuf code anew where a .proto changed
@@ -31,7 +32,7 @@ TORCH := torch==2.13.0
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
-.PHONY: help setup run test quick test-numa chromium check lint format types buf architecture bench protos lock clean
+.PHONY: help setup run test quick test-numa chromium prometheus check lint format types buf architecture bench protos lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -53,7 +54,10 @@ test-numa: setup
 	$(BIN)/python -m tests.numa $(ARGS)
 
 chromium:
-	tests/system/page/chromium.sh
+	tests/programs.sh chromium chromium chromium-browser google-chrome
+
+prometheus:
+	tests/programs.sh prometheus promtool
 
 # Each part is a verb of its own, so that `make -k check` shows all that is wrong at once.
 check: lint format types buf architecture

@@ -6,6 +6,7 @@
     |   +-- QueueFull             more waiting requests than the queue holds              RESOURCE_EXHAUSTED
     |   +-- DeadlineExceeded      the request's deadline passed                           DEADLINE_EXCEEDED
     |   +-- RequestCancelled      the client went away or cancelled                       CANCELLED
+    |   +-- RequestAborted        an operator ended it                                    CANCELLED
     +-- SetupError            the operator's set-up: one line on stderr, exit code 2      INTERNAL
     |   +-- ModelFileError        the GGUF file is damaged, hostile or inconsistent       INTERNAL
     |   +-- UnsupportedModel      the file is sound, but this version cannot run it       FAILED_PRECONDITION
@@ -79,6 +80,12 @@ class RequestCancelled(RequestError):
     reason = "CANCELLED"
 
 
+class RequestAborted(RequestError):
+    """An operator ended the request."""
+
+    reason = "ABORTED"
+
+
 class SetupError(NumoeError):
     """The operator's set-up is wrong: one line on stderr, exit code 2."""
 
@@ -124,9 +131,16 @@ class Unavailable(ServiceError):
 
 
 class WorkerLost(ServiceError):
-    """A worker process died or stopped answering; every open request ends with this."""
+    """A worker process died or stopped answering; every open request ends with this.
+
+    `workers` are the numbers of those that died; none: nobody knows which, or all were ended.
+    """
 
     reason = "WORKER_LOST"
+
+    def __init__(self, message: str, workers: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.workers = workers
 
 
 class LogitsNotFinite(ServiceError):

@@ -20,8 +20,6 @@ from numoe.model.text.chat_template import INPUT_BYTES
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
 
-REQUEST_ID_CHARACTERS = 128
-
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -50,7 +48,7 @@ class Question:
     """What a client asks."""
 
     prompt: Text | TokenIds | Conversation
-    request: GenerationRequest  # without the prompt's tokens; request_id "": the client gave none
+    request: GenerationRequest  # without the prompt's tokens
     seeded: bool  # whether the client gave the seed in `request`; else one is drawn
     model: str = ""  # which model the client expects; "": whichever is served
 
@@ -68,19 +66,17 @@ async def submit(question: Question, served: ServedModel) -> Answer:
     """Encode the prompt and queue the request.
 
     Raises:
-        InvalidRequest: a field is at fault; named as in GenerationRequest, or model, messages, request_id.
+        InvalidRequest: a field is at fault; named as in GenerationRequest, or model, messages.
         UnsupportedModel: a conversation, and the model has no template.
         QueueFull, Unavailable: not now; asked before anything is encoded.
         DeadlineExceeded: encoding took too long.
     """
     if question.model and question.model != served.spec.name:
         raise InvalidRequest("model", f"is {question.model!r}; this service serves {served.spec.name!r}")
-    request_id = _request_id(question.request.request_id)
     served.engine.refuse_if_closed_or_full()  # which costs nothing; encoding does
     prompt = await _encode(question, served)
     request = replace(
         question.request,
-        request_id=request_id,
         prompt=tuple(prompt),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
     )
@@ -142,12 +138,6 @@ def _check_conversation(turns: Sequence[Turn], served: ServedModel) -> None:
     size = sum(byte_length(turn.content) + byte_length(turn.role) for turn in turns)
     if size > INPUT_BYTES:  # not by the context: a template may leave out much of what was said before
         raise InvalidRequest("messages", f"they take {size} bytes; at most {INPUT_BYTES} are allowed")
-
-
-def _request_id(given: str) -> str:
-    if len(given) > REQUEST_ID_CHARACTERS or not (given.isascii() and given.isprintable()):
-        raise InvalidRequest("request_id", f"expected at most {REQUEST_ID_CHARACTERS} printable ASCII characters")
-    return given or secrets.token_hex(8)
 
 
 def _seeded(request: GenerationRequest) -> Sampling:

@@ -7,7 +7,7 @@ log has the rest under the same id.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import structlog
@@ -21,6 +21,7 @@ from numoe.protos.errors import (
     NumoeError,
     PlanError,
     QueueFull,
+    RequestAborted,
     RequestCancelled,
     RequestError,
     ServiceError,
@@ -61,6 +62,7 @@ _KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.
     QueueFull: FailureKind.FULL,
     DeadlineExceeded: FailureKind.LATE,
     RequestCancelled: FailureKind.CANCELLED,
+    RequestAborted: FailureKind.CANCELLED,
     UnsupportedModel: FailureKind.UNSUPPORTED,
     PlanError: FailureKind.UNSUPPORTED,
     Unavailable: FailureKind.UNAVAILABLE,
@@ -82,6 +84,7 @@ class Failure:
     problem: str = ""
     retry_seconds: float | None = None  # when to come back
     incident: str = ""  # under which the log has the rest
+    request_id: str = ""  # of the request that failed; "": the call is none
 
 
 class ToldError(Exception):
@@ -92,21 +95,20 @@ class ToldError(Exception):
         self.failure = failure
 
 
-def describe_failure(error: Exception) -> Failure:
-    """What a client is told of an error; an unexpected one is logged here, and only here."""
+def describe_failure(error: Exception, request_id: str = "") -> Failure:
+    """What a client is told of an error, of its request if there is one; an unexpected one is logged here alone."""
     if isinstance(error, ToldError):
         return error.failure
     kind = kind_of(type(error))
     if not isinstance(error, NumoeError) or kind is FailureKind.INTERNAL:
-        return _internal(error)
-    message = _shortened(str(error))
+        return _internal(error, request_id)
+    failure = Failure(kind, error.reason, _shortened(str(error)), request_id=request_id)
     match error:
         case InvalidRequest():
-            return Failure(kind, error.reason, message, field=error.field, problem=_shortened(error.problem))
+            return replace(failure, field=error.field, problem=_shortened(error.problem))
         case QueueFull():
-            return Failure(kind, error.reason, message, retry_seconds=error.retry_seconds)
-    retry_seconds = RETRY_SECONDS if kind is FailureKind.UNAVAILABLE else None
-    return Failure(kind, error.reason, message, retry_seconds=retry_seconds)
+            return replace(failure, retry_seconds=error.retry_seconds)
+    return replace(failure, retry_seconds=RETRY_SECONDS) if kind is FailureKind.UNAVAILABLE else failure
 
 
 def kind_of(error: type[Exception]) -> FailureKind:
@@ -123,8 +125,8 @@ def _shortened(message: str) -> str:
     return data[: MESSAGE_BYTES - 3].decode(errors="ignore") + "..."
 
 
-def _internal(error: Exception) -> Failure:
+def _internal(error: Exception, request_id: str) -> Failure:
     incident = secrets.token_hex(6)
-    _log.error("internal error", incident=incident, exc_info=error)
+    _log.error("internal_error", incident=incident, request=request_id or None, exc_info=error)
     message = f"an internal error, incident {incident}: the server's log has the details"
-    return Failure(FailureKind.INTERNAL, NumoeError.reason, message, incident=incident)
+    return Failure(FailureKind.INTERNAL, NumoeError.reason, message, incident=incident, request_id=request_id)

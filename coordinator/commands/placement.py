@@ -5,21 +5,34 @@ from __future__ import annotations
 from numoe.coordinator.commands.options import SERVICE_OPTIONS, ServiceOptions
 from numoe.coordinator.commands.screen.progress import show_moves
 from numoe.coordinator.commands.screen.terminal import out
+from numoe.coordinator.commands.tables.experts import describe_experts
 from numoe.coordinator.commands.tables.placement import describe_placement
 from numoe.protos.errors import SetupError
 from numoe.v1.placement_pb2 import RebalanceRequest
 
 
-def placement(*, options: ServiceOptions = SERVICE_OPTIONS) -> None:
+def placement(
+    *, options: ServiceOptions = SERVICE_OPTIONS, layer: int | None = None, expert: int | None = None
+) -> None:
     """Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.
 
     Parameters
     ----------
     options
         Which service.
+    layer
+        Show where the experts of this layer live instead, and how often each is chosen.
+    expert
+        Of that layer, only this expert.
     """
+    if expert is not None and layer is None:
+        raise SetupError("--expert names an expert of a layer: name that too, with --layer")
     with options.connect() as client:
-        out().print(describe_placement(client.placement()))
+        told = client.placement()
+        if layer is None:
+            out().print(describe_placement(told))
+        else:
+            out().print(describe_experts(client.expert_map(), told, layer, expert))
 
 
 def rebalance(*, options: ServiceOptions = SERVICE_OPTIONS, drain: int | None = None) -> None:

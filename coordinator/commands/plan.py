@@ -79,11 +79,14 @@ def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path]:
         yield model
         return
     from numoe.coordinator.hub.models import find_model, model_heads
-    from numoe.coordinator.logs import configure_logging
+    from numoe.coordinator.logs import configure_logging, finish_log
 
     configure_logging()  # what is said of a hub is no part of the plan
-    with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
-        yield path
+    try:
+        with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
+            yield path
+    finally:
+        finish_log()
 
 
 def _write_text(path: Path, text: str) -> None:

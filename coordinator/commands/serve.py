@@ -48,24 +48,27 @@ def serve(
     check_settings(settings)
     wanted = hub.wanted(model)
     # They bring gRPC, numpy and structlog: 0.9 s, which `--help` and a refused flag do not wait for.
-    from numoe.coordinator.logs import configure_logging
+    from numoe.coordinator.logs import configure_logging, finish_log, log_phase
     from numoe.coordinator.process.life import serve as serve_until_signal
     from numoe.coordinator.process.loading import load_model, load_named_model
 
     configure_logging()
-    with LoadingView() as view:
+    try:
+        with LoadingView(log_phase) as view:
+            if wanted is not None:
+                load = partial(load_named_model, wanted, settings)
+            else:
+                load = partial(load_model, model or find_demo_model(view), settings)
 
-        def announce(ready: Ready) -> None:
-            gc.collect()
-            gc.freeze()  # what is there now stays: looking through its 80,000 objects again held every request up 30 ms
-            view.close()
-            _show_ready(ready)
+            def announce(ready: Ready) -> None:
+                gc.collect()
+                gc.freeze()  # what is there now stays: looking through its 80,000 objects again held requests up 30 ms
+                view.close()
+                _show_ready(ready)
 
-        if wanted is not None:
-            load = partial(load_named_model, wanted, settings)
-        else:
-            load = partial(load_model, model or find_demo_model(view), settings)
-        asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
+            asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
+    finally:
+        finish_log()  # before the line that says what ended it
 
 
 def _show_ready(ready: Ready) -> None:

@@ -13,13 +13,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from numoe.coordinator.requests.events import Failed, Finished
+from numoe.coordinator.requests.events import Failed, Finished, FinishReason
+from numoe.coordinator.requests.request_end import name_of, outcome_of
+from numoe.protos.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LogitsNotFinite,
+    NumoeError,
+    QueueFull,
+    RequestAborted,
+    RequestCancelled,
+    ServiceError,
+    Unavailable,
+    UnsupportedModel,
+    WorkerLost,
+)
 
 # Seconds, from the shortest step of a small model to the longest wait in a full queue.
 WAITS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 GAPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0)
 PHASE_SECONDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 RATES = (1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 3000.0, 10000.0)  # tokens per second
+
+_FAILURES: tuple[type[NumoeError], ...] = (
+    RequestCancelled,
+    RequestAborted,
+    DeadlineExceeded,
+    LogitsNotFinite,
+    WorkerLost,
+    Unavailable,
+    ServiceError,
+)
+# How an accepted request may end, as `EngineCounts.ended` names it.
+OUTCOMES = (*(reason.value for reason in FinishReason), *(name_of(error) for error in _FAILURES))
+
+# How one may be refused before that, as `EngineCounts.refused` names it; others are defects.
+_REFUSALS: tuple[type[NumoeError], ...] = (
+    InvalidRequest,
+    QueueFull,
+    Unavailable,
+    UnsupportedModel,
+    DeadlineExceeded,
+    RequestCancelled,
+)
+REFUSALS = tuple(name_of(error) for error in _REFUSALS)
 
 PHASES = ("schedule", "publish", "deliver", "wait", "apply")  # of a step's round, in their order; they add up to it
 
@@ -70,6 +107,8 @@ class EngineCounts:
         self.phase_seconds = {phase: Histogram(PHASE_SECONDS) for phase in PHASES}  # of each step's round
         self._lock = Lock()
         self._ended: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._losses: Counter[int | None] = Counter()
         self._rejected = 0
         self._phase_began = 0.0
 
@@ -84,6 +123,28 @@ class EngineCounts:
         with self._lock:
             return dict(self._ended)
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """Requests that were refused before they were queued, by the stable name of the error."""
+        with self._lock:
+            return dict(self._refused)
+
+    def note_refused(self, outcome: str) -> None:
+        """A request was refused, for whatever reason."""
+        with self._lock:
+            self._refused[outcome] += 1
+
+    @property
+    def losses(self) -> dict[int | None, int]:
+        """How often each worker died, by its number; None: nobody knows which it was."""
+        with self._lock:
+            return dict(self._losses)
+
+    def note_lost(self, workers: tuple[int, ...]) -> None:
+        """These workers died; none: nobody knows which."""
+        with self._lock:
+            self._losses.update(workers or (None,))
+
     def note_rejected(self) -> None:
         """A request found no room."""
         with self._lock:
@@ -91,9 +152,8 @@ class EngineCounts:
 
     def note_end(self, event: Finished | Failed) -> None:
         """A request ended; called once for each."""
-        outcome = event.reason.value if isinstance(event, Finished) else event.error.reason.lower()
         with self._lock:
-            self._ended[outcome] += 1
+            self._ended[outcome_of(event)] += 1
             if isinstance(event, Finished) and event.timings.decode_tokens_per_second > 0:
                 self.decode_rate.observe(event.timings.decode_tokens_per_second)
 

@@ -31,9 +31,10 @@ from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
-from numoe.coordinator.requests.events import Accepted, Failed
+from numoe.coordinator.requests.events import Accepted, Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
+from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
@@ -56,13 +57,13 @@ class Engine:
         settings: EngineSettings,
         *,
         step_timeout_seconds: float = 600.0,
-        events: EventLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`events` is told of workers that are lost; `clock`, in seconds, tells how long ago that was."""
+        """`clock`, in seconds, tells how long ago workers were lost."""
         step = executor.limits
         self.counts = EngineCounts()
-        self.events = EventLog() if events is None else events
+        self.events = EventLog()
+        self._report: Report = report_to_nobody
         self._executor = executor
         self._tokenizer = tokenizer
         self._settings = settings
@@ -85,6 +86,7 @@ class Engine:
         # Written by the thread alone.
         self._undelivered: list[Sequence] = []
         self._steps = 0
+        self._step_began_at: float | None = None
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._restarts = 0
@@ -95,8 +97,10 @@ class Engine:
 
     # ---- called in the event loop
 
-    def start(self) -> None:
-        """Starts the thread."""
+    def start(self, events: EventLog | None = None, report: Report = report_to_nobody) -> None:
+        """Starts the thread; `events` is told of changes of life, `report` of each request's end, by any thread."""
+        self.events = self.events if events is None else events
+        self._report = report
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Generation:
@@ -108,7 +112,13 @@ class Engine:
         self.refuse_if_closed_or_full()
         now = time.monotonic()
         deadline = self.deadline_of(request, now)
-        generation = Generation(request.request_id, asyncio.get_running_loop(), self._forget, self.counts.note_end)
+
+        def note_end(event: Finished | Failed) -> None:
+            self.counts.note_end(event)
+            self._report(sequence.describe_end(event, time.monotonic()))
+
+        loop = asyncio.get_running_loop()
+        generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
         sequence = Sequence(request, token_budget(request, self.limits), deadline, generation, self._tokenizer)
         with self._changed:
             self._refuse_if_closed_or_full()
@@ -178,6 +188,8 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts,
                 rejected=self.counts.rejected,
+                kv_blocks_reserved=self._batch.pool.reserved,
+                step_began_at=self._step_began_at,
             )
 
     def requests(self) -> list[RequestStatus]:
@@ -190,7 +202,7 @@ class Engine:
         with self._changed:
             every = (*self._batch.running, *self._batch.queue)
             named = [sequence.generation for sequence in every if sequence.request.request_id == request_id]
-        return sum(generation.abort("an operator aborted the request") for generation in named)
+        return sum(generation.abort() for generation in named)
 
     def _state(self) -> EngineState:
         if self._stopping:
@@ -231,12 +243,10 @@ class Engine:
         except NumoeError as failure:
             if not self._stopping:  # else a restart was given up, on purpose
                 error = failure
-                _log.error("engine_failed", error=str(failure))
+                self.events.note(EventKind.ENGINE_FAILED, str(error))
         except Exception as failure:  # a defect of ours: no request may be left without an answer
             error = ServiceError(f"internal error in the engine: {type(failure).__name__}")
-            _log.exception("engine_failed")
-        if error is not None:
-            self.events.note(EventKind.ENGINE_FAILED, str(error))
+            self.events.note(EventKind.ENGINE_FAILED, str(error), exc_info=failure)
         self._shut_down(error)
 
     def _wait_for_work(self) -> bool:
@@ -259,11 +269,15 @@ class Engine:
         counts.end_phase("schedule")
         step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
         self._steps += 1
-        self._executor.submit(step)
-        counts.end_phase("publish")
-        self._deliver()
-        counts.end_phase("deliver")
-        result = self._executor.collect(self._step_timeout_seconds)
+        self._step_began_at = time.monotonic()
+        try:
+            self._executor.submit(step)
+            counts.end_phase("publish")
+            self._deliver()
+            counts.end_phase("deliver")
+            result = self._executor.collect(self._step_timeout_seconds)
+        finally:
+            self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
         counts.end_phase("apply")
@@ -293,24 +307,14 @@ class Engine:
                 token_id, logprob = next(drawn)
                 if token_id == NOT_DRAWN:
                     sequence.fail_not_finite()
-                    _log.error("logits_not_finite", request=sequence.request.request_id, position=sequence.known)
                 elif 0 <= token_id < self.limits.vocabulary:
-                    self._count_draw(sequence, now)
+                    sequence.count_draw(self.counts, now)
                     sequence.take(token_id, logprob, now)
                     self._generated_tokens += 1
                 else:
                     raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
             self._undelivered.append(sequence)
         self._restarts_in_row = 0
-
-    def _count_draw(self, sequence: Sequence, now: float) -> None:
-        """Count the times of a token that is about to be taken."""
-        counts = self.counts
-        if sequence.drawn:
-            counts.between_tokens_seconds.observe(now - sequence.last_token_at)
-        else:
-            counts.first_token_seconds.observe(now - sequence.submitted_at)
-            counts.prefill_rate.observe(sequence.prompt / max(now - sequence.started_at, 1e-9))
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -320,8 +324,8 @@ class Engine:
 
     def _recover(self, lost: WorkerLost) -> None:
         """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
-        _log.error("worker_lost", error=str(lost))
-        self.events.note(EventKind.WORKER_LOST, str(lost))
+        self.events.note(EventKind.WORKER_LOST, str(lost), workers=list(lost.workers))
+        self.counts.note_lost(lost.workers)
         if self._clock() - self._restarted_at >= FORGET_SECONDS:
             self._restarts_in_row = 0
         with self._changed:
@@ -332,7 +336,6 @@ class Engine:
             self._restarting = False
             self._restarts += 1
         self._restarted_at = self._clock()
-        _log.info("workers_restarted")
         self.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
 
     def _restart(self, lost: WorkerLost) -> None:
@@ -340,16 +343,17 @@ class Engine:
             if self._stopping or self._draining:
                 raise lost  # nobody is left to be served by new workers
             self._restarts_in_row += 1
+            self.events.note(EventKind.WORKERS_RESTARTING, f"attempt {self._restarts_in_row} of {MOST_RESTARTS}")
             try:
                 self._executor.restart()
             except WorkerLost as again:
                 if self._stopping:
                     raise
-                _log.error("worker_lost_in_restart", error=str(again))
-                self.events.note(EventKind.START_REFUSED, str(again))
+                self.events.note(EventKind.START_REFUSED, str(again), workers=list(again.workers))
+                self.counts.note_lost(again.workers)
                 lost = again
             except SetupError as refused:
-                self.events.note(EventKind.START_REFUSED, str(refused))
+                self.events.note(EventKind.START_REFUSED, str(refused), workers=[])
                 raise
             else:
                 return

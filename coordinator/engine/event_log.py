@@ -1,4 +1,7 @@
-"""What happened to the service, for operators: the last so many changes of its life, in order."""
+"""What happened to the service, for operators: the last so many changes of its life, in order, and a line of log each.
+
+Whoever notes an event here has it logged, too, so that page, `numoe events` and log tell one story.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
 
+import structlog
+
 from numoe.coordinator.engine.latch import Latch
 
 KEPT_EVENTS = 1000  # some 200 kB
@@ -17,15 +22,30 @@ KEPT_EVENTS = 1000  # some 200 kB
 class EventKind(StrEnum):
     """What happened."""
 
+    LOADING = "loading"  # the service listens, and loads the model
     SERVING = "serving"  # the model is loaded and requests are taken
     WORKER_LOST = "worker_lost"
+    WORKERS_RESTARTING = "workers_restarting"
     WORKERS_RESTARTED = "workers_restarted"
     START_REFUSED = "start_refused"  # lost workers could not be brought back this time
     ENGINE_FAILED = "engine_failed"
     REBALANCE_BEGUN = "rebalance_begun"
     REBALANCE_ENDED = "rebalance_ended"  # all moves are made, or it was given up, as the text says
+    WORKER_DRAINED = "worker_drained"  # it holds no experts any more that others have no copy of
     REQUEST_ABORTED = "request_aborted"  # by an operator
     DRAINING = "draining"  # no more requests are taken
+    STOPPED = "stopped"
+    END_FORCED = "end_forced"  # something hangs, and the process ends all the same
+
+
+_LEVELS = {
+    EventKind.WORKER_LOST: "error",
+    EventKind.START_REFUSED: "error",
+    EventKind.ENGINE_FAILED: "error",
+    EventKind.END_FORCED: "error",
+}
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +73,10 @@ class EventLog:
         """The id of the newest event; 0: nothing happened yet."""
         return self._last_id
 
-    def note(self, kind: EventKind, text: str) -> None:
-        """Something happened now."""
+    def note(self, kind: EventKind, text: str, **facts: object) -> None:
+        """Something happened now; `facts` are for the log alone."""
+        level = "error" if "error" in facts else _LEVELS.get(kind, "info")
+        getattr(_log, level)(kind.value, text=text, **facts)
         with self._lock:
             self._last_id += 1
             self._events.append(ServiceEvent(self._last_id, self._clock(), kind, text))

@@ -30,6 +30,11 @@ class BlockPool:
         return self.blocks - self._reserved
 
     @property
+    def reserved(self) -> int:
+        """Blocks promised to admitted sequences, those in use among them."""
+        return self._reserved
+
+    @property
     def used(self) -> int:
         """Blocks that hold positions of some sequence."""
         return self.blocks - len(self._free)

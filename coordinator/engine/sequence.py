@@ -1,22 +1,25 @@
 """One request in work: its tokens, its blocks, how it ends, and the text it still owes the client.
 
-The engine's thread alone calls these methods, but for `status`. `take` decides everything the next step depends on;
-`deliver` does the rest, while the workers already compute. Stop strings are the exception: with them the text is made
-in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
+The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
+step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
+the text is made in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.kv_blocks import BlockTable
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
@@ -92,6 +95,23 @@ class Sequence:
             last_token_at=self.last_token_at,
         )
 
+    def describe_end(self, event: Finished | Failed, now: float) -> RequestEnd:
+        """What the log and traces are told of the request once it is over; by any thread."""
+        request = self.request
+        return RequestEnd(
+            asker=asker_of(request),
+            outcome=outcome_of(event),
+            ended_at=time.time(),
+            seconds=now - self.submitted_at,
+            error=failure_of(event),
+            prompt_tokens=self.prompt,
+            generated_tokens=self.drawn,
+            timings=event.timings if isinstance(event, Finished) else self._timings(now),
+            parts=3 if self.drawn else 2 if self.started_at else 1,
+            max_tokens=request.max_tokens,
+            sampling=request.sampling,
+        )
+
     def admit(self, table: BlockTable, now: float) -> None:
         """Takes a slot, with blocks for all that it may ever hold."""
         self.table = table
@@ -118,19 +138,27 @@ class Sequence:
         self._owes_progress = self.run < self.prompt
         self.run += tokens
 
+    def count_draw(self, counts: EngineCounts, now: float) -> None:
+        """Count the times of a token that is about to be taken."""
+        if self.drawn:
+            counts.between_tokens_seconds.observe(now - self.last_token_at)
+        else:
+            counts.first_token_seconds.observe(now - self.submitted_at)
+            counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
+
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
         self._tokens[self.known] = token_id
-        self.known += 1
-        if self._seen is not None:
-            self._seen.add(token_id)
-        if self.drawn == 1:
+        if self.drawn == 0:
             self.first_token_at = now
         self.last_token_at = now
+        self.known += 1  # after the times, which other threads look at once a token is drawn
+        if self._seen is not None:
+            self._seen.add(token_id)
         self._owed = _Owed(token_id, logprob)
         reason, match = self._end(self._owed)
         if reason is not None:
-            self.outcome = Finished(reason, match, Usage(self.prompt, self.drawn), self._timings())
+            self.outcome = Finished(reason, match, Usage(self.prompt, self.drawn), self._timings(now))
 
     def fail_not_finite(self) -> None:
         """No token could be drawn: the request ends."""
@@ -176,14 +204,15 @@ class Sequence:
             text = self._text.push(token_id, may_stop=self.drawn >= self.request.min_tokens)
         return text + self._text.finish() if ends else text
 
-    def _timings(self) -> Timings:
-        queue = self.started_at - self.submitted_at
-        prefill = self.first_token_at - self.started_at
-        decode = self.last_token_at - self.first_token_at
+    def _timings(self, now: float) -> Timings:
+        """Where the time went until `now`; of an answer, until its last token."""
+        started, first = self.started_at or now, self.first_token_at or now
+        queue, prefill = started - self.submitted_at, first - started
+        decode = self.last_token_at - first if self.drawn else 0.0
         return Timings(
             queue_milliseconds=queue * 1e3,
             prefill_milliseconds=prefill * 1e3,
             decode_milliseconds=decode * 1e3,
-            prefill_tokens_per_second=self.prompt / prefill if prefill > 0 else 0.0,
+            prefill_tokens_per_second=self.prompt / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )

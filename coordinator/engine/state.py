@@ -29,6 +29,8 @@ class EngineSnapshot:
     generated_tokens: int  # drawn since the start
     restarts: int
     rejected: int = 0  # requests that found no room, since the start
+    kv_blocks_reserved: int = 0  # for all that the requests at work may ever hold, those used among them
+    step_began_at: float | None = None  # time.monotonic() when the step under way began; None: there is none
 
 
 class RequestPhase(StrEnum):

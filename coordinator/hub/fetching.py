@@ -89,7 +89,7 @@ def _fetch(source: Source, file: HubFile, count: _Count, stop: Stop) -> None:
             growing.truncate(0)
         if last or not kept:
             break
-        _log.warning("fetched_again", file=one_line(file.path, 120), reason="what was fetched before is spoilt")
+        _log.warning("fetched_again", file=one_line(file.path, 120), error="what was fetched before is spoilt")
     incomplete.unlink(missing_ok=True)
     found = f"the bytes of {one_line(file.path, 120)} have the digest {digest.hexdigest()}"
     raise HubRefused(f"{found}, expected {file.digest} as {source.client.endpoint} lists; nothing of it was kept")

@@ -106,7 +106,7 @@ def _said_now_and_then(progress: LoadProgress) -> Callable[[int, int], None]:
         progress(FETCHING, done, total)
         if 10 * done // total > tenths:
             tenths = 10 * done // total
-            _log.info("fetching", done=done, total=total)
+            _log.info("fetched_so_far", done=done, total=total)
 
     return report
 
@@ -132,7 +132,7 @@ def _in_cache(client: HubClient, cache: RepoCache, wanted: HubName, why: str | E
         kind = SetupError if isinstance(why, str | SetupError) else ServiceError
         raise kind(f"{wanted}: {why}; {error if here else f'nothing of it is in the cache {client.cache}'}") from error
     assert commit is not None
-    _log.warning("from_the_cache", model=str(wanted), file=one_line(files[0].path, 120), commit=commit, reason=str(why))
+    _log.warning("from_the_cache", model=str(wanted), file=one_line(files[0].path, 120), commit=commit, error=str(why))
     return FoundModel(Source(client, cache, wanted, commit), files, ())
 
 

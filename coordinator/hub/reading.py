@@ -63,7 +63,7 @@ def read_bytes(
             breaks += 1
             if breaks > MOST_BREAKS:
                 raise
-            _log.warning("hub_broke_off", file=one_line(file.path, 120), bytes=position, reason=str(error))
+            _log.warning("hub_broke_off", file=one_line(file.path, 120), bytes=position, error=str(error))
             if stop.rest(max(FIRST_REST_SECONDS * 2 ** (breaks - 1), error.rest_seconds)):
                 return
 

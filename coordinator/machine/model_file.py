@@ -63,7 +63,7 @@ def _template(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> ChatTempla
         bos, eos = (_token_text(vocabulary, token_id) for token_id in (vocabulary.bos_id, vocabulary.eos_id))
         return ChatTemplate(source, bos_token=bos, eos_token=eos)
     except UnsupportedModel as error:
-        _log.warning("no_chat", reason=str(error))
+        _log.warning("no_chat", error=str(error))
         return None
 
 

@@ -23,7 +23,7 @@ from numoe.coordinator.operations.history import (
 from numoe.coordinator.operations.machine_look import MachineFacts
 from numoe.coordinator.operations.parts import flow_now, requests_now, workers_now
 from numoe.coordinator.operations.snapshot import Choices, Progress, Service, Snapshot
-from numoe.coordinator.workers.placement import Placement, Workers
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement, Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.protos.arena import COUNTERS
@@ -54,6 +54,7 @@ class Observer:
         self._hits: NDArray[np.int64] | None = None  # of the newest sample
         self._made: dict[str, Choices] = {}
         self._lately: tuple[Sample, Choices, Choices] | None = None
+        self._losses = workers.placement().losses  # as of the last snapshot
         self.sample()
 
     def sample(self) -> None:
@@ -71,7 +72,7 @@ class Observer:
         self._places.follow(self._workers.experts(), unix)
         now = self._look()
         recently = self._ring.before(RECENT_SECONDS, now.at)
-        placement, requests = self._workers.placement(), self._engine.requests()
+        placement, requests = self._told(self._workers.placement()), self._engine.requests()
         lately, ever = self._slow_choices()
         return Snapshot(
             now=round(unix, 1),
@@ -89,6 +90,13 @@ class Observer:
             configuration=self._configuration,
             findings=facts.findings,
         )
+
+    def _told(self, placement: Placement) -> Placement:
+        """The workers as they are, but after each loss lost in at least one snapshot, however soon they came back."""
+        losses, self._losses = self._losses, placement.losses
+        if placement.losses == losses:
+            return placement
+        return replace(placement, workers=tuple(WorkerPlacement(one.shard, "lost") for one in placement.workers))
 
     def _slow_choices(self) -> tuple[Choices, Choices]:
         """Those of 5 min and of all time as of the newest sample: they are large, and change little in a second."""

@@ -1,7 +1,8 @@
 """One running service, as operators see it and act on it: snapshots, and what may be done.
 
-*Guarantees*: snapshots are taken on demand, at most one a second however many watch, and none while nobody does. What
-costs reading files is done in a thread, every few seconds. Nothing here is called for a token, a step or a request.
+*Guarantees*: snapshots are taken on demand, one a second however many watch, and none while nobody does; where an event
+is noted, the next one comes soon after it, so that a worker that was lost is seen at once. What costs reading files is
+done in a thread, every few seconds. Nothing here is called for a token, a step or a request.
 
 *Rejected*: a task that takes a snapshot every second as long as somebody watches; viewers that ask for the next one
 when the last is a second old need nobody to count them, nor to end the task.
@@ -32,7 +33,8 @@ from numoe.protos.errors import InvalidRequest, NumoeError, Unavailable
 
 Moving = AsyncGenerator[Progress, None]
 
-LOOK_SECONDS = 1.0  # between two snapshots at least
+LOOK_SECONDS = 1.0  # between two snapshots
+SOON_SECONDS = 0.25  # between two snapshots at least, where an event came between
 MACHINE_SECONDS = 5.0  # between two looks at files
 
 
@@ -65,6 +67,7 @@ class Operations:
         self._facts_at = 0.0
         self._last: Snapshot | None = None
         self._last_at = 0.0
+        self._last_event = 0  # that the last snapshot knows of
         self._looking = asyncio.Lock()
         self._closed = asyncio.Event()
         self._moving: Progress | None = None
@@ -86,17 +89,17 @@ class Operations:
     async def snapshot(self) -> Snapshot:
         """The service now, or up to a second ago."""
         async with self._looking:
-            if self._last is None or time.monotonic() - self._last_at >= LOOK_SECONDS:
+            if self._last is None or self._seconds_left() <= 0:
                 facts = await self._machine_facts()
-                self._last_at = time.monotonic()
+                self._last_at, self._last_event = time.monotonic(), self.events.last_id
                 self._last = self._observer.take(facts, self._moving)
             return self._last
 
     async def watch(self) -> AsyncIterator[Snapshot]:
-        """A snapshot at once and then every second, until `close`."""
+        """A snapshot at once, then every second and soon after each event, until `close`."""
         while not self._closed.is_set():
             yield await self.snapshot()
-            await self._wait_closed(self._last_at + LOOK_SECONDS - time.monotonic())
+            await self._wait_for_next()
 
     async def watch_events(self, after: int) -> AsyncIterator[ServiceEvent]:
         """The events that are kept and came after the one with this id, and every further one, until `close`."""
@@ -124,11 +127,21 @@ class Operations:
             self._facts = await asyncio.to_thread(self._machine.look, self._workers.placement().workers)
         return self._facts
 
-    async def _wait_closed(self, seconds: float) -> None:
+    def _seconds_left(self) -> float:
+        """Until the next snapshot is due."""
+        wait = LOOK_SECONDS if self.events.last_id == self._last_event else min(SOON_SECONDS, LOOK_SECONDS)
+        return self._last_at + wait - time.monotonic()
+
+    async def _wait_for_next(self) -> None:
+        """Wait until a snapshot is due, or until `close`."""
+        closed = asyncio.create_task(self._closed.wait())
+        news = asyncio.create_task(self.events.next_after(self._last_event))
         try:
-            await asyncio.wait_for(self._closed.wait(), max(0.0, seconds))
-        except TimeoutError:
-            return
+            await asyncio.wait([closed, news], timeout=self._seconds_left(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([closed], timeout=self._seconds_left())
+        finally:
+            closed.cancel()
+            news.cancel()
 
     # ---- doing
 
@@ -148,7 +161,8 @@ class Operations:
         """End the open requests of this id; returns how many there were."""
         ended = self._engine.abort(request_id)
         if ended:
-            self.events.note(EventKind.REQUEST_ABORTED, f"request {request_id} was aborted by an operator")
+            told = f"request {request_id} was aborted by an operator"
+            self.events.note(EventKind.REQUEST_ABORTED, told, request=request_id)
         return ended
 
     def drain(self) -> int:
@@ -169,6 +183,9 @@ class Operations:
         async with aclosing(self.move(moves, purpose)) as moving:
             async for progress in moving:
                 yield progress
+        if drained is not None:
+            told = f"worker {drained} holds no expert any more that could lie elsewhere"
+            self.events.note(EventKind.WORKER_DRAINED, told, worker=drained)
 
     async def empty(self, worker: int) -> Moving:
         """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""
@@ -183,15 +200,18 @@ class Operations:
         """Make moves one after the other, for all to see; closed early, it leaves what was moved where it is."""
         made, why = 0, ""
         if moves:
-            self.events.note(EventKind.REBALANCE_BEGUN, f"{len(moves)} experts are to move, to {purpose}")
+            told = f"{len(moves)} experts are to move, to {purpose}"
+            self.events.note(EventKind.REBALANCE_BEGUN, told, moves=len(moves))
         try:
             async for made in make_moves(self._workers, moves):
                 self._moving = Progress(purpose, made, len(moves))
                 yield self._moving
         except NumoeError as error:
-            why = f": {error}"
+            why = str(error)
             raise
         finally:
             self._moving = None
             if moves:
-                self.events.note(EventKind.REBALANCE_ENDED, f"{made} of {len(moves)} experts moved{why}")
+                told = f"{made} of {len(moves)} experts moved" + (f": {why}" if why else "")
+                facts = {"made": made, "moves": len(moves)} | ({"error": why} if why else {})
+                self.events.note(EventKind.REBALANCE_ENDED, told, **facts)

@@ -19,12 +19,18 @@ def workers_now(placement: Placement, now: Sample, before: Sample, facts: Machin
     """Every worker; rates of what it did since `before`."""
     nodes = [worker.shard.node for worker in placement.workers]
     return tuple(
-        _worker_now(worker, now, before, facts, nodes.count(worker.shard.node)) for worker in placement.workers
+        _worker_now(worker, placement.ready_at, now, before, facts, nodes.count(worker.shard.node))
+        for worker in placement.workers
     )
 
 
 def _worker_now(
-    worker: WorkerPlacement, now: Sample, before: Sample, facts: MachineFacts, neighbours: int
+    worker: WorkerPlacement,
+    ready_at: float | None,
+    now: Sample,
+    before: Sample,
+    facts: MachineFacts,
+    neighbours: int,
 ) -> WorkerNow:
     shard, number = worker.shard, worker.shard.worker
     known = number < len(now.workers)
@@ -64,6 +70,7 @@ def _worker_now(
         tokens=counted["tokens"],
         seen_ago=max(0.0, round(now.at - counted["seen_ns"] / 1e9, 2)) if counted.get("seen_ns") else None,
         restarts=now.engine.restarts,
+        ready_at=None if ready_at is None else round(ready_at, 1),
     )
 
 
@@ -90,6 +97,7 @@ def flow_now(now: Sample, before: Sample, ended: Mapping[str, int], requests: Se
         rejected=engine.rejected,
         ended=dict(ended),
         kv_blocks_used=engine.kv_blocks_used,
+        kv_blocks_reserved=engine.kv_blocks_reserved,
         kv_blocks=engine.kv_blocks,
         prompt_tokens=engine.prompt_tokens,
         generated_tokens=engine.generated_tokens,
@@ -97,6 +105,7 @@ def flow_now(now: Sample, before: Sample, ended: Mapping[str, int], requests: Se
         decode_rate=decode_rate(now, before),
         first_token_seconds=None if first_token is None else short(first_token),
         between_tokens_seconds=None if between is None else short(between),
+        step_age=None if engine.step_began_at is None else round(max(0.0, now.at - engine.step_began_at), 1),
     )
 
 

@@ -140,7 +140,8 @@ class WorkerNow:
     steps: int
     tokens: int
     seen_ago: float | None  # since its last sign of life; some 0.1 s if all is well, longer in a gather that waits
-    restarts: int
+    restarts: int  # of all workers, after one was lost
+    ready_at: float | None  # Unix time since when all workers are ready; None: they are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ class Flow:
     rejected: int  # since the start, as there was no room
     ended: dict[str, int]  # requests by how they ended, since the start: stop, length, cancelled, worker_lost, ...
     kv_blocks_used: int
+    kv_blocks_reserved: int  # for all that the requests at work may ever hold; who finds too few free waits
     kv_blocks: int
     prompt_tokens: int  # run since the start
     generated_tokens: int
@@ -189,6 +191,7 @@ class Flow:
     decode_rate: float  # generated tokens per second, of all requests
     first_token_seconds: float | None  # from a request's arrival to its first token, on average
     between_tokens_seconds: float | None
+    step_age: float | None = None  # since the step under way began; None: there is none, nobody asks for anything
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from numoe.coordinator.api.http.server import HttpServer
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.requests.request_end import Report
 from numoe.coordinator.settings import ListenSettings, http_address
 
 
@@ -30,9 +31,10 @@ class Doors:
         source: ModelSource,
         operations: Callable[[], Operations],
         loading: Callable[[], Service],
+        report: Report,
     ) -> None:
-        """`loading` tells how far loading is."""
-        self._grpc = GrpcServer(settings, source, operations)
+        """`loading` tells how far loading is; `report` is told of requests that are refused."""
+        self._grpc = GrpcServer(settings, source, operations, report)
         http = http_address(settings)
         self._http = HttpServer(http, operations, loading) if http else None
 

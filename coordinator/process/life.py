@@ -20,27 +20,27 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-import structlog
-
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.engine.event_log import EventKind
+from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.logs import finish_log
 from numoe.coordinator.operations.configuration import effective_settings
 from numoe.coordinator.operations.operations import Operations, Surroundings
 from numoe.coordinator.operations.snapshot import Progress, Service
 from numoe.coordinator.process.doors import Addresses, Doors
 from numoe.coordinator.process.rebalancer import rebalance_forever
+from numoe.coordinator.process.request_log import RequestLog, Traces
+from numoe.coordinator.process.tracing import start_tracing
 from numoe.coordinator.progress import LoadProgress
+from numoe.coordinator.requests.request_end import RequestEnd
 from numoe.coordinator.settings import ServeSettings, check_settings
-from numoe.protos.errors import ServiceError, Unavailable
+from numoe.protos.errors import NumoeError, ServiceError, Unavailable
 
 STATE_POLL_SECONDS = 0.2  # a look at the engine's state costs 2 microseconds; clients are told within this of a change
 FORCED_EXIT_CODE = 130
 END_SECONDS = 30.0  # for the workers to be gone once no request is open; some hundreds of GB take 10 s to be given back
 
 Loader = Callable[[LoadProgress], ServedModel]
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Coordinator:
         progress: LoadProgress,
         announce: Callable[[Ready], None],
         origins: Mapping[str, str] = MappingProxyType({}),
+        traces: Traces | None = None,
     ) -> None:
         """`origins`: where the settings that are no defaults come from, see operations/configuration.py."""
         check_settings(settings)
@@ -89,7 +90,9 @@ class Coordinator:
         self._signals = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._doors = Doors(settings.listen, self.served_model, self.operations, self.loading)
+        self._events = EventLog()
+        self._requests = RequestLog(lambda: self._served.spec.name if self._served else "", traces)
+        self._doors = Doors(settings.listen, self.served_model, self.operations, self.loading, self._report_refused)
 
     async def run(self) -> None:
         """Serves until a signal, then drains. Raises SetupError, or ServiceError when the service cannot go on."""
@@ -99,9 +102,16 @@ class Coordinator:
             served = await self._load_unless_stopped()
             if served is not None:
                 await self._serve(served, addresses)
-        finally:
-            await self._doors.announce_end()
-            await self._doors.close()
+        except NumoeError as error:
+            await self._close()
+            if self._events.last_id:  # else the set-up was refused at once, which one line says, and not in the log
+                self._events.note(EventKind.STOPPED, "the service ends, as it cannot go on", error=str(error))
+            raise
+        except BaseException:
+            await self._close()
+            raise
+        await self._close()
+        self._events.note(EventKind.STOPPED, "the service has ended as it was told to")
 
     def on_signal(self) -> None:
         """What SIGTERM and SIGINT do: drain, then hurry, then leave."""
@@ -129,6 +139,11 @@ class Coordinator:
             raise Unavailable("the service is about to be ready; try again in a second")
         return self._operations
 
+    def _report_refused(self, end: RequestEnd) -> None:
+        if self._served is not None:
+            self._served.engine.counts.note_refused(end.outcome)
+        self._requests.report(end)
+
     def drain(self) -> None:
         """As the first signal; harmless when repeated."""
         if self._signals == 0:
@@ -145,15 +160,23 @@ class Coordinator:
             served = loading.result()
         except LoadingInterruptedError:
             return None
-        served.engine.start()
+        self._note_loading()
+        served.engine.start(self._events, self._requests.report)
         self._served = served
         return served
 
     def _report_loading(self, phase: str, done: int, total: int) -> None:
         if self._stop.is_set():
             raise LoadingInterruptedError("a signal came while loading")
+        self._note_loading()
         self._service = replace(self._service, loading=Progress(phase, done, total))
         self._progress(phase, done, total)
+
+    def _note_loading(self) -> None:
+        """Loading has begun, once all is looked at that can be refused before."""
+        if not self._events.last_id:
+            facts = {"grpc": self._service.grpc, "http": self._service.http or None, "version": self._service.version}
+            self._events.note(EventKind.LOADING, "the model is being loaded", **facts)
 
     async def _serve(self, served: ServedModel, addresses: Addresses) -> None:
         surroundings = Surroundings(replace(self._service, loading=None), self._configuration, self._settings.workers)
@@ -168,7 +191,9 @@ class Coordinator:
         try:
             await self._doors.set_health(serving=True)
             seconds = time.monotonic() - self._started
-            operations.events.note(EventKind.SERVING, f"{served.spec.name} is served by {len(shards)} workers")
+            told = f"{served.spec.name} is served by {len(shards)} workers"
+            facts = {"model": served.spec.name, "workers": len(shards), "threads": threads}
+            self._events.note(EventKind.SERVING, told, **facts, binding=placement.binding, seconds=round(seconds, 3))
             ready = Ready(
                 addresses.grpc, served.spec.name, len(shards), threads, placement.binding, seconds, addresses.http
             )
@@ -185,8 +210,8 @@ class Coordinator:
 
     async def _drain(self, served: ServedModel, operations: Operations) -> None:
         status = served.engine.snapshot()
-        _log.info("draining", running=status.running, queued=status.queued)
-        operations.events.note(EventKind.DRAINING, f"{status.running} requests run, {status.queued} wait")
+        told = f"{status.running} requests run, {status.queued} wait"
+        self._events.note(EventKind.DRAINING, told, running=status.running, queued=status.queued)
         await _first(served.engine.drain(self._settings.engine.drain_timeout_seconds), self._hurry.wait())
         operations.close()
         if served.template is not None:
@@ -200,10 +225,15 @@ class Coordinator:
 
     async def _leave(self, reason: str, code: int) -> None:
         """End this process though a thread of it hangs; the workers watch it, and survivors.py ends Ray's processes."""
-        _log.error("end_forced", reason=reason)
+        self._events.note(EventKind.END_FORCED, reason)
+        await self._close()
+        finish_log()
+        os._exit(code)
+
+    async def _close(self) -> None:
         await self._doors.announce_end()
         await self._doors.close()
-        os._exit(code)
+        await asyncio.to_thread(self._requests.close)
 
     async def _mirror_health(self, served: ServedModel) -> None:
         """Health follows the engine: NOT_SERVING from the loss of a worker until all are back."""
@@ -220,7 +250,8 @@ async def serve(
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Runs a coordinator until SIGTERM or SIGINT: the whole life of its process."""
-    coordinator = Coordinator(settings, load, progress, announce, origins)
+    traces = start_tracing(version("numoe"), os.environ)
+    coordinator = Coordinator(settings, load, progress, announce, origins, traces)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, coordinator.on_signal)

@@ -55,6 +55,4 @@ async def _rebalance(
     moves = await asyncio.to_thread(wanted_moves, spec, workers, recent)
     async for _ in make(moves, PURPOSE):
         pass
-    if moves:
-        _log.info("rebalanced", moves=len(moves))
     return now

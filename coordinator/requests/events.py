@@ -75,7 +75,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal: RequestCancelled, DeadlineExceeded, LogitsNotFinite, WorkerLost, Unavailable."""
+    """Terminal: RequestCancelled, RequestAborted, DeadlineExceeded, LogitsNotFinite, WorkerLost, Unavailable."""
 
     error: NumoeError
 

@@ -12,14 +12,22 @@ everything put after it is dropped.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
-from numoe.protos.errors import RequestCancelled
+from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError
+
+CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
 
 OnEnd = Callable[[Finished | Failed], None]
+
+
+def _ignore(event: Finished | Failed) -> None:
+    """Nobody wants to know of the end."""
 
 
 class Mailbox:
@@ -38,7 +46,7 @@ class Mailbox:
         "closed",
     )
 
-    def __init__(self, on_end: OnEnd = lambda event: None) -> None:
+    def __init__(self, on_end: OnEnd = _ignore) -> None:
         """`on_end` is told the terminal event, once, by whichever thread put it."""
         self._on_end = on_end
         self._lock = threading.Lock()
@@ -75,7 +83,8 @@ class Mailbox:
                 return False
             self._terminal = event
             self.closed = True
-        self._on_end(event)
+        on_end, self._on_end = self._on_end, _ignore  # what it holds on to is not held on to after the end
+        on_end(event)
         return True
 
     def take(self) -> Event | None:
@@ -111,13 +120,16 @@ class Generation:
         request_id: str,
         loop: asyncio.AbstractEventLoop,
         on_cancel: Callable[[Generation], None],
-        on_end: OnEnd = lambda event: None,
+        on_end: OnEnd = _ignore,
+        deadline: float | None = None,
     ) -> None:
+        """`deadline` of the client, in time.monotonic(): who goes then did not cancel."""
         self.request_id = request_id
         self.mailbox = Mailbox(on_end)
         self.loop = loop
         self.woken = asyncio.Event()
         self._on_cancel = on_cancel
+        self._deadline = math.inf if deadline is None else deadline
         self._over = False
 
     def __aiter__(self) -> Generation:
@@ -133,12 +145,21 @@ class Generation:
         return event
 
     def cancel(self) -> None:
-        """Ends the request with RequestCancelled, from any thread; slot and blocks are free within one step."""
-        self.abort("the client cancelled the request")
+        """Ends the request with RequestCancelled, from any thread; slot and blocks are free within one step.
 
-    def abort(self, reason: str) -> bool:
-        """As `cancel`, for another reason; returns whether the request was open until now."""
-        ended = self.mailbox.put_terminal(Failed(RequestCancelled(reason)))
+        From the client's deadline on with DeadlineExceeded: its call is ended by the protocol, maybe before we look.
+        """
+        if time.monotonic() < self._deadline - CLOCK_SECONDS:
+            self._end(RequestCancelled("the client cancelled the request"))
+        else:
+            self._end(DeadlineExceeded("the client's deadline passed"))
+
+    def abort(self) -> bool:
+        """As `cancel`, but with RequestAborted; returns whether the request was open until now."""
+        return self._end(RequestAborted("an operator aborted the request"))
+
+    def _end(self, why: RequestError) -> bool:
+        ended = self.mailbox.put_terminal(Failed(why))
         if ended:
             self._on_cancel(self)
             wake_consumers([self])

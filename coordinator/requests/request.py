@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
+from numoe.protos.trace_context import TraceContext
 
 STOP_STRINGS = 16
 STOP_STRING_BYTES = 256
@@ -34,6 +35,8 @@ class GenerationRequest:
     include_stop: bool = False
     deadline: float | None = None  # time.monotonic(); None: none
     client: str = ""  # who asks, for operators; "": unknown
+    method: str = ""  # that was called, in the door's words, for operators
+    trace: TraceContext | None = None  # of whoever asks
 
 
 @dataclass(frozen=True, slots=True)

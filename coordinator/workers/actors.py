@@ -175,7 +175,7 @@ def _result(worker: int, doing: str, reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise WorkerLost(f"worker {worker} died while {doing}: {error}") from error
+        raise WorkerLost(f"worker {worker} died while {doing}: {error}", (worker,)) from error
 
 
 def _report(worker: int, reference: Any) -> Any:

@@ -74,4 +74,4 @@ class ExpertTally:
         try:
             save_stats(path, stats)
         except OSError as error:
-            _log.warning("expert_stats_not_saved", path=str(path), reason=str(error))
+            _log.warning("expert_stats_not_saved", path=str(path), error=str(error))

@@ -56,6 +56,7 @@ class HostGroup:
         self._changing = RLock()  # held while workers start or end
         self._closing, self._closed = Event(), False
         self._started: StartedWorkers | None = None
+        self._losses = 0  # how often all workers were given up as one was lost
 
     # ---- from start to end
 
@@ -74,7 +75,7 @@ class HostGroup:
         end = time.monotonic() + seconds
         channel = open_channel(self._spec, self._plan, self.limits)
         actors = self._new_actors()
-        self._started = started = StartedWorkers(channel, actors)
+        self._started = started = StartedWorkers(channel, actors, after_loss=self._losses > 0)
 
         def look(phase: str) -> None:
             self._refuse_lost(started)
@@ -85,7 +86,7 @@ class HostGroup:
         actors.start(lambda: look("starting"))
         assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor)
         reports = actors.load(assignments, lambda: look("loading"))
-        self._started = replace(started, reports=tuple(reports))
+        self._started = replace(started, reports=tuple(reports), ready_at=time.time())
         for shard, report in zip(self._plan.shards, reports, strict=True):
             log_binding(shard, report.locality)
         self._keep_logs = kept
@@ -95,6 +96,7 @@ class HostGroup:
 
     def restart(self) -> None:
         with self._changing:
+            self._losses += 1
             node, started = self._node, self._started
             lost = node is not None and node.lost() is not None
             if started is not None and not lost:
@@ -104,7 +106,6 @@ class HostGroup:
                 node.end(keep_logs=True)
                 node.start(self._refuse_closing)
             self._start(lambda phase, done, total: None)
-            _log.info("workers_restarted", pids=self._sound().actors.pids)
 
     def close(self) -> None:
         self._closing.set()
@@ -198,7 +199,8 @@ class HostGroup:
             lost = f"Ray's {died} died, and the workers with it"
         if lost:
             self._keep_logs = True
-            raise WorkerLost(f"{lost}; the requests can be sent again")
+            workers = () if started is None or died else tuple(started.actors.ended())
+            raise WorkerLost(f"{lost}; the requests can be sent again", workers)
 
     def _refuse_closing(self) -> None:
         if self._closing.is_set():
@@ -240,7 +242,7 @@ class HostGroup:
             self._started = replace(started, reports=reports)
 
     def placement(self) -> Placement:
-        return placement_of(self._plan, self._started)
+        return placement_of(self._plan, self._started, self._losses)
 
 
 def _ended() -> WorkerLost:

@@ -39,6 +39,8 @@ class Placement:
     split: str
     workers: tuple[WorkerPlacement, ...]
     experts: tuple[ExpertOwners | None, ...] = ()  # [L] who holds whole experts; None: split by row
+    losses: int = 0  # how often all workers were given up as one was lost, to be started anew
+    ready_at: float | None = None  # Unix time since when all are ready; None: they are not
 
     @property
     def binding(self) -> str:
@@ -78,4 +80,4 @@ def log_binding(shard: Shard, found: Locality) -> None:
         _log.info("worker_bound", **facts)
     else:
         why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
-        _log.warning("worker_binding_unsure", **facts, why=why)
+        _log.warning("worker_binding_unsure", **facts, error=why)

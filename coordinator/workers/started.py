@@ -32,6 +32,8 @@ class StartedWorkers:
     channel: StepChannel
     actors: ActorGroup
     reports: tuple[Any, ...] = ()  # a ShardReport of each worker; empty until all have loaded
+    ready_at: float | None = None  # Unix time when all had loaded
+    after_loss: bool = False  # they come in place of lost ones
 
     def lost(self) -> str:
         """Which of them died, or that all were ended, for people; empty: all live. Returns at once."""
@@ -50,27 +52,29 @@ class StartedWorkers:
         return sum(int(one["loaded_bytes"]) for one in counters), sum(int(one["total_bytes"]) for one in counters)
 
     def placed(self, plan: ShardPlan) -> tuple[WorkerPlacement, ...]:
-        """Every worker as it is now: one that died or failed is lost, whatever it said last."""
+        """Every worker as it is now: one that died or failed is lost until a new process runs, whatever it said."""
         ended, pids = self.actors.ended(), self.actors.pids
         return tuple(self._placed(shard, shard.worker in ended, pids) for shard in plan.shards)
 
     def _placed(self, shard: Shard, ended: bool, pids: tuple[int, ...]) -> WorkerPlacement:
         report = self.reports[shard.worker] if self.reports else None
+        lost = ended or self.actors.over or (self.after_loss and not pids)
         return WorkerPlacement(
             shard=shard,
-            state="lost" if ended or self.actors.over else _STATES[self.channel.state(shard.worker)],
-            pid=pids[shard.worker] if pids else None,
+            state="lost" if lost else _STATES[self.channel.state(shard.worker)],
+            pid=pids[shard.worker] if pids and not lost else None,
             weight_bytes=report.weight_bytes if report else None,
             kv_bytes=report.kv_bytes if report else None,
             locality=report.locality if report else None,
         )
 
 
-def placement_of(plan: ShardPlan, started: StartedWorkers | None) -> Placement:
+def placement_of(plan: ShardPlan, started: StartedWorkers | None, losses: int) -> Placement:
     """Where everything lies now; None: there are no workers."""
     lost = (WorkerPlacement(shard, "lost") for shard in plan.shards)
     workers = tuple(lost) if started is None else started.placed(plan)
-    return Placement(split=plan.split, workers=workers, experts=plan.experts)
+    ready_at = None if started is None else started.ready_at
+    return Placement(plan.split, workers, plan.experts, losses, ready_at)
 
 
 def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepChannel:

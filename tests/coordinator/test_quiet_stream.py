@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,14 +13,16 @@ from typing import TextIO
 import pytest
 import structlog
 
-from numoe.coordinator.logs import configure_logging
+from numoe.coordinator.logs import configure_logging, finish_log
 from numoe.coordinator.quiet_stream import quiet
 
 
 @pytest.fixture
 def unconfigured_logging() -> Iterator[None]:
+    handlers = list(logging.getLogger().handlers)
     yield
     structlog.reset_defaults()
+    logging.getLogger().handlers = handlers
 
 
 def unread_pipe() -> TextIO:
@@ -58,7 +61,8 @@ def test_what_cannot_be_written_is_dropped(make: object, unconfigured_logging: N
     try:
         raise RuntimeError("a defect")
     except RuntimeError:
-        structlog.get_logger().exception("internal error")
+        structlog.get_logger().exception("internal_error")
+    finish_log()
     if stream is not None:
         stream.close()  # nothing was held back, which would fail here
 

@@ -81,6 +81,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/process": (
         "coordinator",
+        "coordinator/requests",
         "coordinator/engine",
         "coordinator/hub",
         "coordinator/machine",

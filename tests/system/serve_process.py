@@ -18,6 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from numoe.coordinator.workers.ray_node import SESSIONS
+from tests.log_lines import read_log
 
 NUMOE = str(Path(sys.executable).with_name("numoe"))
 PATIENCE_SECONDS = 120.0  # for anything to start, restart or end on a loaded machine
@@ -107,6 +108,7 @@ def serving(log: Path, *arguments: str, **how: Any) -> Iterator[ServeProcess]:
             code, text = server.wait()
             assert code == 0, text
             belongings.assert_gone()
+            read_log(text)  # nothing stands in it that docs/log.md does not list
 
 
 def wait_until(condition: Callable[[], bool], describe: Callable[[], object] = lambda: "not in time") -> None:

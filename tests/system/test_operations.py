@@ -109,7 +109,7 @@ async def test_a_killed_worker_is_seen_to_die_and_to_come_back(server: ServeProc
             kinds = [event["kind"] for event in state["events"] if event["id"] > last]
             if kinds[-1:] == ["workers_restarted"] and seen[-1] == "serving":
                 break
-    assert kinds == ["worker_lost", "workers_restarted"]
+    assert kinds == ["worker_lost", "workers_restarting", "workers_restarted"]
     assert "restarting" in seen
     assert [worker["state"] for worker in state["workers"]] == ["ready", "ready"]
     assert not set(pids) & {worker["pid"] for worker in state["workers"]}

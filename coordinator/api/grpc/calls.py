@@ -1,6 +1,7 @@
-"""What surrounds every call of ours: errors become a status, and each call leaves one line in the log.
+"""What surrounds every call of ours: errors become a status, and a call leaves one line in the log.
 
-The line never holds what was asked or answered.
+The line never holds what was asked or answered. Of generating calls the log tells as requests, see docs/log.md; of
+others at most so many lines a second, with the number of those left out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import structlog
 from google.rpc import code_pb2
 from grpc.aio import ServerInterceptor, ServicerContext
 
+from numoe.coordinator.api.askers import Headers
 from numoe.coordinator.api.failures import describe_failure
 from numoe.coordinator.api.grpc.status import grpc_status, status_of
+from numoe.coordinator.ration import Ration
 
 PACKAGE = "/numoe.v1."
+GENERATING = ("GenerationService/Generate", "GenerationService/Chat")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # the class itself takes no arguments
 Context = ServicerContext[Any, Any]
@@ -29,6 +33,9 @@ _log = structlog.get_logger()
 
 class CallInterceptor(ServerInterceptor):
     """Wraps the handlers of numoe.v1; health and reflection are left as they are."""
+
+    def __init__(self) -> None:
+        self._ration = Ration()
 
     async def intercept_service(
         self,
@@ -41,21 +48,21 @@ class CallInterceptor(ServerInterceptor):
             return handler
         codec = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_streaming(method, handler.unary_stream), *codec)
-        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary), *codec)
+            return grpc.unary_stream_rpc_method_handler(_streaming(method, handler.unary_stream, self._ration), *codec)
+        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary, self._ration), *codec)
 
 
-def _unary(method: str, behaviour: Any) -> Any:
+def _unary(method: str, behaviour: Any, ration: Ration) -> Any:
     async def call(request: Any, context: Context) -> Any:
-        async with _watched(method, context):
+        async with _watched(method, context, ration):
             return await behaviour(request, context)
 
     return call
 
 
-def _streaming(method: str, behaviour: Any) -> Any:
+def _streaming(method: str, behaviour: Any, ration: Ration) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _watched(method, context):
+        async with _watched(method, context, ration):
             async for response in behaviour(request, context):
                 yield response
 
@@ -63,20 +70,30 @@ def _streaming(method: str, behaviour: Any) -> Any:
 
 
 @asynccontextmanager
-async def _watched(method: str, context: Context) -> AsyncIterator[None]:
-    started, peer = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
+async def _watched(method: str, context: Context, ration: Ration) -> AsyncIterator[None]:
+    started, client = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
     code = "CANCELLED"  # what is left if neither the body's end nor an error ended the call
     try:
         yield
         code = "OK"
     except Exception as error:
-        status = status_of(describe_failure(error))
+        failure = describe_failure(error)
+        status = status_of(failure)
         code = code_pb2.Code.Name(status.code)
         _clear_frames(error)
-        await context.abort_with_status(grpc_status(status))
+        await context.abort_with_status(grpc_status(status, failure.request_id))
     finally:
-        seconds = round(time.monotonic() - started, 3)
-        _log.info("call", method=method.removeprefix(PACKAGE), code=code, seconds=seconds, peer=peer)
+        called = method.removeprefix(PACKAGE)
+        left_out = None if called in GENERATING else ration.facts((called, code))
+        if left_out is not None:
+            seconds = round(time.monotonic() - started, 6)
+            _log.info("call", method=called, code=code, seconds=seconds, client=client, **left_out)
+
+
+def headers_of(context: Context) -> Headers:
+    """The values of a header of the call, by its name."""
+    told = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
+    return lambda name: [value for key, value in told if key == name]
 
 
 def _clear_frames(error: BaseException | None) -> None:

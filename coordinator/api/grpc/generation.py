@@ -11,15 +11,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from numoe.coordinator.api.answering import submit, tokenize
+from numoe.coordinator.api.answering import Answer, submit, tokenize
+from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
 from numoe.coordinator.api.encoding import DETOKENIZED_IDS, Checkpoint, work_apart
 from numoe.coordinator.api.failures import ToldError, describe_failure
-from numoe.coordinator.api.grpc.calls import Context
+from numoe.coordinator.api.grpc.calls import Context, headers_of
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
 from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
 from numoe.coordinator.requests.events import Failed
+from numoe.coordinator.requests.request_end import Asker, Report
 from numoe.protos.errors import InvalidRequest, QueueFull
 from numoe.v1 import generation_pb2, generation_pb2_grpc
 
@@ -30,21 +32,23 @@ RETRY_SECONDS = 1.0  # told where all places are taken; an answer takes seconds
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """Text from prompts and conversations, so many at once."""
 
-    def __init__(self, source: ModelSource, most_answers: int) -> None:
+    def __init__(self, source: ModelSource, most_answers: int, report: Report) -> None:
+        """`report` is told of requests that are refused; of accepted ones the engine tells."""
         self._source = source
+        self._report = report
         self._most_answers = most_answers
         self._open: set[object] = set()
 
     async def Generate(  # noqa: N802
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
-        async for request_id, fields in self._answer(request, context):
+        async for request_id, fields in self._answer("GenerationService/Generate", request, context):
             yield generation_pb2.GenerateResponse(request_id=request_id, **fields)
 
     async def Chat(  # noqa: N802
         self, request: generation_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[generation_pb2.ChatResponse]:
-        async for request_id, fields in self._answer(request, context):
+        async for request_id, fields in self._answer("GenerationService/Chat", request, context):
             yield generation_pb2.ChatResponse(request_id=request_id, **fields)
 
     async def Tokenize(  # noqa: N802
@@ -69,27 +73,39 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
         return generation_pb2.DetokenizeResponse(text=await work_apart(work, len(ids), _deadline(context)))
 
-    async def _answer(self, message: QuestionMessage, context: Context) -> AsyncIterator[tuple[str, EventFields]]:
+    async def _answer(
+        self, method: str, message: QuestionMessage, context: Context
+    ) -> AsyncIterator[tuple[str, EventFields]]:
+        headers = headers_of(context)
+        asker = name_asker(context.peer(), method, message.request_id, headers)
+        told_id = ((REQUEST_ID, asker.request_id),)
+        context.set_trailing_metadata(told_id)
+        with refusals_told(asker, self._report):
+            check_request_id(message.request_id, headers)
+            answer = await self._submit(asker, message, context)
+        request, generation = answer.request, answer.generation
+        context.add_done_callback(lambda _: generation.cancel())  # type: ignore[arg-type]
+        async with generation:
+            await context.send_initial_metadata(told_id)
+            async for event in generation:
+                if isinstance(event, Failed):
+                    failure = describe_failure(event.error, request.request_id)
+                    yield request.request_id, failed_fields(failure)
+                    raise ToldError(failure)
+                fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
+                yield request.request_id, fields
+
+    async def _submit(self, asker: Asker, message: QuestionMessage, context: Context) -> Answer:
         served = self._source()
         place = self._take_place(served)
         # A generator alone would not do: it is not closed at once if the client goes while a message is being sent.
         context.add_done_callback(lambda _: self._open.discard(place))  # type: ignore[arg-type]  # opaque in the stubs
         try:
-            question = read_question(message, _deadline(context), served.limits.context_tokens, context.peer())
+            question = read_question(message, _deadline(context), served.limits.context_tokens, asker)
             self._end_unread(context, served.engine.deadline_of(question.request, time.monotonic()))
-            answer = await submit(question, served)
+            return await submit(question, served)
         except InvalidRequest as error:
             raise in_message(error, message) from error
-        request, generation = answer.request, answer.generation
-        context.add_done_callback(lambda _: generation.cancel())  # type: ignore[arg-type]
-        async with generation:
-            async for event in generation:
-                if isinstance(event, Failed):
-                    failure = describe_failure(event.error)
-                    yield request.request_id, failed_fields(failure)
-                    raise ToldError(failure)
-                fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
-                yield request.request_id, fields
 
     def _take_place(self, served: ServedModel) -> object:
         if len(self._open) >= self._most_answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from numoe.coordinator.api.answering import Conversation, Question, Text, TokenIds
 from numoe.coordinator.api.prompts import Turn
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
+from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2
@@ -14,13 +15,13 @@ QuestionMessage = generation_pb2.GenerateRequest | generation_pb2.ChatRequest
 _STOPPING_FIELDS = ("max_tokens", "min_tokens", "stop", "stop_token_ids")
 
 
-def read_question(message: QuestionMessage, deadline: float | None, most_turns: int, client: str) -> Question:
+def read_question(message: QuestionMessage, deadline: float | None, most_turns: int, asker: Asker) -> Question:
     """What the message asks; fields that it leaves out keep their defaults.
 
     Args:
         deadline: when the client gives up, in time.monotonic(); None: never.
         most_turns: of a conversation; more are not even read.
-        client: who asks, as gRPC names its peer.
+        asker: who asks.
 
     Raises:
         InvalidRequest: there is no prompt, or too much of something.
@@ -28,7 +29,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
     stopping = message.stopping
     check_stop_counts(len(stopping.stop), len(stopping.stop_token_ids))
     request = GenerationRequest(
-        request_id=message.request_id,
+        request_id=asker.request_id,
         prompt=(),
         sampling=Sampling(**{field.name: value for field, value in message.sampling.ListFields()}),
         max_tokens=stopping.max_tokens if stopping.HasField("max_tokens") else None,
@@ -38,7 +39,9 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         ignore_eos=stopping.ignore_eos,
         include_stop=stopping.include_stop,
         deadline=deadline,
-        client=client,
+        client=asker.client,
+        method=asker.method,
+        trace=asker.trace,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
 

@@ -13,6 +13,7 @@ from numoe.coordinator.api.grpc.model import ModelService
 from numoe.coordinator.api.grpc.operations import OperationsService, OperationsSource
 from numoe.coordinator.api.grpc.placement import PlacementService
 from numoe.coordinator.api.served_model import ModelSource
+from numoe.coordinator.requests.request_end import Report
 from numoe.coordinator.settings import ListenSettings
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, operations_pb2_grpc, placement_pb2_grpc
 
@@ -33,7 +34,10 @@ CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
 class GrpcServer:
     """One listening address; until the model is loaded every call but those for health is refused."""
 
-    def __init__(self, settings: ListenSettings, source: ModelSource, operations: OperationsSource) -> None:
+    def __init__(
+        self, settings: ListenSettings, source: ModelSource, operations: OperationsSource, report: Report
+    ) -> None:
+        """`report` is told of requests that are refused."""
         self._address = settings.address
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -42,7 +46,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=settings.concurrent_requests + OTHER_CALLS,
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationService(source, settings.concurrent_requests), self._server
+            GenerationService(source, settings.concurrent_requests, report), self._server
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(source), self._server)
         placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source, operations), self._server)

@@ -1,7 +1,7 @@
 """How a failure is said in gRPC: one status, with google.rpc details.
 
-Guarantees: every status carries ErrorInfo (domain "numoe"); INVALID_ARGUMENT names the field in BadRequest;
-RESOURCE_EXHAUSTED and UNAVAILABLE say in RetryInfo when to come back.
+Guarantees: every status carries ErrorInfo (domain "numoe"), that of a generating call the request's id in RequestInfo;
+INVALID_ARGUMENT names the field in BadRequest; RESOURCE_EXHAUSTED and UNAVAILABLE say in RetryInfo when to come back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.failures import Failure, FailureKind
 
 DOMAIN = "numoe"
@@ -41,15 +42,20 @@ def status_of(failure: Failure) -> status_pb2.Status:
     return status
 
 
-def grpc_status(status: status_pb2.Status) -> grpc.Status:
-    """The same in the form that ends a call."""
+def grpc_status(status: status_pb2.Status, request_id: str = "") -> grpc.Status:
+    """The same in the form that ends a call; the trailing metadata say the request's id, if there is one."""
     converted: grpc.Status = rpc_status.to_status(status)
+    if request_id:
+        named = (*converted.trailing_metadata, (REQUEST_ID, request_id))
+        converted = converted._replace(trailing_metadata=named)  # type: ignore[attr-defined]  # a named tuple
     return converted
 
 
 def _details(failure: Failure) -> Iterator[Message]:
     metadata = {"incident": failure.incident} if failure.incident else {}
     yield error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=metadata)
+    if failure.request_id:
+        yield error_details_pb2.RequestInfo(request_id=failure.request_id)
     if failure.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=failure.field, description=failure.problem)
         yield error_details_pb2.BadRequest(field_violations=[violation])

@@ -8,15 +8,12 @@ from contextlib import aclosing
 from functools import partial
 
 import msgspec
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.http.answers import json_answer, read_order
 from numoe.coordinator.operations.operations import Moving, Operations
 from numoe.protos.errors import NumoeError
-
-_log = structlog.get_logger()
 
 
 class AbortOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -88,5 +85,5 @@ async def _finish(moving: Moving) -> None:
         async with aclosing(moving):
             async for _ in moving:
                 pass
-    except NumoeError as error:  # the log of events has it, too
-        _log.warning("rebalance_failed", error=str(error))
+    except NumoeError:
+        return  # the log of events has it

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.failures import Failure, FailureKind, describe_failure
@@ -16,6 +17,8 @@ from numoe.coordinator.api.http.guard import JSON
 from numoe.protos.errors import InvalidRequest
 
 BODY_BYTES = 4096
+BODY_SECONDS = 5.0  # for it to come
+GONE = 499  # as nginx logs a client that did not wait for its answer
 
 Answer = Callable[[Request], Awaitable[Response]]
 Order = TypeVar("Order")
@@ -50,6 +53,8 @@ def guarded(answer: Answer) -> Answer:
     async def told(request: Request) -> Response:
         try:
             return await answer(request)
+        except ClientDisconnect:
+            return Response(status_code=GONE)  # nobody reads it
         except Exception as error:
             return _failed(describe_failure(error))
 
@@ -65,12 +70,16 @@ def _failed(failure: Failure) -> Response:
 
 
 async def read_order(request: Request, kind: type[Order]) -> Order:
-    """The body of an action. Raises InvalidRequest."""
+    """The body of an action. Raises InvalidRequest, ClientDisconnect."""
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_BYTES:
-            raise InvalidRequest("body", f"takes more than {BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > BODY_BYTES:
+                    raise InvalidRequest("body", f"takes more than {BODY_BYTES} bytes")
+    except TimeoutError as error:
+        raise InvalidRequest("body", f"did not come within {BODY_SECONDS:g} s") from error
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

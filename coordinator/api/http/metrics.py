@@ -2,13 +2,15 @@
 
 Names begin with numoe_, units are base units, counters end in _total. Rates and shares are gauges of the last 10 s (10
 to 15); whoever wants others takes them from the counters. No expert has a series of its own: 94 layers of 128 would be
-12,032 of them, and the page shows them better.
+12,032 of them, and the page shows them better. Counters with labels begin at 0 for every label that may come: the first
+of a kind would be no increase to Prometheus, which had seen none before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
+from typing import get_args, get_type_hints
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,11 +22,11 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from numoe.coordinator.engine.counts import EngineCounts, Histogram
-from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.engine.counts import OUTCOMES, REFUSALS, EngineCounts, Histogram
 from numoe.coordinator.operations.operations import Operations
-from numoe.coordinator.operations.snapshot import Snapshot, WorkerNow
+from numoe.coordinator.operations.snapshot import Service, Snapshot, WorkerNow
 
+_STATES: tuple[str, ...] = get_args(get_type_hints(Service)["state"])
 _WORKER_GAUGES: dict[str, tuple[str, Callable[[WorkerNow], float | None]]] = {
     "fill_ratio": ("Bytes of weights read per second within steps, of what the node reads at most", lambda w: w.fill),
     "read_bytes_per_second": ("Bytes of weights read per second within steps", lambda w: w.read_rate),
@@ -65,34 +67,53 @@ def negotiate(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
 async def render(operations: Operations) -> CollectorRegistry:
     """All metrics as of now."""
     snapshot = await operations.snapshot()
-    families = [*_service(snapshot), *_histograms(operations.counts), *_workers(snapshot), *_machine(snapshot)]
+    counts = operations.counts
+    families = [*_state(snapshot.service), *_service(snapshot), *_refusals(counts), *_histograms(counts)]
+    return _registry([*families, *_workers(snapshot, counts), *_machine(snapshot)])
+
+
+def render_loading(service: Service) -> CollectorRegistry:
+    """What is known before the model is loaded: that it is being loaded, and since when."""
+    return _registry(list(_state(service)))
+
+
+def _registry(families: list[Metric]) -> CollectorRegistry:
     registry = CollectorRegistry()
     collector: Collector = _Families(families)
     registry.register(collector)
     return registry
 
 
+def _state(service: Service) -> Iterator[Metric]:
+    states = GaugeMetricFamily("numoe_state", "1 for what the service does with requests now", None, ["state"])
+    for state in _STATES:
+        states.add_metric([state], float(state == service.state))
+    yield states
+    yield GaugeMetricFamily("numoe_start_time_seconds", "Unix time at which the service started", service.started_at)
+
+
 def _service(snapshot: Snapshot) -> Iterator[Metric]:
     service, flow = snapshot.service, snapshot.flow
     told = {"version": service.version, "model": service.model, "split": service.split, "binding": service.binding}
     yield InfoMetricFamily("numoe_service", "What is served", told)
-    states = GaugeMetricFamily("numoe_state", "1 for what the service does with requests now", None, ["state"])
-    for state in EngineState:
-        states.add_metric([state.value], float(state.value == service.state))
-    yield states
     yield CounterMetricFamily("numoe_worker_restarts", "Restarts of all workers after one was lost", service.restarts)
     yield GaugeMetricFamily("numoe_requests_running", "Requests in work", flow.running)
     yield GaugeMetricFamily("numoe_requests_queued", "Requests that wait for a slot", flow.queued)
     yield GaugeMetricFamily("numoe_queue_age_seconds", "Age of the oldest waiting request", flow.oldest_queued_seconds)
     yield CounterMetricFamily("numoe_requests_rejected", "Requests refused for want of room", flow.rejected)
     ended = CounterMetricFamily("numoe_requests", "Requests that ended, by how", labels=["outcome"])
-    for outcome, count in sorted(flow.ended.items()):
+    for outcome, count in (dict.fromkeys(OUTCOMES, 0) | flow.ended).items():
         ended.add_metric([outcome], count)
     yield ended
     yield CounterMetricFamily("numoe_prompt_tokens", "Tokens of prompts that were run", flow.prompt_tokens)
     yield CounterMetricFamily("numoe_generated_tokens", "Tokens that were drawn", flow.generated_tokens)
     yield GaugeMetricFamily("numoe_kv_blocks", "Blocks of keys and values", flow.kv_blocks)
     yield GaugeMetricFamily("numoe_kv_blocks_used", "Blocks of keys and values that requests hold", flow.kv_blocks_used)
+    yield GaugeMetricFamily(
+        "numoe_kv_blocks_reserved",
+        "Blocks for all that the requests in work may ever hold",
+        flow.kv_blocks_reserved,
+    )
     layers = GaugeMetricFamily(
         "numoe_layer_imbalance_ratio",
         "Choices that the most loaded worker of a layer computes, over the mean",
@@ -102,6 +123,15 @@ def _service(snapshot: Snapshot) -> Iterator[Metric]:
     for layer, imbalance in enumerate(snapshot.lately.imbalance):
         layers.add_metric([str(layer)], imbalance)
     yield layers
+
+
+def _refusals(counts: EngineCounts) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "numoe_requests_refused", "Requests refused before they were queued, by why", None, ["outcome"]
+    )
+    for outcome, count in (dict.fromkeys(REFUSALS, 0) | counts.refused).items():
+        refused.add_metric([outcome], count)
+    yield refused
 
 
 def _histograms(counts: EngineCounts) -> Iterator[Metric]:
@@ -128,12 +158,17 @@ def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram)
     family.add_metric(labels, list(zip(bounds, accumulate(seen.counts), strict=True)), seen.sum)
 
 
-def _workers(snapshot: Snapshot) -> Iterator[Metric]:
+def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
     labels = ["worker", "node"]
     up = GaugeMetricFamily("numoe_worker_up", "1 while the worker takes part in steps", None, labels)
     for worker in snapshot.workers:
         up.add_metric([str(worker.worker), str(worker.node)], float(worker.state == "ready"))
     yield up
+    losses, lost = CounterMetricFamily("numoe_worker_losses", "How often the worker died", labels=labels), counts.losses
+    for worker in snapshot.workers:
+        losses.add_metric([str(worker.worker), str(worker.node)], lost.get(worker.worker, 0))
+    losses.add_metric(["unknown", "unknown"], lost.get(None, 0))
+    yield losses
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)
         for worker in snapshot.workers:

@@ -21,15 +21,19 @@ from starlette.staticfiles import StaticFiles
 
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
-from numoe.coordinator.api.http.guard import why_refused
-from numoe.coordinator.api.http.metrics import negotiate, render
-from numoe.coordinator.api.http.stream import PartEncoder, events
+from numoe.coordinator.api.http.guard import JSON, why_refused
+from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
+from numoe.coordinator.api.http.places import Places
+from numoe.coordinator.api.http.stream import EVENT_STREAM, PartEncoder, events, whole
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
+from numoe.coordinator.ration import Ration
 from numoe.protos.errors import Unavailable
 
 _log = structlog.get_logger()
 
+VIEWERS = 64  # of the stream at once: each takes a connection, and 60 kB a second while all is busy
+ACTIONS = 8  # under way at once, so that bodies that never come take no more connections
 PAGE = Path(__file__).parent / "page"
 
 
@@ -57,6 +61,7 @@ class Views:
     def __init__(self, source: Callable[[], Operations], loading: Callable[[], Service], closed: asyncio.Event) -> None:
         self._source, self._loading, self._closed = source, loading, closed
         self._encoder = PartEncoder()
+        self._viewers = Places("pages are open")
 
     async def livez(self, request: Request) -> Response:
         """200 as long as the process answers."""
@@ -72,19 +77,27 @@ class Views:
         return json_answer({"state": state}, 200 if state == "serving" else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """What Prometheus reads."""
+        """What Prometheus reads, while the model is loaded too: a service that loads is not one that is down."""
         encode, content_type = negotiate(request.headers.get("accept", ""))
-        return Response(encode(await render(self._source())), media_type=content_type)
+        try:
+            registry = await render(self._source())
+        except Unavailable:
+            registry = render_loading(self._loading())
+        return Response(encode(registry), media_type=content_type)
 
     async def stream(self, request: Request) -> Response:
         """The service as it changes, see stream.py."""
-        lines = events(self._source, self._loading, self._closed, self._encoder)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        if request.method == "HEAD":
+            return Response(media_type=EVENT_STREAM, headers=headers)
+        self._viewers.take(VIEWERS)
+        lines = events(self._source, self._loading, self._closed, self._encoder)
+        return StreamingResponse(lines, media_type=EVENT_STREAM, headers=headers)
 
     async def status(self, request: Request) -> Response:
         """All parts of the stream, once."""
-        return json_answer(await self._source().snapshot())
+        parts = self._encoder.parts(await self._source().snapshot())
+        return Response(whole(parts), headers={"cache-control": "no-store"}, media_type=JSON)
 
     async def to_page(self, request: Request) -> Response:
         """The page is what a person looks for."""
@@ -109,20 +122,31 @@ def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
 
 def application(table: tuple[HttpRoute, ...]) -> Starlette:
     """The routes of the table and the page's files."""
-    routes = [Route(one.path, _allowed(one), methods=[one.method]) for one in table]
+    places = Places("actions are under way")
+    routes = [Route(one.path, _allowed(one, places), methods=[one.method]) for one in table]
     return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
 
 
-def _allowed(route: HttpRoute) -> Answer:
-    answer = guarded(route.answer)
+def _allowed(route: HttpRoute, places: Places) -> Answer:
     if route.role is not Role.OPERATE:
-        return answer
+        return guarded(route.answer)
+
+    async def take_place(request: Request) -> Response:
+        places.take(ACTIONS)
+        return await route.answer(request)
+
+    answer = guarded(take_place)
+
+    ration = Ration()
 
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
         told = refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
-        peer = request.client and f"{request.client.host}:{request.client.port}"
-        _log.info("action", path=route.path, status=told.status_code, peer=peer, **({"refused": why} if why else {}))
+        left_out = ration.facts(told.status_code)
+        if left_out is not None:
+            client = request.client and f"{request.client.host}:{request.client.port}"
+            facts = {"path": route.path, "status": told.status_code, "client": client, "refused": why or None}
+            _log.info("action", **facts, **left_out)
         return told
 
     return operate

@@ -1,7 +1,8 @@
 """The HTTP server, in the event loop of the process: uvicorn without its own loop, signals and logging.
 
 uvicorn's `serve` takes over signals and looks ten times a second whether it shall end; here its parts are called: one
-socket, `startup`, `shutdown`. It answers by h11, logs nothing, and writes no Date, which that look would keep right.
+socket, `startup`, `shutdown`. It answers by h11 (connection.py), logs nothing, and writes no Date, which that look
+would keep right.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import uvicorn
 
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.http.actions import Actions
+from numoe.coordinator.api.http.connection import CONNECTIONS, Connection
 from numoe.coordinator.api.http.guard import Guard, own_names
 from numoe.coordinator.api.http.routes import Views, application, route_table
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 
 CLOSE_SECONDS = 1  # for answers that are complete but not sent yet
-CONNECTIONS = 256  # open at once; one more is told 503
+UNSENT_MILLISECONDS = 30_000  # for what was sent to be acknowledged: a client that vanished holds nothing longer
 FLAG = "--http-address"
 
 
@@ -38,7 +40,7 @@ class HttpServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Guard(app, own_names(address)),
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -46,7 +48,6 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )
@@ -77,6 +78,8 @@ class HttpServer:
         name = "127.0.0.1" if host == "localhost" else host.strip("[]")
         try:
             family = socket.AF_INET6 if ":" in name else socket.AF_INET
-            return socket.create_server((name, int(port)), family=family, backlog=CONNECTIONS)
+            listening = socket.create_server((name, int(port)), family=family, backlog=CONNECTIONS)
         except OSError as error:
             raise explain_refusal(self._address, FLAG) from error
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_MILLISECONDS)  # connections inherit it
+        return listening

@@ -32,6 +32,7 @@ from numoe.coordinator.operations.operations import LOOK_SECONDS, Operations
 from numoe.coordinator.operations.snapshot import Service, Snapshot
 from numoe.protos.errors import Unavailable
 
+EVENT_STREAM = "text/event-stream"
 RETRY_MILLISECONDS = 1000
 QUICK_EXPERTS = 16_384  # of a map whose recent choices come every second: 44 kB in 16 bits; 94 layers of 128 are 12,032
 
@@ -77,9 +78,18 @@ class PartEncoder:
             self._parts[name] = EncodedPart(0 if known is None else known.version + 1, json)
 
 
+def whole(parts: Mapping[str, EncodedPart]) -> bytes:
+    """All parts as one JSON object."""
+    return _joined({name: part.json for name, part in parts.items()})
+
+
 def message(parts: Mapping[str, bytes]) -> bytes:
     """Parts in JSON, as one event."""
-    return b"data: {" + b",".join(b'"%s":%s' % (name.encode(), json) for name, json in parts.items()) + b"}\n\n"
+    return b"data: " + _joined(parts) + b"\n\n"
+
+
+def _joined(parts: Mapping[str, bytes]) -> bytes:
+    return b"{" + b",".join(b'"%s":%s' % (name.encode(), json) for name, json in parts.items()) + b"}"
 
 
 async def events(

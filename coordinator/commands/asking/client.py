@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from numoe.coordinator.commands.asking.patience import CallError, Patience
+from numoe.protos.trace_context import TRACEPARENT, TRACESTATE, read_trace_context
 from numoe.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -23,6 +25,8 @@ from numoe.v1 import (
     placement_pb2,
     placement_pb2_grpc,
 )
+
+_OURS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 
@@ -41,6 +45,7 @@ class Client:
         self._address = address
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
+        self._trace = trace_headers(os.environ)
         self._connect()
 
     def _connect(self) -> None:
@@ -60,11 +65,11 @@ class Client:
 
     def generate(self, request: generation_pb2.GenerateRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._ask(lambda timeout: self._stub.Generate(request, timeout=timeout))
+        return self._ask(lambda timeout: self._stub.Generate(request, timeout=timeout, metadata=self._trace))
 
     def chat(self, request: generation_pb2.ChatRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._ask(lambda timeout: self._stub.Chat(request, timeout=timeout))
+        return self._ask(lambda timeout: self._stub.Chat(request, timeout=timeout, metadata=self._trace))
 
     def model(self) -> model_pb2.Model:
         """What is served."""
@@ -85,6 +90,13 @@ class Client:
         """Where the served model lies."""
         with self._failures():
             return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), timeout=self._timeout_seconds)
+
+    def expert_map(self) -> operations_pb2.WatchPlacementResponse:
+        """Who holds which expert, and how often each was chosen."""
+        request = operations_pb2.WatchPlacementRequest()
+        with closing(self._stream(self._operations.WatchPlacement(request, timeout=self._timeout_seconds))) as told:
+            first: operations_pb2.WatchPlacementResponse = next(told)
+            return first
 
     def status(self) -> operations_pb2.Status:
         """How the service is."""
@@ -155,7 +167,23 @@ class Client:
             return CallError(f"the time is up: {details}")
         field = request.field_violations[0].field if _unpack(error, request) else ""
         seconds = float(retry.retry_delay.ToMilliseconds() / 1000) if told else None
-        return CallError(f"{details} ({code.name})", retry_seconds=seconds, field=field)
+        named = error_details_pb2.RequestInfo()
+        ours = code in _OURS and _unpack(error, named)  # what an operator finds in the log by the request's id
+        message = f"{details} ({code.name}, request {named.request_id})" if ours else f"{details} ({code.name})"
+        return CallError(message, retry_seconds=seconds, field=field)
+
+
+def trace_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The trace that this command belongs to, as metadata: from TRACEPARENT and TRACESTATE, as tracing tools set them.
+
+    What is malformed there is left out.
+    """
+    state = environment.get(TRACESTATE.upper(), "")
+    context = read_trace_context(environment.get(TRACEPARENT.upper(), ""), [state] if state else [])
+    if context is None:
+        return ()
+    parent = (TRACEPARENT, environment[TRACEPARENT.upper()])
+    return (parent, (TRACESTATE, context.state)) if context.state else (parent,)
 
 
 def _unpack(error: grpc.RpcError, detail: Message) -> bool:

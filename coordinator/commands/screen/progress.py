@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,13 +19,15 @@ if TYPE_CHECKING:  # protobuf takes 0.1 s to import, which most commands do with
 
 
 class LoadingView(AbstractContextManager["LoadingView"]):
-    """Shows progress of loading: on a terminal a bar for the phase at hand, else a line for each phase.
+    """Shows progress of loading: on a terminal a bar for the phase at hand, else each phase is told once.
 
     Call it to report; any thread may.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` is told of phases where no bar is shown; None: each is a line on standard error."""
         self._console = err()
+        self._tell = tell or (lambda phase: self._console.print(f"{phase} ..."))
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
         self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
         self._tasks: dict[str, TaskID] = {}
@@ -37,7 +39,7 @@ class LoadingView(AbstractContextManager["LoadingView"]):
                 self._progress.update(task, visible=False)
             self._tasks[phase] = self._progress.add_task(phase, amount="", total=None)
             if not self._shown:
-                self._console.print(f"{phase} ...")
+                self._tell(phase)
         amount = f"{human_bytes(done)} of {human_bytes(total)}" if total else ""
         self._progress.update(self._tasks[phase], completed=done, total=total or None, amount=amount)
 

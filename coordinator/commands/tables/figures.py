@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.table import Table
 
 
@@ -13,6 +15,16 @@ def human_bytes(count: int) -> str:
         value, unit = value / 1024, unit + 1
     decimals = 0 if unit == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{decimals}f} {units[unit]}"
+
+
+def human_time(seconds: float) -> str:
+    """A time in the unit that suits it: "4.1 ms", "12.0 s", "3:05:09"."""
+    if seconds < 1:
+        return f"{1e3 * seconds:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{time.strftime('%M:%S', time.gmtime(rest))}"
 
 
 def human_count(number: int, noun: str) -> str:

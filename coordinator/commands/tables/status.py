@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
+from numoe.coordinator.commands.tables.figures import human_bytes, human_count, human_time, ruled_table
 from numoe.protos.foreign_text import harmless
-from numoe.v1.operations_pb2 import RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
+from numoe.v1.operations_pb2 import FlowStatus, RequestStatus, ServiceState, ServiceStatus, Status, WorkerStatus
 from numoe.v1.placement_pb2 import WorkerState
 
 SHOWN_REQUESTS = 20
+LONG_STEP_SECONDS = 2.0  # of a step that is told of while it runs; one of a long prompt takes that on a large model
 STATE_STYLES = {"serving": "bold green", "restarting": "bold red", "draining": "bold yellow", "stopped": "bold red"}
 WORKER_STYLES = {"ready": "green", "lost": "bold red"}
 
@@ -38,7 +38,9 @@ def _headline(status: Status) -> Text:
     facts = [harmless(service.model), f"{service.split} split over {human_count(len(status.workers), 'worker')}"]
     facts += [harmless(service.binding), f"up {human_time(status.now - service.started_at)}"]
     if service.restarts:
-        facts.append(human_count(service.restarts, "restart"))
+        ready = [worker.ready_at for worker in status.workers if worker.HasField("ready_at")]
+        last = f", the last {human_time(status.now - max(ready))} ago" if ready else ""
+        facts.append(human_count(service.restarts, "restart") + last)
     return Text.assemble((state, STATE_STYLES.get(state, "bold")), f"  {', '.join(facts)}", *_rebalance(service))
 
 
@@ -96,13 +98,22 @@ def _memory(status: Status) -> RenderableType:
 
 def _flow(status: Status) -> Text:
     flow = status.flow
-    facts = [f"{flow.running} running, {flow.queued} queued, {flow.rejected} rejected"]
+    facts = [*_step(flow), f"{flow.running} running, {flow.queued} queued, {flow.rejected} rejected"]
     facts.append(f"prompts {flow.prefill_rate:.1f}/s, answers {flow.decode_rate:.1f}/s")
     if flow.HasField("first_token_seconds"):
         facts.append(f"first token {human_time(flow.first_token_seconds)}")
     if flow.HasField("between_tokens_seconds"):
         facts.append(f"between tokens {human_time(flow.between_tokens_seconds)}")
-    return Text("; ".join([*facts, f"{flow.kv_blocks_used} of {flow.kv_blocks} KV blocks"]))
+    facts.append(f"{flow.kv_blocks_used} of {flow.kv_blocks} KV blocks, {flow.kv_blocks_reserved} reserved")
+    return Text("; ".join(facts))
+
+
+def _step(flow: FlowStatus) -> Iterator[str]:
+    """Why no step may have ended lately: there is nothing to do, or one takes long."""
+    if flow.HasField("step_age") and flow.step_age >= LONG_STEP_SECONDS:
+        yield f"step running for {human_time(flow.step_age)}"
+    elif not flow.running and not flow.queued:
+        yield "idle"
 
 
 def _requests(status: Status) -> RenderableType:
@@ -125,13 +136,3 @@ def _progress(request: RequestStatus) -> tuple[str, ...]:
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
-
-
-def human_time(seconds: float) -> str:
-    """A time in the unit that suits it: "4.1 ms", "12.0 s", "3:05:09"."""
-    if seconds < 1:
-        return f"{1e3 * seconds:.1f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{time.strftime('%M:%S', time.gmtime(rest))}"

@@ -149,7 +149,8 @@ async def test_a_piece_of_an_answer_that_a_failure_cut_off_is_not_kept() -> None
             await gate.reached.wait()
             gate.open()
             shown = await asyncio.to_thread(chat.until, "/regen asks again\n> ")
-            assert "error: worker 1 (pid 4242) died (UNAVAILABLE); the answer so far is not kept" in shown
+            told = r"error: worker 1 \(pid 4242\) died \(UNAVAILABLE, request [0-9a-f]{16}\)"
+            assert re.search(told + "; the answer so far is not kept", shown)
             await until(lambda: running.workers.restarts == 1)
             assert (await asyncio.to_thread(chat.turn, "/regen")).startswith(reply("Hello") + "\n")
             assert (await asyncio.to_thread(chat.turn, "the")).startswith(reply("Hello", "the") + "\n")

@@ -140,6 +140,6 @@ def lose_worker_at(number: int) -> Callable[[Step], None]:
 
     def lose(step: Step) -> None:
         if step.number == number:
-            raise WorkerLost(f"worker 1 (pid 4242) died in step {number}")
+            raise WorkerLost(f"worker 1 (pid 4242) died in step {number}", (1,))
 
     return lose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from numoe.coordinator.engine.counts import PHASES, Histogram
 from numoe.coordinator.engine.event_log import EventKind
 from numoe.coordinator.engine.state import RequestPhase
-from numoe.protos.errors import QueueFull, RequestCancelled
+from numoe.protos.errors import QueueFull, RequestAborted
 from numoe.protos.messages import Step
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, lose_worker_at
 from tests.coordinator.engine.serving import ONE_SLOT, Gate, answer, request, serving
@@ -64,13 +65,44 @@ async def test_every_end_is_counted_by_its_kind() -> None:
 async def test_restarts_are_events_with_rising_ids_that_can_be_awaited() -> None:
     executor = FakeExecutor(ALL_IDS, before_collect=lose_worker_at(1))
     async with serving(executor) as engine:
-        news = asyncio.create_task(engine.events.next_after(1))
+        news = asyncio.create_task(engine.events.next_after(2))
         await answer(engine.submit(request(max_tokens=9)))
         [restarted] = await news
-        [lost] = [event for event in engine.events.after() if event.id == 1]
-    assert (lost.kind, restarted.kind, restarted.id) == (EventKind.WORKER_LOST, EventKind.WORKERS_RESTARTED, 2)
+        lost, restarting = engine.events.after()[:2]
+    assert [(event.id, event.kind) for event in (lost, restarting, restarted)] == [
+        (1, EventKind.WORKER_LOST),
+        (2, EventKind.WORKERS_RESTARTING),
+        (3, EventKind.WORKERS_RESTARTED),
+    ]
     assert "worker 1 (pid 4242) died" in lost.text
     assert lost.at <= restarted.at
+
+
+async def test_a_step_under_way_tells_since_when_and_none_does_afterwards() -> None:
+    gate = Gate(number=1)
+    executor = FakeExecutor(ALL_IDS, before_collect=gate)
+    async with serving(executor) as engine:
+        assert engine.snapshot().step_began_at is None
+        before = time.monotonic()
+        running = engine.submit(request())
+        await gate.reached.wait()
+        began = engine.snapshot().step_began_at
+        assert began is not None
+        assert before <= began <= time.monotonic()
+        gate.open()
+        await answer(running)
+        assert engine.snapshot().step_began_at is None
+
+
+async def test_a_step_that_lost_its_worker_is_not_under_way_any_more() -> None:
+    restarting = Gate(number=0)
+    executor = FakeExecutor(ALL_IDS, before_collect=lose_worker_at(1), before_restart=lambda: restarting(Step(0, ())))
+    async with serving(executor) as engine:
+        failing = engine.submit(request(max_tokens=9))
+        await restarting.reached.wait()
+        assert engine.snapshot().step_began_at is None
+        restarting.open()
+        await answer(failing)
 
 
 async def test_refused_requests_are_counted_once() -> None:
@@ -110,7 +142,7 @@ async def test_open_requests_tell_how_far_they_are_and_an_operator_may_end_them(
         gate.open()
         answers = [await answer(generation) for generation in generations]
     assert aborted == [1, 1, 0, 0]
-    assert isinstance(answers[0].error, RequestCancelled)
+    assert isinstance(answers[0].error, RequestAborted)
     assert "an operator" in str(answers[0].error)
     assert len(answers[1].tokens) == 9
-    assert engine.counts.ended == {"length": 1, "cancelled": 2}
+    assert engine.counts.ended == {"length": 1, "aborted": 2}

@@ -58,6 +58,7 @@ async def test_a_lost_worker_fails_all_open_requests_and_the_engine_serves_again
         got = await _answer_when_serving(engine, request(PROMPT))
         assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
         assert engine.snapshot().restarts == executor.restarts == 1
+        assert engine.counts.losses == {1: 1}
 
 
 async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_way() -> None:

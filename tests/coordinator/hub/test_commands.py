@@ -17,6 +17,7 @@ from numoe.coordinator.hub.cache import INCOMPLETE
 from tests.coordinator.api.grpc.grpc_serving import SHAPE
 from tests.coordinator.commands.numoe_process import FAKE_SERVE, NUMOE, PATIENCE_SECONDS, READY, ROOT, lines
 from tests.coordinator.hub.stand_in import COMMIT, StandIn, serving
+from tests.log_lines import read_log
 from tests.tiny_model import split_paths, write_tiny_model
 
 REPO = "ann/Tiny-GGUF"
@@ -70,13 +71,16 @@ def grown(home: Path) -> int:
 
 
 def test_serve_fetches_a_split_model_and_serves_it(hub: StandIn, tmp_path: Path) -> None:
+    bytes_of_parts = sum(file.stat().st_size for name, file in hub.files[REPO].items() if name.startswith("Q4_K_M"))
     with start(hub, tmp_path, "-hf", REPO) as process:
         assert READY.match(lines(process.stdout).readline()), lines(process.stderr).read()
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, log
-    phases = ["asking the hub ...", "reading the model's head ...", "fetching ...", "loading ..."]
-    assert [line for line in log.splitlines() if line.endswith(" ...")] == phases
+    lines_of_log = read_log(log)
+    phases = [line["phase"] for line in lines_of_log if line["event"] == "loading_phase"]
+    assert phases == ["asking the hub", "reading the model's head", "fetching", "loading"]
+    assert [line["total"] for line in lines_of_log if line["event"] == "fetched_so_far"] == [bytes_of_parts]
     assert hub.asked("mmproj") == hub.asked("M-Q8_0") == hub.asked("agent") == []
     assert not [request for request in hub.requests if request.method != "GET"]
 

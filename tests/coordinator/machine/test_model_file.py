@@ -72,7 +72,7 @@ def test_a_template_that_cannot_be_used_costs_the_chat_and_is_told(
     with capture_logs() as said:
         assert read_model(write_model(tmp_path, template=template))[2] is None
     assert [line["event"] for line in said] == ["no_chat"]
-    assert told in said[0]["reason"]
+    assert told in said[0]["error"]
 
 
 def test_the_template_is_given_the_first_of_several_ends_and_none_where_the_file_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.event_log import EventKind
@@ -17,6 +18,7 @@ from numoe.coordinator.settings import EngineSettings, WorkerSettings
 from numoe.protos.errors import InvalidRequest, ServiceError
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 from tests.coordinator.workers.holders import SPEC, Holders, whole
+from tests.log_lines import captured
 
 SURROUNDINGS = Surroundings(Service("loading", "1.0", 1, 0.0, "g", "h"), (), WorkerSettings())
 
@@ -77,6 +79,48 @@ async def test_watching_ends_at_once_when_the_service_has_drained(monkeypatch: p
             assert await asyncio.gather(*waiting) == [None, None]
 
 
+async def test_workers_that_were_lost_and_came_back_between_two_looks_are_shown_as_lost_once() -> None:
+    workers = whole()
+    async with operating(workers) as operations:
+        watching = operations.watch()
+        before = await anext(watching)
+        workers.losses += 1
+        operations.events.note(EventKind.WORKER_LOST, "worker 1 died")
+        lost = await anext(watching)
+        operations.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
+        after = await anext(watching)
+        operations.close()
+    states = [[(worker.state, worker.pid) for worker in told.workers] for told in (before, lost, after)]
+    assert states == [[("ready", 4242)] * 2, [("lost", None)] * 2, [("ready", 4242)] * 2]
+    assert {worker.ready_at for worker in after.workers} == {1000.0}
+    assert [event.kind for event in lost.events] == [EventKind.WORKER_LOST]
+
+
+async def test_what_happens_is_seen_before_a_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.01)
+    async with operating(whole()) as operations, asyncio.timeout(60):
+        viewers = [operations.watch() for _ in range(3)]
+        for viewer in viewers:
+            await anext(viewer)
+        waiting = [asyncio.ensure_future(anext(viewer)) for viewer in viewers]
+        await asyncio.to_thread(operations.events.note, EventKind.WORKER_LOST, "worker 1 died")
+        told = await asyncio.gather(*waiting)
+        assert all(snapshot is told[0] for snapshot in told)
+        assert [event.text for event in told[0].events] == ["worker 1 died"]
+        operations.close()
+
+
+async def test_many_events_make_no_more_looks_than_are_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SOON_SECONDS", 3600.0)
+    async with operating(whole()) as operations:
+        first = await operations.snapshot()
+        for _ in range(10):
+            operations.events.note(EventKind.REQUEST_ABORTED, "by an operator")
+            assert await operations.snapshot() is first
+
+
 async def test_events_that_were_and_those_that_come_are_told_once_each() -> None:
     async with operating(whole()) as operations:
         for number in range(3):
@@ -95,14 +139,17 @@ async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypa
     workers.count(5000)
     async with operating(workers) as operations:
         before = await operations.snapshot()
-        during = []
+        during, moved_then = [], []
         async for progress in operations.rebalance():
-            during.append((progress, (await operations.snapshot()).service.rebalance))
+            seen = await operations.snapshot()
+            during.append((progress, seen.service.rebalance))
+            moved_then.append(sum(len(at.experts) for at in seen.experts.moved))
         after = await operations.snapshot()
         events = operations.events.after()
     total = len(workers.moves)
     assert [progress.done for progress, _ in during] == list(range(total + 1))
     assert all(shown == progress for progress, shown in during)
+    assert moved_then == list(range(total + 1))  # the map changes with every move
     assert (before.experts.moved, after.service.rebalance) == ((), None)
     moved = {expert for at in after.experts.moved for expert in at.experts}
     assert moved == {move.layer * SPEC.experts + move.expert for move in workers.moves}
@@ -136,6 +183,31 @@ async def test_moves_that_fail_are_told_with_why_and_faults_name_their_field() -
             await _read(operations.empty(9))
         last = operations.events.after()[-1]
     assert (last.kind, last.text.partition(":")[2]) == (EventKind.REBALANCE_ENDED, " a worker was lost")
+
+
+async def test_the_log_tells_what_the_events_tell_of_experts_that_move_and_of_a_worker_that_is_drained() -> None:
+    workers = whole()
+    workers.count(5000)
+    with capture_logs() as logged:
+        async with operating(workers) as operations:
+            await _read(operations.empty(1))
+            workers.faults = 1
+            with pytest.raises(ServiceError):
+                await _read(operations.rebalance())
+            with pytest.raises(InvalidRequest):
+                await _read(operations.empty(9))
+            events = operations.events.after()
+    assert [event.kind.value for event in events] == [
+        "rebalance_begun",
+        "rebalance_ended",
+        "worker_drained",
+        "rebalance_begun",
+        "rebalance_ended",
+    ]
+    lines = captured(logged)
+    assert [(line["event"], line["text"]) for line in lines] == [(event.kind, event.text) for event in events]
+    assert [line["level"] for line in lines] == ["info"] * 4 + ["error"]
+    assert (lines[2]["worker"], lines[4]["error"]) == (1, "a worker was lost")
 
 
 async def _read(stream: AsyncIterator[object]) -> None:

@@ -62,6 +62,12 @@ def test_flow_tells_rates_and_means_of_the_time_between() -> None:
     assert flow_now(now, before, {}, []).oldest_queued_seconds == 0.0
 
 
+def test_flow_tells_how_long_the_step_under_way_has_been() -> None:
+    assert flow_now(sample(10.0), sample(0.0), {}, []).step_age is None
+    assert flow_now(sample(10.0, step_began_at=8), sample(0.0), {}, []).step_age == 2.0
+    assert flow_now(sample(10.0, step_began_at=11), sample(0.0), {}, []).step_age == 0.0  # it began while this was made
+
+
 def test_requests_tell_their_age_and_speed_and_are_not_too_many() -> None:
     [told] = requests_now([REQUEST], 11.0)
     assert (told.id, told.client, told.phase, told.tokens, told.rate, told.age) == ("r", "c", "decode", 21, 10.0, 10.0)

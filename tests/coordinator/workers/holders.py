@@ -27,9 +27,11 @@ class Holders(FakeExecutor):
         self.now, self.faults = list(experts), 0
         self.moves: list[ExpertMove] = []
         self.hits = np.zeros((SPEC.layers, SPEC.experts), np.int64)
+        self.losses = 0
 
     def placement(self) -> Placement:
-        return Placement("expert", tuple(WorkerPlacement(shard, "ready") for shard in SHARDS))
+        workers = tuple(WorkerPlacement(shard, "ready", 4242) for shard in SHARDS)
+        return Placement("expert", workers, losses=self.losses, ready_at=1000.0)
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return tuple(self.now)

@@ -138,6 +138,9 @@ def test_a_worker_that_died_or_failed_is_shown_as_lost_at_once(group: SleepingGr
     died = group.made[0].processes[1]
     died.kill()
     os.waitid(os.P_PID, died.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(WorkerLost, match="worker 1 died") as lost:
+        group.check()
+    assert lost.value.workers == (1,)
     assert [worker.state for worker in group.placement().workers] == ["ready", "lost"]
     started.channel._layout.view(started.channel._arena, "worker0.state")[0] = FAILED
     assert [worker.state for worker in group.placement().workers] == ["lost", "lost"]
@@ -189,5 +192,36 @@ def test_a_worker_that_died_is_lost_and_all_are_while_they_are_being_ended(group
     group.restart()
     assert ending == [["lost", "lost"]]
     assert states() == ["starting", "starting"]
+    group.close()
+    assert group.living == []
+
+
+def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGroup) -> None:
+    def shown() -> list[tuple[str, bool]]:
+        return [(worker.state, worker.pid is None) for worker in group.placement().workers]
+
+    seen: list[list[tuple[str, bool]]] = []
+
+    class Starting(Sleepers):
+        def start(self, look: Callable[[], None]) -> None:
+            seen.append(shown())
+            super().start(look)
+            seen.append(shown())
+
+    def new_actors() -> ActorGroup:
+        group.made.append(Starting(PLAN, group.loading))
+        return group.made[-1]
+
+    group._new_actors = new_actors  # type: ignore[method-assign]
+    assert (group.placement().losses, group.placement().ready_at is None) == (0, False)
+    group.made[0].processes[1].kill()
+    group.made[0].processes[1].wait(PATIENCE_SECONDS)
+    before = group.placement().ready_at
+    group.restart()
+    assert seen == [[("lost", True)] * 2, [("starting", False)] * 2]
+    after = group.placement()
+    assert before is not None
+    assert after.ready_at is not None
+    assert (after.losses, after.ready_at > before) == (1, True)
     group.close()
     assert group.living == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.programs import find_program, lack
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 AXE = Path(__file__).parents[3] / "node_modules/axe-core/axe.min.js"
@@ -32,13 +31,6 @@ window.EventSource = class extends EventSource {
   }
 };
 """
-
-
-def lack(what: str) -> None:
-    """Skips the test that needs it, or fails where CHROMIUM=required."""
-    if os.environ.get("CHROMIUM") == "required":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @dataclass  # playwright sets attributes of its own
@@ -68,9 +60,7 @@ class Faults:
 @contextmanager
 def open_page(http: str) -> Iterator[tuple[Page, Faults]]:
     """The page of a service, in a browser of its own."""
-    program = next((found for name in NAMES if (found := shutil.which(name))), "")
-    if not program:
-        lack("there is no Chromium: make chromium installs one")
+    program = find_program("CHROMIUM", *NAMES)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -115,7 +105,7 @@ def walk_to(page: Page, name: str) -> None:
 def serious(page: Page) -> list[str]:
     """What axe finds that is serious or worse."""
     if not AXE.exists():
-        lack("axe-core is missing: npm ci installs it")
+        lack("CHROMIUM", "axe-core is missing: npm ci installs it")
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [

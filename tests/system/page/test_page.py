@@ -18,7 +18,8 @@ from playwright.sync_api import Page
 
 from tests.system.clients import SERVE_FLAGS, SHAPE
 from tests.system.page.browser import Faults, open_page, serious, until, walk_to
-from tests.system.page.service import Counts, answer, counts, endless, status
+from tests.system.page.service import answer, counts, endless, status
+from tests.system.page.shown import choose, distance_from_paper, pixels, ramp, size, text
 from tests.system.serve_process import ServeProcess, serving
 from tests.tiny_model import write_tiny_model
 
@@ -53,21 +54,6 @@ def page(opened: tuple[Page, Faults]) -> Iterator[Page]:
     assert faults.found == []
 
 
-def text(page: Page, selector: str) -> str:
-    return page.locator(selector).inner_text().replace("\u202f", " ")
-
-
-def size(shown: str) -> float:
-    """Bytes, of "856 KiB"."""
-    number, unit = shown.split(" ")
-    return float(number.replace(",", "")) * float(1024 ** ["B", "KiB", "MiB", "GiB"].index(unit))
-
-
-def choose(page: Page, mode: str, window: str = "ever") -> None:
-    page.locator(f"input[value={window}]").check()
-    page.locator(f"input[value={mode}]").check()
-
-
 def wait_counted(page: Page, server: ServeProcess) -> dict[str, Any]:
     """The service, once the page's counts since the start are those of all that was computed."""
     state = status(server.http)
@@ -83,43 +69,6 @@ def wait_counted(page: Page, server: ServeProcess) -> dict[str, Any]:
         total,
     )
     return status(server.http)
-
-
-def pixels(page: Page) -> Counts:
-    """[L, E] of the middle of each cell, as 0xRRGGBB."""
-    found = page.evaluate(
-        """([layers, experts]) => {
-            const canvas = document.querySelector("#map canvas");
-            const sizes = ["left", "top", "cellWidth", "cellHeight"];
-            const [left, top, width, height] = sizes.map((name) => Number(canvas.dataset[name]));
-            const context = canvas.getContext("2d");
-            const pixel = (layer, expert) => {
-                const [x, y] = [left + (expert + 0.5) * width, top + (layer + 0.5) * height];
-                const [red, green, blue] = context.getImageData(x, y, 1, 1).data;
-                return (red << 16) | (green << 8) | blue;
-            };
-            const numbers = (many) => Array.from({ length: many }, (_, number) => number);
-            return numbers(layers).map((layer) => numbers(experts).map((expert) => pixel(layer, expert)));
-        }""",
-        [SHAPE.layers, SHAPE.experts],
-    )
-    return np.array(found, np.int64)
-
-
-def ramp(page: Page, call: str) -> Counts:
-    """[256] the colours of a scale of colours.js, or [1] a colour, as 0xRRGGBB."""
-    colours = f"import('/ops/colours.js').then((colours) => colours.{call})"
-    found = page.evaluate(f"{colours}.then((found) => found.length ? [...found] : [found])")
-    value = np.array(found, np.int64)
-    return ((value & 255) << 16) | (value & 0xFF00) | (value >> 16 & 255)
-
-
-def distance_from_paper(page: Page, colours: Counts) -> Any:
-    """How far each is from the paper in brightness."""
-    paper = [int(part) for part in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))]
-    weights = np.array([0.2126, 0.7152, 0.0722])
-    parts = np.stack([colours >> 16 & 255, colours >> 8 & 255, colours & 255], axis=-1)
-    return abs((parts - np.array(paper)) @ weights)
 
 
 def test_all_files_together_are_small() -> None:
@@ -315,6 +264,35 @@ def test_a_request_is_seen_and_aborted_by_keyboard(page: Page, server: ServeProc
     assert text(page, "#events-list li:first-child b") == "request aborted"
 
 
+def test_idle_workers_are_told_from_a_step_that_takes_long(page: Page, server: ServeProcess) -> None:
+    told = page.evaluate(
+        """async () => {
+            const { render } = await import("/ops/machine.js");
+            const state = await (await fetch("/ops/status")).json();
+            const show = (flow, worker = {}) => {
+                const workers = state.workers.map((one) => ({ ...one, fill: null, ...worker }));
+                render({ ...state, workers, flow: { ...state.flow, running: 1, queued: 0, ...flow } });
+                return document.querySelector("[data-worker='0'] .figure").textContent.replace("\\u202f", " ");
+            };
+            const long = { step_age: 14.2 };
+            const short = { step_age: 0.1 };
+            return [show({ running: 0, step_age: null }), show(long), show(short), show(long, { state: "lost" })];
+        }"""
+    )
+    assert told == ["idle, no request", "step running for 14 s", "no step in the last 10 s", "\u2013"]
+    pid = status(server.http)["workers"][1]["pid"]
+    with endless(server.address, "long"):
+        os.kill(pid, signal.SIGSTOP)  # whoever waits for it makes the step take long
+        try:
+            until(
+                page,
+                "/ready · step running for [0-9]+\u202fs/.test(document.querySelector('#machine-summary').textContent)",
+            )
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    until(page, "!document.querySelector('#machine-summary').textContent.includes('step running')")
+
+
 def test_moves_of_experts_change_the_owners(page: Page, server: ServeProcess) -> None:
     choose(page, "owner")
     first, second = (ramp(page, f"ownerColour({worker}, false)")[0] for worker in range(2))
@@ -337,21 +315,69 @@ def test_moves_of_experts_change_the_owners(page: Page, server: ServeProcess) ->
     assert (pixels(page) == np.where(holders == 1, first, second)).all()
 
 
-def test_a_killed_worker_is_lost_within_two_seconds_and_ready_again(page: Page, server: ServeProcess) -> None:
-    """Counted in messages, of which one comes each second."""
-    pid = int(text(page, "[data-worker='1'] [data-fact=pid]"))
-    before = page.evaluate("messagesSeen")
-    os.kill(pid, signal.SIGKILL)
-    page.wait_for_selector("[data-worker='1'] .state.lost")
-    assert page.evaluate("messagesSeen") - before <= 2
-    red, green, blue = map(
-        int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.querySelector('.state.lost')).color"))[:3]
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_experts_that_moved_in_the_last_seconds_are_framed_and_no_others(page: Page, motion: Any) -> None:
+    page.emulate_media(reduced_motion=motion)
+    frames = page.evaluate(
+        """async () => {
+            const { render } = await import("/ops/experts/section.js");
+            const state = await (await fetch("/ops/status")).json();
+            const [base, over] = document.querySelectorAll("#map canvas");
+            const sizes = ["left", "top", "cellWidth", "cellHeight"];
+            const [left, top, width, height] = sizes.map((name) => Number(base.dataset[name]));
+            const [layers, experts] = state.experts.holders.shape;
+            const isFramed = (index) => {
+                const [x, y] = [left + (index % experts) * width, top + (Math.floor(index / experts) + 0.5) * height];
+                return over.getContext("2d").getImageData(x + width + 1, y, 1, 1).data[3] > 100; // not the cursor
+            };
+            const framed = (moved) => {
+                render({ ...state, experts: { ...state.experts, moved } });
+                return Array.from({ length: layers * experts }, (_, index) => index).filter(isFramed);
+            };
+            const at = (seconds, experts) => ({ at: state.now - seconds, experts });
+            return [framed([at(1, [3, 9]), at(60, [4])]), framed([at(9, [3, 9])])];
+        }"""
     )
-    assert red > 2 * max(green, blue)
-    page.wait_for_selector("[data-worker='1'] .state.ready")
-    page.wait_for_selector("#state.serving")
-    assert text(page, "[data-worker='1'] [data-fact=restarts]") == "1"
-    assert int(text(page, "[data-worker='1'] [data-fact=pid]")) != pid
+    page.emulate_media(reduced_motion="no-preference")
+    assert frames == [[3, 9], []]
+
+
+def test_a_killed_worker_is_lost_within_two_seconds_and_ready_again(page: Page, server: ServeProcess) -> None:
+    """Every time, though a loss may be over before the next second; counted in messages, of which one comes each."""
+    page.evaluate(
+        """() => {
+            const card = document.querySelector("[data-worker='1'] .state");
+            window.losses = [];
+            new MutationObserver(() => {
+                const colour = getComputedStyle(card).color;
+                if (card.classList.contains("lost")) losses.push([messagesSeen, colour, card.textContent]);
+            }).observe(card, { attributeFilter: ["class"] });
+        }"""
+    )
+    for number in range(1, 4):
+        answer(server.address, 2)  # three losses without a step between end a service
+        pid = int(text(page, "[data-worker='1'] [data-fact=pid]"))
+        before = page.evaluate("messagesSeen")
+        os.kill(pid, signal.SIGKILL)
+        until(page, "(number) => losses.length === number", number)
+        seen, colour, told = page.evaluate("losses.at(-1)")
+        assert seen - before <= 2
+        red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+        assert red > 2 * max(green, blue)
+        assert told == "lost"
+        page.wait_for_selector("[data-worker='1'] .state.ready")
+        page.wait_for_selector("#state.serving")
+        until(
+            page,
+            "(shown) => document.querySelector(\"[data-worker='1'] [data-fact=pid]\").textContent !== shown",
+            str(pid),
+        )
+        until(
+            page,
+            "(many) => document.querySelector(\"[data-worker='1'] [data-fact=restarts]\").textContent.startsWith(many)",
+            f"{number}, ",
+        )
+        assert re.fullmatch(rf"{number}, \d+ s ago", text(page, "[data-worker='1'] [data-fact=restarts]"))
 
 
 def test_the_service_is_drained_by_keyboard(page: Page, opened: tuple[Page, Faults], server: ServeProcess) -> None:

@@ -111,7 +111,8 @@ function path(values, most) {
       return;
     }
     const point = `${placeOf(at, values.length).toFixed(1)} ${heightOf(value, most).toFixed(1)}`;
-    drawn += isApart ? `M${point}h0.01` : `L${point}`;
+    const isAlone = isApart && (values[at + 1] ?? null) === null; // a point by itself is drawn as a dash, to be seen
+    drawn += isAlone ? `M${point}m-2 0h4` : isApart ? `M${point}` : `L${point}`;
     isApart = false;
   });
   return drawn;

@@ -19,11 +19,12 @@ export function start() {
 
 export function render({ service, now }) {
   setText(model, service.model || "no model yet");
+  setAttribute(model, "title", service.model);
   document.title = service.model ? `${service.model} · numoe` : "numoe";
   setText(state, service.state);
   setAttribute(state, "class", `state ${service.state}`);
   const told = [];
-  if (service.split) told.push(`experts split by ${{ tensor: "row", expert: "expert", mixed: "row or expert" }[service.split] ?? service.split}`);
+  if (service.split && service.experts > 1) told.push(`experts split by ${{ tensor: "row", expert: "expert", mixed: "row or expert" }[service.split] ?? service.split}`);
   if (service.binding) told.push(service.binding);
   told.push(`up ${age(now - service.started_at)}`, `pid ${service.pid}`, `gRPC ${service.grpc}`, `numoe ${service.version}`);
   setText(about, told.join(" · "));

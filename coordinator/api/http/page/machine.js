@@ -1,8 +1,10 @@
 // Machine: hosts, sockets and NUMA nodes as rooms with their memory, and in each the workers that are bound to it.
 
 import { drainWorker } from "./actions.js";
+import { declareOwners } from "./colours.js";
 import { element, facts, setAttribute, setText } from "./dom.js";
-import { ABSENT, bandwidth, bytes, count, percent, short, time } from "./figures.js";
+import { ABSENT, age, bandwidth, bytes, count, percent, short, time } from "./figures.js";
+import { isDark } from "./theme.js";
 
 const place = document.getElementById("machine-rooms");
 const summary = document.getElementById("machine-summary");
@@ -15,23 +17,29 @@ const PARTS = [
   ["free_bytes", "free"],
 ];
 
-export const needs = ["hosts", "workers", "service"];
+const RECENT_SECONDS = 300; // that a restart is news
+
+const UNKNOWN = "–";
+const LONG_STEP_SECONDS = 2; // of a step that is told of while it runs
+
+export const needs = ["hosts", "workers", "service", "flow", "now"];
 
 let drawn = "";
 let updates = [];
 
-export function render({ hosts, workers, service }) {
-  const plan = JSON.stringify([hosts.map((host) => [host.name, host.nodes.map((node) => [node.node, node.package])]),
-    workers.map((worker) => [worker.worker, worker.host, worker.node])]);
+export function render({ hosts, workers, service, flow, now }) {
+  const plan = JSON.stringify([hosts.map((host) => [host.name, host.processor, host.nodes.map((node) => [node.node, node.package])]),
+    workers.map((worker) => [worker.worker, worker.host, worker.node]), service.experts <= 1]);
   if (plan !== drawn) {
     drawn = plan;
     updates = [];
     place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers)));
-    document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1);
+    document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1 || service.experts <= 1);
   }
-  for (const update of updates) update(hosts, workers, service);
+  for (const update of updates) update(hosts, workers, service, flow, now);
   const ready = workers.filter((worker) => worker.state === "ready").length;
-  setText(summary, `${ready} of ${workers.length} workers ready · ${hosts.map((host) => host.processor).join(", ")}`);
+  setText(summary, [`${ready} of ${workers.length} workers ready`, ...longStep(flow)].join(" · "));
+  declareOwners(workers.length, isDark());
 }
 
 function drawHost(host, index, workers) {
@@ -40,7 +48,7 @@ function drawHost(host, index, workers) {
     setText(note, `Peak of memory: ${hosts[index].peak_source || ABSENT} · transparent huge pages: ${hosts[index].transparent_huge_pages || ABSENT}`));
   const packages = [...new Set(host.nodes.map((node) => node.package))];
   return element("div", { class: "host" },
-    element("h3", { text: host.name }),
+    element("h3", {}, host.name, " ", element("span", { class: "quiet", text: host.processor })),
     ...packages.map((socket) => drawSocket(socket, host, index, workers)), note);
 }
 
@@ -78,7 +86,7 @@ function drawRoom(node, hostIndex, workers) {
 const FACTS = [
   ["step", (worker) => time(worker.step_seconds)],
   ["of it waiting", (worker) => percent(worker.wait_share)],
-  ["busy", (worker) => percent(worker.busy)],
+  ["busy", ({ state, fill, busy }, now, flow) => (state === "ready" && (fill !== null || !flow.running) ? percent(busy) : ABSENT)],
   ["heartbeat", (worker) => (worker.seen_ago === null ? ABSENT : `${worker.seen_ago.toFixed(1)} s ago`)],
   ["on node", (worker) => bytes(worker.on_node_bytes)],
   ["off node", (worker) => bytes(worker.off_node_bytes), (worker) => worker.off_node_bytes > 0],
@@ -87,8 +95,12 @@ const FACTS = [
   ["CPUs", (worker) => worker.cpus || "none"],
   ["threads off them", (worker) => threadsOff(worker), (worker) => worker.threads_off > 0],
   ["pid", (worker) => (worker.pid === null ? "none" : String(worker.pid))],
-  ["restarts", (worker) => count(worker.restarts), (worker) => worker.restarts > 0],
+  ["restarts", restarts, (worker, now) => worker.restarts > 0 && now - worker.ready_at < RECENT_SECONDS],
 ];
+
+function restarts({ restarts: many, ready_at: at }, now) {
+  return many && at !== null ? `${count(many)}, ${age(now - at)} ago` : count(many);
+}
 
 function kvInUse({ kv_used_bytes: used, kv_bytes: all }) {
   return used === null || !all ? ABSENT : `${percent(used / all)} of ${bytes(all)}`;
@@ -113,30 +125,39 @@ function drawWorker({ worker: number }) {
     element("div", { class: "level", "aria-hidden": "true" }, level),
     facts(FACTS.map(([name], at) => [name, values[at]])), problem);
   card.style.setProperty("--owner", `var(--owner-${number})`);
-  updates.push((hosts, workers, service) => {
-    const now = workers.find((one) => one.worker === number);
-    const isGone = isLost(now, service);
-    setText(state, isGone ? "lost" : stateOf(now));
-    setAttribute(state, "class", `state ${isGone ? "lost" : now.state}`);
-    setText(fill, now.fill === null ? "–" : short(100 * now.fill));
-    fill.classList.toggle("none", now.fill === null);
-    setText(unit, now.fill === null ? "no step in the last 10 s" : "% fill");
-    setText(read, now.fill === null ? "" : `${bandwidth(now.read_rate)} of ${bandwidth(now.peak || null)}`);
-    level.style.width = `${Math.min(100, 100 * (now.fill ?? 0))}%`;
+  updates.push((hosts, workers, service, flow, now) => {
+    const known = workers.find((one) => one.worker === number);
+    setText(state, stateOf(known));
+    setAttribute(state, "class", `state ${known.state}`);
+    setText(fill, known.fill === null ? whyNoStep(known, flow) : short(100 * known.fill));
+    fill.classList.toggle("none", known.fill === null);
+    setText(unit, known.fill === null ? "" : "% fill");
+    setText(read, known.fill === null ? "" : `${bandwidth(known.read_rate)} of ${bandwidth(known.peak || null)}`);
+    level.style.width = `${Math.min(100, 100 * (known.fill ?? 0))}%`;
     FACTS.forEach(([, say, isBad], at) => {
-      setText(values[at], say(now));
-      values[at].classList.toggle("bad", Boolean(isBad?.(now)));
+      const said = say(known, now, flow);
+      setText(values[at], said === ABSENT ? UNKNOWN : said); // there is no room for more
+      setAttribute(values[at], "title", said === ABSENT ? ABSENT : "");
+      values[at].classList.toggle("bad", Boolean(isBad?.(known, now)));
     });
-    setText(problem, now.problem);
+    setText(problem, known.problem);
     drain.hidden = !canDrain(service, workers);
   });
   return card;
 }
 
-const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
+/** Why no step has ended lately: there is nothing to do, or one takes long. */
+function whyNoStep({ state }, flow) {
+  if (state !== "ready") return UNKNOWN;
+  if (!flow.running && !flow.queued) return "idle, no request";
+  return longStep(flow)[0] ?? "no step in the last 10 s";
+}
 
-/** Also while it has no process after a loss: it is "starting" before anybody could see that it was lost. */
-const isLost = ({ state, pid }, service) => state === "lost" || (service.state === "restarting" && state === "starting" && pid === null);
+function longStep({ step_age: seconds }) {
+  return seconds !== null && seconds >= LONG_STEP_SECONDS ? [`step running for ${age(seconds)}`] : [];
+}
+
+const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
 
 function stateOf({ state, loaded_bytes: done, to_load_bytes: total }) {
   return state === "loading" && total ? `loading ${Math.floor((100 * done) / total)} %` : state;

@@ -18,7 +18,7 @@ export const requests = {
   render({ requests: open, flow }) {
     const more = flow.running + flow.queued - open.length;
     setText(get("requests-summary"), open.length
-      ? `${count(flow.running)} running, ${count(flow.queued)} queued, the oldest for ${age(flow.oldest_queued_seconds)}${more > 0 ? `; ${count(more)} more are not shown` : ""}`
+      ? `${count(flow.running)} running, ${count(flow.queued)} queued${flow.queued ? `, the oldest for ${age(flow.oldest_queued_seconds)}` : ""}${more > 0 ? `; ${count(more)} more are not shown` : ""}`
       : "no open request");
     get("requests-table").hidden = !open.length;
     const seen = new Map();
@@ -57,7 +57,7 @@ function drawRequest({ id }) {
 
 // ---- events
 
-const BAD = new Set(["worker_lost", "start_refused", "engine_failed"]);
+const BAD = new Set(["worker_lost", "start_refused", "engine_failed", "end_forced"]);
 
 export const events = {
   needs: ["events", "now"],

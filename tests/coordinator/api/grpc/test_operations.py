@@ -104,7 +104,7 @@ async def test_watching_goes_on_until_the_service_has_drained(monkeypatch: pytes
         watching = aiter(running.operations.WatchStatus(WatchStatusRequest()))
         events = aiter(running.operations.WatchEvents(WatchEventsRequest()))
         await anext(watching)
-        assert (await anext(events)).event.kind == "serving"
+        assert [(await anext(events)).event.kind for _ in range(2)] == ["loading", "serving"]
         drained = [told async for told in running.operations.Drain(DrainRequest())]
         assert [told.open_requests for told in drained] == [0]
         states = {told.status.service.state async for told in watching}
@@ -129,8 +129,8 @@ async def test_requests_are_aborted_and_it_is_an_event() -> None:
         await until(lambda: running.busy() == (0, 0, 0))
         every = await running.operations.ListEvents(ListEventsRequest())
         later = await running.operations.ListEvents(ListEventsRequest(after_id=1))
-    assert [event.kind for event in every.events] == ["serving", "request_aborted"]
-    assert [event.id for event in later.events] == [2]
+    assert [event.kind for event in every.events] == ["loading", "serving", "request_aborted"]
+    assert [event.id for event in later.events] == [2, 3]
 
 
 async def test_a_worker_without_whole_experts_cannot_be_drained() -> None:

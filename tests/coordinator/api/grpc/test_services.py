@@ -173,16 +173,16 @@ async def leave(by: str, gate: Gate, logged: list[EventDict]) -> None:
         if by == "cancel":
             stream.cancel()
         await channel.close()
-        await until(lambda: codes(logged) == ["CANCELLED"])
+        await until(lambda: outcomes(logged) == ["cancelled"])
         gate.open()
         await until(lambda: running.busy() == (0, 0, 0))
         assert (await generated(running, ask())).finished
         assert len(running.workers.steps) == 4 + 8, "the request that was left went on"
 
 
-def codes(logged: list[EventDict]) -> list[str]:
-    """How the calls ended that have ended, as the log tells it."""
-    return [line["code"] for line in logged if line["event"] == "call"]
+def outcomes(logged: list[EventDict]) -> list[str]:
+    """How the requests ended that have ended, as the log tells it."""
+    return [line["outcome"] for line in logged if line["event"] == "request_ended"]
 
 
 async def test_the_clients_deadline_frees_its_place() -> None:
@@ -191,7 +191,7 @@ async def test_the_clients_deadline_frees_its_place() -> None:
         async with running_server(small_workers(before_collect=gate)) as running:
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await read_all(running.generation.Generate(ask(max_tokens=200), timeout=0.2))
-            await until(lambda: len(codes(logged)) == 1)
+            await until(lambda: len(outcomes(logged)) == 1)
             gate.open()
             await until(lambda: running.busy() == (0, 0, 0))
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -203,7 +203,7 @@ async def test_nothing_that_is_asked_or_answered_is_logged() -> None:
         async with running_server() as running:
             await chatted(running, ChatRequest(messages=[ChatMessage(role="user", content="Hello")], stopping=SHORT))
             told = await generated(running, GenerateRequest(text="Hello Hello", stopping=SHORT))
-    assert codes(logged) == ["OK", "OK"]
+    assert outcomes(logged) == ["length", "length"]
     assert not [line for line in logged if "Hello" in str(line) or told.text in str(line)]
 
 

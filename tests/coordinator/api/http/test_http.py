@@ -16,7 +16,6 @@ from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import STATUSES
 from numoe.coordinator.api.http.guard import HEADERS
 from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
-from numoe.coordinator.engine.event_log import EventKind
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Snapshot
 from numoe.coordinator.process.life import Coordinator, Ready
@@ -180,7 +179,7 @@ async def test_a_request_is_aborted_and_the_service_drained_by_post() -> None:
         await running.task
         kinds = [event.kind for event in running.coordinator.served_model().engine.events.after()]
     assert len(ends) <= 2
-    assert kinds == [EventKind.SERVING, EventKind.REQUEST_ABORTED, EventKind.DRAINING]
+    assert kinds == ["loading", "serving", "request_aborted", "draining", "stopped"]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +240,7 @@ async def test_a_defect_in_the_stream_ends_it_and_is_logged(monkeypatch: pytest.
         with capture_logs() as logs:
             assert [told async for told in messages(running.ready.http)] == []
     incidents = [(one["event"], str(one["exc_info"])) for one in logs if "incident" in one]
-    assert incidents == [("internal error", "'defect'")]
+    assert incidents == [("internal_error", "'defect'")]
 
 
 async def test_the_http_server_leaves_signals_and_logging_alone() -> None:

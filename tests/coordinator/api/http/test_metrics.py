@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import subprocess
 
+import grpc
+import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.coordinator.api.grpc.grpc_serving import SHAPE, ask, generated, running_server
+from numoe.coordinator.process.life import Coordinator, Ready
+from tests.coordinator.api.grpc.grpc_serving import (
+    SHAPE,
+    ask,
+    fake_workers,
+    generated,
+    running_server,
+    settings_of,
+    until,
+)
+from tests.coordinator.api.http.http_client import Reply
 from tests.coordinator.api.http.http_client import ask as http_ask
+from tests.coordinator.engine.fake_executor import lose_worker_at
+from tests.coordinator.engine.serving import Gate
+from tests.coordinator.process.test_life import SlowLoad, ignore
+from tests.programs import find_program
 
 UNITS = ("_seconds", "_bytes", "_ratio", "_per_second", "_total", "_info")
+
+
+def samples_of(reply: Reply) -> dict[tuple[str, ...], float]:
+    """Every sample's value, by its name and its labels' values in the order of their names."""
+    assert reply.status == 200
+    families = text_string_to_metric_families(reply.body.decode())
+    found = [sample for family in families for sample in family.samples]
+    return {(sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value for sample in found}
 
 
 async def test_metrics_say_what_was_done_in_base_units() -> None:
     async with running_server() as running:
         for tokens in (1, 5):
             await generated(running, ask(max_tokens=tokens))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await generated(running, ask(max_tokens=999))
         reply = await http_ask(running.ready.http, "/metrics")
         status = (await http_ask(running.ready.http, "/ops/status")).json
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -29,6 +57,7 @@ async def test_metrics_say_what_was_done_in_base_units() -> None:
     assert samples["numoe_generated_tokens_total",] == status["flow"]["generated_tokens"] == 6
     assert samples["numoe_prompt_tokens_total",] == 6
     assert samples["numoe_requests_total", "length"] == 2
+    assert samples["numoe_requests_refused_total", "invalid_request"] == 1
     assert samples["numoe_state", "serving"] == 1
     assert samples["numoe_state", "draining"] == 0
     assert samples["numoe_first_token_seconds_count",] == 2
@@ -62,3 +91,70 @@ async def test_the_newer_format_is_given_to_who_asks_for_it() -> None:
             reply.body.decode()
         )
     }
+
+
+async def test_a_service_that_loads_says_so_and_nothing_of_workers() -> None:
+    load = SlowLoad(settings_of())
+    ready: list[Ready] = []
+    coordinator = Coordinator(settings_of(), load, ignore, ready.append)
+    task = asyncio.create_task(coordinator.run())
+    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
+    while_loading = await http_ask(coordinator.loading().http, "/metrics")
+    load.finish()
+    await until(lambda: bool(ready))
+    when_loaded = await http_ask(ready[0].http, "/metrics")
+    coordinator.on_signal()
+    await task
+    loading, loaded = samples_of(while_loading), samples_of(when_loaded)
+    assert (loading["numoe_state", "loading"], loading["numoe_state", "serving"]) == (1, 0)
+    assert (loaded["numoe_state", "loading"], loaded["numoe_state", "serving"]) == (0, 1)
+    started = loading["numoe_start_time_seconds",]
+    assert started == loaded["numoe_start_time_seconds",] == coordinator.loading().started_at
+    assert {name for name, *_ in loading} == {"numoe_state", "numoe_start_time_seconds"}
+
+
+async def test_every_outcome_is_counted_from_zero_so_that_the_first_one_is_an_increase() -> None:
+    async with running_server() as running:
+        before = samples_of(await http_ask(running.ready.http, "/metrics"))
+    outcomes = {labels[0] for name, *labels in before if name == "numoe_requests_total"}
+    failures = {"deadline_exceeded", "logits_not_finite", "worker_lost", "unavailable", "service_failed"}
+    assert outcomes == {"stop", "length", "cancelled", "aborted"} | failures
+    assert {before["numoe_requests_total", outcome] for outcome in outcomes} == {0}
+    refused = {labels[0]: count for (name, *labels), count in before.items() if name == "numoe_requests_refused_total"}
+    assert {"queue_full", "invalid_request", "unavailable"} <= refused.keys()
+    assert set(refused.values()) == {0}
+
+
+async def test_each_worker_that_is_lost_is_counted_with_its_node() -> None:
+    async with running_server(fake_workers(before_collect=lose_worker_at(2))) as running:
+        before = await http_ask(running.ready.http, "/metrics")
+        with pytest.raises(grpc.aio.AioRpcError, match="worker 1"):
+            await generated(running, ask())
+        await until(lambda: running.coordinator.served_model().engine.snapshot().restarts == 1)
+        after = await http_ask(running.ready.http, "/metrics")
+    places = [("numoe_worker_losses_total", *place) for place in (("0", "0"), ("0", "1"), ("unknown", "unknown"))]
+    assert [samples_of(before)[place] for place in places] == [0, 0, 0]
+    assert [samples_of(after)[place] for place in places] == [0, 1, 0]
+
+
+async def test_blocks_are_told_that_nobody_else_can_have() -> None:
+    gate = Gate(number=1)
+    async with running_server(fake_workers(before_collect=gate)) as running:
+        reading = asyncio.create_task(generated(running, ask(ids=range(1, 17), max_tokens=100)))
+        await gate.reached.wait()
+        reply = await http_ask(running.ready.http, "/metrics")
+        gate.open()
+        await reading
+    samples = samples_of(reply)
+    positions, block = 16 + 100 - 1, 16  # the last token drawn is never run
+    assert samples["numoe_kv_blocks_reserved",] == -(-positions // block)
+    assert samples["numoe_kv_blocks_used",] == 2
+
+
+async def test_prometheus_finds_no_fault_with_names_units_and_descriptions() -> None:
+    promtool = find_program("PROMETHEUS", "promtool")
+    async with running_server() as running:
+        await generated(running, ask())
+        reply = await http_ask(running.ready.http, "/metrics")
+    checked = subprocess.run([promtool, "check", "metrics"], input=reply.body, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

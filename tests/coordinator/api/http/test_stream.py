@@ -23,7 +23,7 @@ from tests.coordinator.api.http.http_client import messages
 LAYERS, EXPERTS = 94, 128
 OWNERS = tuple(ExpertOwners(tuple(((expert + layer) % 2,) for expert in range(EXPERTS))) for layer in range(LAYERS))
 PLACES = ExpertPlaces(OWNERS, EXPERTS, 2, [1 << 20] * LAYERS, 0.0)
-FLOW = Flow(1, 0, 0.0, 0, {}, 1, 2, 3, 4, 5.0, 6.0, None, None)
+FLOW = Flow(1, 0, 0.0, 0, {}, 1, 1, 2, 3, 4, 5.0, 6.0, None, None)
 HISTORY = History(5.0, 0.0, (), (), (), (), (), (), (), ())
 
 

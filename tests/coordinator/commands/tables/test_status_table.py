@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.commands.tables.status import SHOWN_REQUESTS, describe_status, human_time
+from numoe.coordinator.commands.tables.figures import human_time
+from numoe.coordinator.commands.tables.status import SHOWN_REQUESTS, describe_status
 from numoe.v1.operations_pb2 import (
     SERVICE_STATE_SERVING,
     Finding,
@@ -25,6 +26,7 @@ BUSY = WorkerStatus(
     worker=0, node=1, pid=7, state=WORKER_STATE_READY, cpus="0-19", threads=20, process_threads=44, threads_off=3,
     kv_bytes=4 * GIB, kv_used_bytes=GIB, off_node_bytes=2 * GIB, fill=0.83, read_rate=87.15e9, step_seconds=0.1312,
     wait_share=0.041, seen_ago=0.07, problem="found 2 GiB elsewhere",
+    ready_at=1000.0 - 12.04,
 )  # fmt: skip
 STATUS = Status(
     now=1000.0,
@@ -36,7 +38,7 @@ STATUS = Status(
     workers=[BUSY, WorkerStatus(worker=1, state=WORKER_STATE_LOST)],
     flow=FlowStatus(
         running=3, queued=14, rejected=159, prefill_rate=265.3, decode_rate=35.8, first_token_seconds=1.72,
-        kv_blocks_used=97, kv_blocks=512,
+        kv_blocks_used=97, kv_blocks_reserved=480, kv_blocks=512,
     ),
     findings=[
         Finding(level="ok", subject="swap", found="none"),
@@ -48,17 +50,32 @@ STATUS = Status(
 def test_everything_that_counts_is_on_the_screen() -> None:
     text = shown(describe_status(STATUS), width=200)
     for part in (
-        "serving  Qwen3[2J, expert split over 2 workers, cpus+memory, up 1:02:03, 2 restarts",
+        "serving  Qwen3[2J, expert split over 2 workers, cpus+memory, up 1:02:03, 2 restarts, the last 12.0 s ago",
         "3 of 12 experts moved, to even out the workers",
         *("83 %", "87.2", "131.2 ms", "4 %", "25 %", "2.00 GiB", "3 of 44", "70.0 ms ago", "lost"),
         *("192 GiB", "117 GiB", "9.00 GiB"),
-        "3 running, 14 queued, 159 rejected; prompts 265.3/s, answers 35.8/s; first token 1.7 s; 97 of 512 KV blocks",
+        "3 running, 14 queued, 159 rejected; prompts 265.3/s, answers 35.8/s; first token 1.7 s",
+        "97 of 512 KV blocks, 480 reserved",
         "Worker 0: found 2 GiB elsewhere.",
         "warning: huge pages: off",
     ):
         assert part in text
     assert "swap" not in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("flow", "told"),
+    [
+        (FlowStatus(), "idle; 0 running, 0 queued"),
+        (FlowStatus(running=1, step_age=14.04), "step running for 14.0 s; 1 running"),
+        (FlowStatus(running=1, step_age=0.2), "1 running, 0 queued"),
+        (FlowStatus(queued=1), "0 running, 1 queued"),
+    ],
+)
+def test_nothing_to_do_is_told_from_a_step_that_takes_long(flow: FlowStatus, told: str) -> None:
+    lines = shown(describe_status(Status(flow=flow)), width=200).splitlines()
+    assert any(line.startswith(told) for line in lines)
 
 
 def test_a_narrow_terminal_breaks_no_figure() -> None:

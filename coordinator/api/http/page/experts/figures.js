@@ -2,35 +2,31 @@
 
 import { numbersOf } from "../packed.js";
 
+export const MOVED_SECONDS = 8; // that a move is marked
 export const WINDOWS = { recent: "10 s", lately: "5 min", ever: "ever" };
 
 /** The experts of a service, as one message after the other tells of them. */
 export class Experts {
   constructor() {
     this.layers = this.experts = this.workers = 0;
-    this.movedNow = new Map(); // index -> performance.now() of the moment when it was seen to move
+    this.movedNow = new Map(); // index -> performance.now() of its move, of those that moved lately
     this.map = null;
   }
 
   /** Take in a state of the stream. */
-  read({ service, workers, experts, recent, lately, ever }) {
+  read({ now, service, workers, experts, recent, lately, ever }) {
     [this.layers, this.experts] = experts.holders.shape;
     this.workers = workers.length;
     this.nodes = workers.map((worker) => worker.node);
     this.active = service.active_experts;
     this.choices = { recent, lately, ever };
     if (this.map === experts) return;
-    const holders = numbersOf(experts.holders);
-    const before = this.holders;
-    if (before?.length === holders.length) {
-      holders.forEach((mask, index) => {
-        if (mask !== before[index]) this.movedNow.set(index, performance.now());
-      });
-    }
     this.map = experts;
-    this.holders = holders;
+    this.holders = numbersOf(experts.holders);
     this.held = heldBy(this.workers); // by mask
     this.movedAt = new Map(experts.moved.flatMap(({ at, experts: some }) => some.map((index) => [index, at])));
+    const moment = performance.now();
+    this.movedNow = new Map([...this.movedAt].filter(([, at]) => now - at < MOVED_SECONDS).map(([index, at]) => [index, moment - 1000 * (now - at)]));
   }
 
   /** The workers that hold an expert whole; none: every worker holds some of its rows. */

@@ -5,11 +5,12 @@
 import { css, ownerColour } from "../colours.js";
 import { short } from "../figures.js";
 import { isDark } from "../theme.js";
+import { MOVED_SECONDS } from "./figures.js";
 
 const [LEFT, TOP, GAP, BARS, MOST_BARS, END] = [30, 18, 10, 64, 160, 2]; // around the map, in CSS pixels
 const [MOST_WIDTH, MOST_HEIGHT, LEAST_HEIGHT] = [44, 18, 2]; // of a cell
 const WISHED_HEIGHT = 520; // of all layers
-const MOVED_SECONDS = 8; // that a move is marked
+const FADING_MILLISECONDS = 100; // between two looks of what grows fainter: thousands may move at once
 
 /** Draws into the two canvases of `frame`; the upper one carries the cursor and what moves. */
 export class MapDrawing {
@@ -135,23 +136,29 @@ export class MapDrawing {
         this.waiting = false;
         this.drawOver();
       };
-      if (this.isStill.matches) setTimeout(again, 1000);
-      else requestAnimationFrame(again);
+      setTimeout(again, this.isStill.matches ? 1000 : FADING_MILLISECONDS);
     }
   }
 
+  /** A ring around each that moved lately, of ink on paper, so that it is seen in every colour; it grows fainter, but where motion is not wanted. */
   drawMoves(context, line) {
-    const { left, top, width, height, columns } = this.g;
+    const { left, top, width, height, columns, space, spaceBelow } = this.g;
     const { movedNow } = this.experts;
+    const paper = getComputedStyle(document.body).backgroundColor;
     for (const [index, at] of movedNow) {
       const passed = (performance.now() - at) / 1000 / MOVED_SECONDS;
       if (passed >= 1) {
         movedNow.delete(index);
         continue;
       }
-      context.globalAlpha = this.isStill.matches ? 1 : 1 - passed;
+      const [x, y] = [left + (index % columns) * width, top + Math.floor(index / columns) * height];
+      const [wide, high] = [width - space, height - spaceBelow];
+      context.globalAlpha = this.isStill.matches ? 1 : 1 - passed ** 3;
       context.lineWidth = line;
-      context.strokeRect(left + (index % columns) * width - line / 2, top + Math.floor(index / columns) * height - line / 2, width, height);
+      context.strokeStyle = paper;
+      context.strokeRect(x - 2.5 * line, y - 2.5 * line, wide + 5 * line, high + 5 * line);
+      context.strokeStyle = context.fillStyle;
+      context.strokeRect(x - 1.5 * line, y - 1.5 * line, wide + 3 * line, high + 3 * line);
     }
     context.globalAlpha = 1;
     return movedNow.size > 0;

@@ -6,7 +6,7 @@ import { element, keep, setAttribute, setText } from "../dom.js";
 import { age, bytes, clock, count, percent, times } from "../figures.js";
 import { isDark, onTheme } from "../theme.js";
 import { savePicture, saveTable } from "./export.js";
-import { Experts, WINDOWS } from "./figures.js";
+import { Experts, MOVED_SECONDS, WINDOWS } from "./figures.js";
 import { showLayer, swatch } from "./layer.js";
 import { MapDrawing } from "./map.js";
 import { MODES, paint, USES_WINDOW } from "./painting.js";
@@ -59,13 +59,13 @@ function choices(place, name, options, chosen, choose) {
 export function render(now) {
   state = now;
   const isDense = now.service.experts <= 1;
-  get("experts-body").hidden = isDense;
-  setText(get("experts-summary"), isDense ? "the model is dense: it has none" : summary(now));
+  for (const id of ["experts-body", "experts-actions"]) get(id).hidden = isDense;
+  setText(get("experts-summary"), isDense ? "none: the model is dense" : summary(now));
   if (isDense) return;
   experts.read(now);
   layerField.max = experts.layers - 1;
   expertField.max = experts.experts - 1;
-  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow;
+  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow || now.service.state !== "serving";
   renderMoves(now.service.rebalance);
   draw();
 }
@@ -76,10 +76,11 @@ function summary({ service }) {
 
 function renderMoves(progress) {
   get("moves").hidden = !progress;
+  get("experts-summary").hidden = Boolean(progress); // in its place, so that nothing below moves
   if (!progress) return;
   get("moves").querySelector("progress").max = progress.total;
   get("moves").querySelector("progress").value = progress.done;
-  setText(get("moves").querySelector("span"), `${count(progress.done)} of ${count(progress.total)} experts moved, to ${progress.phase}`);
+  setText(get("moves").querySelector("span"), `${count(progress.done)} of ${count(progress.total)} experts moved, to ${progress.phase}; framed: in the last ${MOVED_SECONDS} s`);
 }
 
 function draw() {

@@ -1,0 +1,89 @@
+"""A connection of the HTTP door: uvicorn's, but nobody holds it by saying little or reading nothing.
+
+*Guarantees*: at most CONNECTIONS are open. One that waits for its client, for the rest of what it asks or to read what
+it was told, gives way to a new one where there are as many, the longest waiting first; so whoever asks at once is
+answered, whatever others hold. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in
+the log.
+
+*Rejected*: uvicorn's limit_concurrency, which answers everybody with 503 while 256 connections say nothing; it has no
+limit on how long they may say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTIONS = 256
+CLIENT_SECONDS = 20.0  # for the head of a request to be complete, and for what was written to be read
+
+
+class Connection(H11Protocol):
+    """Inherits, as uvicorn gives no other way to be told what happens to a connection."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._is_over = False
+        self._waits_since = 0.0
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait_for_client()
+        self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        try:
+            super().handle_events()
+        except h11.LocalProtocolError:  # what came is nonsense, and an answer has begun that cannot say so any more
+            self._give_up()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_client()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_client()
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:  # as above, in this very moment
+            self._give_up()
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether it is the client's turn."""
+        is_asked = self.cycle is not None and not self.cycle.response_complete
+        return self.transport.is_closing() or self.flow.write_paused or not is_asked
+
+    def _wait_for_client(self) -> None:
+        """It is the client's turn from now on, unless it has asked for more already."""
+        self._waits_since = self.loop.time()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._giving_up = self.loop.call_later(CLIENT_SECONDS, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        if self._is_waiting:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_over = True
+        self.transport.abort()
+
+    def _make_room(self) -> None:
+        here = [one for one in self.connections if isinstance(one, Connection) and not one._is_over]
+        if len(here) > CONNECTIONS:
+            waiting = (one for one in here if one is not self and one._is_waiting)
+            min(waiting, key=lambda one: one._waits_since, default=self)._give_up()
