@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
+from numoe.coordinator.commands.options import HUB_OPTIONS, ROOT, SERVE_SETTINGS, HubOptions, read_machine
+from numoe.coordinator.commands.screen.progress import LoadingView
 from numoe.coordinator.commands.screen.terminal import out
+from numoe.coordinator.hub.names import HubName
 from numoe.coordinator.settings import ServeSettings, check_settings, kv_types
 from numoe.protos.errors import SetupError
 
 
 def plan(
-    model: Path,
+    model: Path | None = None,
     /,
     *,
+    hub: HubOptions = HUB_OPTIONS,
     settings: ServeSettings = SERVE_SETTINGS,
     output: Path | None = None,
     root: Path = ROOT,
@@ -27,6 +32,8 @@ def plan(
     ----------
     model
         A GGUF file, the first one if it is split.
+    hub
+        Or its name. Of files that are not in the cache only the heads are fetched.
     settings
         As for serve.
     output
@@ -37,6 +44,9 @@ def plan(
         As for serve.
     """
     check_settings(settings)
+    wanted = hub.wanted(model)
+    if model is None and wanted is None:
+        raise SetupError("no model is named: give a GGUF file, or --hf-repo OWNER/REPO:QUANT")
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
     from numoe.coordinator.commands.tables.plan import describe_plan
@@ -46,7 +56,8 @@ def plan(
     from numoe.model.planning.plan_checks import check_placement
     from numoe.model.planning.plan_file import to_toml
 
-    spec, _, template = read_model(model, settings)  # what `numoe serve` would refuse of the text, too
+    with _readable(model, wanted) as path:
+        spec, _, template = read_model(path, settings)  # what `numoe serve` would refuse of the text, too
     if template is not None:
         template.close()
     topology = read_machine(root)
@@ -58,6 +69,24 @@ def plan(
     if output is not None:
         _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
     check_placement(decision.plan, spec, topology, limits, types)
+
+
+@contextmanager
+def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path]:
+    """A path at which the model's head can be read, in the context."""
+    if wanted is None:
+        assert model is not None
+        yield model
+        return
+    from numoe.coordinator.hub.models import find_model, model_heads
+    from numoe.coordinator.logs import configure_logging, finish_log
+
+    configure_logging()  # what is said of a hub is no part of the plan
+    try:
+        with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
+            yield path
+    finally:
+        finish_log()
 
 
 def _write_text(path: Path, text: str) -> None:

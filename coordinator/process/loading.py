@@ -8,6 +8,8 @@ from statistics import fmean
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.routed_experts import RoutedExperts
+from numoe.coordinator.hub.models import FoundModel, fetch_model, find_model, model_heads
+from numoe.coordinator.hub.names import HubName
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
@@ -35,3 +37,23 @@ def routed_experts(spec: ModelSpec) -> RoutedExperts | None:
     if not spec.routed:
         return None
     return RoutedExperts(spec.layers, spec.active_experts, fmean(map(whole_expert_bytes, spec.layer_tensors)))
+
+
+def load_named_model(wanted: HubName, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
+    """Fetch a model of a hub where it is not in the cache yet, and load it as `load_model` does.
+
+    What would be refused of it is refused before it is fetched. Raises SetupError or ServiceError.
+    """
+    found = find_model(wanted, progress)
+    if found.missing:
+        _check_head(found, settings, progress)
+    return load_model(fetch_model(found, progress), settings, progress)
+
+
+def _check_head(found: FoundModel, settings: ServeSettings, progress: LoadProgress) -> None:
+    """Raise SetupError if this machine cannot serve the model, by what its head says."""
+    with model_heads(found, progress) as path:
+        spec, _, template = read_model(path, settings)
+        if template is not None:
+            template.close()
+        plan_this_machine(spec, settings)

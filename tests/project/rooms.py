@@ -41,6 +41,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
+    "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/workers": ("coordinator", "coordinator/engine", "model/machine", *PLANNED),
     "coordinator/operations": (
@@ -82,6 +83,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator",
         "coordinator/requests",
         "coordinator/engine",
+        "coordinator/hub",
         "coordinator/machine",
         "coordinator/workers",
         "coordinator/operations",
@@ -101,6 +103,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/llama": ("protos",),
     "coordinator/commands": (
         "coordinator",
+        "coordinator/hub",
         "coordinator/machine",
         "coordinator/process",
         "coordinator/commands/tables",

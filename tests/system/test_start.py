@@ -22,11 +22,12 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 from numoe.worker.running.step_records import formats_of
 from numoe.worker.running.warm import VALUES
-from tests.system.clients import SERVE_FLAGS, ask, connected
+from tests.coordinator.hub import stand_in
+from tests.system.clients import SERVE_FLAGS, SHAPE, ask, connected
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses, plan_of
 from tests.system.serve_process import serving
-from tests.tiny_model import TinyShape, shape_of_type, tiny_spec
+from tests.tiny_model import TinyShape, shape_of_type, split_paths, tiny_spec, write_tiny_model
 
 
 def kept() -> dict[str, int]:
@@ -119,3 +120,18 @@ async def test_nothing_of_the_current_folder_becomes_part_of_a_service_installed
         async with connected(server.address) as client:
             assert len(await client.tokens(ask(3))) == 3
     assert not (folder / "imported").exists(), (folder / "imported").read_text()
+
+
+async def test_a_model_by_name_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_model(tmp_path / "M-F32.gguf", SHAPE, parts=3)
+    parts = split_paths(tmp_path / "M-F32.gguf", 3)
+    files = {f"F32/{part.name}": part for part in parts}
+    with stand_in.serving(stand_in.StandIn(files={"ann/Tiny-GGUF": files})) as hub:
+        for name, value in hub.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        with serving(tmp_path / "log", "-hf", "ann/Tiny-GGUF:f32", *SERVE_FLAGS) as server:
+            async with connected(server.address) as client:
+                tokens = await client.tokens(ask(5))
+    assert len(tokens) == 5
+    # Once for their heads, with which such small files come whole, and once to keep.
+    assert hub.bytes_sent == 2 * sum(part.stat().st_size for part in parts)

@@ -147,6 +147,7 @@ FLAGS = (
     _refused(("--repeat-penalty",), _ASKED_FOR.format("--repetition-penalty"), "a value"),
     _refused(("-p", "--prompt", "-f", "--file"), "numoe generate TEXT asks a running service", "a value"),
     _refused(("--api-key", "--api-key-file"), "no keys are asked for yet; listen on loopback", "a value"),
+    _refused(("-hft", "--hf-token"), "others could read it in the list of processes: set HF_TOKEN instead", "a value"),
     _refused(("--ssl-key-file", "--ssl-cert-file"), "nothing is encrypted yet; listen on loopback", "a value"),
 )
 
