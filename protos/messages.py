@@ -46,6 +46,7 @@ class Chunk:
     # Distinct ids in prompt and output, and how often each was generated; 0: it stands in the prompt only.
     seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
     seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    draws: int = 1  # a token is drawn after each of so many of the last; more than one to measure, without penalties
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step drew: an entry for each chunk with sampling, in the step's order."""
+    """What a step drew: an entry for each draw of each chunk with sampling, in the order of chunks and positions."""
 
     number: int
     token_ids: NDArray[np.int32]  # [R]; NOT_DRAWN where the logits are not finite

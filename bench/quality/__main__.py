@@ -87,12 +87,13 @@ def true_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float64]: 
 def our_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32]:  # [positions, V]
     """The logits of the evaluated positions, computed by one worker."""
     first, found, steps = first_position(CONTEXT), [], 0
-    with worker_group(model, 1, None, EngineSettings(context_tokens=CONTEXT, kv_tokens=CONTEXT)) as group:
+    with worker_group(model, 1, None, EngineSettings(context_tokens=CONTEXT, kv_tokens=CONTEXT)) as measured:
+        group = measured.group
         for part in chunks.tolist():
             pieces = [(0, part[:first]), *((position, [part[position]]) for position in range(first, CONTEXT - 1))]
             for position, token_ids in pieces:
                 steps += 1
-                group.submit(Step(steps, (chunk(group, 0, position, token_ids),)))
+                group.submit(Step(steps, (chunk(group, position, token_ids),)))
                 group.collect(PATIENCE_SECONDS)
                 if position >= first:
                     found.append(group.logits()[0].copy())

@@ -137,6 +137,16 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.bench:bench",
+    """Measure how fast a model reads prompts and decodes, as llama-bench does, by the workers that serve would start.
+
+    Lists are numbers with commas between, ranges such as 0-4096+1024 or 1-32*2, or the flag several times. Behind
+    llama-bench's columns stand GB/s, what is read of weights, keys and values, and fill, its share of the memory's
+    bandwidth, of decodes only.
+    """,
+    configured=True,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )
