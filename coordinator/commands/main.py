@@ -147,6 +147,16 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.sweep_bench:sweep_bench",
+    """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
+
+    Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
+    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
+    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    """,
+    configured=True,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )

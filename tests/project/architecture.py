@@ -42,6 +42,7 @@ FENCES = {
     "prometheus_client": HTTP_FILES,
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
+    "matplotlib": ("coordinator/commands/measuring/plot.py",),
 }
 
 PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")

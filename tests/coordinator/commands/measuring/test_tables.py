@@ -13,9 +13,11 @@ import pytest
 
 from numoe.coordinator.commands.measuring.bench_table import BenchFacts, bench_table
 from numoe.coordinator.commands.measuring.running import Rows
+from numoe.coordinator.commands.measuring.sweep_table import SweepFacts, sweep_table
 from numoe.coordinator.measuring.cases import Case, CaseResult
 from numoe.coordinator.measuring.peaks import Peaks, operations_per_token
 from numoe.coordinator.measuring.steps import Measurement
+from numoe.coordinator.measuring.sweep import Sweep, SweepRow
 from numoe.coordinator.measuring.workers import MeasuredWorkers
 from numoe.coordinator.settings import EngineSettings, KvType, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
@@ -101,6 +103,40 @@ def test_every_format_has_llama_benchs_names_and_the_same_values() -> None:
     assert entry["waiting"] == 0.5
     computed = 512 * operations_per_token(SPEC, with_output=False) / 2.25
     assert entry["share_of_peak"] == pytest.approx(computed / 2e12, abs=1e-6)
+
+
+SWEEP = SweepFacts(measured(), Sweep(1024, 512, 128))
+ROW = SweepRow(512, Measurement(0.262, 1, 0.015), Measurement(1.135, 20_000_000_000, 0.0))
+
+
+def test_the_sweeps_table_is_llama_sweep_benchs_with_ours_behind() -> None:
+    table = sweep_table("table", SWEEP)
+    assert table.head() == (
+        "\nmain: n_kv_max = 1024, n_batch = 512, n_ubatch = 512, flash_attn = 1, n_gpu_layers = 0, n_threads = 32, "
+        "n_threads_batch = 32\n\n"
+        "|    PP |     TG |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |"
+        "   GB/s |  fill | wait TG |  peak | wait PP |\n"
+        "|-------|--------|--------|----------|----------|----------|----------|"
+        "--------|-------|---------|-------|---------|\n"
+    )
+    read = 20e9 + 128 * (512 + 64) * KV_POSITION
+    peak = 512 * operations_per_token(SPEC, with_output=False) / 0.262 / 2e12
+    assert table.row(ROW) == (
+        "|   512 |    128 |    512 |    0.262 |  1954.20 |    1.135 |   112.78 |"
+        f" {read / 1.135 / 1e9:6.1f} | {read / 1.135 / 50e9:5.0%} |    0.0% | {peak:5.0%} |    1.5% |\n"
+    )
+
+
+def test_the_sweeps_json_has_llama_sweep_benchs_names_first() -> None:
+    table = sweep_table("jsonl", SWEEP)
+    line = table.head() + table.row(ROW)
+    assert line.startswith(
+        '{"n_kv_max": 1024, "n_batch": 512, "n_ubatch": 512, "flash_attn": 1, "n_gpu_layers": 0, "n_threads": 32, '
+        '"n_threads_batch": 32, "pp": 512, "tg": 128, "n_kv": 512, "t_pp": 0.262000, "speed_pp": 1954.198473, '
+        '"t_tg": 1.135000, "speed_tg": 112.775330, '
+    )
+    assert line.endswith(" }\n")
+    assert json.loads(line)["waiting_pp"] == 0.015
 
 
 def test_rows_are_dropped_where_standard_output_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
