@@ -157,6 +157,15 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.perplexity:perplexity",
+    """Measure how well a model predicts a text, as llama-perplexity does.
+
+    The text is cut into chunks of --ctx-size tokens; of each the second half counts. Perplexity is exp of the mean
+    negative log-likelihood of a token, and its error that of the mean.
+    """,
+    configured=True,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )

@@ -39,11 +39,12 @@ def loaded(path: Path, settings: ServeSettings) -> Iterator[MeasuredWorkers]:
 class Rows(AbstractContextManager["Rows"]):
     """Writes rows to standard output as they come, and on a terminal a bar below them, to standard error."""
 
-    def __init__(self, total: int, what: str) -> None:
+    def __init__(self, total: int | None = None, what: str = "") -> None:
+        """Of `total` rows, or other things to be done; None: no bar is shown."""
         console = err()
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
-        self._shown = console.is_interactive
+        self._shown = total is not None and console.is_interactive
         self._task = self._progress.add_task("", total=total)
 
     def write(self, text: str) -> None:

@@ -1,0 +1,147 @@
+"""The measuring commands as a person runs them, with workers of a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numoe.coordinator.machine.model_file import read_model
+from numoe.coordinator.measuring.saved_logits import open_saved
+from tests.coordinator.commands.numoe_process import NUMOE, lines
+from tests.system.conftest import compile_all
+
+PATIENCE_SECONDS = 120.0
+TEXT = "The quick brown fox jumps over the lazy dog, and 12 others: no matter why! " * 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    compile_all()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def numoe(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [NUMOE, *map(str, arguments), "--threads-per-worker", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_bench_measures_every_case_on_as_many_workers_as_serve_would_start(served_model: Path) -> None:
+    cases = ("-p", "16,32", "-n", "4", "-pg", "8,2", "-d", "0", "-d", "40", "-np", "1,3", "-r", "2")
+    done = numoe("bench", served_model, *cases, "-o", "json", "--workers", "2", "--bandwidth", "50")
+    entries = json.loads(done.stdout)
+    alone = [(16, 0), (32, 0), (0, 4), (8, 2)]
+    assert [(one["n_prompt"], one["n_gen"], one["n_depth"]) for one in entries if one["n_streams"] == 1] == [
+        (*pair, depth) for depth in (0, 40) for pair in alone
+    ]
+    assert sum(one["n_streams"] == 3 for one in entries) == 10
+    for one in entries:
+        assert (one["n_workers"], one["n_threads"], len(one["samples_ns"])) == (2, 2, 2)
+        assert one["avg_ts"] > 0
+        assert one["read_gb_per_second"] > 0
+        assert one["fill"] == pytest.approx(one["read_gb_per_second"] / 50, abs=1e-6)
+        assert 0 <= one["waiting"] <= 1
+    assert "fill: of 50.0 GB/s of node 0, as told" in done.stderr
+
+
+def test_sweep_bench_writes_its_table_and_draws_it(served_model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sweep.png"
+    done = numoe("sweep-bench", "-m", served_model, "-c", "96", "-ub", "32", "-n", "3", "--plot", picture)
+    head, names, rule, *rows = done.stdout.strip().replace("\n\n", "\n").splitlines()
+    assert head.startswith(
+        "main: n_kv_max = 96, n_batch = 32, n_ubatch = 32, flash_attn = 1, n_gpu_layers = 0, n_threads"
+    )
+    table = list(csv.reader(io.StringIO("\n".join(row.strip("|") for row in [names, *rows])), delimiter="|"))
+    assert [cell.strip() for cell in table[0]][:7] == ["PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s"]
+    assert [[cell.strip() for cell in row[:3]] for row in table[1:]] == [
+        ["32", "3", str(depth)] for depth in (0, 32, 64)
+    ]
+    assert re.fullmatch(r"\|[-|]+\|", rule)
+    assert "\x1b" not in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_sweep_keeps_its_rows_and_its_picture(served_model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sweep.png"
+    flags = ("-c", "4000", "-ub", "1", "--output-format", "jsonl", "--plot", str(picture), "--threads-per-worker", "1")
+    command = [NUMOE, "sweep-bench", str(served_model), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first = json.loads(lines(process.stdout).readline())
+        process.send_signal(signal.SIGINT)
+        rest, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, log
+    assert (first["n_kv"], first["pp"], first["tg"]) == (0, 1, 1)
+    assert [json.loads(row)["n_kv"] for row in rest.splitlines()] == list(range(1, len(rest.splitlines()) + 1))
+    assert picture.exists()
+    assert "Traceback" not in log
+
+
+def test_perplexity_is_that_of_the_saved_log_probabilities_and_no_divergence_from_itself(
+    served_model: Path, text: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    done = numoe("perplexity", served_model, "-f", text, "-c", "64", "--kl-divergence-base", base, "--workers", "2")
+    running, final = done.stdout.splitlines()
+    spec, tokenizer, _ = read_model(served_model)
+    saved = open_saved(base, spec.vocabulary)
+    tokens = tokenizer.encode(TEXT, special=False)
+    assert not tokenizer.add_bos
+    np.testing.assert_array_equal(saved.tokens.reshape(-1), tokens[: saved.tokens.size])
+    assert re.findall(r"\[(\d+)\]\d+\.\d{4},", running) == [str(number + 1) for number in range(len(saved.tokens))]
+    words = saved.rows(0, 31 * len(saved.tokens))
+    scale, least = words[:, :4].copy().view("<f4").T.astype(np.float64)
+    following = saved.tokens[:, 33:].reshape(-1)
+    nll = -(scale * words[np.arange(len(following)), 4 + following] + least)
+    match = re.fullmatch(r"Final estimate: PPL = (\d+\.\d{4}) \+/- (\d+\.\d{5})", final)
+    assert match
+    # Saved numbers are rounded to half a scale, printed ones to 4 digits.
+    assert float(match[1]) == pytest.approx(np.exp(nll.mean()), rel=1e-3)
+    assert float(match[2]) == pytest.approx(np.exp(nll.mean()) * nll.std(ddof=1) / len(nll) ** 0.5, rel=1e-2)
+
+    told = numoe("perplexity", served_model, "--kl-divergence", "--kl-divergence-base", base).stdout
+    assert f"Mean PPL(Q)                   : {float(match[1]):10.3f}"[:-1] in told
+    assert "Same top p: 100.000 ± 0.000 %" in told
+    divergence = re.search(r"Mean    KLD: +(-?\d+\.\d+)", told)
+    assert divergence
+    assert abs(float(divergence[1])) < 1e-5
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(served_model: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("too short")
+    (tmp_path / "base").write_bytes(b"_logits_" + b"\0" * 12)
+    refused: tuple[tuple[list[str | Path], str], ...] = (
+        (["perplexity", served_model, "-f", tmp_path / "short"], "tokens, expected at least 1024"),
+        (["perplexity", served_model, "-f", text, "-c", "1000000"], "expected at least 2000000"),
+        (["perplexity", served_model, "-f", tmp_path / "none"], "cannot be read: No such file"),
+        (["perplexity", served_model], "--file TEXT is missing"),
+        (["perplexity", served_model, "--kl-divergence"], "needs --kl-divergence-base FILE"),
+        (["perplexity", served_model, "--kl-divergence", "--kl-divergence-base", tmp_path / "base"], "vocabulary of 0"),
+        (["perplexity", served_model, "-f", text, "--kl-divergence-base", tmp_path / "none/base"], "does not exist"),
+        (["sweep-bench", served_model, "-c", "1000000"], "positions are needed for this, but the model's context is"),
+        (["sweep-bench", served_model, "--plot", tmp_path / "none/a.png"], "does not exist"),
+        (["sweep-bench", served_model, "--plot", tmp_path / "a.txt"], "expected a name that ends with"),
+        (["bench", served_model, "-d", "1000000"], "positions are needed for this, but the model's context is"),
+        (["bench", served_model, "-np", "600"], "--streams is 600, more than --step-tokens 512"),
+        (["bench", tmp_path / "none.gguf"], "none.gguf: expected a GGUF file, found nothing"),
+    )
+    for arguments, expected in refused:
+        done = numoe(*arguments, status=2)
+        assert expected in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
