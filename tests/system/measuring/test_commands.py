@@ -119,29 +119,3 @@ def test_perplexity_is_that_of_the_saved_log_probabilities_and_no_divergence_fro
     divergence = re.search(r"Mean    KLD: +(-?\d+\.\d+)", told)
     assert divergence
     assert abs(float(divergence[1])) < 1e-5
-
-
-def test_what_cannot_be_evaluated_is_refused_in_one_line(served_model: Path, text: Path, tmp_path: Path) -> None:
-    (tmp_path / "short").write_text("too short")
-    (tmp_path / "base").write_bytes(b"_logits_" + b"\0" * 12)
-    refused: tuple[tuple[list[str | Path], str], ...] = (
-        (["perplexity", served_model, "-f", tmp_path / "short"], "tokens, expected at least 1024"),
-        (["perplexity", served_model, "-f", text, "-c", "1000000"], "expected at least 2000000"),
-        (["perplexity", served_model, "-f", tmp_path / "none"], "cannot be read: No such file"),
-        (["perplexity", served_model], "--file TEXT is missing"),
-        (["perplexity", served_model, "--kl-divergence"], "needs --kl-divergence-base FILE"),
-        (["perplexity", served_model, "--kl-divergence", "--kl-divergence-base", tmp_path / "base"], "vocabulary of 0"),
-        (["perplexity", served_model, "-f", text, "--kl-divergence-base", tmp_path / "none/base"], "does not exist"),
-        (["sweep-bench", served_model, "-c", "1000000"], "positions are needed for this, but the model's context is"),
-        (["sweep-bench", served_model, "--plot", tmp_path / "none/a.png"], "does not exist"),
-        (["sweep-bench", served_model, "--plot", tmp_path / "a.txt"], "expected a name that ends with"),
-        (["bench", served_model, "-d", "1000000"], "positions are needed for this, but the model's context is"),
-        (["bench", served_model, "-np", "600"], "--streams is 600, more than --step-tokens 512"),
-        (["bench", tmp_path / "none.gguf"], "none.gguf: expected a GGUF file, found nothing"),
-    )
-    for arguments, expected in refused:
-        done = numoe(*arguments, status=2)
-        assert expected in done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
-        assert done.stdout == ""
