@@ -8,7 +8,7 @@ from math import prod
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.prediction.speeds import GUESSED, Speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ def peaks_of(plan: ShardPlan, speeds: Speeds) -> Peaks:
     bandwidth = sum(speeds.read_rate(node, node) for node in nodes)
     operations = len(cores) * speeds.integer_peak
     memory = f"{bandwidth / 1e9:.1f} GB/s of node {', '.join(map(str, nodes))}, {speeds.source}"
+    if speeds.source == GUESSED:
+        memory += " (`numoe doctor` measures it)"
     peak = f"{operations / 1e9:.0f} GOP/s of {len(cores)} cores, calculated from the processor's kind"
     return Peaks(bandwidth, operations, f"fill: of {memory}; share of peak: of {peak}")
 

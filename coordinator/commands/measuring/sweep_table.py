@@ -1,4 +1,7 @@
-"""llama-sweep-bench's formats, to the letter, and what numoe adds behind each row."""
+"""llama-sweep-bench's formats, to the letter, and what numoe adds behind each row.
+
+Attention, experts and exchanges have no columns: workers count the time inside steps and of waiting, but not by phase.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from numoe.coordinator.measuring.peaks import model_tensors, operations_per_toke
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.plan_size import kv_position_bytes
-from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from tests.tiny_model import TinyShape, tensor_shapes, tiny_spec
 
@@ -38,5 +38,8 @@ def test_peaks_are_those_of_the_nodes_and_cores_that_the_plan_uses() -> None:
     both = peaks_of(make_plan(spec, Topology(nodes), PlanOptions(workers=2)), speeds)
     assert (both.bandwidth, both.operations) == (50e9, 4e12)
     assert "50.0 GB/s of node 0, 1, as told" in both.source
+    assert "doctor" not in both.source
+    guessed = peaks_of(make_plan(spec, Topology(nodes), PlanOptions(workers=2)), guessed_speeds(Topology(nodes)))
+    assert "guessed from the number of cores (`numoe doctor` measures it)" in guessed.source
     one = peaks_of(make_plan(spec, Topology(nodes), PlanOptions(workers=1, threads_per_worker=1, nodes=(1,))), speeds)
     assert (one.bandwidth, one.operations) == (20e9, 1e12)
