@@ -49,6 +49,7 @@ class Chunk:
     seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
     seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
     experts: ExpertReduction = ALL_EXPERTS
+    draws: int = 1  # a token is drawn after each of so many of the last; more than one to measure, without penalties
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step drew: an entry for each chunk with sampling, in the step's order; and what it ran for each chunk."""
+    """What a step drew: an entry for each draw of each chunk with sampling, in the order of chunks and positions.
+
+    And what it ran for each chunk.
+    """
 
     number: int
     token_ids: NDArray[np.int32]  # [R]; NOT_DRAWN where the logits are not finite

@@ -160,6 +160,35 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.bench:bench",
+    """Measure how fast a model reads prompts and decodes, as llama-bench does, by the workers that serve would start.
+
+    Lists are numbers with commas between, ranges such as 0-4096+1024 or 1-32*2, or the flag several times. Behind
+    llama-bench's columns stand GB/s, what is read of weights, keys and values, and fill, its share of the memory's
+    bandwidth, of decodes only.
+    """,
+    configured=True,
+)
+_add_command(
+    "measuring.sweep_bench:sweep_bench",
+    """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
+
+    Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
+    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
+    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    """,
+    configured=True,
+)
+_add_command(
+    "measuring.perplexity:perplexity",
+    """Measure how well a model predicts a text, as llama-perplexity does.
+
+    The text is cut into chunks of --ctx-size tokens; of each the second half counts. Perplexity is exp of the mean
+    negative log-likelihood of a token, and its error that of the mean.
+    """,
+    configured=True,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )

@@ -84,8 +84,11 @@ class StepChannel:
             view["expert_threshold"][row] = chunk.experts.threshold
             token += count
             if chunk.sampling is not None:
-                seen = self._write_sample(sample, chunk, token - 1, seen)
-                sample += 1
+                last = sample + chunk.draws - 1
+                seen = self._write_sample(last, chunk, token - 1, seen)
+                if chunk.draws > 1:
+                    self._write_earlier(sample, last)
+                sample = last + 1
         view["header"][:] = token, len(step.chunks), sample
         self._step, self._started = step, time.monotonic()
         self._published += 1
@@ -115,6 +118,14 @@ class StepChannel:
         )
         return seen + count
 
+    def _write_earlier(self, first: int, last: int) -> None:
+        """Draw after the tokens before the one of sample `last` too, as after that."""
+        samples = self._view["samples"]
+        behind = np.arange(first - last, 0)
+        samples[first:last] = samples[last]
+        for field in ("token", "position"):
+            samples[field][first:last] = samples[field][last] + behind
+
     def wait(self, seconds: float) -> StepResult | None:
         """What the step drew; None if it is not done within `seconds`."""
         end = time.monotonic() + seconds
@@ -132,11 +143,23 @@ class StepChannel:
             seconds=time.monotonic() - self._started,
         )
 
-    def logits(self) -> NDArray[np.float32]:  # [R, V]
+    def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V rounded up to 16]
         """The logits that the last step drew from, put together from all workers; for measuring, not for serving."""
-        samples, workers = int(self._view["header"][2]), self._layout.parts
-        parts = [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in range(len(workers))]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([part[rows] for part in self._logits()], axis=1)
+
+    def logits_of(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:  # [R], [R]
+        """Of each row of the logits that of one token."""
+        found, first = np.zeros(len(token_ids), np.float32), 0
+        for part in self._logits():
+            column = token_ids - first
+            [own] = np.nonzero((column >= 0) & (column < part.shape[1]))
+            found[own] = part[own, column[own]]
+            first += part.shape[1]
+        return found
+
+    def _logits(self) -> list[NDArray[np.float32]]:  # of each worker [R, v]
+        samples, workers = int(self._view["header"][2]), range(len(self._layout.parts))
+        return [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in workers]
 
     def abort(self) -> None:
         """End every wait of the workers; the arena is of no use afterwards."""

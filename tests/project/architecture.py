@@ -46,6 +46,7 @@ FENCES = {
     "opentelemetry": ("coordinator/process/tracing.py",),
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
+    "matplotlib": ("coordinator/commands/measuring/plot.py",),
 }
 
 PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")

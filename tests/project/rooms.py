@@ -44,6 +44,15 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/workers": ("coordinator", "coordinator/engine", "model/machine", *PLANNED),
+    "coordinator/measuring": (
+        "coordinator",
+        "coordinator/machine",
+        "coordinator/workers",
+        "model/machine",
+        "model/text",
+        "model/planning/prediction",
+        *PLANNED,
+    ),
     "coordinator/operations": (
         "coordinator",
         "coordinator/engine",
@@ -113,6 +122,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "model/made_up",
         "model/machine",
         SCHEMAS,
+        *PLANNED,
+    ),
+    # Called by name, so that `numoe --help` imports none of it.
+    "coordinator/commands/measuring": (
+        "coordinator",
+        "coordinator/machine",
+        "coordinator/measuring",
+        "coordinator/commands",
+        "coordinator/commands/tables",
+        "coordinator/commands/screen",
         *PLANNED,
     ),
 }
