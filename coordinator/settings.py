@@ -74,6 +74,26 @@ class WorkerSettings:
     nodes: tuple[int, ...] | None = None
     """NUMA nodes to use, in the workers' order. Default: all that have both CPUs and memory."""
 
+    threads: Annotated[int | None, POSITIVE] = None
+    """Computing threads of all workers together. Default: one per physical core."""
+
+    numa: Literal["distribute", "isolate", "numactl", "none"] | None = None
+    """distribute: a worker on every node, its memory bound there. isolate: only on the node where the command is
+    started. numactl: as distribute, but interleaved if numactl around the command says so. none: one worker, neither
+    pinned nor bound. Default: distribute."""
+
+    cpus: str | None = None
+    """CPUs to compute on, as in 0-9,20-29. Default: all that numactl, taskset and cpusets around the command leave."""
+
+    membind: str | None = None
+    """NUMA nodes whose memory may be used, as in 0 or 0-1. Default: all that are left, as with --cpus."""
+
+    interleave: str | None = None
+    """NUMA nodes, or all: one worker, its threads pinned, whose pages lie on these in turn."""
+
+    mlock: bool = False
+    """Lock weights in memory, so that they are never swapped out."""
+
     plan_file: Path | None = None
     """A plan written by `numoe plan`, to obey instead of making one."""
 

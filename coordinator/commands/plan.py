@@ -52,7 +52,7 @@ def plan(
     from numoe.coordinator.commands.tables.plan import describe_plan
     from numoe.coordinator.limits import step_limits
     from numoe.coordinator.machine.model_file import read_model
-    from numoe.coordinator.machine.planning import decide_plan
+    from numoe.coordinator.machine.planning import check_lock, decide_plan
     from numoe.model.planning.plan_checks import check_placement
     from numoe.model.planning.plan_file import to_toml
 
@@ -69,6 +69,7 @@ def plan(
     if output is not None:
         _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
     check_placement(decision.plan, spec, topology, limits, types)
+    check_lock(decision.plan, spec, settings.workers, root)
 
 
 @contextmanager

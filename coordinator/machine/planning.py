@@ -8,22 +8,24 @@ from pathlib import Path
 import structlog
 
 from numoe.coordinator.limits import step_limits
+from numoe.coordinator.machine.numa import plan_options
 from numoe.coordinator.settings import ServeSettings, WorkerSettings, expert_reduction, kv_types
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
 from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.machine.cgroups import cpu_quota
+from numoe.model.machine.memory_lock import lock_limit, refusal
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml
+from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.prediction.candidates import Wishes
 from numoe.model.planning.prediction.planner import Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
-from numoe.model.planning.splitting import PlanOptions
 from numoe.model.planning.worker_memory import worker_memory
 from numoe.protos.errors import SetupError
 from numoe.protos.messages import StepLimits
@@ -58,9 +60,9 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
         run_experts=_run_experts(spec, settings),
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
+    part, options = plan_options(topology, chosen)
     if chosen.plan_file is None:
-        options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
+        return PlanDecision(choose_plan(spec, part, options, wishes, speeds, stats), speeds, stats)
     try:
         text = chosen.plan_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -85,9 +87,20 @@ def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     limits = step_limits(settings.engine, spec.context_length)
     types = kv_types(settings.engine)
     check_placement(shards, spec, topology, limits, types)
+    check_lock(shards, spec, settings.workers, Path("/"))
+    for note in shards.notes:
+        _log.info("plan_note", note=note)
     warn_of_quota(shards, Path("/"))
     _log_memory(shards, spec, limits, types)
     return shards
+
+
+def check_lock(shards: ShardPlan, spec: ModelSpec, chosen: WorkerSettings, root: Path) -> None:
+    """Raise SetupError if weights are to be locked and a worker may not lock as many as it has."""
+    limit = lock_limit(root) if chosen.mlock else None
+    for shard in shards.shards:
+        if limit is not None and (wanted := shard_bytes(shards, spec, shard).weights) > limit:
+            raise SetupError(refusal(shard.worker, wanted, limit))
 
 
 def _log_memory(shards: ShardPlan, spec: ModelSpec, limits: StepLimits, types: KvTypes) -> None:

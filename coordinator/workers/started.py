@@ -14,7 +14,7 @@ from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, arena_policy, layout_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.arena import FAILED, LOADING, READY, STARTING
 from numoe.protos.errors import SetupError
@@ -79,9 +79,8 @@ def placement_of(plan: ShardPlan, started: StartedWorkers | None, losses: int) -
 
 def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepChannel:
     """A new arena for the workers of a plan. Raises SetupError: there is no memory for it."""
-    nodes = tuple(shard.node for shard in plan.shards)
     try:
-        return StepChannel(layout_of(spec, plan, limits), plan.experts, nodes)
+        return StepChannel(layout_of(spec, plan, limits), plan.experts, map(arena_policy, plan.shards))
     except MemoryError as error:
         hint = "smaller --step-tokens, --sequences and --context-tokens take less"
         raise SetupError(f"workers cannot share what steps need: {error}; {hint}") from error
@@ -104,6 +103,7 @@ def assignments_of(
             step_timeout_seconds=settings.workers.step_timeout_seconds,
             allow_remote_memory=settings.workers.allow_remote_memory,
             hadamard=settings.engine.k_cache_hadamard,
+            lock_weights=settings.workers.mlock,
         )
         for shard in plan.shards
     ]

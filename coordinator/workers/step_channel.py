@@ -6,18 +6,19 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, place_range
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
 from numoe.protos.messages import Chunk, Step, StepResult
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
-_SYS_MBIND, _MPOL_BIND, _MASK_WORDS = 237, 2, 16  # of 1024 nodes
 _ALL = 2**31 - 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
 
@@ -35,9 +36,12 @@ class StepChannel:
     """One arena and the step in flight; used by one thread at a time but for `abort` and the counters."""
 
     def __init__(
-        self, layout: ArenaLayout, experts: Iterable[ExpertOwners | None] = (), nodes: Sequence[int] = ()
+        self,
+        layout: ArenaLayout,
+        experts: Iterable[ExpertOwners | None] = (),
+        policies: Iterable[MemoryPolicy] = (),
     ) -> None:
-        """`nodes`: the NUMA node of each worker, which its part is to be on; none: where it is touched first.
+        """`policies`: how each worker's part is to lie; none: where it is touched first.
 
         Raises MemoryError: there is no room for the arena.
         """
@@ -49,8 +53,8 @@ class StepChannel:
             os.close(self.descriptor)
             raise
         self._words = self._arena[: 4 * 1024].view(np.int32)
-        for node, (first, last) in zip(nodes, layout.parts, strict=bool(nodes)):
-            self._place(first, last - first, node)
+        for policy, (first, last) in zip(policies, layout.parts, strict=False):
+            self._place(first, last - first, policy)
         self._published = 0
         self._step = Step(0, ())
         self._started = 0.0
@@ -63,13 +67,11 @@ class StepChannel:
         """Let the next step find a layer's experts with these workers; no step may be running."""
         self._view["expert_holders"][layer] = owners.masks
 
-    def _place(self, first: int, size: int, node: int) -> None:
+    def _place(self, first: int, size: int, policy: MemoryPolicy) -> None:
         """A policy of the memory itself, so that a look at a counter puts no page here; where refused, first touch."""
-        mask = (ctypes.c_uint64 * _MASK_WORDS)()
-        mask[node // 64] = 1 << (node % 64)
-        bits = ctypes.c_long(64 * _MASK_WORDS + 1)
-        start, length = self._address(first), ctypes.c_long(size)
-        _LIBC.syscall(_SYS_MBIND, start, length, ctypes.c_long(_MPOL_BIND), ctypes.byref(mask), bits, ctypes.c_long(0))
+        if policy != DEFAULT_POLICY:
+            with suppress(OSError):
+                place_range(self._arena.ctypes.data + first, size, policy)
 
     def publish(self, step: Step) -> None:
         """Write the step into the slot and wake the workers; the last one must be done."""

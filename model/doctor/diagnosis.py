@@ -32,7 +32,7 @@ from numoe.model.machine.memory_policy import PolicyTrial
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
-from numoe.model.planning.worker_memory import node_bytes
+from numoe.model.planning.worker_memory import node_bytes, spread_bytes
 from numoe.protos.messages import StepLimits
 
 
@@ -50,7 +50,8 @@ def needs_of(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_types: KvT
     reads: dict[int, int] = {}
     for shard in plan.shards:
         count = shard_bytes(plan, spec, shard).read_per_token
-        reads[shard.node] = reads.get(shard.node, 0) + count
+        for node, part in spread_bytes(count, shard.memory_nodes).items():
+            reads[node] = reads.get(node, 0) + part
     return Needs(node_bytes(plan, spec, limits, kv_types), reads, plan.notes)
 
 

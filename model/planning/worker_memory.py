@@ -9,7 +9,9 @@ real ones, with what they need for a while as they start.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
@@ -54,12 +56,36 @@ def worker_memory(
     )
 
 
-def node_bytes(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_types: KvTypes = HALF_FLOATS) -> dict[int, int]:
-    """Bytes that the plan's workers take of each node they use, by node id."""
+def node_bytes(
+    plan: ShardPlan,
+    spec: ModelSpec,
+    limits: StepLimits,
+    kv_types: KvTypes = HALF_FLOATS,
+    *,
+    room: Mapping[int, int] | None = None,
+) -> dict[int, int]:
+    """Bytes that the plan's workers take of each node they use, by node id.
+
+    Of a worker on several nodes each has an equal part; but where pages go in turn to no node in particular, a node
+    that has no more than `room` leaves the rest to the others.
+    """
     totals: dict[int, int] = {}
     for shard, memory in zip(plan.shards, worker_memory(plan, spec, limits, kv_types), strict=True):
-        totals[shard.node] = totals.get(shard.node, 0) + memory.total
+        strict = shard.spread is None or shard.spread.memory == "interleave"
+        for node, size in spread_bytes(memory.total, shard.memory_nodes, {} if strict else room or {}).items():
+            totals[node] = totals.get(node, 0) + size
     return dict(sorted(totals.items()))
+
+
+def spread_bytes(size: int, nodes: Sequence[int], room: Mapping[int, int] = MappingProxyType({})) -> dict[int, int]:
+    """Equal parts of `size` by node, or what a node has room for where that is less and others have more."""
+    parts, left = dict.fromkeys(nodes, 0), size
+    for number, node in enumerate(sorted(nodes, key=lambda node: room.get(node, size))):
+        parts[node] = -(-left // (len(nodes) - number))
+        if number < len(nodes) - 1:
+            parts[node] = min(parts[node], room.get(node, size))
+        left -= parts[node]
+    return parts
 
 
 def _one(

@@ -12,7 +12,9 @@ import pytest
 from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.splitting import Shares
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
@@ -170,6 +172,15 @@ async def test_no_bit_depends_on_how_much_each_worker_owns(
     for experts in {(), whole}:
         group = processes.load(model, 2, 1, settings, experts, shares)
         assert await run_together(group, model, settings) == expected
+
+
+async def test_no_bit_depends_on_whether_threads_and_memory_are_bound(
+    processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    topology, model, settings = read_topology(), model_of(QWEN), engine("f16", 7)
+    nodes = tuple(node.id for node in topology.nodes if node.memory_bytes)
+    group = processes.load(model, 1, 2, settings, spread=Spread("any", nodes, topology.cpus))
+    assert await run_together(group, model, settings) == await reference_of(QWEN, "f16")
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])

@@ -16,7 +16,7 @@ from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.plan_checks import fits_memory
+from numoe.model.planning.plan_checks import available_bytes, fits_memory
 from numoe.model.planning.prediction.cost import CostModel
 from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
@@ -139,5 +139,6 @@ class Pricing:
 
     def _fits(self, made: ShardPlan) -> bool:
         """Whether every node, and the process's cgroups, have room for what its workers take."""
-        needed = node_bytes(made, self._spec, self._wishes.limits, self._wishes.kv_types)
+        room = available_bytes(self._topology)
+        needed = node_bytes(made, self._spec, self._wishes.limits, self._wishes.kv_types, room=room)
         return fits_memory(needed, self._topology)

@@ -45,8 +45,8 @@ def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:
     for worker in range(workers):
         heads = split_evenly(spec.query_heads, 1, workers)[worker]
         sizes = ((spec.width, PANEL_ROWS), (spec.expert_width, BLOCK_ROWS), (spec.vocabulary, PANEL_ROWS))
-        rows = [split_evenly(size, unit, workers)[worker] for size, unit in sizes]
-        shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), *rows))
+        width, expert, vocabulary = (split_evenly(size, unit, workers)[worker] for size, unit in sizes)
+        shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), width, expert, vocabulary))
     return ShardPlan(spec.name, tuple(shards), (None,) * spec.layers)
 
 
