@@ -32,7 +32,7 @@ def serve(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model, made on first use.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model, made on first use.
     settings
         All other settings.
     config
@@ -46,7 +46,7 @@ def serve(
 
     configure_logging()
     with LoadingView() as view:
-        path = model or find_demo_model(view)
+        path = model or (find_demo_model(view) if settings.model.packed is None else None)
 
         def announce(ready: Ready) -> None:
             gc.collect()

@@ -99,6 +99,7 @@ def assignments_of(
             spins=SPINS_CROWDED if _crowded(plan) else SPINS,
             step_timeout_seconds=settings.workers.step_timeout_seconds,
             allow_remote_memory=settings.workers.allow_remote_memory,
+            packed=settings.model.packed and settings.model.packed.absolute(),
         )
         for shard in plan.shards
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.kv_types import KvTypes
@@ -27,6 +28,7 @@ class WorkerAssignment:
     spins: int  # looks at a word before a waiting thread sleeps
     step_timeout_seconds: float
     allow_remote_memory: bool = False  # load although something is not on the shard's node or CPUs
+    packed: Path | None = None  # a folder of panels to load instead of the model's file
 
     @property
     def shard(self) -> Shard:

@@ -78,7 +78,7 @@ class RunningShard:
         arranged = arrange(assignment.spec, assignment.plan, shard)
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count)
+        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count, assignment.packed)
         self._kv = allocate(kv_bytes(assignment))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]
