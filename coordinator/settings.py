@@ -176,6 +176,10 @@ class EngineSettings:
 class ModelSettings:
     """What is taken of the model's file."""
 
+    packed: Path | None = None
+    """A folder that `numoe pack` wrote, to load instead of MODEL, which is not needed then; if it is named all the
+    same, it must be the file that the folder was packed from."""
+
     override_kv: tuple[str, ...] = ()
     """KEY=TYPE:VALUE instead of what the file says of a key that is read, as in qwen3moe.expert_used_count=int:6; the
     types are int, float, bool and str. May be given several times."""

@@ -202,6 +202,14 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "pack:pack",
+    """Write a model in the form in which it is computed, for `numoe serve --packed FOLDER` to start from.
+
+    It is packed for no number of workers or nodes, and holds all of the model: the file is not needed any more. Every
+    part has a SHA-256, and is compared with it whenever it is loaded.
+    """,
+)
+_add_command(
     "demo_model:demo_model",
     "Write the model that `numoe serve` serves by default, or with --shape one of any size with random weights.",
 )

@@ -37,7 +37,7 @@ def serve(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model, made on first use.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model, made on first use.
     hub
         Or its name.
     settings
@@ -62,7 +62,8 @@ def serve(
             if wanted is not None:
                 load = partial(load_named_model, wanted, settings)
             else:
-                load = partial(load_model, model or find_demo_model(view), settings)
+                path = model or (find_demo_model(view) if settings.model.packed is None else None)
+                load = partial(load_model, path, settings)
 
             def announce(ready: Ready) -> None:
                 gc.collect()

@@ -18,8 +18,11 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes
 
 
-def load_model(path: Path, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
-    """Read the file, start the workers and load them; minutes for large models. Raises SetupError or ServiceError."""
+def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgress) -> ServedModel:
+    """Read the file, start the workers and load them; minutes for large models. Raises SetupError or ServiceError.
+
+    `path`: None where the settings name a packed folder.
+    """
     # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
     spec, tokenizer, template = read_model(path, settings)
     plan = plan_this_machine(spec, settings)

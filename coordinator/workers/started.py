@@ -104,6 +104,7 @@ def assignments_of(
             allow_remote_memory=settings.workers.allow_remote_memory,
             hadamard=settings.engine.k_cache_hadamard,
             lock_weights=settings.workers.mlock,
+            packed=settings.model.packed and settings.model.packed.absolute(),
         )
         for shard in plan.shards
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.kv_types import KvTypes
@@ -32,6 +33,7 @@ class WorkerAssignment:
     allow_remote_memory: bool = False  # load although something is not on the shard's node or CPUs
     hadamard: bool = False  # spread queries and keys over all dimensions of a head
     lock_weights: bool = False  # in memory, so that they are never swapped out
+    packed: Path | None = None  # a folder of panels to load instead of the model's file
 
     @property
     def shard(self) -> Shard:

@@ -26,6 +26,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "model/made_up": ("model/gguf", "model/text", "protos"),
     "model/planning": ("model/gguf", "model/architectures", "model/machine", "protos"),
     "model/planning/prediction": ("model/machine", *PLANNED),
+    "model/packed": PLANNED,
     "model/doctor": ("model/machine", *PLANNED),
     "kernels": (),  # the records that a step is given
     "kernels/cpu": ("protos",),  # the cache folder
@@ -36,7 +37,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "kernels/experts": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights", "kernels/matmul"),
     "kernels/step": ("kernels", "kernels/*"),
     "worker/placing": ("kernels/cpu", "kernels/threads", "model/machine", "model/planning", "protos"),
-    "worker/loading": ("worker/placing", "kernels", "kernels/weights", *PLANNED),
+    "worker/loading": ("worker/placing", "kernels", "kernels/weights", "model/packed", *PLANNED),
+    "worker/packing": ("worker/loading", "kernels/cpu", "kernels/weights", "model/packed", *PLANNED),
     "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),

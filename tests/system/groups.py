@@ -17,7 +17,7 @@ import ray
 from numpy.typing import NDArray
 
 from numoe.coordinator.machine.model_file import read_model
-from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
+from numoe.coordinator.settings import EngineSettings, ModelSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.processes import WatchedProcesses
@@ -95,6 +95,7 @@ class WorkerProcesses:
         experts: Sequence[ExpertOwners | None] = (),
         shares: Shares | None = None,
         spread: Spread | None = None,
+        packed: Path | None = None,
     ) -> RecordedWorkers:
         """Make the first `workers` of the processes a group; the group before must be closed.
 
@@ -102,6 +103,7 @@ class WorkerProcesses:
             experts: who holds the whole experts of each layer; none: all layers are split by row.
             shares: what part of all else each worker owns; None: equal ones.
             spread: how one worker lies that is not bound; None: all are.
+            packed: a folder of panels to load, of which the model was read; None: its file.
         """
         self._loads += 1
         if self._loads > MOST_LOADS:
@@ -114,7 +116,8 @@ class WorkerProcesses:
         shards = replace(shards, experts=tuple(experts) or shards.experts)
         shards = shards if shares is None else cut_anew(shards, model.spec, shares)
         # Bound to the CPUs that they were started for.
-        settings = ServeSettings(engine=engine, workers=WorkerSettings(allow_remote_memory=True))
+        workers_settings, from_folder = WorkerSettings(allow_remote_memory=True), ModelSettings(packed=packed)
+        settings = ServeSettings(engine=engine, workers=workers_settings, model=from_folder)
         group = _ReusedWorkers(model.spec, shards, settings, self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)

@@ -81,7 +81,7 @@ class RunningShard:
         arranged = arrange(assignment.spec, assignment.plan, shard)
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count)
+        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count, assignment.packed)
         if assignment.lock_weights:
             self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])
         self._kv = allocate(kv_bytes(assignment))
