@@ -164,7 +164,7 @@ def test_a_machine_without_usable_cpus_is_refused() -> None:
         place(Topology((Node(0, (), GIBIBYTE, GIBIBYTE, GIBIBYTE, (10,)),)))
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 600), st.sampled_from([None, 1, 3]))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 512), st.sampled_from([None, 1, 3]))
 def test_threads_of_all_workers_are_shared_out_by_their_cores(
     cores: list[int], threads: int, workers: int | None
 ) -> None:
