@@ -48,8 +48,8 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     instructions = check_text("--system", system) if system else None
     if text is not None:
         check_text("TEXT", text)
-    how = ChatRequest(sampling=_sampling(options), stopping=_stopping(options), experts=_experts(options))
-    with options.connect() as client:
+    with options.connect() as client:  # which refuses numbers that no message can hold
+        how = ChatRequest(sampling=_sampling(options), stopping=_stopping(options), experts=_experts(options))
         if text is None:
             from numoe.coordinator.commands.asking.talk import talk  # brings gRPC, as connecting does
 

@@ -22,7 +22,7 @@ class Peaks:
 
 def peaks_of(plan: ShardPlan, speeds: Speeds) -> Peaks:
     """The bandwidth of the nodes that hold a plan's shards, and the integer peak of the cores that compute."""
-    nodes = sorted({shard.node for shard in plan.shards})
+    nodes = sorted({node for shard in plan.shards for node in shard.memory_nodes})
     cores = {cpu for shard in plan.shards for cpu in shard.cpus}
     bandwidth = sum(speeds.read_rate(node, node) for node in nodes)
     operations = len(cores) * speeds.integer_peak

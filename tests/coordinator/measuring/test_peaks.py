@@ -7,6 +7,7 @@ from math import prod
 from numoe.coordinator.measuring.peaks import model_tensors, operations_per_token, peaks_of
 from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.machine.topology import Node, Topology
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
 from numoe.model.planning.splitting import PlanOptions, make_plan
@@ -43,3 +44,5 @@ def test_peaks_are_those_of_the_nodes_and_cores_that_the_plan_uses() -> None:
     assert "guessed from the number of cores (`numoe doctor` measures it)" in guessed.source
     one = peaks_of(make_plan(spec, Topology(nodes), PlanOptions(workers=1, threads_per_worker=1, nodes=(1,))), speeds)
     assert (one.bandwidth, one.operations) == (20e9, 1e12)
+    spread = PlanOptions(threads=2, spread=Spread("interleave", (0, 1)))
+    assert peaks_of(make_plan(spec, Topology(nodes), spread), speeds).bandwidth == 50e9
