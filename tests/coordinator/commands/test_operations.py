@@ -32,11 +32,12 @@ def test_status_is_shown_for_people_and_as_json(address: str) -> None:
 def test_events_are_listed_once_or_followed_until_interrupted(address: str) -> None:
     once = numoe("events", "--once", "--address", address)
     assert once.returncode == 0, once.stderr
-    [line] = once.stdout.splitlines()
-    assert "serving" in line
-    assert line.endswith("tiny qwen3moe is served by 2 workers")
+    loading, serving = once.stdout.splitlines()
+    assert "loading" in loading
+    assert "serving" in serving
+    assert serving.endswith("tiny qwen3moe is served by 2 workers")
     first, rest, code = interrupted("events", "--address", address)
-    assert (first, rest, code) == (line, "", 0)
+    assert (first, rest, code) == (loading, "", 0)
 
 
 def test_top_shows_the_service_until_interrupted(address: str) -> None:
