@@ -122,7 +122,7 @@ async def test_experts_that_move_change_the_map(server: ServeProcess) -> None:
     reply = await order(server.http, "drain-worker", {"worker": 1})
     moves = int((counts(before["experts"]["holders"]) == 2).sum())
     assert (reply.status, reply.json) == (202, {"moves": moves})
-    after = await state_when(server, lambda state: state["events"][-1]["kind"] == "rebalance_ended")
+    after = await state_when(server, lambda state: state["events"][-1]["kind"] == "worker_drained")
     assert set(counts(after["experts"]["holders"]).flat) == {1}
     moved = {expert for some in after["experts"]["moved"] for expert in some["experts"]}
     assert moved == set(np.flatnonzero(counts(before["experts"]["holders"]) == 2).tolist())
