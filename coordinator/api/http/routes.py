@@ -135,9 +135,7 @@ def _allowed(route: HttpRoute, places: Places) -> Answer:
         places.take(ACTIONS)
         return await route.answer(request)
 
-    answer = guarded(take_place)
-
-    ration = Ration()
+    answer, ration = guarded(take_place), Ration()
 
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)

@@ -42,7 +42,6 @@ class Attacker:
     """One hostile client: its connection and its choices."""
 
     address: str
-    http: str  # the address of the other door, which http_attacks.py is about
     random: random.Random
 
     def channel(self) -> grpc.aio.Channel:

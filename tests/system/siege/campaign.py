@@ -18,7 +18,6 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.system.clients import connected
 from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess
-from tests.system.siege import http_attacks  # noqa: F401  registers its attacks
 from tests.system.siege.attacks import ATTACKS
 from tests.system.siege.honest import Diary, HonestClient, percentile
 
@@ -65,19 +64,16 @@ class Report:
             "p99",
             "health p50 ms",
             "longest",
-            "HTTP p50 ms",
-            "longest",
         )
         lines = [f"{'':10}" + "".join(f"{name:>14}" for name in (*columns, "late"))]
         for name in ("alone", "besieged", "after"):
             diary: Diary = getattr(self, name)
             gap = [1e3 * percentile(diary.gaps, share) for share in (0.5, 0.99, 1.0)]
             first = [percentile(diary.first, share) for share in (0.5, 0.99)]
-            health = [1e3 * percentile(times, share) for times in (diary.health, diary.http) for share in (0.5, 1.0)]
+            health = [1e3 * percentile(diary.health, share) for share in (0.5, 1.0)]
             counts = f"{diary.answers:14}{diary.refusals:14}"
             times = f"{gap[0]:14.2f}{gap[1]:14.0f}{gap[2]:14.0f}{first[0]:14.2f}{first[1]:14.2f}"
-            probes = "".join(f"{one:14.1f}" for one in health)
-            lines.append(f"{name:10}{counts}{times}{probes}{diary.late:14}")
+            lines.append(f"{name:10}{counts}{times}{health[0]:14.1f}{health[1]:14.0f}{diary.late:14}")
         lines.append(
             f"coordinator: descriptors {self.descriptors}, memory {[value >> 20 for value in self.memory]} MiB"
         )
@@ -106,11 +102,11 @@ async def besiege(log: Path, campaign: Campaign) -> Report:
 async def _besiege(server: ServeProcess, campaign: Campaign) -> Report:
     coordinator = psutil.Process(server.process.pid)
     async with connected(server.address) as client:
-        honest = HonestClient(client.channel, server.http)
+        honest = HonestClient(client.channel)
         await honest.learn()
         alone = await honest.live(ALONE_SECONDS)
         before = coordinator.num_fds(), coordinator.memory_info().rss
-        async with _hostile_clients(server, campaign) as outcomes:
+        async with _hostile_clients(server.address, campaign) as outcomes:
             besieged = await honest.live(campaign.seconds)
         after = await honest.live(ALONE_SECONDS)
         descriptors, memory = coordinator.num_fds(), coordinator.memory_info().rss
@@ -120,13 +116,11 @@ async def _besiege(server: ServeProcess, campaign: Campaign) -> Report:
 
 
 @asynccontextmanager
-async def _hostile_clients(server: ServeProcess, campaign: Campaign) -> AsyncIterator[dict[str, dict[str, int]]]:
+async def _hostile_clients(address: str, campaign: Campaign) -> AsyncIterator[dict[str, dict[str, int]]]:
     """Their process, for the length of a block; afterwards the dictionary tells what came of their attacks."""
     outcomes: dict[str, dict[str, int]] = {}
-    command = [sys.executable, "-m", "tests.system.siege.hostile", server.address, server.http, str(campaign.seed)]
-    process = await asyncio.create_subprocess_exec(
-        *command, *campaign.attacks, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "tests.system.siege.hostile", address, str(campaign.seed), *campaign.attacks]
+    process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdin is not None
     assert await process.stdout.readline() == b"begun\n"

@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, ResponseOptions, Sampling, Stopping
 from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from tests.coordinator.api.grpc.grpc_serving import detail_of
-from tests.coordinator.api.http.http_client import ask
 from tests.system.serve_process import PATIENCE_SECONDS
 
 TOKENS = 96
@@ -45,16 +44,14 @@ class Diary:
     gaps: list[float] = field(default_factory=list)  # seconds from one token to the next
     first: list[float] = field(default_factory=list)  # seconds from asking to the first token, refusals included
     health: list[float] = field(default_factory=list)  # seconds until a check was answered
-    http: list[float] = field(default_factory=list)  # the same over HTTP
-    late: int = 0  # checks, of both kinds, that were not answered within HEALTH_SECONDS
+    late: int = 0  # checks that were not answered within HEALTH_SECONDS
     failures: list[str] = field(default_factory=list)
 
 
 class HonestClient:
     """Asks the same questions in turn over one connection."""
 
-    def __init__(self, channel: grpc.aio.Channel, http: str) -> None:
-        self._http = http
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self._generation = GenerationServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._expected: list[Told] = []
@@ -68,7 +65,7 @@ class HonestClient:
         """Ask, and look after the service's health, for so long; the answer that has begun is waited for."""
         diary = Diary()
         end = time.monotonic() + seconds
-        probing = [asyncio.create_task(probe(diary)) for probe in (self._probe, self._probe_http)]
+        probing = asyncio.create_task(self._probe(diary))
         index = 0
         while time.monotonic() < end:
             try:
@@ -80,8 +77,7 @@ class HonestClient:
                 if told != self._expected[index % len(QUESTIONS)]:
                     diary.different.append(f"question {index % len(QUESTIONS)} was answered {told.text!r}")
             index += 1
-        for probe in probing:
-            probe.cancel()
+        probing.cancel()
         return diary
 
     async def _ask(self, index: int, diary: Diary) -> Told:
@@ -133,26 +129,6 @@ class HonestClient:
                 diary.health.append(time.monotonic() - asked)
                 if answer.status != health_pb2.HealthCheckResponse.SERVING:
                     diary.failures.append(f"health said {answer.status}")
-            await asyncio.sleep(1.0)
-
-    async def _probe_http(self, diary: Diary) -> None:
-        late = 0  # in a row
-        while True:
-            asked = time.monotonic()
-            try:
-                async with asyncio.timeout(HEALTH_SECONDS):
-                    answer = await ask(self._http, "/readyz")
-            except TimeoutError:
-                late, diary.late = late + 1, diary.late + 1
-                if late > MOST_LATE:
-                    diary.failures.append("health checks over HTTP were late")
-            except (OSError, EOFError) as error:
-                diary.failures.append(f"health checks over HTTP failed: {error!r}")
-            else:
-                late = 0
-                diary.http.append(time.monotonic() - asked)
-                if answer.status != 200:
-                    diary.failures.append(f"health over HTTP said {answer.status} {answer.body[:200]!r}")
             await asyncio.sleep(1.0)
 
 

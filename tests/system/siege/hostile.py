@@ -1,4 +1,4 @@
-"""All hostile clients in one process: python -m tests.system.siege.hostile ADDRESS HTTP SEED [ATTACK ...]
+"""All hostile clients in one process: python -m tests.system.siege.hostile ADDRESS SEED [ATTACK ...]
 
 It says "begun" once each attack was begun, and ends when its standard input is closed: with a table of what came of the
 attacks, as JSON, how often by attack and outcome.
@@ -13,7 +13,6 @@ import random
 import sys
 from collections import Counter
 
-from tests.system.siege import http_attacks  # noqa: F401  registers its attacks
 from tests.system.siege.attacks import ATTACKS, Attack, Attacker
 
 PATIENCE_SECONDS = 150.0  # an attack that takes longer hangs
@@ -34,12 +33,12 @@ async def repeat(name: str, function: Attack, attacker: Attacker, outcomes: dict
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def run(address: str, http: str, seed: int, names: list[str]) -> dict[str, Counter[str]]:
+async def run(address: str, seed: int, names: list[str]) -> dict[str, Counter[str]]:
     """Attack until standard input is closed."""
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in names or ATTACKS}
     tasks = [
         asyncio.create_task(
-            repeat(name, ATTACKS[name][0], Attacker(address, http, random.Random(f"{seed} {name}")), outcomes)
+            repeat(name, ATTACKS[name][0], Attacker(address, random.Random(f"{seed} {name}")), outcomes)
         )
         for name in outcomes
     ]
@@ -55,4 +54,4 @@ async def run(address: str, http: str, seed: int, names: list[str]) -> dict[str,
 
 if __name__ == "__main__":
     os.nice(19)
-    json.dump(asyncio.run(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])), sys.stdout)
+    json.dump(asyncio.run(run(sys.argv[1], int(sys.argv[2]), sys.argv[3:])), sys.stdout)
