@@ -1,7 +1,8 @@
 """What surrounds every call of ours: errors become a status, and a call leaves one line in the log.
 
 The line never holds what was asked or answered. Of generating calls the log tells as requests, see docs/log.md; of
-others at most so many lines a second, with the number of those left out.
+others at most so many lines a second, with the number of those left out. Bytes that are no message reach a call as the
+error that says so: gRPC itself would answer UNKNOWN, and log a traceback for each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc.aio import ServerInterceptor, ServicerContext
 
@@ -21,6 +23,7 @@ from numoe.coordinator.api.askers import Headers
 from numoe.coordinator.api.failures import describe_failure
 from numoe.coordinator.api.grpc.status import grpc_status, status_of
 from numoe.coordinator.ration import Ration
+from numoe.protos.errors import InvalidRequest
 
 PACKAGE = "/numoe.v1."
 GENERATING = ("GenerationService/Generate", "GenerationService/Chat")
@@ -32,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class CallInterceptor(ServerInterceptor):
-    """Wraps the handlers of numoe.v1; health and reflection are left as they are."""
+    """Wraps the handlers of numoe.v1; those of health and reflection are only kept from bytes that are no message."""
 
     def __init__(self) -> None:
         self._ration = Ration()
@@ -44,18 +47,67 @@ class CallInterceptor(ServerInterceptor):
     ) -> Handler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(PACKAGE):
-            return handler
-        codec = (handler.request_deserializer, handler.response_serializer)
+        if handler is None:
+            return None
+        codec = (_reading(handler.request_deserializer), handler.response_serializer)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(_all_readable(handler.stream_stream), *codec)
+        ours = method.startswith(PACKAGE)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_streaming(method, handler.unary_stream, self._ration), *codec)
-        return grpc.unary_unary_rpc_method_handler(_unary(method, handler.unary_unary, self._ration), *codec)
+            stream = _streaming(method, handler.unary_stream, self._ration) if ours else _readable(handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream, *codec)
+        call = _unary(method, handler.unary_unary, self._ration) if ours else _readable(handler.unary_unary)
+        return grpc.unary_unary_rpc_method_handler(call, *codec)
+
+
+def _reading(deserialize: Any) -> Any:
+    """Returns the error instead of the message: what is raised there, only gRPC tells."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return InvalidRequest("message", f"its {len(data)} bytes are not what the method takes: {error}")
+
+    return read
+
+
+def _message(request: Any) -> Any:
+    if isinstance(request, InvalidRequest):
+        raise request
+    return request
+
+
+async def _refuse_garbage(request: Any, context: Context) -> None:
+    if isinstance(request, InvalidRequest):
+        await context.abort_with_status(grpc_status(status_of(describe_failure(request)), ""))
+
+
+def _readable(behaviour: Any) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        await _refuse_garbage(request, context)
+        return await behaviour(request, context)
+
+    return call
+
+
+def _all_readable(behaviour: Any) -> Any:
+    async def messages(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            await _refuse_garbage(request, context)
+            yield request
+
+    async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for response in behaviour(messages(requests, context), context):
+            yield response
+
+    return call
 
 
 def _unary(method: str, behaviour: Any, ration: Ration) -> Any:
     async def call(request: Any, context: Context) -> Any:
         async with _watched(method, context, ration):
-            return await behaviour(request, context)
+            return await behaviour(_message(request), context)
 
     return call
 
@@ -63,7 +115,7 @@ def _unary(method: str, behaviour: Any, ration: Ration) -> Any:
 def _streaming(method: str, behaviour: Any, ration: Ration) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         async with _watched(method, context, ration):
-            async for response in behaviour(request, context):
+            async for response in behaviour(_message(request), context):
                 yield response
 
     return call

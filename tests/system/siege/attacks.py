@@ -231,12 +231,13 @@ async def nonsense(attacker: Attacker) -> Outcome:
         return await outcome_of(GenerationServiceStub(channel).Generate(attacker.random.choice(requests)))
 
 
-@attack("UNKNOWN", "INTERNAL", "UNIMPLEMENTED", "OK", "INVALID_ARGUMENT")
+@attack("UNIMPLEMENTED", "OK", "INVALID_ARGUMENT", "NOT_FOUND")
 async def garbage(attacker: Attacker) -> Outcome:
     """Bytes that are no message, to methods that are there and that are not."""
-    method = attacker.random.choice(("GenerationService/Generate", "PlacementService/GetPlacement", "Nobody/Nothing"))
+    methods = ("GenerationService/Generate", "PlacementService/GetPlacement", "Nobody/Nothing")
+    method = attacker.random.choice((*(f"numoe.v1.{name}" for name in methods), "grpc.health.v1.Health/Check"))
     async with attacker.channel() as channel:
-        call: Any = channel.unary_stream(f"/numoe.v1.{method}")
+        call: Any = channel.unary_stream(f"/{method}")
         return await outcome_of(call(attacker.random.randbytes(attacker.random.choice((1, 10, 100_000)))))
 
 

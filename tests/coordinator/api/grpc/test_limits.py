@@ -56,6 +56,28 @@ async def test_generating_calls_have_a_limit_that_nothing_else_shares() -> None:
     assert detail_of(raised.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 100
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "numoe.v1.PlacementService/GetPlacement",
+        "numoe.v1.GenerationService/Generate",
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_bytes_that_are_no_message_are_an_invalid_argument(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_server() as running:
+        call: Any = running.channel.stream_stream(f"/{method}")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in call(iter([b"\xff\xff"])):
+                pass
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert info_of(raised.value) == ("INVALID_REQUEST", "numoe")
+    assert "2 bytes are not what the method takes" in str(raised.value.details())
+    assert not caplog.records, "gRPC logged what a client sent"
+
+
 async def test_watching_health_takes_nobodys_place() -> None:
     async with running_server(settings=settings_for(1)) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
