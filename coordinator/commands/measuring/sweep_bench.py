@@ -105,8 +105,8 @@ def sweep_bench(
         steps = measured.steps()
         try:
             for row in run_sweep(sweep, steps, warm_prompt=warmup_batch):
+                done.append(row)  # first: who sees a row finds it in the picture, whenever they interrupt
                 rows.write(table.row(row))
-                done.append(row)
                 rows.advance()
         finally:
             if plot is not None and done:  # of an interrupted sweep, what there is
