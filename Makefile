@@ -81,7 +81,7 @@ protos: $(GENERATED)
 
 lock: .venv/uv
 	$(UV) pip compile pyproject.toml -o requirements.lock --python-version 3.11 --universal --generate-hashes \
-		--extra demo --extra build --extra test --group demo-model --no-emit-index-url --no-annotate \
+		--extra demo --extra hub --extra plot --extra build --extra test --group demo-model --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --quiet $(ARGS)
 
 clean:

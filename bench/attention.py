@@ -42,7 +42,7 @@ def _numbers(text: str) -> list[int]:
 def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float]:
     """Bytes per second of attention and of mere reading, and seconds per position of a KV head: medians of passes."""
     number, blocks = NUMBERS[kv_format], -(-depth // KV_BLOCK)
-    size = kv_block_bytes(HEAD_SIZE, number)
+    size = kv_block_bytes(HEAD_SIZE, number, number)
     kv_heads = max(1, CACHE_BYTES // (blocks * size))
     cache = allocate(kv_heads * blocks * size)
     cache.fill(A_SMALL_NUMBER)
@@ -59,7 +59,7 @@ def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float
         reading.append(time.process_time() - started)
         started = time.process_time()
         for head in range(kv_heads):
-            cached = CachedHead(cache.ctypes.data + head * size, kv_heads * size, number, HEAD_SIZE)
+            cached = CachedHead(cache.ctypes.data + head * size, kv_heads * size, number, number, HEAD_SIZE)
             attend(tiles, cached, table, depth - 1, queries.ctypes.data, heads, out.ctypes.data, scratch)
         attending.append(time.process_time() - started)
     taken, least = statistics.median(attending[1:]), statistics.median(reading[1:])

@@ -56,7 +56,11 @@ class ConstantWorkers:
         draws = sum(chunk.sampling is not None for chunk in self._step.chunks)
         self._answered = time.perf_counter()
         return StepResult(
-            self._step.number, np.full(draws, self._letter, np.int32), np.zeros(draws, np.float32), COMPUTE_SECONDS
+            self._step.number,
+            np.full(draws, self._letter, np.int32),
+            np.zeros(draws, np.float32),
+            np.zeros(len(self._step.chunks), np.int64),
+            COMPUTE_SECONDS,
         )
 
     def check(self) -> None:

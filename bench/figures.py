@@ -1,8 +1,7 @@
 """What a measurement gives, and its name; numoe and its peers have the same names, so that rows can be matched.
 
-pp512            a prompt of 512 tokens, from an empty cache, logits of its last token
-tg128            128 tokens one by one, from an empty cache
-tg128 @ 4096     the same after 4096 tokens
+As coordinator/measuring/cases.py names them, and besides:
+
 16 x tg32        32 tokens of each of 16 sequences at once, after a prompt each
 16 x tg32 alike  the same tokens in all 16, which so choose the same experts: what ik_llama.cpp's tool decodes
 tg16 disturbed   16 tokens one by one while another process keeps one of the cores busy
@@ -12,27 +11,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from numoe.coordinator.measuring.cases import Case
+
 OURS = "ours"
 
 
 def prompt_name(tokens: int) -> str:
     """The name of a prompt of so many tokens."""
-    return f"pp{tokens}"
+    return Case(tokens, 0).name
 
 
 def decode_name(tokens: int, depth: int = 0) -> str:
     """The name of so many tokens that are decoded one by one after `depth` others."""
-    return f"tg{tokens} @ {depth}" if depth else f"tg{tokens}"
+    return Case(0, tokens, depth).name
 
 
 def streams_name(streams: int, tokens: int, *, alike: bool = False) -> str:
-    """The name of so many tokens of each stream, all decoded at once."""
-    return f"{streams} x tg{tokens}{' alike' if alike and streams > 1 else ''}"
+    """The name of so many tokens of each stream, all decoded at once; of a single one too."""
+    return f"{streams} x {decode_name(tokens)}" + (" alike" if alike and streams > 1 else "")
 
 
 def disturbed_name(tokens: int) -> str:
     """The name of so many tokens that are decoded while another process takes a core."""
-    return f"tg{tokens} disturbed"
+    return f"{decode_name(tokens)} disturbed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A group of workers to measure, without the service around it."""
+"""The product's measured workers, laid out as a bench says."""
 
 from __future__ import annotations
 
@@ -9,56 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from numoe.coordinator.logs import configure_logging
-from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.settings import EngineSettings, ServeSettings
+from numoe.coordinator.measuring.steps import GREEDY
+from numoe.coordinator.measuring.workers import MeasuredWorkers, measured_workers
+from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.starting import start_workers
-from numoe.model.machine.topology_reading import read_topology
-from numoe.model.planning.splitting import PlanOptions, make_plan
-from numoe.protos.messages import Chunk, Sampling
+from numoe.protos.messages import Chunk
 
-GREEDY = Sampling()
-PATIENCE_SECONDS = 600.0  # for one step
+PATIENCE_SECONDS = WorkerSettings().step_timeout_seconds
 
 
 @contextmanager
-def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[HostGroup]:
+def worker_group(path: Path, workers: int, threads: int | None, engine: EngineSettings) -> Iterator[MeasuredWorkers]:
     """Workers that hold the model of a file, ended with the context; threads None: one per core."""
     configure_logging()  # to standard error: tables go to standard output
-    spec = read_spec(path)
-    group = start_workers(
-        spec=spec,
-        plan=make_plan(spec, read_topology(), PlanOptions(workers, threads)),
-        settings=ServeSettings(engine=engine),
-        progress=lambda phase, done, total: None,
-    )
-    try:
-        yield group
-    finally:
-        group.close()
+    settings = ServeSettings(workers=WorkerSettings(workers=workers, threads_per_worker=threads), engine=engine)
+    with measured_workers(path, settings, lambda phase, done, total: None) as measured:
+        yield measured
 
 
-def bytes_read(group: HostGroup) -> int:
-    """Bytes of weights that the workers have read so far, all together."""
-    return sum(int(counted["bytes_read"]) for counted in group.counters())
-
-
-def chunk(
-    group: HostGroup,
-    row: int,
-    first_position: int,
-    token_ids: list[int],
-    *,
-    drawn: bool = True,
-    row_tokens: int | None = None,
-) -> Chunk:
-    """Token ids of sequence `row` from a position on, its KV blocks side by side.
-
-    Each row has room for `row_tokens` positions, by default for a full context.
-    """
-    size = group.limits.block_positions
-    blocks = -(-(row_tokens or group.limits.context_tokens) // size)
-    used = -(-(first_position + len(token_ids)) // size)
-    assert row * blocks + used <= group.limits.kv_blocks, "kv_tokens of the settings is too small for this row"
-    table = np.arange(row * blocks, row * blocks + used, dtype=np.int32)
-    return Chunk(first_position, np.array(token_ids, np.int32), table, GREEDY if drawn else None)
+def chunk(group: HostGroup, first_position: int, token_ids: list[int]) -> Chunk:
+    """Token ids of the one sequence from a position on, drawn after."""
+    used = -(-(first_position + len(token_ids)) // group.limits.block_positions)
+    assert used <= group.limits.kv_blocks, "kv_tokens of the settings is too small"
+    return Chunk(first_position, np.array(token_ids, np.int32), np.arange(used, dtype=np.int32), GREEDY)

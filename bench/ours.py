@@ -1,13 +1,12 @@
 """Speeds of a worker group, measured as llama-bench and llama-batched-bench measure theirs.
 
-A prompt is one step that draws from its last token. Decoded tokens are random, one step each, and what is drawn is not
-looked at. The cache before a deep decode is not computed: it holds zeros (or what was there), written when the worker
-started, so that it is read from memory like any other; attention takes the same time whatever the values are.
+Steps are those of coordinator/measuring/steps.py. The cache before a deep decode is not computed: it holds zeros (or
+what was there), written when the worker started, so that it is read from memory like any other; attention takes the
+same time whatever the values are.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 
 from bench.disturbance import busy
 from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
-from bench.group import PATIENCE_SECONDS, bytes_read, chunk, worker_group
-from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.settings import KV_TYPES, EngineSettings, KvType
-from numoe.coordinator.workers.group import HostGroup
-from numoe.model.architectures.spec import ModelSpec
+from bench.group import PATIENCE_SECONDS, worker_group
+from numoe.coordinator.measuring.peaks import operations_per_token
+from numoe.coordinator.measuring.steps import Measurement, Steps
+from numoe.coordinator.measuring.workers import MeasuredWorkers
+from numoe.coordinator.settings import EngineSettings, KvType, kv_types
 from numoe.model.planning.plan_size import kv_position_bytes
-from numoe.protos.messages import Chunk, Step
 
 WARM_TOKENS = 8  # decoded before anything is timed
 
@@ -77,80 +75,34 @@ class Workload:
         return -(-(self.stream_prompt + self.stream_decode) // 64) * 64
 
 
-def operations_per_token(spec: ModelSpec, *, with_output: bool) -> float:
-    """Products and additions with the weights that a token meets, counted as two; attention's own are left out."""
-    experts_share = spec.active_experts / spec.experts
-    values = 0.0
-    for layer in spec.layer_tensors:
-        for matrix in layer.matrices:
-            share = experts_share if matrix in (layer.gate, layer.up, layer.down) else 1.0
-            values += share * float(np.prod(matrix.shape))
-    return 2 * (values + (spec.vocabulary * spec.width if with_output else 0))
-
-
 class Measured:
     """A worker group under measurement."""
 
-    def __init__(self, group: HostGroup, spec: ModelSpec, workload: Workload) -> None:
-        self._group, self._spec, self._workload = group, spec, workload
-        self._random = np.random.default_rng(0)
-        self._steps = 0
+    def __init__(self, measured: MeasuredWorkers, workload: Workload) -> None:
+        self._steps = Steps(measured.group, measured.spec.vocabulary, PATIENCE_SECONDS)
+        self._workload = workload
 
     def warm_up(self) -> None:
         """Run both kinds of step once, without timing them."""
         self.prompt()
         self.decode(WARM_TOKENS)
 
-    def prompt(self) -> tuple[float, float]:
-        """Seconds, and bytes of weights, of one prompt."""
-        tokens = self._tokens(self._workload.prompt)
-        return self._timed(lambda: self._step(self._chunk(0, 0, tokens)))
+    def prompt(self) -> Measurement:
+        """Measure one prompt."""
+        return self._steps.prompt(self._steps.random_tokens(self._workload.prompt))
 
-    def decode(self, count: int, depth: int = 0) -> tuple[float, float]:
-        """Seconds, and bytes of weights, of `count` tokens after `depth` others."""
-        tokens = self._tokens(count)
+    def decode(self, count: int, depth: int = 0) -> Measurement:
+        """Measure `count` tokens after `depth` others."""
+        return self._steps.decode(self._steps.random_tokens(count), depth)
 
-        def run() -> None:
-            for number, token in enumerate(tokens):
-                self._step(self._chunk(0, depth + number, [token]))
-
-        return self._timed(run)
-
-    def streams(self, count: int, *, alike: bool) -> tuple[float, float]:
-        """Seconds, and bytes of weights, of the decoded tokens of `count` sequences, after their prompts.
-
-        alike: all see the same tokens.
-        """
+    def streams(self, count: int, *, alike: bool) -> Measurement:
+        """Measure the decoded tokens of `count` sequences, after their prompts; alike: all see the same tokens."""
         prompt, length, room = self._workload.stream_prompt, self._workload.stream_decode, self._workload.stream_room
-        tokens = [self._tokens(prompt + length) for _ in range(count)]
+        tokens = self._steps.random_tokens(prompt + length, 1 if alike else count)
         if alike:
-            tokens = tokens[:1] * count
-        for row in range(count):
-            self._step(self._chunk(row, 0, tokens[row][:prompt], room))
-
-        def run() -> None:
-            for position in range(prompt, prompt + length):
-                self._step(*(self._chunk(row, position, [tokens[row][position]], room) for row in range(count)))
-
-        return self._timed(run)
-
-    def _tokens(self, count: int) -> list[int]:
-        found: list[int] = self._random.integers(0, self._spec.vocabulary, count).tolist()
-        return found
-
-    def _chunk(self, row: int, first_position: int, token_ids: list[int], room: int | None = None) -> Chunk:
-        return chunk(self._group, row, first_position, token_ids, row_tokens=room)
-
-    def _step(self, *chunks: Chunk) -> None:
-        self._steps += 1
-        self._group.submit(Step(self._steps, chunks))
-        self._group.collect(PATIENCE_SECONDS)
-
-    def _timed(self, run: Callable[[], None]) -> tuple[float, float]:
-        before, start = bytes_read(self._group), time.perf_counter()
-        run()
-        seconds = time.perf_counter() - start
-        return seconds, float(bytes_read(self._group) - before)
+            tokens = np.repeat(tokens, count, axis=0)
+        self._steps.prompt(tokens[:, :prompt], 0, room)
+        return self._steps.decode(tokens[:, prompt:], prompt, room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +110,7 @@ class _Plan:
     """One row of the table to be: what to run, for how many tokens, seeing how many positions on average."""
 
     metric: str
-    run: Callable[[], tuple[float, float]]
+    run: Callable[[], Measurement]
     tokens: int
     positions: float = 0.0
     prompt: bool = False
@@ -190,11 +142,10 @@ def measure_ours(
     case: str, model: Path, layout: Layout, work: Workload, round_number: int, *, everything: bool
 ) -> list[Figure]:
     """One round: start the workers, measure, end them. Not `everything`: prompt and plain decode only."""
-    spec, settings = read_spec(model), work.settings()
     figures = []
-    with worker_group(model, layout.workers, layout.threads or None, settings) as group:
-        threads = sum(len(worker.shard.cpus) for worker in group.placement().workers)
-        measured = Measured(group, spec, work)
+    with worker_group(model, layout.workers, layout.threads or None, work.settings()) as workers:
+        spec, threads = workers.spec, workers.threads
+        measured = Measured(workers, work)
         measured.warm_up()
 
         def figure(plan: _Plan) -> Figure:
@@ -204,11 +155,11 @@ def measure_ours(
                 engine=OURS,
                 metric=plan.metric,
                 round=round_number,
-                tokens_per_second=tuple(plan.tokens / seconds for seconds, _ in runs),
+                tokens_per_second=tuple(plan.tokens / run.seconds for run in runs),
                 layout=str(layout),
                 threads=threads,
-                weight_bytes=sum(read for _, read in runs) / len(runs) / plan.tokens,
-                kv_bytes=plan.positions * kv_position_bytes(spec, spec.kv_heads, KV_TYPES[work.kv_type]),
+                weight_bytes=sum(run.weight_bytes for run in runs) / len(runs) / plan.tokens,
+                kv_bytes=plan.positions * kv_position_bytes(spec, spec.kv_heads, kv_types(work.settings())),
                 operations=operations_per_token(spec, with_output=not plan.prompt),
             )
 

@@ -20,6 +20,8 @@ from bench.group import worker_group
 from bench.machine import integer_peak, read_bandwidth
 from bench.ours import Measured, Workload
 from numoe.coordinator.machine.model_file import read_spec
+from numoe.coordinator.machine.planning import decide_plan
+from numoe.coordinator.settings import ServeSettings, WorkerSettings
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
@@ -27,7 +29,6 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.prediction.cost import CostModel
 from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
-from numoe.model.planning.splitting import PlanOptions, make_plan
 
 app = App(help=__doc__)
 
@@ -67,13 +68,15 @@ def measured_speeds(topology: Topology, made: ShardPlan) -> Speeds:
 def hold(path: Path, workers: int, threads: int | None) -> Outcome:
     """Predict and measure one file."""
     spec, topology = read_spec(path), read_topology()
-    made = make_plan(spec, topology, PlanOptions(workers, threads))
     work = Workload(prompt=64, decode=TOKENS, depths=(), streams=(1,))
+    chosen = WorkerSettings(workers=workers, threads_per_worker=threads)
+    settings = ServeSettings(workers=chosen, engine=work.settings())
+    made = decide_plan(spec, topology, settings).plan  # which the workers get too
     with worker_group(path, workers, threads, work.settings()) as group:
-        measured = Measured(group, spec, work)
+        measured = Measured(group, work)
         measured.warm_up()
         before = measured_speeds(topology, made)
-        seconds = statistics.median(measured.decode(TOKENS)[0] for _ in range(PASSES))
+        seconds = statistics.median(measured.decode(TOKENS).seconds for _ in range(PASSES))
         after = measured_speeds(topology, made)
     speeds = _between(before, after)
     return Outcome(_predicted(spec, made, topology, speeds), TOKENS / seconds, speeds)

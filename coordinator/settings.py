@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 from numoe.coordinator.addresses import is_loopback
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 
 KvType = Literal["f16", "bf16", "q8_0", "f32"]
 
@@ -72,6 +74,26 @@ class WorkerSettings:
     nodes: tuple[int, ...] | None = None
     """NUMA nodes to use, in the workers' order. Default: all that have both CPUs and memory."""
 
+    threads: Annotated[int | None, POSITIVE] = None
+    """Computing threads of all workers together. Default: one per physical core."""
+
+    numa: Literal["distribute", "isolate", "numactl", "none"] | None = None
+    """distribute: a worker on every node, its memory bound there. isolate: only on the node where the command is
+    started. numactl: as distribute, but interleaved if numactl around the command says so. none: one worker, neither
+    pinned nor bound. Default: distribute."""
+
+    cpus: str | None = None
+    """CPUs to compute on, as in 0-9,20-29. Default: all that numactl, taskset and cpusets around the command leave."""
+
+    membind: str | None = None
+    """NUMA nodes whose memory may be used, as in 0 or 0-1. Default: all that are left, as with --cpus."""
+
+    interleave: str | None = None
+    """NUMA nodes, or all: one worker, its threads pinned, whose pages lie on these in turn."""
+
+    mlock: bool = False
+    """Lock weights in memory, so that they are never swapped out."""
+
     plan_file: Path | None = None
     """A plan written by `numoe plan`, to obey instead of making one."""
 
@@ -127,6 +149,19 @@ class EngineSettings:
     kv_type: KvType = "f16"
     """Number format of keys and values in memory. q8_0 takes 53 % of the memory of f16 and bf16, f32 twice it."""
 
+    cache_type_k: KvType | None = None
+    """Number format of keys. Default: --kv-type's."""
+
+    cache_type_v: KvType | None = None
+    """Number format of values. Default: --kv-type's."""
+
+    k_cache_hadamard: bool = False
+    """Spread keys over all dimensions of a head before they are stored: q8_0 keys then lose a third as much."""
+
+    smart_expert_reduction: str | None = None
+    """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
+    as probable as the first. A request may ask for another. Default: all."""
+
     queue_length: Annotated[int, NOT_NEGATIVE] = 64
     """Requests that may wait; one more is refused."""
 
@@ -138,12 +173,42 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What is taken of the model's file."""
+
+    packed: Path | None = None
+    """A folder that `numoe pack` wrote, to load instead of MODEL, which is not needed then; if it is named all the
+    same, it must be the file that the folder was packed from."""
+
+    override_kv: tuple[str, ...] = ()
+    """KEY=TYPE:VALUE instead of what the file says of a key that is read, as in qwen3moe.expert_used_count=int:6; the
+    types are int, float, bool and str. May be given several times."""
+
+    yarn: Literal["auto", "on", "off"] = "auto"
+    """Whether positions are scaled by YaRN. auto does as the file says, but of a Qwen3 file that states a long context
+    and no scaling YaRN is used if --context-tokens goes beyond what the model was trained on."""
+
+    rope_scaling: Literal["none", "linear", "yarn"] | None = None
+    """How positions are scaled, whatever --yarn and the file say."""
+
+    rope_scale: Annotated[float | None, POSITIVE] = None
+    """By which factor the context grows, with --rope-scaling. Default: the file's, with YaRN of Qwen3 at least 4."""
+
+    yarn_orig_ctx: Annotated[int | None, POSITIVE] = None
+    """Positions of the context that YaRN scales. Default: the file's."""
+
+    rope_freq_base: Annotated[float | None, POSITIVE] = None
+    """Base of RoPE's frequencies. Default: the file's."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Everything `numoe serve` can be told."""
 
     listen: ListenSettings = field(default_factory=ListenSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
 
 
 KV_TYPES: Mapping[KvType, TensorType] = {
@@ -161,9 +226,37 @@ def context_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     return min(settings.context_tokens or DEFAULT_CONTEXT_TOKENS, model_context_tokens)
 
 
+def kv_types(settings: EngineSettings) -> KvTypes:
+    """Number formats of keys and values."""
+    keys, values = (chosen or settings.kv_type for chosen in (settings.cache_type_k, settings.cache_type_v))
+    return KvTypes(KV_TYPES[keys], KV_TYPES[values])
+
+
 def kv_tokens(settings: EngineSettings, model_context_tokens: int) -> int:
     """Positions that keys and values are kept for."""
     return settings.kv_tokens or DEFAULT_FULL_CONTEXTS * context_tokens(settings, model_context_tokens)
+
+
+def expert_reduction(settings: EngineSettings) -> ExpertReduction:
+    """Which experts are run for requests that do not say. Raises SetupError."""
+    if settings.smart_expert_reduction is None:
+        return ALL_EXPERTS
+    return read_reduction(settings.smart_expert_reduction)
+
+
+def read_reduction(text: str) -> ExpertReduction:
+    """KMIN,T as numbers. Raises SetupError."""
+    fewest, comma, threshold = text.partition(",")
+    try:
+        found = ExpertReduction(int(fewest), float(threshold if comma else "1"))
+    except ValueError:
+        found = ExpertReduction(0)
+    if not (0 < found.fewest < 2**31 and 0.0 <= found.threshold <= 1.0):
+        raise SetupError(
+            f"--smart-expert-reduction is {text!r}, expected KMIN,T: a whole number of experts, and a share of the "
+            "largest probability from 0 to 1, as in 6,1"
+        )
+    return found
 
 
 def http_address(settings: ListenSettings) -> str:
@@ -183,7 +276,7 @@ def http_address(settings: ListenSettings) -> str:
 
 def check_settings(settings: ServeSettings) -> None:
     """Refuse, with SetupError, what cannot work on any machine, and listening in the open without being told to."""
-    for group in (settings.listen, settings.workers, settings.engine):
+    for group in (settings.listen, settings.workers, settings.engine, settings.model):
         check_bounds(group)
     if not all(map(math.isfinite, settings.workers.bandwidth or ())):
         raise SetupError(f"--bandwidth is {list(settings.workers.bandwidth or ())}, expected finite numbers of GB/s")
@@ -191,6 +284,7 @@ def check_settings(settings: ServeSettings) -> None:
         raise SetupError(
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
         )
+    expert_reduction(settings.engine)
     for address in (settings.listen.address, http_address(settings.listen)):
         if address and not settings.listen.insecure and not is_loopback(address):
             raise SetupError(

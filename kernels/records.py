@@ -111,7 +111,9 @@ class ShardSizes(NamedTuple):
     first_vocabulary: int
     embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
     embedding_row_bytes: int
-    kv_format: int  # of keys and values: a row of the tile table
+    key_format: int  # of the KV cache: a row of the tile table
+    value_format: int
+    hadamard: int  # 1: queries and keys are spread by attention/hadamard.py
     kv_blocks: int
 
 
@@ -165,7 +167,7 @@ class Memory(NamedTuple):
     piece_tokens: Ints  # [pieces] the token of each
     piece_starts: Ints  # [T + 1] the first piece of each token, and SHARED_PIECES, see attention/piece_list.py
     unpacked: NDArray[np.uint8]  # [threads, UNPACKED_BYTES] scratch for one file block, see weights/file_blocks.py
-    chosen: Ints  # [T, A] in the arena: experts by falling probability
+    chosen: Ints  # [T, A] in the arena: experts by falling probability, then NOT_RUN
     shares: Floats  # [T, A] in the arena: their weights, sum 1
     routed_starts: Ints  # [workers + 1] the first token that each worker routes, see experts/sharing.py
     columns: Ints  # [T, A] the expert column of each
@@ -189,9 +191,12 @@ class StepInput(NamedTuple):
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables
     kv_tables: Ints  # [S, blocks of the longest context]
+    fewest_experts: Ints  # [S] that are run whatever their probabilities, see experts/router.py
+    expert_threshold: Floats  # [S] of the largest probability, for all others
     samples: Records  # [R] SAMPLE
     seen_tokens: Ints  # ids that penalties apply to, of all samples one after the other
     seen_counts: Ints
     expert_holders: Ints  # [L, E] a bit per worker that holds the expert whole; 0 where the layer is split by row
     drawn_tokens: Ints  # [R], written
     drawn_logprobs: Floats  # [R], written
+    experts_run: NDArray[np.int64]  # [S], written: of all layers and all tokens of each sequence in the step

@@ -3,9 +3,9 @@
     +--------------------------------------------------------------------------------------------+ 0
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
     +--------------------------------------------------------------------------------------------+ page
-    | step slot  header | token_ids | positions | token_sequence | kv_tables | samples | seen_* |  |  coordinator writes
-    |            expert_holders                                                                    |
-    | results    drawn_tokens | drawn_logprobs                                                     |  workers write
+    | step slot  header | token_ids | positions | token_sequence | kv_tables | fewest_experts |    |  coordinator writes
+    |            expert_threshold | samples | seen_* | expert_holders                              |
+    | results    drawn_tokens | drawn_logprobs | experts_run                                       |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
@@ -159,12 +159,15 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
         ("positions", np.int32, (limits.step_tokens,)),
         ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
         ("kv_tables", np.int32, (limits.sequences, tables)),
+        ("fewest_experts", np.int32, (limits.sequences,)),
+        ("expert_threshold", np.float32, (limits.sequences,)),
         ("samples", SAMPLE, (limits.sequences,)),
         ("seen_tokens", np.int32, (seen,)),
         ("seen_counts", np.int32, (seen,)),
         ("expert_holders", np.int32, (shape.layers, shape.experts)),
         ("drawn_tokens", np.int32, (limits.sequences,)),
         ("drawn_logprobs", np.float32, (limits.sequences,)),
+        ("experts_run", np.int64, (limits.sequences,)),
         ("transfer", np.uint8, (shape.transfer_bytes,)),
     ]
 

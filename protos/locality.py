@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 PAGE = 4096  # bytes of a page of memory
 VERIFIED = ", verified"
+NONE, CPUS, MEMORY, INTERLEAVED = "none", "cpus", "memory", "interleaved"  # what a binding is made of, joined by +
+CPUS_AND_MEMORY = f"{CPUS}+{MEMORY}"
+ANY_MEMORY = "any"  # where a worker is told which nodes: no policy
 NodeBytes = Mapping[int, int]  # bytes by NUMA node; pages that nobody has touched yet are on none
 
 
@@ -17,7 +20,9 @@ class Locality:
     Without `verified` the kernel refused to tell where pages are, and all byte counts are empty.
     """
 
-    binding: str  # "cpus+memory", "cpus" or "none": what the worker was bound to when it started
+    binding: (
+        str  # "cpus+memory", "cpus+interleaved", "cpus", .. or "none": what the worker was bound to when it started
+    )
     verified: bool  # every page and thread was looked at
     layers: tuple[NodeBytes, ...]  # [L] weights of each layer
     vocabulary: NodeBytes  # weights that belong to no layer: embedding and output rows
@@ -31,7 +36,8 @@ class Locality:
     @property
     def level(self) -> str:
         """How sure the placement is, in words for people: "cpus+memory, verified" at best."""
-        return self.binding + (VERIFIED if self.verified and not self.problem else "")
+        sure = self.verified and not self.problem and self.binding != NONE
+        return self.binding + (VERIFIED if sure else "")
 
     @property
     def weights(self) -> NodeBytes:

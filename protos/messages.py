@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -46,6 +48,8 @@ class Chunk:
     # Distinct ids in prompt and output, and how often each was generated; 0: it stands in the prompt only.
     seen_tokens: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
     seen_counts: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    experts: ExpertReduction = ALL_EXPERTS
+    draws: int = 1  # a token is drawn after each of so many of the last; more than one to measure, without penalties
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step drew: an entry for each chunk with sampling, in the step's order."""
+    """What a step drew: an entry for each draw of each chunk with sampling, in the order of chunks and positions.
+
+    And what it ran for each chunk.
+    """
 
     number: int
     token_ids: NDArray[np.int32]  # [R]; NOT_DRAWN where the logits are not finite
     logprobs: NDArray[np.float32]  # [R] natural log, of the unmodified distribution (softmax of the raw logits)
+    experts_run: NDArray[np.int64]  # [chunks] of all layers and all of the chunk's tokens; 0: the model has none
     seconds: float  # from the step's publication to the coordinator's look at what was drawn, its waking up included
 
 

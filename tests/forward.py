@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
 from numoe.model.gguf.tensors import TensorInfo
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 
 Floats = NDArray[np.floating[Any]]
 
@@ -29,6 +30,7 @@ class Forward:
     weights: Mapping[str, NDArray[Any]]  # by GGUF tensor name, dequantised
     spec: ModelSpec
     dtype: DTypeLike = np.float64
+    experts: ExpertReduction = ALL_EXPERTS
 
     def __call__(self, tokens: Sequence[int]) -> ForwardResult:
         spec = self.spec
@@ -77,7 +79,7 @@ class Forward:
         if layer.router is None:
             return swiglu(x, gate[0], up[0], down[0]), np.empty((len(x), 0), self.dtype)
         logits = x @ self.array(layer.router).T
-        chosen, shares = route(logits, self.spec.active_experts)
+        chosen, shares = route(logits, self.spec.active_experts, self.experts)
         y = np.zeros_like(x)
         for expert in range(self.spec.experts):
             rows, ranks = np.nonzero(chosen == expert)
@@ -103,11 +105,17 @@ def swiglu(x: Floats, gate: Floats, up: Floats, down: Floats) -> Floats:
     return product @ down.T
 
 
-def route(logits: Floats, active: int) -> tuple[NDArray[np.intp], Floats]:
-    """Return the experts with the largest probabilities, largest first, and those renormalised to sum 1: [T, A]."""
+def route(logits: Floats, active: int, experts: ExpertReduction = ALL_EXPERTS) -> tuple[NDArray[np.intp], Floats]:
+    """Return the experts with the largest probabilities, largest first, and those renormalised to sum 1: [T, A].
+
+    Those that `experts` leaves out have share 0 (ik_llama.cpp pull request 239).
+    """
     probabilities = softmax(logits)
     chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, :active]
     shares = np.take_along_axis(probabilities, chosen, axis=-1)
+    dropped = shares < experts.threshold * shares[:, :1]
+    dropped[:, : experts.fewest] = False
+    shares = np.where(dropped, 0.0, shares)
     return chosen, shares / shares.sum(axis=-1, keepdims=True)
 
 
@@ -148,13 +156,21 @@ def rotate(x: Floats, cos_sin: tuple[Floats, Floats], rope: Rope) -> Floats:
     return out
 
 
-def router_gaps(result: ForwardResult, active: int) -> Floats:
-    """Return per position the smallest gap over the layers between the last chosen expert's logit and the next: [T]."""
+def router_gaps(result: ForwardResult, active: int, reduction: ExpertReduction = ALL_EXPERTS) -> Floats:
+    """Return per position how near, in logits and in any layer, another choice of experts is: [T].
+
+    It is the gap between the last chosen expert and the next, or between an expert and the threshold that it keeps.
+    """
     _, positions, experts = result.router_logits.shape
-    if experts <= active:
-        return np.full(positions, np.inf)
     ordered = np.sort(result.router_logits, axis=-1)[..., ::-1]
-    return np.asarray((ordered[..., active - 1] - ordered[..., active]).min(axis=0))
+    gaps = np.full(positions, np.inf)
+    if experts > active:
+        gaps = (ordered[..., active - 1] - ordered[..., active]).min(axis=0)
+    if reduction.threshold and reduction.fewest < active:
+        limit = ordered[..., :1] + np.log(reduction.threshold)
+        others = np.abs(ordered[..., max(reduction.fewest, 1) : active] - limit)
+        gaps = np.minimum(gaps, others.min(axis=(0, 2)))
+    return np.asarray(gaps)
 
 
 def wide_gap_tokens(model: Forward, count: int, least_gap: float = 0.25, seed: int = 0) -> list[int]:
@@ -165,7 +181,7 @@ def wide_gap_tokens(model: Forward, count: int, least_gap: float = 0.25, seed: i
     random = np.random.default_rng(seed)
     tokens = [int(token) for token in random.integers(0, model.spec.vocabulary, count)]
     for _ in range(20 * count):
-        narrow = np.flatnonzero(router_gaps(model(tokens), model.spec.active_experts) < least_gap)
+        narrow = np.flatnonzero(router_gaps(model(tokens), model.spec.active_experts, model.experts) < least_gap)
         if not narrow.size:
             return tokens
         tokens[narrow[0]] = int(random.integers(0, model.spec.vocabulary))

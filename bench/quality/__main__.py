@@ -3,8 +3,7 @@
 SmolLM2-135M, padded with zeros so that every format fits (padded.py), is quantised by llama-quantize, all matrices to
 one type. The truth is that very file, dequantised and run in float64 by tests/forward.py: what is measured is
 arithmetic (activations rounded to 8 bits, keys and values to 16), not what quantising the weights costs. Of chunks of
-256 tokens of plain English the predictions of the later halves count, numoe's decoded one by one after a prompt of half
-a chunk.
+256 tokens of plain English the predictions of the later halves count.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench.group import PATIENCE_SECONDS, chunk, worker_group
+from bench.group import PATIENCE_SECONDS, worker_group
 from bench.models import default_folder
-from bench.quality.divergence import Divergence, divergence, first_position, read_saved
+from bench.quality.divergence import Divergence, divergence, read_saved
 from bench.quality.padded import dequantised, write_padded
 from numoe.coordinator.machine.model_file import read_model
+from numoe.coordinator.measuring.evaluation import evaluate, first_position, settings_for
+from numoe.coordinator.measuring.steps import Steps
 from numoe.coordinator.settings import EngineSettings
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.made_up.demo import find_source
 from numoe.protos.errors import SetupError
-from numoe.protos.messages import Step
 from tests.forward import Forward
 
 app = App(name="python -m bench.quality", help=__doc__)
@@ -86,17 +86,10 @@ def true_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float64]: 
 
 def our_logits(model: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32]:  # [positions, V]
     """The logits of the evaluated positions, computed by one worker."""
-    first, found, steps = first_position(CONTEXT), [], 0
-    with worker_group(model, 1, None, EngineSettings(context_tokens=CONTEXT, kv_tokens=CONTEXT)) as group:
-        for part in chunks.tolist():
-            pieces = [(0, part[:first]), *((position, [part[position]]) for position in range(first, CONTEXT - 1))]
-            for position, token_ids in pieces:
-                steps += 1
-                group.submit(Step(steps, (chunk(group, 0, position, token_ids),)))
-                group.collect(PATIENCE_SECONDS)
-                if position >= first:
-                    found.append(group.logits()[0].copy())
-    return np.stack(found)
+    with worker_group(model, 1, None, settings_for(CONTEXT, EngineSettings())) as measured:
+        steps = Steps(measured.group, measured.spec.vocabulary, PATIENCE_SECONDS)
+        found = evaluate(measured.group, steps, chunks, None)
+        return np.concatenate([one.logits(0, len(one.targets)) for one in found])
 
 
 def peer_logits(model: Path, programs: Path, text: Path, chunks: NDArray[np.int32]) -> NDArray[np.float32] | None:

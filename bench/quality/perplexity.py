@@ -26,7 +26,7 @@ def log_probabilities(group: HostGroup, token_ids: list[int]) -> np.ndarray[tupl
     """Of each token but the first, given those before it."""
     found = []
     for position, (token_id, following) in enumerate(pairwise(token_ids)):
-        group.submit(Step(position, (chunk(group, 0, position, [token_id]),)))
+        group.submit(Step(position, (chunk(group, position, [token_id]),)))
         group.collect(PATIENCE_SECONDS)
         logits = group.logits()[0].astype(np.float64)
         found.append(logits[following] - np.logaddexp.reduce(logits))
@@ -39,8 +39,8 @@ def main(model: Path, text: Path, *, workers: int = 1, kv_type: KvType = "f16") 
     _, tokenizer, _ = read_model(model)
     token_ids = tokenizer.encode(text.read_text())
     context = -(-len(token_ids) // 64) * 64
-    with worker_group(model, workers, None, EngineSettings(context_tokens=context, kv_type=kv_type)) as group:
-        perplexity = float(np.exp(-log_probabilities(group, token_ids).mean()))
+    with worker_group(model, workers, None, EngineSettings(context_tokens=context, kv_type=kv_type)) as measured:
+        perplexity = float(np.exp(-log_probabilities(measured.group, token_ids).mean()))
     Console().print(f"{len(token_ids)} tokens, perplexity {perplexity:.3f}")
 
 

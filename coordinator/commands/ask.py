@@ -5,7 +5,8 @@ from __future__ import annotations
 from numoe.coordinator.commands.asking.answers import AnswerView, check_text, read_text
 from numoe.coordinator.commands.asking.conversation import Conversation
 from numoe.coordinator.commands.options import CALL_OPTIONS, CallOptions
-from numoe.v1.generation_pb2 import ChatRequest, GenerateRequest, Sampling, Stopping
+from numoe.coordinator.settings import read_reduction
+from numoe.v1.generation_pb2 import ChatRequest, ExpertReduction, GenerateRequest, Sampling, Stopping
 
 
 def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, parse_special: bool = False) -> None:
@@ -23,7 +24,11 @@ def generate(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS,
     prompt = read_text() if text is None else check_text("TEXT", text)
     with options.connect() as client:
         request = GenerateRequest(
-            text=prompt, parse_special=parse_special, sampling=_sampling(options), stopping=_stopping(options)
+            text=prompt,
+            parse_special=parse_special,
+            sampling=_sampling(options),
+            stopping=_stopping(options),
+            experts=_experts(options),
         )
         AnswerView().show(client.generate(request))
 
@@ -43,15 +48,16 @@ def chat(text: str | None = None, /, *, options: CallOptions = CALL_OPTIONS, sys
     instructions = check_text("--system", system) if system else None
     if text is not None:
         check_text("TEXT", text)
-    with options.connect() as client:
-        sampling, stopping = _sampling(options), _stopping(options)
+    with options.connect() as client:  # which refuses numbers that no message can hold
+        how = ChatRequest(sampling=_sampling(options), stopping=_stopping(options), experts=_experts(options))
         if text is None:
             from numoe.coordinator.commands.asking.talk import talk  # brings gRPC, as connecting does
 
-            talk(client, instructions, sampling, stopping)
+            talk(client, instructions, how)
         else:
-            messages = Conversation(instructions, said=text).messages()
-            AnswerView().show(client.chat(ChatRequest(messages=messages, sampling=sampling, stopping=stopping)))
+            request = ChatRequest(messages=Conversation(instructions, said=text).messages())
+            request.MergeFrom(how)
+            AnswerView().show(client.chat(request))
 
 
 def _sampling(options: CallOptions) -> Sampling:
@@ -68,3 +74,10 @@ def _sampling(options: CallOptions) -> Sampling:
 
 def _stopping(options: CallOptions) -> Stopping:
     return Stopping(max_tokens=options.max_tokens, stop=[check_text("--stop", stop) for stop in options.stop or ()])
+
+
+def _experts(options: CallOptions) -> ExpertReduction | None:
+    if options.smart_expert_reduction is None:
+        return None
+    asked = read_reduction(options.smart_expert_reduction)
+    return ExpertReduction(fewest=asked.fewest, threshold=asked.threshold)

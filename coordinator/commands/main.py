@@ -19,17 +19,21 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
 from numoe.coordinator.commands.environment import PREFIX, refuse_misspelt
+from numoe.coordinator.commands.llama.command_line import help_text, in_our_words, named_command
 from numoe.coordinator.commands.screen.terminal import (
     FAILED_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
     SETUP_EXIT_CODE,
+    err,
     show_error,
 )
 from numoe.protos.errors import NumoeError, SetupError
 
 HELP_FLAGS = {"--help", "-h", "--version"}
 _SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
+LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity")  # take flags of llama.cpp's
 _origins: dict[str, str] = {}
+_answers: list[str] = []
 
 app = App(
     name="numoe",
@@ -51,7 +55,7 @@ def main() -> None:
     try:
         if not HELP_FLAGS & set(sys.argv):
             refuse_misspelt(app, os.environ)
-        app(sys.argv[1:])
+        app(_in_our_words(sys.argv[1:]))
         if sys.stdout is not None:
             sys.stdout.flush()
     except SetupError as error:
@@ -65,6 +69,25 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
             sys.exit(FAILED_EXIT_CODE)
         _end(f"reading or writing failed: {error}", FAILED_EXIT_CODE)
+
+
+def _in_our_words(words: list[str]) -> list[str]:
+    """The words to read: those that were typed, or what they mean where they are llama.cpp's. Raises SetupError."""
+    words = named_command(words)
+    if not words or words[0] not in LLAMA_COMMANDS or HELP_FLAGS & set(words):
+        return words
+    own = {name for argument in app[words[0]].assemble_argument_collection() for name in argument.names}
+    line = in_our_words(words[1:], own)
+    _answers[:] = line.answers
+    if words[0] != "serve":  # which logs them
+        for answer in line.answers:
+            err().print(answer, style="dim")
+    return [words[0], *line.words]
+
+
+def flag_answers() -> tuple[str, ...]:
+    """What there is to say of flags of llama.cpp's in this process's command line, a line each."""
+    return tuple(_answers)
 
 
 def _drop_output() -> None:
@@ -106,14 +129,14 @@ def _check_readable(path: Path) -> None:
         raise SetupError(f"the configuration file {path} does not exist")
 
 
-def _add_command(place: str, description: str, *, configured: bool = False) -> None:
+def _add_command(place: str, description: str, *, configured: bool = False, epilogue: str = "") -> None:
     """Add the command at `place`, "file:function"; if `configured`, environment and --config set its flags too."""
     sources = [Env(PREFIX, command=False), _read_config_file, _note_origins] if configured else []
-    app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources)
+    app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources, help_epilogue=epilogue)
 
 
 # Each description is that of the function's docstring: said here, `numoe --help` needs to import none of them.
-_add_command("serve:serve", "Serve a model until Ctrl-C or SIGTERM.", configured=True)
+_add_command("serve:serve", "Serve a model until Ctrl-C or SIGTERM.", configured=True, epilogue=help_text())
 _add_command("ask:generate", "Continue a text; the answer streams to standard output.")
 _add_command("ask:chat", "Talk to the model; with TEXT one answer, without it a conversation.")
 _add_command(
@@ -137,6 +160,35 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.bench:bench",
+    """Measure how fast a model reads prompts and decodes, as llama-bench does, by the workers that serve would start.
+
+    Lists are numbers with commas between, ranges such as 0-4096+1024 or 1-32*2, or the flag several times. Behind
+    llama-bench's columns stand GB/s, what is read of weights, keys and values, and fill, its share of the memory's
+    bandwidth, of decodes only.
+    """,
+    configured=True,
+)
+_add_command(
+    "measuring.sweep_bench:sweep_bench",
+    """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
+
+    Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
+    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
+    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    """,
+    configured=True,
+)
+_add_command(
+    "measuring.perplexity:perplexity",
+    """Measure how well a model predicts a text, as llama-perplexity does.
+
+    The text is cut into chunks of --ctx-size tokens; of each the second half counts. Perplexity is exp of the mean
+    negative log-likelihood of a token, and its error that of the mean.
+    """,
+    configured=True,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )
@@ -148,6 +200,14 @@ _add_command(
     Every finding says what was found, what it costs and what mends it. The exit status is 0 without a problem, 1 with
     one; notes and warnings do not count.""",
     configured=True,
+)
+_add_command(
+    "pack:pack",
+    """Write a model in the form in which it is computed, for `numoe serve --packed FOLDER` to start from.
+
+    It is packed for no number of workers or nodes, and holds all of the model: the file is not needed any more. Every
+    part has a SHA-256, and is compared with it whenever it is loaded.
+    """,
 )
 _add_command(
     "demo_model:demo_model",

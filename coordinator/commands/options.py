@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from numoe.coordinator.hub.names import HubName, read_name
+from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import (
     DEFAULT_ADDRESS,
     LONG_WORD,
@@ -16,6 +18,7 @@ from numoe.coordinator.settings import (
     WORD,
     EngineSettings,
     ListenSettings,
+    ModelSettings,
     ServeSettings,
     WorkerSettings,
     check_bounds,
@@ -71,6 +74,9 @@ class CallOptions(ServiceOptions):
     """Draw among tokens at least this times as likely as the likeliest. Default: all."""
     repetition_penalty: float | None = None
     """Above 1: makes tokens less likely that occurred in prompt or answer. Default: none."""
+    smart_expert_reduction: str | None = None
+    """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
+    as probable as the first. Default: as the service is set."""
     seed: Annotated[int | None, LONG_WORD] = None
     """The same seed gives the same answer. Default: another one each time."""
 
@@ -79,14 +85,50 @@ class CallOptions(ServiceOptions):
         return self.retry_seconds
 
 
+@Parameter(name="*", group="Model by name")
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """A model by its name on a hub, instead of a file."""
+
+    hf_repo: Annotated[str | None, Parameter(name=("--hf-repo", "-hf", "-hfr"))] = None
+    """OWNER/REPO[:QUANT] on Hugging Face, fetched into its cache where it is not there yet. Default QUANT: Q4_K_M, else
+    Q8_0, else the first. HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are obeyed."""
+    hf_file: Annotated[str | None, Parameter(name=("--hf-file", "-hff"))] = None
+    """The model's file in the repository, or any part of it, instead of QUANT."""
+    hf_revision: str | None = None
+    """The repository's branch, tag or commit. Default: main."""
+    offline: bool = False
+    """Ask no hub: the model lies in the cache. So does HF_HUB_OFFLINE=1."""
+
+    def wanted(self, model: Path | None) -> HubName | None:
+        """The name; None: none was given. Raises SetupError for one that cannot be, or beside a `model`."""
+        if self.hf_repo is None:
+            if self.hf_file is not None or self.hf_revision is not None:
+                raise SetupError("--hf-file and --hf-revision say which file of a repository: name it with --hf-repo")
+            return None
+        if model is not None:
+            raise SetupError(f"both the file {model} and --hf-repo {self.hf_repo} are named: leave one of them out")
+        return read_name(self.hf_repo, self.hf_file, self.hf_revision, self.offline)
+
+    def find(self, model: Path | None, progress: LoadProgress) -> Path | None:
+        """The file `model`, or that of the named model, which is fetched first; None: neither was given."""
+        wanted = self.wanted(model)
+        if wanted is None:
+            return model
+        from numoe.coordinator.hub.models import fetch_model, find_model
+
+        return fetch_model(find_model(wanted, progress), progress)
+
+
 # A flag is called --address, not --settings.listen.address. Said here, so that settings.py knows of no command line.
-for _settings in (ServeSettings, ListenSettings, WorkerSettings, EngineSettings):
+for _settings in (ServeSettings, ModelSettings, ListenSettings, WorkerSettings, EngineSettings):
     Parameter(name="*")(_settings)
 
 
 SERVICE_OPTIONS = ServiceOptions()
 CALL_OPTIONS = CallOptions()
 SERVE_SETTINGS = ServeSettings()
+HUB_OPTIONS = HubOptions()
 ROOT = Path("/")
 
 

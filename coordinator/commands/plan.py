@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from numoe.coordinator.commands.options import ROOT, SERVE_SETTINGS, read_machine
+from numoe.coordinator.commands.options import HUB_OPTIONS, ROOT, SERVE_SETTINGS, HubOptions, read_machine
+from numoe.coordinator.commands.screen.progress import LoadingView
 from numoe.coordinator.commands.screen.terminal import out
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, check_settings
+from numoe.coordinator.hub.names import HubName
+from numoe.coordinator.settings import ServeSettings, check_settings, kv_types
 from numoe.protos.errors import SetupError
 
 
 def plan(
-    model: Path,
+    model: Path | None = None,
     /,
     *,
+    hub: HubOptions = HUB_OPTIONS,
     settings: ServeSettings = SERVE_SETTINGS,
     output: Path | None = None,
     root: Path = ROOT,
@@ -27,6 +32,8 @@ def plan(
     ----------
     model
         A GGUF file, the first one if it is split.
+    hub
+        Or its name. Of files that are not in the cache only the heads are fetched.
     settings
         As for serve.
     output
@@ -37,27 +44,47 @@ def plan(
         As for serve.
     """
     check_settings(settings)
+    wanted = hub.wanted(model)
+    if model is None and wanted is None:
+        raise SetupError("no model is named: give a GGUF file, or --hf-repo OWNER/REPO:QUANT")
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
     from numoe.coordinator.commands.tables.plan import describe_plan
     from numoe.coordinator.limits import step_limits
+    from numoe.coordinator.logs import configure_logging
     from numoe.coordinator.machine.model_file import read_model
-    from numoe.coordinator.machine.planning import decide_plan
+    from numoe.coordinator.machine.planning import check_lock, decide_plan
     from numoe.model.planning.plan_checks import check_placement
     from numoe.model.planning.plan_file import to_toml
 
-    spec, _, template = read_model(model)  # what `numoe serve` would refuse of the text, too
+    configure_logging()  # what is said of a model or a hub is no part of the plan
+    with _readable(model, wanted) as path:
+        spec, _, template = read_model(path, settings)  # what `numoe serve` would refuse of the text, too
     if template is not None:
         template.close()
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
     limits = step_limits(settings.engine, spec.context_length)
-    kv_type = KV_TYPES[settings.engine.kv_type]
-    out().print(describe_plan(decision.plan, spec, topology, limits, kv_type))
+    types = kv_types(settings.engine)
+    out().print(describe_plan(decision.plan, spec, topology, limits, types))
     out().print(describe_choice(decision.choice, spec, decision.speeds, decision.stats))
     if output is not None:
         _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
-    check_placement(decision.plan, spec, topology, limits, kv_type)
+    check_placement(decision.plan, spec, topology, limits, types)
+    check_lock(decision.plan, spec, settings.workers, root)
+
+
+@contextmanager
+def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path]:
+    """A path at which the model's head can be read, in the context."""
+    if wanted is None:
+        assert model is not None
+        yield model
+        return
+    from numoe.coordinator.hub.models import find_model, model_heads
+
+    with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
+        yield path
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from numoe.coordinator.commands.demo_model import find_demo_model
-from numoe.coordinator.commands.main import chosen_origins
-from numoe.coordinator.commands.options import SERVE_SETTINGS
+from numoe.coordinator.commands.main import chosen_origins, flag_answers
+from numoe.coordinator.commands.options import HUB_OPTIONS, SERVE_SETTINGS, HubOptions
 from numoe.coordinator.commands.screen.progress import LoadingView
 from numoe.coordinator.commands.screen.terminal import err, out
 from numoe.coordinator.quiet_stream import quiet
@@ -25,29 +25,45 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Path | None = None, /, *, settings: ServeSettings = SERVE_SETTINGS, config: Path | None = None
+    model: Path | None = None,
+    /,
+    *,
+    hub: HubOptions = HUB_OPTIONS,
+    settings: ServeSettings = SERVE_SETTINGS,
+    config: Path | None = None,
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM.
 
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model, made on first use.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model, made on first use.
+    hub
+        Or its name.
     settings
         All other settings.
     config
         A TOML file with any of these settings, e.g. step_tokens = 512.
     """
     check_settings(settings)
+    wanted = hub.wanted(model)
     # They bring gRPC, numpy and structlog: 0.9 s, which `--help` and a refused flag do not wait for.
+    import structlog
+
     from numoe.coordinator.logs import configure_logging, finish_log, log_phase
     from numoe.coordinator.process.life import serve as serve_until_signal
-    from numoe.coordinator.process.loading import load_model
+    from numoe.coordinator.process.loading import load_model, load_named_model
 
     configure_logging()
+    for answer in flag_answers():
+        structlog.get_logger().info("flag_answered", answer=answer)
     try:
         with LoadingView(log_phase) as view:
-            path = model or find_demo_model(view)
+            if wanted is not None:
+                load = partial(load_named_model, wanted, settings)
+            else:
+                path = model or (find_demo_model(view) if settings.model.packed is None else None)
+                load = partial(load_model, path, settings)
 
             def announce(ready: Ready) -> None:
                 gc.collect()
@@ -55,7 +71,6 @@ def serve(
                 view.close()
                 _show_ready(ready)
 
-            load = partial(load_model, path, settings)
             asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
     finally:
         finish_log()  # before the line that says what ended it

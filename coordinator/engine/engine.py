@@ -21,6 +21,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -29,13 +30,14 @@ from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.requests.events import Accepted, Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
-from numoe.coordinator.settings import EngineSettings
+from numoe.coordinator.settings import EngineSettings, expert_reduction
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import NOT_DRAWN, Step, StepResult
@@ -56,10 +58,11 @@ class Engine:
         tokenizer: Tokenizer,
         settings: EngineSettings,
         *,
+        experts: RoutedExperts | None = None,
         step_timeout_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`, in seconds, tells how long ago workers were lost."""
+        """`experts`: what the model has of them; `clock`, in seconds, tells how long ago workers were lost."""
         step = executor.limits
         self.counts = EngineCounts()
         self.events = EventLog()
@@ -68,9 +71,9 @@ class Engine:
         self._tokenizer = tokenizer
         self._settings = settings
         self._step_timeout_seconds = step_timeout_seconds
-        self.limits = RequestLimits(
-            tokenizer.vocabulary, min(step.context_tokens, step.kv_blocks * step.block_positions)
-        )
+        context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
+        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
+        self._experts, self._reduction = experts, expert_reduction(settings)
         self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
         self._drained = Latch()
         self._stopped = Latch()
@@ -108,6 +111,8 @@ class Engine:
 
         Raises InvalidRequest, QueueFull, Unavailable.
         """
+        if request.experts is None:
+            request = replace(request, experts=self._reduction)
         check_request(request, self.limits)
         self.refuse_if_closed_or_full()
         now = time.monotonic()
@@ -119,7 +124,8 @@ class Engine:
 
         loop = asyncio.get_running_loop()
         generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
-        sequence = Sequence(request, token_budget(request, self.limits), deadline, generation, self._tokenizer)
+        budget = token_budget(request, self.limits)
+        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, self._experts)
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
@@ -298,11 +304,11 @@ class Engine:
             )
         now = time.monotonic()
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
-        for sequence, tokens in work:
+        for (sequence, tokens), experts_run in zip(work, result.experts_run.tolist(), strict=True):
             self._prompt_tokens += min(tokens, max(0, sequence.prompt - sequence.run))
             if sequence.run == 0:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
-            sequence.ran(tokens)
+            sequence.ran(tokens, experts_run)
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
                 if token_id == NOT_DRAWN:

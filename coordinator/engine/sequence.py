@@ -14,6 +14,7 @@ import numpy as np
 
 from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.kv_blocks import BlockTable
+from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
@@ -23,6 +24,7 @@ from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
+from numoe.protos.expert_reduction import ALL_EXPERTS
 from numoe.protos.messages import NO_TOKENS, Chunk
 
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
@@ -41,7 +43,13 @@ class Sequence:
     """A request from its arrival to its terminal event."""
 
     def __init__(
-        self, request: GenerationRequest, budget: int, deadline: float, generation: Generation, tokenizer: Tokenizer
+        self,
+        request: GenerationRequest,
+        budget: int,
+        deadline: float,
+        generation: Generation,
+        tokenizer: Tokenizer,
+        experts: RoutedExperts | None = None,  # None: the model has none
     ) -> None:
         self.request = request
         self.generation = generation
@@ -61,8 +69,10 @@ class Sequence:
         self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, request.stop, request.include_stop)
+        self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._owes_progress = False
+        self._experts, self._experts_run = experts, 0
 
     @property
     def drawn(self) -> int:
@@ -97,15 +107,17 @@ class Sequence:
 
     def describe_end(self, event: Finished | Failed, now: float) -> RequestEnd:
         """What the log and traces are told of the request once it is over; by any thread."""
-        request = self.request
+        request, usage = self.request, self._usage()
         return RequestEnd(
             asker=asker_of(request),
             outcome=outcome_of(event),
             ended_at=time.time(),
             seconds=now - self.submitted_at,
             error=failure_of(event),
-            prompt_tokens=self.prompt,
-            generated_tokens=self.drawn,
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.completion_tokens,
+            mean_experts=usage.mean_experts,
+            saved_bytes=usage.saved_bytes,
             timings=event.timings if isinstance(event, Finished) else self._timings(now),
             parts=3 if self.drawn else 2 if self.started_at else 1,
             max_tokens=request.max_tokens,
@@ -129,14 +141,16 @@ class Sequence:
         end = self.run + tokens
         blocks = self.table.grow(end)
         if end < self.known:
-            return Chunk(self.run, self._tokens[self.run : end], blocks)
+            return Chunk(self.run, self._tokens[self.run : end], blocks, experts=self._reduction)
         seen, counts = (NO_TOKENS, NO_TOKENS) if self._seen is None else self._seen.arrays()
-        return Chunk(self.run, self._tokens[self.run : end], blocks, self.request.sampling, seen, counts)
+        sampling = self.request.sampling
+        return Chunk(self.run, self._tokens[self.run : end], blocks, sampling, seen, counts, self._reduction)
 
-    def ran(self, tokens: int) -> None:
-        """The chunk of so many tokens has gone through the model."""
+    def ran(self, tokens: int, experts_run: int) -> None:
+        """The chunk of so many tokens has gone through the model, and through so many experts."""
         self._owes_progress = self.run < self.prompt
         self.run += tokens
+        self._experts_run += experts_run
 
     def count_draw(self, counts: EngineCounts, now: float) -> None:
         """Count the times of a token that is about to be taken."""
@@ -158,7 +172,7 @@ class Sequence:
         self._owed = _Owed(token_id, logprob)
         reason, match = self._end(self._owed)
         if reason is not None:
-            self.outcome = Finished(reason, match, Usage(self.prompt, self.drawn), self._timings(now))
+            self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
     def fail_not_finite(self) -> None:
         """No token could be drawn: the request ends."""
@@ -203,6 +217,12 @@ class Sequence:
         if not self._is_end_token(token_id) or self.request.include_stop:
             text = self._text.push(token_id, may_stop=self.drawn >= self.request.min_tokens)
         return text + self._text.finish() if ends else text
+
+    def _usage(self) -> Usage:
+        if self._experts is None or not self.run:
+            return Usage(self.prompt, self.drawn)
+        counted = self._experts_run, self.run
+        return Usage(self.prompt, self.drawn, self._experts.mean(*counted), self._experts.saved_bytes(*counted))
 
     def _timings(self, now: float) -> Timings:
         """Where the time went until `now`; of an answer, until its last token."""

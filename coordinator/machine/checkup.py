@@ -11,7 +11,7 @@ from numoe.coordinator.limits import step_limits
 from numoe.coordinator.machine.measuring import measure_bandwidth
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan
-from numoe.coordinator.settings import KV_TYPES, ServeSettings
+from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.model.doctor.diagnosis import Needs, diagnose, needs_of
 from numoe.model.doctor.finding import Finding, worst
 from numoe.model.doctor.measured_bandwidth import check_load
@@ -60,10 +60,10 @@ def examine(
 
 def _weigh_model(model: Path, topology: Topology, settings: ServeSettings) -> Needs:
     """What the model's plan wants of the machine."""
-    spec = read_spec(model)
+    spec = read_spec(model, settings)
     plan = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
-    return needs_of(plan, spec, limits, KV_TYPES[settings.engine.kv_type])
+    return needs_of(plan, spec, limits, kv_types(settings.engine))
 
 
 def _try_policies(topology: Topology) -> PolicyTrial | None:

@@ -9,30 +9,73 @@ from typing import Any
 import numpy as np
 import structlog
 
+from numoe.coordinator.settings import DEFAULT_CONTEXT_TOKENS, ServeSettings
+from numoe.model.architectures.overrides import override
 from numoe.model.architectures.reading import model_spec
+from numoe.model.architectures.rope_choice import RopeChoice, choose_rope
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.model_file import open_gguf
+from numoe.model.gguf.model_file import GgufFile, open_gguf
+from numoe.model.packed.folder import check_origin, check_sections, open_packed
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.spelling import token_bytes
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.model.text.vocabulary import Vocabulary, read_vocabulary
-from numoe.protos.errors import ModelFileError, UnsupportedModel
+from numoe.protos.errors import ModelFileError, SetupError, UnsupportedModel
 from numoe.protos.foreign_text import one_line
 
 _log = structlog.get_logger()
 
+AS_IN_THE_FILE = ServeSettings()
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
-def read_spec(path: Path) -> ModelSpec:
+def read_spec(path: Path | None, settings: ServeSettings = AS_IN_THE_FILE) -> ModelSpec:
     """The model's sizes. Raises SetupError."""
-    return model_spec(open_gguf(path))
+    return _read(path, settings)[1]
 
 
-def read_model(path: Path) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
-    """The model's sizes, tokenizer and template (None: the file has none that works). Raises SetupError."""
-    file = open_gguf(path)
-    spec = model_spec(file)
+def _read(path: Path | None, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:
+    """The file, or the packed folder, with what the operator says instead of some of its metadata."""
+    if settings.model.packed is not None:
+        return _read_packed(settings.model.packed, path, settings)
+    assert path is not None
+    return _described(open_gguf(path), settings)
+
+
+def _read_packed(folder: Path, path: Path | None, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:
+    opened, manifest = open_packed(folder)
+    if path is not None:
+        check_origin(folder, manifest, path)
+    file, spec = _described(opened, settings)
+    spec = check_sections(folder, manifest, spec)
+    origins = ", ".join(origin.name for origin in manifest.packed_from)
+    _log.info("packed_model", folder=str(folder), packed_from=one_line(origins), weights=manifest.weights)
+    return file, spec
+
+
+def _described(opened: GgufFile, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:
+    chosen, served = settings.model, settings.engine.context_tokens or DEFAULT_CONTEXT_TOKENS
+    file = override(opened, chosen.override_kv)
+    rope = RopeChoice(chosen.yarn, chosen.rope_scaling, chosen.rope_scale, chosen.yarn_orig_ctx, chosen.rope_freq_base)
+    file, remark = choose_rope(file, rope, served)
+    if remark:
+        _log.warning("rope_scaling", reason=remark)
+    try:
+        return file, model_spec(file)
+    except (ModelFileError, UnsupportedModel) as error:
+        if chosen.override_kv:
+            raise SetupError(f"with --override-kv {' '.join(chosen.override_kv)}: {error}") from error
+        raise
+
+
+def read_model(
+    path: Path | None, settings: ServeSettings = AS_IN_THE_FILE
+) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
+    """The model's sizes, tokenizer and template (None: the file has none that works). Raises SetupError.
+
+    Without a path, the settings name a packed folder.
+    """
+    file, spec = _read(path, settings)
     try:
         vocabulary = read_vocabulary(file.metadata)
         template = _template(file.metadata, vocabulary)
@@ -40,9 +83,9 @@ def read_model(path: Path) -> tuple[ModelSpec, Tokenizer, ChatTemplate | None]:
             vocabulary = read_vocabulary(file.metadata, template.written)
         tokenizer = Tokenizer(vocabulary)
     except ModelFileError as error:
-        raise ModelFileError(error.reason, f"{path}: {error}") from error
+        raise ModelFileError(error.reason, f"{file.path}: {error}") from error
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{path}: {error}") from error
+        raise UnsupportedModel(f"{file.path}: {error}") from error
     if vocabulary.mistyped:
         texts = one_line(", ".join(vocabulary.mistyped), 200)
         _log.warning("tokens_taken_as_control", count=len(vocabulary.mistyped), tokens=texts)

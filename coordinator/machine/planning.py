@@ -8,22 +8,27 @@ from pathlib import Path
 import structlog
 
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.settings import KV_TYPES, ServeSettings, WorkerSettings
+from numoe.coordinator.machine.numa import plan_options
+from numoe.coordinator.settings import ServeSettings, WorkerSettings, expert_reduction, kv_types
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.doctor.process_limits import quota_cost, quota_remedy
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
 from numoe.model.machine.cgroups import cpu_quota
+from numoe.model.machine.memory_lock import lock_limit, refusal
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_stats import ExpertStats, load_stats
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml
+from numoe.model.planning.plan_size import shard_bytes
 from numoe.model.planning.prediction.candidates import Wishes
 from numoe.model.planning.prediction.planner import Choice, choose_plan, price_plan
 from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds, measured_speeds, told_speeds
-from numoe.model.planning.splitting import PlanOptions
+from numoe.model.planning.worker_memory import worker_memory
 from numoe.protos.errors import SetupError
+from numoe.protos.messages import StepLimits
 
 _log = structlog.get_logger()
 
@@ -44,17 +49,20 @@ class PlanDecision:
 def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
     """Take the operator's plan where there is one, else the best for `topology`; its memory is not looked at."""
     chosen = settings.workers
+    if settings.engine.k_cache_hadamard and spec.head_size & (spec.head_size - 1):
+        raise SetupError(f"--k-cache-hadamard: heads have {spec.head_size} dimensions, expected a power of two")
     wishes = Wishes(
         split=chosen.split,
         replicas=chosen.replicas,
         batch=chosen.batch,
         limits=step_limits(settings.engine, spec.context_length),
-        kv_type=KV_TYPES[settings.engine.kv_type],
+        kv_types=kv_types(settings.engine),
+        run_experts=_run_experts(spec, settings),
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
+    part, options = plan_options(topology, chosen)
     if chosen.plan_file is None:
-        options = PlanOptions(chosen.workers, chosen.threads_per_worker, chosen.nodes)
-        return PlanDecision(choose_plan(spec, topology, options, wishes, speeds, stats), speeds, stats)
+        return PlanDecision(choose_plan(spec, part, options, wishes, speeds, stats), speeds, stats)
     try:
         text = chosen.plan_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,14 +72,48 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
     return PlanDecision(choice, speeds, stats)
 
 
+def _run_experts(spec: ModelSpec, settings: ServeSettings) -> int | None:
+    """How many of its active experts a token runs, where that is known before any is."""
+    reduction = expert_reduction(settings.engine)
+    if reduction.threshold and not spec.routed:
+        raise SetupError(f"--smart-expert-reduction is set, and {spec.name} has no experts to leave out: leave it away")
+    return reduction.fewest if reduction.threshold == 1.0 else None
+
+
 def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
     """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory."""
     topology = read_topology()
     shards = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
-    check_placement(shards, spec, topology, limits, KV_TYPES[settings.engine.kv_type])
+    types = kv_types(settings.engine)
+    check_placement(shards, spec, topology, limits, types)
+    check_lock(shards, spec, settings.workers, Path("/"))
+    for note in shards.notes:
+        _log.info("plan_note", note=note)
     warn_of_quota(shards, Path("/"))
+    _log_memory(shards, spec, limits, types)
     return shards
+
+
+def check_lock(shards: ShardPlan, spec: ModelSpec, chosen: WorkerSettings, root: Path) -> None:
+    """Raise SetupError if weights are to be locked and a worker may not lock as many as it has."""
+    limit = lock_limit(root) if chosen.mlock else None
+    for shard in shards.shards:
+        if limit is not None and (wanted := shard_bytes(shards, spec, shard).weights) > limit:
+            raise SetupError(refusal(shard.worker, wanted, limit))
+
+
+def _log_memory(shards: ShardPlan, spec: ModelSpec, limits: StepLimits, types: KvTypes) -> None:
+    """Say what loading will take, before it does."""
+    memory = worker_memory(shards, spec, limits, types)
+    _log.info(
+        "memory_planned",
+        weight_bytes=sum(one.weights for one in memory),
+        kv_bytes=sum(one.kv_cache for one in memory),
+        kv_positions=limits.kv_blocks * limits.block_positions,
+        kv_types=f"{types.keys.name.lower()}, {types.values.name.lower()}",
+        other_bytes=sum(one.working + one.process for one in memory),
+    )
 
 
 def warn_of_quota(shards: ShardPlan, root: Path) -> None:

@@ -14,7 +14,7 @@ DEFAULT = "default"
 class Setting:
     """One setting."""
 
-    group: str  # "listen", "workers", "engine"
+    group: str  # "listen", "workers", "engine", "model"
     name: str  # as in a configuration file: "step_tokens"
     value: str  # "": not set, which leaves the choice to the service
     origin: str  # "default", "flag", "environment", or the configuration file's path

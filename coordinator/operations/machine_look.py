@@ -26,6 +26,7 @@ from numoe.model.machine.threads import thread_cpus
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.prediction.speeds import Speeds
+from numoe.model.planning.worker_memory import spread_bytes
 from numoe.protos.locality import NodeBytes, total
 
 FINDINGS_SECONDS = 60.0
@@ -92,7 +93,7 @@ def _threads(workers: Sequence[WorkerPlacement]) -> list[tuple[int, Threads]]:
     for worker in workers:
         masks = [] if worker.pid is None else thread_cpus(worker.pid)
         if masks:
-            own = set(worker.shard.cpus)
+            own = set(worker.shard.allowed_cpus)
             found.append((worker.shard.worker, Threads(len(masks), sum(not mask <= own for mask in masks))))
     return found
 
@@ -106,8 +107,9 @@ def _held_bytes(workers: Sequence[WorkerPlacement]) -> tuple[NodeBytes, NodeByte
             kv.append(worker.locality.kv)
             arena.append(worker.locality.arena)
         else:
-            weights.append({worker.shard.node: worker.weight_bytes or 0})
-            kv.append({worker.shard.node: worker.kv_bytes or 0})
+            nodes = worker.shard.memory_nodes
+            weights.append(spread_bytes(worker.weight_bytes or 0, nodes))
+            kv.append(spread_bytes(worker.kv_bytes or 0, nodes))
     return total(tuple(weights)), total(tuple(kv)), total(tuple(arena))
 
 

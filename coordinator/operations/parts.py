@@ -17,11 +17,8 @@ MOST_REQUESTS = 100  # 20 kB of JSON
 
 def workers_now(placement: Placement, now: Sample, before: Sample, facts: MachineFacts) -> tuple[WorkerNow, ...]:
     """Every worker; rates of what it did since `before`."""
-    nodes = [worker.shard.node for worker in placement.workers]
-    return tuple(
-        _worker_now(worker, placement.ready_at, now, before, facts, nodes.count(worker.shard.node))
-        for worker in placement.workers
-    )
+    nodes = [node for worker in placement.workers for node in worker.shard.memory_nodes]
+    return tuple(_worker_now(worker, placement.ready_at, now, before, facts, nodes) for worker in placement.workers)
 
 
 def _worker_now(
@@ -30,14 +27,14 @@ def _worker_now(
     now: Sample,
     before: Sample,
     facts: MachineFacts,
-    neighbours: int,
+    nodes: Sequence[int],
 ) -> WorkerNow:
     shard, number = worker.shard, worker.shard.worker
     known = number < len(now.workers)
     counted = now.workers[number] if known else dict.fromkeys(("loaded_bytes", "total_bytes", "steps", "tokens"), 0)
     change = worker_change(now, before, number) if known else {"steps": 0, "step_ns": 0}
     seconds, steps = change["step_ns"] / 1e9, change["steps"]
-    peak = facts.peak(shard.node) / neighbours
+    peak = sum(facts.peak(node) / nodes.count(node) for node in shard.memory_nodes)
     rate = change["bytes_read"] / seconds if seconds else None
     threads = facts.threads.get(number) if worker.pid is not None else None
     on_node, off_node = _bytes_by_place(worker)
@@ -48,7 +45,7 @@ def _worker_now(
         node=shard.node,
         pid=worker.pid,
         state=worker.state,
-        cpus=format_id_list(shard.cpus),
+        cpus=format_id_list(shard.allowed_cpus),
         threads=len(shard.cpus),
         process_threads=threads.all if threads else None,
         threads_off=threads.off if threads else None,
@@ -75,12 +72,12 @@ def _worker_now(
 
 
 def _bytes_by_place(worker: WorkerPlacement) -> tuple[int | None, int | None]:
-    """Bytes on the worker's node and elsewhere; None where the kernel does not tell."""
+    """Bytes on the worker's node, or nodes, and elsewhere; None where the kernel does not tell."""
     found = worker.locality
     if found is None or not found.verified:
         return None, None
     places = total((found.weights, found.kv, found.arena))
-    on_node = places.get(worker.shard.node, 0)
+    on_node = sum(places.get(node, 0) for node in worker.shard.memory_nodes)
     return on_node, sum(places.values()) - on_node
 
 

@@ -89,6 +89,8 @@ def _work(end: RequestEnd) -> dict[str, float | int | None]:
     return {
         "prompt_tokens": end.prompt_tokens,
         "generated_tokens": end.generated_tokens,
+        "mean_experts": _rounded(end.mean_experts, 3),
+        "saved_bytes": end.saved_bytes,
         "queue_seconds": _rounded(timings.queue_milliseconds / 1e3),
         "first_token_seconds": _rounded(end.first_token_seconds),
         "prefill_seconds": _rounded(timings.prefill_milliseconds / 1e3),

@@ -21,6 +21,8 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    mean_experts: float | None = None  # run per token and layer; None: the model has none
+    saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from numoe.protos.errors import InvalidRequest
+from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import Sampling
 from numoe.protos.trace_context import TraceContext
 
@@ -37,6 +38,7 @@ class GenerationRequest:
     client: str = ""  # who asks, for operators; "": unknown
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
+    experts: ExpertReduction | None = None  # None: as the service's settings say
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class RequestLimits:
 
     vocabulary: int  # token ids are 0 .. vocabulary - 1
     context_tokens: int  # prompt and drawn tokens of one request; at most what the pool of KV blocks can hold
+    has_experts: bool = True  # whether a router chooses
 
 
 def token_budget(request: GenerationRequest, limits: RequestLimits) -> int:
@@ -76,6 +79,8 @@ def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple
     yield from _token_faults(request, limits)
     yield from _stop_faults(request)
     yield from _sampling_faults(request.sampling)
+    if request.experts is not None:
+        yield from _expert_faults(request.experts, limits)
 
 
 def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
@@ -149,3 +154,12 @@ def _sampling_faults(sampling: Sampling) -> Iterator[tuple[str, str]]:
             yield f"sampling.{name}", f"is {value}; expected -2 to 2 (0: off)"
     if not 0 <= sampling.seed < 2**64:
         yield "sampling.seed", f"is {sampling.seed}; expected an unsigned 64-bit number"
+
+
+def _expert_faults(experts: ExpertReduction, limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    if not 0.0 <= experts.threshold <= 1.0:
+        yield "experts.threshold", f"is {experts.threshold}; expected 0 (off) to 1"
+    if not 1 <= experts.fewest < 2**31:
+        yield "experts.fewest", f"is {experts.fewest}; expected a positive 32-bit number"
+    if experts.threshold and not limits.has_experts:
+        yield "experts", "asks for fewer experts; this model has none"

@@ -41,6 +41,8 @@ class RequestEnd:
     generated_tokens: int = 0
     timings: Timings = field(default_factory=lambda: Timings(0.0, 0.0, 0.0, 0.0, 0.0))  # of the parts that it came to
     parts: int = 0  # it came to: 1 queue, 2 prefill, 3 decode
+    mean_experts: float | None = None  # run per token and layer; None: no token was run, or the model has none
+    saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
     max_tokens: int | None = None  # that it asked for
     sampling: Sampling | None = None
 

@@ -24,8 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from numoe.coordinator.programs import python_command
 from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.ray_calls import call_apart
-from numoe.model.machine.id_lists import format_id_list
-from numoe.model.planning.assignment import WorkerAssignment
+from numoe.model.planning.assignment import WorkerAssignment, binding_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 
@@ -130,9 +129,8 @@ def _lives(pid: str) -> bool:
 def _start_actor(shard: Shard, group: Any, told: str) -> Any:
     from numoe.worker.running.actor import WorkerActor
 
-    cpus = format_id_list(sorted(set(shard.cpus)))
     bound = ["/bin/sh", "-c", TELLING, told]
-    bound += python_command("numoe.worker.placing.binding", str(shard.node), cpus, sys.executable)
+    bound += python_command("numoe.worker.placing.binding", *binding_of(shard), sys.executable)
     threads = str(len(shard.cpus))
     options = WorkerActor.options(  # type: ignore[attr-defined]  # added by ray.remote
         num_cpus=0,

@@ -175,10 +175,15 @@ class HostGroup:
                 self._keep_logs = True
                 raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
 
-    def logits(self) -> NDArray[np.float32]:  # [R, V]
-        """What the step collected last drew from; for measuring, not for serving."""
+    def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V]
+        """What the step collected last drew from, or some of its rows; for measuring, not for serving."""
         assert self._started is not None
-        return self._started.channel.logits()[:, : self._spec.vocabulary]
+        return self._started.channel.logits(rows)[:, : self._spec.vocabulary]
+
+    def logits_of(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:  # [R], [R]
+        """Of each row that the step collected last drew from, the logit of one token; for measuring."""
+        assert self._started is not None
+        return self._started.channel.logits_of(token_ids)
 
     def check(self) -> None:
         self._sound()

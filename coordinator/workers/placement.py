@@ -73,11 +73,14 @@ class Workers(StepExecutor, Protocol):
 
 def log_binding(shard: Shard, found: Locality) -> None:
     """Log how sure it is that a worker's memory and threads are where they should be; loud where it is not."""
-    facts = {"worker": shard.worker, "node": shard.node, "binding": found.level}
+    at = {"node": shard.node} if shard.spread is None else {"nodes": shard.memory_nodes}
+    facts = {"worker": shard.worker, **at, "binding": found.level}
     if found.moved_bytes:
         facts["moved_bytes"] = found.moved_bytes
     if found.level.endswith(VERIFIED):
         _log.info("worker_bound", **facts)
+    elif shard.spread is not None and shard.spread.memory == "any":
+        _log.info("worker_not_bound", **facts, weight_bytes=dict(found.weights))
     else:
         why = found.problem or "the kernel does not tell where pages are, or was not asked to bind them"
         _log.warning("worker_binding_unsure", **facts, error=why)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from numoe.coordinator.settings import KV_TYPES, ServeSettings
+from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.planning.assignment import WorkerAssignment, arena_policy, layout_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.arena import FAILED, LOADING, READY, STARTING
 from numoe.protos.errors import SetupError
@@ -79,9 +79,8 @@ def placement_of(plan: ShardPlan, started: StartedWorkers | None, losses: int) -
 
 def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepChannel:
     """A new arena for the workers of a plan. Raises SetupError: there is no memory for it."""
-    nodes = tuple(shard.node for shard in plan.shards)
     try:
-        return StepChannel(layout_of(spec, plan, limits), plan.experts, nodes)
+        return StepChannel(layout_of(spec, plan, limits), plan.experts, map(arena_policy, plan.shards))
     except MemoryError as error:
         hint = "smaller --step-tokens, --sequences and --context-tokens take less"
         raise SetupError(f"workers cannot share what steps need: {error}; {hint}") from error
@@ -97,12 +96,15 @@ def assignments_of(
             spec=spec,
             plan=plan,
             limits=limits,
-            kv_type=KV_TYPES[settings.engine.kv_type],
+            kv_types=kv_types(settings.engine),
             coordinator=os.getpid(),
             arena=arena,
             spins=SPINS_CROWDED if _crowded(plan) else SPINS,
             step_timeout_seconds=settings.workers.step_timeout_seconds,
             allow_remote_memory=settings.workers.allow_remote_memory,
+            hadamard=settings.engine.k_cache_hadamard,
+            lock_weights=settings.workers.mlock,
+            packed=settings.model.packed and settings.model.packed.absolute(),
         )
         for shard in plan.shards
     ]

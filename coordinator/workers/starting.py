@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import IO
 
 from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads when it is imported
+from numoe.model.gguf.kv_types import KvTypes
 
 # isort: split
 import ray
 
 from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.coordinator.progress import LoadProgress
-from numoe.coordinator.settings import KV_TYPES, ServeSettings
+from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
@@ -40,7 +41,7 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
     node = None if ray.is_initialized() else RayNode(_units(plan))
     if node is not None:
         start_watching()
-    with compiling(tile_types(spec, KV_TYPES[settings.engine.kv_type])) as warming:
+    with compiling(tile_types(spec, kv_types(settings.engine))) as warming:
         try:
             progress("starting", 0, 0)
             if node is not None:
@@ -65,10 +66,10 @@ def refuse_other_machine(machine: str) -> None:
         raise SetupError(f"this machine is {machine}, expected x86-64: kernels and workers are written for it alone")
 
 
-def tile_types(spec: ModelSpec, kv_type: TensorType) -> list[str]:
+def tile_types(spec: ModelSpec, kv_types: KvTypes) -> list[str]:
     """What workers run tiles of, as worker/running/warm.py names it: the types of the matrices and of the KV cache."""
-    values = ["values"] if kv_type == TensorType.Q8_0 else []
-    return sorted(type_.name for type_ in spec.matrix_types | {kv_type}) + values
+    values = ["values"] if kv_types.values == TensorType.Q8_0 else []
+    return sorted(type_.name for type_ in spec.matrix_types | {*kv_types}) + values
 
 
 def _units(plan: ShardPlan) -> dict[str, float]:

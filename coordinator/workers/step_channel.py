@@ -6,18 +6,19 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, place_range
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
 from numoe.protos.messages import Chunk, Step, StepResult
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
-_SYS_MBIND, _MPOL_BIND, _MASK_WORDS = 237, 2, 16  # of 1024 nodes
 _ALL = 2**31 - 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
 
@@ -35,9 +36,12 @@ class StepChannel:
     """One arena and the step in flight; used by one thread at a time but for `abort` and the counters."""
 
     def __init__(
-        self, layout: ArenaLayout, experts: Iterable[ExpertOwners | None] = (), nodes: Sequence[int] = ()
+        self,
+        layout: ArenaLayout,
+        experts: Iterable[ExpertOwners | None] = (),
+        policies: Iterable[MemoryPolicy] = (),
     ) -> None:
-        """`nodes`: the NUMA node of each worker, which its part is to be on; none: where it is touched first.
+        """`policies`: how each worker's part is to lie; none: where it is touched first.
 
         Raises MemoryError: there is no room for the arena.
         """
@@ -49,8 +53,8 @@ class StepChannel:
             os.close(self.descriptor)
             raise
         self._words = self._arena[: 4 * 1024].view(np.int32)
-        for node, (first, last) in zip(nodes, layout.parts, strict=bool(nodes)):
-            self._place(first, last - first, node)
+        for policy, (first, last) in zip(policies, layout.parts, strict=False):
+            self._place(first, last - first, policy)
         self._published = 0
         self._step = Step(0, ())
         self._started = 0.0
@@ -63,13 +67,11 @@ class StepChannel:
         """Let the next step find a layer's experts with these workers; no step may be running."""
         self._view["expert_holders"][layer] = owners.masks
 
-    def _place(self, first: int, size: int, node: int) -> None:
+    def _place(self, first: int, size: int, policy: MemoryPolicy) -> None:
         """A policy of the memory itself, so that a look at a counter puts no page here; where refused, first touch."""
-        mask = (ctypes.c_uint64 * _MASK_WORDS)()
-        mask[node // 64] = 1 << (node % 64)
-        bits = ctypes.c_long(64 * _MASK_WORDS + 1)
-        start, length = self._address(first), ctypes.c_long(size)
-        _LIBC.syscall(_SYS_MBIND, start, length, ctypes.c_long(_MPOL_BIND), ctypes.byref(mask), bits, ctypes.c_long(0))
+        if policy != DEFAULT_POLICY:
+            with suppress(OSError):
+                place_range(self._arena.ctypes.data + first, size, policy)
 
     def publish(self, step: Step) -> None:
         """Write the step into the slot and wake the workers; the last one must be done."""
@@ -80,10 +82,15 @@ class StepChannel:
             view["positions"][token : token + count] = np.arange(chunk.first_position, chunk.first_position + count)
             view["token_sequence"][token : token + count] = row
             view["kv_tables"][row, : len(chunk.kv_blocks)] = chunk.kv_blocks
+            view["fewest_experts"][row] = chunk.experts.fewest
+            view["expert_threshold"][row] = chunk.experts.threshold
             token += count
             if chunk.sampling is not None:
-                seen = self._write_sample(sample, chunk, token - 1, seen)
-                sample += 1
+                last = sample + chunk.draws - 1
+                seen = self._write_sample(last, chunk, token - 1, seen)
+                if chunk.draws > 1:
+                    self._write_earlier(sample, last)
+                sample = last + 1
         view["header"][:] = token, len(step.chunks), sample
         self._step, self._started = step, time.monotonic()
         self._published += 1
@@ -113,6 +120,14 @@ class StepChannel:
         )
         return seen + count
 
+    def _write_earlier(self, first: int, last: int) -> None:
+        """Draw after the tokens before the one of sample `last` too, as after that."""
+        samples = self._view["samples"]
+        behind = np.arange(first - last, 0)
+        samples[first:last] = samples[last]
+        for field in ("token", "position"):
+            samples[field][first:last] = samples[field][last] + behind
+
     def wait(self, seconds: float) -> StepResult | None:
         """What the step drew; None if it is not done within `seconds`."""
         end = time.monotonic() + seconds
@@ -126,14 +141,27 @@ class StepChannel:
             number=self._step.number,
             token_ids=self._view["drawn_tokens"][:samples].copy(),
             logprobs=self._view["drawn_logprobs"][:samples].copy(),
+            experts_run=self._view["experts_run"][: len(self._step.chunks)].copy(),
             seconds=time.monotonic() - self._started,
         )
 
-    def logits(self) -> NDArray[np.float32]:  # [R, V]
+    def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V rounded up to 16]
         """The logits that the last step drew from, put together from all workers; for measuring, not for serving."""
-        samples, workers = int(self._view["header"][2]), self._layout.parts
-        parts = [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in range(len(workers))]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([part[rows] for part in self._logits()], axis=1)
+
+    def logits_of(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:  # [R], [R]
+        """Of each row of the logits that of one token."""
+        found, first = np.zeros(len(token_ids), np.float32), 0
+        for part in self._logits():
+            column = token_ids - first
+            [own] = np.nonzero((column >= 0) & (column < part.shape[1]))
+            found[own] = part[own, column[own]]
+            first += part.shape[1]
+        return found
+
+    def _logits(self) -> list[NDArray[np.float32]]:  # of each worker [R, v]
+        samples, workers = int(self._view["header"][2]), range(len(self._layout.parts))
+        return [self._layout.view(self._arena, f"worker{worker}.logits")[:samples] for worker in workers]
 
     def abort(self) -> None:
         """End every wait of the workers; the arena is of no use afterwards."""

@@ -67,7 +67,7 @@ def attend(
     Heads that need several tiles take turns over a piece, so that all but the first find it in the cache.
     """
     size = cached.size
-    write_queries(scratch.queries, queries, heads, cached.format, size)
+    write_queries(scratch.queries, queries, heads, cached.key_format, size)
     for head in range(heads):
         begin_head(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, size)
     for piece in range(pieces_of(position)):

@@ -1,5 +1,7 @@
 """The KV cache: blocks of KV_BLOCK positions of one KV head, as panels that tiles read directly, in four formats.
 
+Keys and values have each their own. A block begins with its keys:
+
     keys    [KV_BLOCK / 16 panels] of 16 positions, K values each       scores of 16 positions = one tile over K
     values  [K / 16 panels] of 16 dimensions, KV_BLOCK positions each   16 output dimensions = one tile over positions
 
@@ -48,13 +50,13 @@ _TOGETHER = FORMATS[Q8_0].units_together
 
 @kernel
 def kv_half_bytes(head_size: int, kv_format: int) -> int:
-    """Bytes of the keys of one KV block; its values take as many."""
+    """Bytes of the keys of one KV block, or of its values, in this format."""
     return KV_BLOCK * head_size // BLOCK * _UNIT_BYTES[kv_format]
 
 
-def kv_block_bytes(head_size: int, kv_format: int) -> int:
+def kv_block_bytes(head_size: int, key_format: int, value_format: int) -> int:
     """Bytes of one KV block: the keys and values of one KV head."""
-    return 2 * KV_BLOCK * head_size // BLOCK * _UNIT_BYTES[kv_format]
+    return KV_BLOCK * head_size // BLOCK * (_UNIT_BYTES[key_format] + _UNIT_BYTES[value_format])
 
 
 @kernel
@@ -64,17 +66,17 @@ def key_panel(kv_block: int, panel: int, head_size: int, kv_format: int) -> int:
 
 
 @kernel
-def value_scales(kv_block: int, dimensions: int, head_size: int) -> int:
-    """Where a Q8_0 block has the scales of the values of 32 dimensions, the `dimensions`-th 32."""
-    return kv_block + kv_half_bytes(head_size, Q8_0) + _SCALES_BYTES * dimensions
+def value_scales(values: int, dimensions: int) -> int:
+    """Where a Q8_0 block with its values at address `values` has the scales of the `dimensions`-th 32 dimensions."""
+    return values + _SCALES_BYTES * dimensions
 
 
 @kernel
-def value_panel(kv_block: int, panel: int, head_size: int, kv_format: int) -> int:
-    """Where 16 dimensions of the values of the KV block at address `kv_block` lie."""
+def value_panel(values: int, panel: int, head_size: int, kv_format: int) -> int:
+    """Where 16 dimensions of the values of a KV block, which begin at address `values`, lie."""
     if kv_format == Q8_0:
-        return value_scales(kv_block, head_size // BLOCK, head_size) + KV_BLOCK * ROWS * panel
-    return kv_block + kv_half_bytes(head_size, kv_format) // (head_size // ROWS) * (head_size // ROWS + panel)
+        return value_scales(values, head_size // BLOCK) + KV_BLOCK * ROWS * panel
+    return values + kv_half_bytes(head_size, kv_format) // (head_size // ROWS) * panel
 
 
 @kernel
@@ -125,13 +127,13 @@ def _store_finite_key(kv_block: int, offset: int, x: int, size: int, kv_format: 
 
 
 @kernel
-def store_value(kv_block: int, offset: int, value: int, size: int, kv_format: int) -> None:
-    """Put a value (address of [K] float32) at position `offset` of the KV block at address `kv_block`."""
+def store_value(values: int, offset: int, value: int, size: int, kv_format: int) -> None:
+    """Put a value (address of [K] float32) at position `offset` of a KV block whose values begin at `values`."""
     for index in range(size // ROWS):
-        panel, x = value_panel(kv_block, index, size, kv_format), value + 64 * index
+        panel, x = value_panel(values, index, size, kv_format), value + 64 * index
         if kv_format == Q8_0:
             scale, inverse = _scale_of(value + 128 * (index // 2))
-            store_f16(value_scales(kv_block, index // 2, size) + 2 * offset, scale)
+            store_f16(value_scales(values, index // 2) + 2 * offset, scale)
             byte = (offset % 4 & 1) << 1 | offset % 4 >> 1
             whole = round_even(mul(finite(load_f32x16(x)), splat(inverse)))
             store_value_bytes(panel + PART_BYTES * (offset // 4) + byte, whole)

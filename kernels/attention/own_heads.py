@@ -19,7 +19,8 @@ from numoe.kernels.weights.formats import BLOCK
 def _cached_head(sizes: ShardSizes, memory: Memory, index: int, kv_head: int) -> CachedHead:
     """An own KV head of layer `index`."""
     first = memory.kv + (index * sizes.kv_blocks * sizes.own_kv_heads + kv_head) * memory.kv_block_bytes
-    return CachedHead(first, sizes.own_kv_heads * memory.kv_block_bytes, sizes.kv_format, sizes.head_size)
+    stride = sizes.own_kv_heads * memory.kv_block_bytes
+    return CachedHead(first, stride, sizes.key_format, sizes.value_format, sizes.head_size)
 
 
 @kernel
@@ -85,7 +86,7 @@ def _attend_listed_piece(
     head, heads = _own_heads(sizes, kv_head)
     size, parts = sizes.head_size, scratch_of(scratch.ctypes.data, sizes.head_size, heads)
     queries = memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + head * size)
-    write_queries(parts.queries, queries, heads, sizes.kv_format, size)
+    write_queries(parts.queries, queries, heads, sizes.key_format, size)
     for first in range(0, heads, MOST_HEADS):
         used = min(heads - first, MOST_HEADS)
         attend_piece(

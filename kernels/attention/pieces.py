@@ -41,7 +41,8 @@ class CachedHead(NamedTuple):
 
     blocks: int  # address of block 0
     stride: int  # bytes from one block id to the next
-    format: int  # of kv_cache.py
+    key_format: int  # of kv_cache.py
+    value_format: int
     size: int  # K
 
 
@@ -52,14 +53,14 @@ def pieces_of(position: int) -> int:
 
 
 @kernel
-def write_queries(out: int, queries: int, heads: int, kv_format: int, size: int) -> None:
+def write_queries(out: int, queries: int, heads: int, key_format: int, size: int) -> None:
     """Write queries [heads, K] float32 as groups of MOST_HEADS, of the kind that the keys' tile reads."""
     for first in range(0, heads, MOST_HEADS):
         used = min(heads - first, MOST_HEADS)
         columns, group = WIDTHS[width_over(used)], out + 4 * size * first
         for column in range(used):
             query = queries + 4 * size * (first + column)
-            write_column(group, columns, column, query, size // 32, kv_format == Q8_0)
+            write_column(group, columns, column, query, size // 32, key_format == Q8_0)
 
 
 @kernel
@@ -67,7 +68,7 @@ def _score(
     tile: int, cached: CachedHead, table: NDArray[np.int32], first: int, seen: int, queries: int, scores: int
 ) -> None:
     """Compute q k^T of the first `seen` positions from block `first` of the table on: [columns, PIECE]."""
-    blocks, half = (seen + KV_BLOCK - 1) // KV_BLOCK, kv_half_bytes(cached.size, cached.format)
+    blocks, half = (seen + KV_BLOCK - 1) // KV_BLOCK, kv_half_bytes(cached.size, cached.key_format)
     for index in range(blocks):
         kv_block = cached.blocks + table[first + index] * cached.stride
         if index + 1 < blocks:
@@ -75,7 +76,7 @@ def _score(
         else:
             coming = cached.blocks + table[first] * cached.stride + half
         for part in range((min(seen - KV_BLOCK * index, KV_BLOCK) + 15) // 16):
-            panel = key_panel(kv_block, part, cached.size, cached.format)
+            panel = key_panel(kv_block, part, cached.size, cached.key_format)
             place = scores + 4 * (KV_BLOCK * index + 16 * part)
             run_tile(tile, panel, cached.size // 32, queries, place, 4 * PIECE, coming + panel - kv_block)
 
@@ -96,7 +97,7 @@ def _largest(scores: int, seen: int) -> np.float32:
 def _add_values(
     tile: int,
     cached: CachedHead,
-    kv_block: int,
+    values: int,  # address of a KV block's
     spans: int,
     ahead: int,
     used: int,
@@ -106,11 +107,11 @@ def _add_values(
 ) -> None:
     """Multiply a block's weights by its values, and add that to the rows' output; fresh rows are overwritten."""
     size, row_bytes = cached.size, 4 * (ROW_HEAD + cached.size)
-    start = value_panel(kv_block, 0, size, cached.format)
+    start = value_panel(values, 0, size, cached.value_format)
     for index in range(size // 16):
-        panel = value_panel(kv_block, index, size, cached.format)
+        panel = value_panel(values, index, size, cached.value_format)
         group = scratch.weights
-        if cached.format == Q8_0:
+        if cached.value_format == Q8_0:
             group += index // 2 * WORD_GROUP_BYTES
         run_tile(tile, panel, spans, group, scratch.product + 64 * index, 4 * size, ahead + panel - start)
     for column in range(used):
@@ -138,30 +139,32 @@ def attend_piece(
     """Attention of the query heads of one position that share a KV head, over one piece of what they see."""
     columns, first, row_bytes = WIDTHS[width], PIECE_BLOCKS * piece, 4 * (ROW_HEAD + cached.size)
     seen = min(position + 1 - PIECE * piece, PIECE)
-    value_tile = tiles[VALUE_TILE if cached.format == Q8_0 else cached.format, width]
-    _score(tiles[cached.format, width], cached, table, first, seen, queries, scratch.scores)
+    value_tile = tiles[VALUE_TILE if cached.value_format == Q8_0 else cached.value_format, width]
+    _score(tiles[cached.key_format, width], cached, table, first, seen, queries, scratch.scores)
     for column in range(used):
         store_f32(rows + row_bytes * column, _largest(scratch.scores + 4 * PIECE * column, seen))
         store_f32x16(scratch.sums + 64 * column, splat(_ZERO))
+    keys_bytes = kv_half_bytes(cached.size, cached.key_format)
     for index in range((seen + KV_BLOCK - 1) // KV_BLOCK):
-        kv_block = cached.blocks + table[first + index] * cached.stride
+        values = cached.blocks + table[first + index] * cached.stride + keys_bytes
         valid = min(seen - KV_BLOCK * index, KV_BLOCK)
         spans = (valid + 31) // 32
-        if cached.format == Q8_0:
-            scale_words(kv_block, valid, spans, cached.size, scratch.weights, scratch.scales)
+        if cached.value_format == Q8_0:
+            scale_words(values, valid, spans, cached.size, scratch.weights, scratch.scales)
         for column in range(used):
             scores, sums = scratch.scores + 4 * (PIECE * column + KV_BLOCK * index), scratch.sums + 64 * column
             largest = load_f32(rows + row_bytes * column)
-            if cached.format == Q8_0:
+            if cached.value_format == Q8_0:
                 group = scratch.weights + COLUMN_BYTES * column
                 weigh_words(scores, largest, sums, spans, columns, group, scratch.scales, cached.size)
             else:
                 weigh(scores, largest, sums, spans, columns, scratch.weights + 128 * column)
         ahead = 0
         if KV_BLOCK * (index + 1) < seen:
-            ahead = value_panel(cached.blocks + table[first + index + 1] * cached.stride, 0, cached.size, cached.format)
+            coming = cached.blocks + table[first + index + 1] * cached.stride + keys_bytes
+            ahead = value_panel(coming, 0, cached.size, cached.value_format)
         elif position >= PIECE * (piece + 1):
             ahead = cached.blocks + table[first + PIECE_BLOCKS] * cached.stride
-        _add_values(value_tile, cached, kv_block, spans, ahead, used, index == 0, scratch, rows)
+        _add_values(value_tile, cached, values, spans, ahead, used, index == 0, scratch, rows)
     for column in range(used):
         store_f32(rows + row_bytes * column + 4, sum_lanes(load_f32x16(scratch.sums + 64 * column)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.attention.kv_cache import KV_BLOCK, store_key, store_value
+from numoe.kernels.attention.hadamard import hadamard
+from numoe.kernels.attention.kv_cache import KV_BLOCK, kv_half_bytes, store_key, store_value
 from numoe.kernels.attention.rope import rotate
 from numoe.kernels.cpu.arithmetic import mul, splat
 from numoe.kernels.cpu.jit import kernel
@@ -72,6 +73,8 @@ def place_heads(
             if norm != 0:
                 rms_norm(address, norm, size, constants.epsilon[0])
             rotate(head, constants.rope[position], sizes.rotated, sizes.neox)
+            if sizes.hadamard:
+                hadamard(address, size)
         if kv_head < 0:
             scale = splat(np.float32(1.0) / np.sqrt(np.float32(size)))
             for value in range(0, size, 16):
@@ -81,6 +84,7 @@ def place_heads(
         number = (index * sizes.kv_blocks + kv_block) * sizes.own_kv_heads + kv_head
         place = memory.kv + number * memory.kv_block_bytes
         if is_value:
-            store_value(place, position % KV_BLOCK, address, size, sizes.kv_format)
+            values = place + kv_half_bytes(size, sizes.key_format)
+            store_value(values, position % KV_BLOCK, address, size, sizes.value_format)
         else:
-            store_key(place, position % KV_BLOCK, head, sizes.kv_format)
+            store_key(place, position % KV_BLOCK, head, sizes.key_format)

@@ -46,10 +46,13 @@ def weigh_words(
 
 
 @kernel
-def scale_words(kv_block: int, valid: int, spans: int, size: int, group: int, scales: int) -> None:
-    """Write the scales of a KV block's valid positions, with MOST_WORD for the largest, and each word group's float."""
+def scale_words(values: int, valid: int, spans: int, size: int, group: int, scales: int) -> None:
+    """Write the scales of a KV block's valid positions, with MOST_WORD for the largest, and each word group's float.
+
+    The block's values begin at address `values`.
+    """
     for dimensions in range(size // 32):
-        source, out = value_scales(kv_block, dimensions, size), scales + 4 * KV_BLOCK * dimensions
+        source, out = value_scales(values, dimensions), scales + 4 * KV_BLOCK * dimensions
         highest = splat(_ZERO)
         for part in range(2 * spans):
             limit = splat(np.float32(valid - 16 * part))

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.experts.router import NOT_RUN
 from numoe.kernels.matmul.column_groups import add_groups, columns_end
 from numoe.kernels.records import Grouping
 
@@ -22,9 +23,26 @@ def count_choices(
         counts[expert] = 0
     for token in range(tokens):
         for rank in range(chosen.shape[1]):
+            if chosen[token, rank] == NOT_RUN:
+                break
             counts[chosen[token, rank]] += 1
     for expert in range(counts.shape[0]):
         hits[expert] += counts[expert]
+
+
+@kernel
+def count_run(
+    run: NDArray[np.int64],  # [S], added to
+    token_sequence: NDArray[np.int32],  # [T] the sequence of each token
+    chosen: NDArray[np.int32],  # [T, A]
+    tokens: int,
+) -> None:
+    """Count how many experts each sequence's tokens chose."""
+    for token in range(tokens):
+        for rank in range(chosen.shape[1]):
+            if chosen[token, rank] == NOT_RUN:
+                break
+            run[token_sequence[token]] += 1
 
 
 @kernel
@@ -63,6 +81,8 @@ def group_by_expert(
     for token in range(tokens):
         for rank in range(chosen.shape[1]):
             expert = chosen[token, rank]
+            if expert == NOT_RUN:
+                break
             columns[token, rank] = counts[expert]
             grouping.source[counts[expert]] = token
             counts[expert] += 1

@@ -14,6 +14,7 @@ from numoe.kernels.cpu.functions import silu_vector
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
+from numoe.kernels.experts.router import NOT_RUN
 from numoe.kernels.experts.routing import route_tokens, takes_floats, takes_integers
 from numoe.kernels.matmul.activations import block_bytes, write_column
 from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim, run_panel
@@ -96,6 +97,8 @@ def _add_experts(team: Team, sizes: ShardSizes, memory: Memory, tokens: int, who
         for value in range(first, min(first + ADD_CHUNK, own.width), 16):
             total = splat(np.float32(0.0))
             for rank in range(sizes.active_experts):
+                if memory.chosen[token, rank] == NOT_RUN:
+                    break
                 column = memory.columns[token, rank]
                 if whole:
                     output = memory.parts[memory.owners[memory.chosen[token, rank]]].output

@@ -1,7 +1,10 @@
-"""The router of a Mixture of Experts: softmax over all experts, the A most probable, renormalised.
+"""The router of a Mixture of Experts: softmax over all experts, the A most probable or fewer of them, renormalised.
 
-Guarantees: a token's experts and weights depend on its own logits only. Equal probabilities go to the lower expert.
-Logits that are no numbers choose different experts too, and make all their weights NaN.
+Fewer are *smart expert reduction* (ik_llama.cpp's -ser): the `fewest` most probable are always run, of the others those
+that are at least `threshold` times as probable as the first. A threshold of 0 keeps all A.
+
+Guarantees: a token's experts and weights depend on its own logits and its request's setting only. Equal probabilities
+go to the lower expert. Logits that are no numbers choose different experts too, and make all their weights NaN.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
 
+NOT_RUN = -1  # instead of an expert
 _LEAST_SUM = np.float32(6.103515625e-5)  # as llama.cpp: the smallest normal half float
 
 
 @kernel
 def choose_experts(
-    chosen: NDArray[np.int32],  # [A], written: experts by falling probability
-    shares: NDArray[np.float32],  # [A], written: their probabilities divided by their sum
+    chosen: NDArray[np.int32],  # [A], written: experts by falling probability, then NOT_RUN
+    shares: NDArray[np.float32],  # [A], written: their probabilities divided by their sum, then 0
     logits: NDArray[np.float32],  # [E rounded up to 16], overwritten
     experts: int,  # E
+    fewest: int,  # experts that are run whatever their probabilities
+    threshold: np.float32,  # of the largest probability, below which no further ones are
 ) -> None:
-    """Choose the A experts of one token."""
+    """Choose the experts of one token, at most A."""
     for pad in range(experts, logits.shape[0]):
         logits[pad] = -np.inf
     address = logits.ctypes.data
@@ -39,15 +45,22 @@ def choose_experts(
         total = add(total, weight)
         store_f32x16(address + 4 * expert, maximum(weight, splat(np.float32(0.0))))  # 0 where it is no number
     scale = np.float32(1.0) / sum_lanes(total)
-    chosen_sum = np.float32(0.0)
+    chosen_sum, kept = np.float32(0.0), 0
     for rank in range(chosen.shape[0]):
         best = 0
         for expert in range(1, experts):
             if logits[expert] > logits[best]:
                 best = expert
+        probability = logits[best] * scale
+        if rank >= fewest and probability < threshold * shares[0]:  # not for NaN: its weights must show
+            break
         chosen[rank] = best
-        shares[rank] = logits[best] * scale
-        chosen_sum += shares[rank]
+        shares[rank] = probability
+        chosen_sum += probability
         logits[best] = -1.0
-    for rank in range(chosen.shape[0]):
+        kept += 1
+    for rank in range(kept):
         shares[rank] = shares[rank] / max(chosen_sum, _LEAST_SUM)
+    for rank in range(kept, chosen.shape[0]):
+        chosen[rank] = NOT_RUN
+        shares[rank] = 0.0

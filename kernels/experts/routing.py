@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.experts.grouping import count_choices, group_by_expert
+from numoe.kernels.experts.grouping import count_choices, count_run, group_by_expert
 from numoe.kernels.experts.router import choose_experts
 from numoe.kernels.experts.sharing import SHARED_TOKENS, assign_experts
 from numoe.kernels.matmul.activations import copy_column, write_float_column, write_integer_column
@@ -88,12 +88,22 @@ def route_tokens(
     barrier(team)
     for item in claimed(team, last - first):
         token = first + item
-        choose_experts(memory.chosen[token], memory.shares[token], memory.router_logits[token], sizes.experts)
+        sequence = step.token_sequence[token]
+        choose_experts(
+            memory.chosen[token],
+            memory.shares[token],
+            memory.router_logits[token],
+            sizes.experts,
+            step.fewest_experts[sequence],
+            step.expert_threshold[sequence],
+        )
     if shared:
         gather(team)
         _take_tokens(team, sizes, memory, layer, tokens)
     if arrive(team):
         count_choices(memory.counts, memory.expert_hits[index], memory.chosen, tokens)
+        if sizes.worker == 0:
+            count_run(step.experts_run, step.token_sequence, memory.chosen, tokens)
         worker = -1
         if layer.whole:
             worker = sizes.worker

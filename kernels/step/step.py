@@ -44,11 +44,15 @@ def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> 
     groups = group_all(memory.dense, tokens)
     for token in range(tokens):
         memory.dense.source[token] = token
+    if sizes.worker == 0:
+        for sequence in range(step.header[1]):
+            step.experts_run[sequence] = 0
     if sizes.routed:
         share_routing(memory.routed, memory.routed_starts, groups, tokens, sizes.worker)
     else:
         group_all(memory.expert, tokens)
         for token in range(tokens):
+            memory.chosen[token, 0] = 0
             memory.columns[token, 0] = token
             memory.shares[token, 0] = 1.0
 

@@ -26,13 +26,13 @@ from numoe.model.doctor.process_limits import (
     policies_refused,
 )
 from numoe.model.doctor.sockets import check_sockets
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.bandwidth import Bandwidth
 from numoe.model.machine.memory_policy import PolicyTrial
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import shard_bytes
-from numoe.model.planning.worker_memory import node_bytes
+from numoe.model.planning.worker_memory import node_bytes, spread_bytes
 from numoe.protos.messages import StepLimits
 
 
@@ -45,13 +45,14 @@ class Needs:
     notes: tuple[str, ...] = ()  # of the plan
 
 
-def needs_of(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_type: TensorType) -> Needs:
+def needs_of(plan: ShardPlan, spec: ModelSpec, limits: StepLimits, kv_types: KvTypes) -> Needs:
     """Count what a plan asks of each node."""
     reads: dict[int, int] = {}
     for shard in plan.shards:
         count = shard_bytes(plan, spec, shard).read_per_token
-        reads[shard.node] = reads.get(shard.node, 0) + count
-    return Needs(node_bytes(plan, spec, limits, kv_type), reads, plan.notes)
+        for node, part in spread_bytes(count, shard.memory_nodes).items():
+            reads[node] = reads.get(node, 0) + part
+    return Needs(node_bytes(plan, spec, limits, kv_types), reads, plan.notes)
 
 
 def diagnose(

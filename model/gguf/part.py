@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ NAME_BYTES = 64  # the format's own limit
 ALIGNMENT_BYTES = 2 << 20  # a huge page; files in use have 32
 
 MAGIC = b"GGUF"
+HEADER = struct.Struct("<4sIQQ")  # magic, version, n_tensors, n_keys
 ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 ENTRIES = {dimensions: struct.Struct(f"<{dimensions}QIQ") for dimensions in (1, 2, 3, 4)}  # shape, type, offset
@@ -48,6 +50,7 @@ class Part:
     version: int
     metadata: Mapping[str, Value]
     tensors: tuple[TensorInfo, ...]
+    keys_end: int  # bytes up to the last value of the metadata
 
 
 def read_part(path: Path) -> Part:
@@ -68,6 +71,15 @@ def read_part(path: Path) -> Part:
         return _read(Reader(path, data), identity)
 
 
+def metadata_alone(path: Path) -> bytes:
+    """A GGUF file of the keys and values at `path`, bit by bit, and without tensors. Raises ModelFileError."""
+    part = read_part(path)
+    with path.open("rb") as file:
+        part.identity.check(file.fileno())
+        keys = os.pread(file.fileno(), part.keys_end - HEADER.size, HEADER.size)
+    return HEADER.pack(MAGIC, part.version, 0, len(part.metadata)) + keys
+
+
 def _what_is_at(path: Path) -> str:
     return "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
 
@@ -85,11 +97,12 @@ def _read(reader: Reader, identity: FileIdentity) -> Part:
         if key == ALIGNMENT_KEY and number != UINT32:
             reader.fail("alignment-type", f"{ALIGNMENT_KEY} has value type {number}, it must be {UINT32} (uint32)")
         metadata[key] = read_value(reader, key, number)
+    keys_end = reader.position
     alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     assert isinstance(alignment, int)
     if not 0 < alignment <= ALIGNMENT_BYTES or alignment & (alignment - 1):
         reader.fail("alignment", f"{ALIGNMENT_KEY} is {alignment}, it must be a power of two up to {ALIGNMENT_BYTES}")
-    return Part(reader.path, identity, version, metadata, _read_directory(reader, tensor_count, alignment))
+    return Part(reader.path, identity, version, metadata, _read_directory(reader, tensor_count, alignment), keys_end)
 
 
 def _read_header(reader: Reader) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""System calls about where memory lies: bind this thread to a node, ask where pages are, try what is allowed.
+"""System calls about where memory lies: bind this thread to nodes, ask where pages are, try what is allowed.
 
 It imports nothing but the standard library: it runs before anything else does in a worker (worker/placing/binding.py).
 """
@@ -10,16 +10,33 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 MOVE_PAGES = 279  # x86-64, as the others
 _MBIND, _SET_MEMPOLICY, _GET_MEMPOLICY = 237, 238, 239
-_MPOL_BIND = 2
+PolicyKind = Literal["default", "preferred", "bind", "interleave", "weighted interleave"]
+_KINDS: Mapping[int, PolicyKind] = {
+    0: "default", 1: "preferred", 2: "bind", 3: "interleave", 4: "default", 5: "preferred", 6: "weighted interleave"
+}  # fmt: skip
+_MODES: Mapping[PolicyKind, int] = {"bind": 2, "interleave": 3}
+_MODE_FLAGS = 0xE000  # that numactl --balancing and other programs add to the mode
 _MASK_WORDS = 16  # 1024 nodes
 _MASK_BITS = 64 * _MASK_WORDS
 _LIBC = ctypes.CDLL(None, use_errno=True)  # calls release the GIL
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """On which nodes a thread's pages go: on these only (bind), on these in turn (interleave), rather on these."""
+
+    kind: PolicyKind = "default"
+    nodes: tuple[int, ...] = ()  # ascending; none with "default", which is the node of the CPU that touches a page
+
+
+DEFAULT_POLICY = MemoryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +58,30 @@ def system_call(number: int, *arguments: object) -> int:
     return result
 
 
+def set_policy(policy: MemoryPolicy) -> None:
+    """Let this thread, and what it starts from now on, allocate so: "bind" or "interleave". Raises OSError."""
+    system_call(_SET_MEMPOLICY, _MODES[policy.kind], node_mask(policy.nodes), _MASK_BITS + 1)
+
+
 def bind_memory(node: int) -> None:
     """Let this thread, and what it starts from now on, allocate on `node` only. Raises OSError."""
-    system_call(_SET_MEMPOLICY, _MPOL_BIND, _node_mask(node), _MASK_BITS + 1)
+    set_policy(MemoryPolicy("bind", (node,)))
 
 
-def bound_nodes() -> set[int] | None:
-    """The nodes that this thread may allocate on by its policy; None: any, or the kernel does not tell."""
+def current_policy() -> MemoryPolicy | None:
+    """The policy of this thread, inherited from whoever started it if nobody has set it; None: the kernel keeps it."""
     mode, mask = ctypes.c_int(), (ctypes.c_uint64 * _MASK_WORDS)()
     try:
         system_call(_GET_MEMPOLICY, ctypes.byref(mode), mask, _MASK_BITS, None, 0)
     except OSError:
         return None
-    if mode.value != _MPOL_BIND:
-        return None
-    return {64 * word + bit for word, bits in enumerate(mask) for bit in range(64) if bits >> bit & 1}
+    nodes = (64 * word + bit for word, bits in enumerate(mask) for bit in range(64) if bits >> bit & 1)
+    return MemoryPolicy(_KINDS.get(mode.value & ~_MODE_FLAGS, "default"), tuple(nodes))
+
+
+def place_range(address: int, size: int, policy: MemoryPolicy) -> None:
+    """Let the pages of a range that begins with one come to be so, whoever touches them first. Raises OSError."""
+    system_call(_MBIND, address, size, _MODES[policy.kind], node_mask(policy.nodes), _MASK_BITS + 1, 0)
 
 
 def nodes_of_pages(addresses: Sequence[int]) -> list[int]:
@@ -75,10 +101,13 @@ def try_policies(node: int) -> PolicyTrial:
     return trials[0]
 
 
-def _node_mask(node: int) -> ctypes.Array[ctypes.c_uint64]:
-    """The set of one node, as the kernel reads it."""
+def node_mask(nodes: Iterable[int]) -> ctypes.Array[ctypes.c_uint64]:
+    """A set of nodes, as the kernel reads it. Raises OSError: a number is beyond those that it can have."""
     mask = (ctypes.c_uint64 * _MASK_WORDS)()
-    mask[node // 64] = 1 << (node % 64)
+    for node in nodes:
+        if not 0 <= node < _MASK_BITS:
+            raise OSError(errno.EINVAL, f"there is no node {node}")
+        mask[node // 64] |= 1 << (node % 64)
     return mask
 
 
@@ -91,7 +120,7 @@ def _try(node: int) -> PolicyTrial:
     place = ctypes.c_char.from_buffer(page)
     address = ctypes.addressof(place)
     with _failure_told("mbind", errors):
-        system_call(_MBIND, address, mmap.PAGESIZE, _MPOL_BIND, _node_mask(node), _MASK_BITS + 1, 0)
+        place_range(address, mmap.PAGESIZE, MemoryPolicy("bind", (node,)))
     page[0] = 1  # written: there is no page before
     with _failure_told("move_pages", errors):
         nodes = nodes_of_pages([address])

@@ -1,13 +1,15 @@
 """What the machine has, as far as we may use it: NUMA nodes with their cores and memory, packages, caches, distances.
 
-CPUs and nodes that the process may not use (CPU affinity, cgroup cpuset) are left out of `cores` and the byte counts,
-and named in `forbidden_cpus` and `forbidden_nodes`.
+CPUs and nodes that the process may not use (CPU affinity, cgroup cpuset, a memory policy that binds it) are left out of
+`cores` and the byte counts, and named in `forbidden_cpus` and `forbidden_nodes`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
+from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy
 from numoe.model.machine.processor import Processor
 
 LOCAL_DISTANCE = 10  # ACPI SLIT: the distance of a node to itself; others are relative to it
@@ -55,6 +57,8 @@ class Topology:
     memory_left: int | None = None  # bytes that the limits of this process's cgroups leave it; None: no limit
     forbidden_cpus: tuple[int, ...] = ()
     forbidden_nodes: tuple[int, ...] = ()
+    policy: MemoryPolicy = DEFAULT_POLICY  # of this process: from whoever started it, such as numactl
+    own_cpu: int | None = field(default=None, compare=False)  # on which this process ran; None: nothing says it
 
     @property
     def packages(self) -> tuple[int, ...]:
@@ -75,3 +79,15 @@ class Topology:
         """How far one node's memory is from another's cores, 10 for a node's own."""
         order = [node.id for node in self.nodes]
         return self.node(from_id).distances[order.index(to_id)]
+
+    def restricted(self, cpus: Collection[int] | None, memory: Collection[int] | None) -> Topology:
+        """What is left if only these CPUs, and the memory of these nodes, may be used; None: all that may be now."""
+        nodes = self.nodes
+        if cpus is not None:
+            own = (tuple(tuple(cpu for cpu in core if cpu in cpus) for core in node.cores) for node in nodes)
+            cores = (tuple(core for core in some if core) for some in own)
+            nodes = tuple(replace(node, cores=left) for node, left in zip(nodes, cores, strict=True))
+        if memory is not None:
+            none = {"memory_bytes": 0, "free_bytes": 0, "available_bytes": 0, "huge_pages_free": ()}
+            nodes = tuple(node if node.id in memory else replace(node, **none) for node in nodes)  # type: ignore[arg-type]
+        return replace(self, nodes=nodes)

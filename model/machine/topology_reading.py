@@ -1,7 +1,8 @@
 """Reads a machine's topology from /sys and /proc.
 
 They are looked for below a root folder, so that a copy of another machine's tree can stand in for this one. What the
-process may use is what the two `_allowed_list` lines of /proc/self/status say.
+process may use is what the two `_allowed_list` lines of /proc/self/status say, and of this machine's nodes those that
+the process's memory policy binds it to, if one does (numactl --membind).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 from numoe.model.machine.cgroups import memory_limit
 from numoe.model.machine.id_lists import parse_id_list
 from numoe.model.machine.linux_files import chosen, labelled_lines, meminfo_bytes, read_text
+from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, current_policy
 from numoe.model.machine.processor import read_processor
+from numoe.model.machine.threads import current_cpu
 from numoe.model.machine.topology import LOCAL_DISTANCE, Cache, Node, Topology
 from numoe.protos.errors import SetupError
 
@@ -32,20 +35,24 @@ class _Allowed:
         return self.nodes is None or node in self.nodes
 
 
-def read_topology(root: Path = Path("/")) -> Topology:
+def read_topology(root: Path = Path("/"), policy: MemoryPolicy | None = None) -> Topology:
     """Read the machine below `root`; a kernel without NUMA in /sys is one node with all CPUs and all memory.
+
+    `policy`: by which whoever is to use it gets its memory; None: this process's, of a copy the default.
 
     Raises:
         SetupError: a file does not hold what Linux writes there.
     """
     try:
-        return _read_topology(root)
+        if policy is None and root == Path("/"):
+            policy = current_policy()
+        return _read_topology(root, policy or DEFAULT_POLICY)
     except ValueError as error:
         raise SetupError(f"{root}: what /sys and /proc say of the machine cannot be read: {error}") from error
 
 
-def _read_topology(root: Path) -> Topology:
-    allowed = _read_allowed(root)
+def _read_topology(root: Path, policy: MemoryPolicy) -> Topology:
+    allowed = _read_allowed(root, policy)
     folder = root / "sys/devices/system/node"
     online = parse_id_list(read_text(folder / "online"))
     ids = [node for node in online if (folder / f"node{node}").is_dir()]
@@ -61,6 +68,8 @@ def _read_topology(root: Path) -> Topology:
         memory_left=_memory_left(root, sum(node.memory_bytes for node in nodes)),
         forbidden_cpus=tuple(sorted(cpu for cpu in listed if not allowed.cpu(cpu))),
         forbidden_nodes=tuple(node for node in ids if not allowed.node(node)),
+        policy=policy,
+        own_cpu=current_cpu(root),
     )
 
 
@@ -73,13 +82,13 @@ def _memory_left(root: Path, memory_bytes: int) -> int | None:
     return max(0, limit - used)
 
 
-def _read_allowed(root: Path) -> _Allowed:
+def _read_allowed(root: Path, policy: MemoryPolicy) -> _Allowed:
     lines = labelled_lines(read_text(root / "proc/self/status"))
     cpus, nodes = lines.get("Cpus_allowed_list"), lines.get("Mems_allowed_list")
-    return _Allowed(
-        None if cpus is None else frozenset(parse_id_list(cpus)),
-        None if nodes is None else frozenset(parse_id_list(nodes)),
-    )
+    allowed = None if nodes is None else frozenset(parse_id_list(nodes))
+    if policy.kind == "bind":
+        allowed = frozenset(policy.nodes) if allowed is None else allowed & frozenset(policy.nodes)
+    return _Allowed(None if cpus is None else frozenset(parse_id_list(cpus)), allowed)
 
 
 def _read_node(root: Path, node_id: int, ids: list[int], allowed: _Allowed) -> Node:

@@ -12,6 +12,8 @@ JSON, one line per layer, so that it can be read, checked and compared:
 ... one line per layer
 ]
 }
+
+Where requests left some of their experts out, a sum is less, and `tokens` as few as explain the largest one.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class ExpertStats:
 
     @property
     def tokens(self) -> int:
-        """Positions that were routed, those of prompts too."""
-        return sum(self.counts[0]) // self.active_experts
+        """Positions that were routed, those of prompts too; more where requests left experts out."""
+        return max(-(-sum(row) // self.active_experts) for row in self.counts)
 
     def shares(self, layer: int) -> tuple[float, ...]:
         """[E] the share of a layer's choices that each expert got; equal shares where nothing was counted."""
@@ -112,7 +114,7 @@ def _fault(document: Any, spec: ModelSpec) -> str | None:
     for layer, row in enumerate(counts):
         if not isinstance(row, list) or len(row) != spec.experts or not all(_is_count(count) for count in row):
             return f"layer {layer}: expected {spec.experts} counts, one per expert"
-        if sum(row) != tokens * spec.active_experts:
+        if not tokens <= sum(row) <= tokens * spec.active_experts:
             return f"layer {layer}: the counts add up to {sum(row)}, expected {tokens} tokens x {spec.active_experts}"
     return None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Node, Topology
-from numoe.model.planning.plan import MOST_THREADS, MOST_WORKERS, split_evenly
+from numoe.model.planning.plan import MOST_THREADS, MOST_WORKERS, Spread, split_evenly
 from numoe.protos.errors import PlanError
 
 EQUAL_PARTS = "own equal parts"
@@ -19,6 +20,7 @@ class Home:
 
     node: int  # that holds its memory
     cpus: tuple[int, ...]  # one per thread; a CPU stands twice if threads outnumber CPUs
+    spread: Spread | None = None  # None: bound to the node, pinned to the CPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,11 @@ class _Place:
 
 
 def find_homes(
-    topology: Topology, nodes: tuple[int, ...] | None, workers: int | None, threads: int | None
+    topology: Topology,
+    nodes: tuple[int, ...] | None,
+    workers: int | None,
+    threads: int | None,
+    all_threads: int | None = None,
 ) -> tuple[tuple[Home, ...], tuple[str, ...]]:
     """A home for each worker, and what an operator should know about them.
 
@@ -40,19 +46,35 @@ def find_homes(
         workers: how many there are; None: one per node with CPUs and memory, at most MOST_WORKERS. If nodes are more
             than that, a worker runs on the cores of several of one package.
         threads: of each worker; None: one per core.
+        all_threads: of all workers together, which have them in proportion to their cores; there are no more workers
+            than that. None: as `threads` says.
 
     Raises:
         PlanError: a number is out of range, or a node is unknown, or no node has a usable CPU.
     """
     places, notes = _find_places(topology, nodes)
-    count = min(len(places), MOST_WORKERS) if workers is None else workers
-    _check_counts(count, threads)
+    count = min(len(places), MOST_WORKERS, all_threads or MOST_WORKERS) if workers is None else workers
+    _check_counts(count, threads, all_threads)
     if len(places) > MOST_WORKERS == count:
         places, merged = _merge(topology, places)
         count, notes = min(count, len(places)), (*notes, *merged)
     settled = _settle(places, count)
-    homes = tuple(Home(place.node, _thread_cpus(place.cores, threads)) for place in settled)
+    each = [threads] * len(settled) if all_threads is None else _share_threads(settled, all_threads)
+    homes = tuple(Home(place.node, _thread_cpus(place.cores, own)) for place, own in zip(settled, each, strict=True))
     return homes, (*notes, *_placement_notes(places, settled), *_thread_notes([home.cpus for home in homes]))
+
+
+def spread_home(topology: Topology, spread: Spread, threads: int | None) -> tuple[Home, tuple[str, ...]]:
+    """The home of a single worker on the cores of all nodes, and what an operator should know about it.
+
+    `threads`: None: one per core, at most MOST_THREADS. Raises PlanError: no node has a usable CPU.
+    """
+    _check_counts(1, None, threads)
+    cores = [core for node in topology.nodes for core in node.cores]
+    if not cores:
+        raise PlanError("nodes: found none with a usable CPU, expected one or more; widen the affinity or cpuset")
+    cpus = _thread_cpus(cores, threads)[:MOST_THREADS]
+    return Home(spread.nodes[0], cpus, spread), _thread_notes([cpus])
 
 
 def _find_places(topology: Topology, ids: tuple[int, ...] | None) -> tuple[tuple[_Place, ...], tuple[str, ...]]:
@@ -111,11 +133,25 @@ def _nearest_memory(topology: Topology, node: Node) -> int:
     return min(memory, key=lambda other: (topology.distance(node.id, other), other), default=node.id)
 
 
-def _check_counts(workers: int, threads: int | None) -> None:
+def _check_counts(workers: int, threads: int | None, all_threads: int | None) -> None:
     if not 1 <= workers <= MOST_WORKERS:
         raise PlanError(f"workers: found {workers}, expected 1 to {MOST_WORKERS}; choose another number of workers")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise PlanError(f"threads per worker: found {threads}, expected 1 to {MOST_THREADS}; choose another number")
+    if all_threads is not None and not workers <= all_threads <= workers * MOST_THREADS:
+        expected = f"{workers} to {workers * MOST_THREADS} for {workers} workers"
+        raise PlanError(f"threads: found {all_threads} of all workers together, expected {expected}; change either")
+
+
+def _share_threads(places: Sequence[_Place], threads: int) -> list[int]:
+    """So many threads, shared out by the places' cores; one at least for each."""
+    counts = [len(place.cores) for place in places]
+    shares = [threads * count / sum(counts) for count in counts]
+    cuts = [round(sum(shares[:number])) for number in range(len(shares) + 1)]
+    given = [max(1, stop - start) for start, stop in pairwise(cuts)]
+    while sum(given) > threads:  # of a place that had to be given its one
+        given[given.index(max(given))] -= 1
+    return given
 
 
 def _settle(places: Sequence[_Place], workers: int) -> list[_Place]:

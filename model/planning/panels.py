@@ -12,6 +12,10 @@ from types import MappingProxyType
 from numoe.model.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from numoe.model.planning.plan import PANEL_ROWS
 
+# The number of the layout of panels, which folders of `numoe pack` are refused by: one more whenever the kernels lay
+# out any format otherwise. A test holds it to hashes of panels.
+PANEL_LAYOUT = 1
+
 # Bytes that a block of the file takes in a panel; formats that are not named take as many as in the file.
 _IN_PANELS: Mapping[TensorType, int] = MappingProxyType(
     {

@@ -30,17 +30,44 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How a worker lies that has the memory of several nodes, or whose threads are pinned to no CPU."""
+
+    memory: Literal[
+        "interleave", "bind", "any"
+    ]  # pages on `nodes` in turn, on any of them, wherever the kernel puts them
+    nodes: tuple[int, ...]  # that hold its memory, ascending; with "any" those that may
+    floating: tuple[int, ...] = ()  # CPUs among which its threads move as the kernel likes; none: they are pinned
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One worker's part of the model, and where it runs."""
 
     worker: int
-    node: int  # NUMA node that holds its memory
+    node: int  # NUMA node that holds its memory; of a worker on several, the first of them
     cpus: tuple[int, ...]  # one per thread: thread t runs on cpus[t]; a CPU stands twice if threads outnumber CPUs
     heads: Range  # query heads, of H
     kv_heads: Range  # key-value heads that those query heads read, of G
     width_rows: Range  # output rows of attn_output and, in layers split by row, of every expert's down, of D
     expert_rows: Range  # output rows of every expert's gate and up in layers split by row, of F
     vocabulary: Range  # rows of output and of token_embd, of V
+    spread: Spread | None = None  # None: its memory is bound to `node`, its threads are pinned to `cpus`
+
+    @property
+    def memory_nodes(self) -> tuple[int, ...]:
+        """The nodes that hold its memory, or may, ascending."""
+        return (self.node,) if self.spread is None else self.spread.nodes
+
+    @property
+    def allowed_cpus(self) -> tuple[int, ...]:
+        """The CPUs on which its threads may run, ascending."""
+        return tuple(sorted(set(self.cpus if self.spread is None else self.spread.floating or self.cpus)))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether every computing thread runs on a CPU of its own."""
+        return self.spread is None or not self.spread.floating
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
@@ -46,7 +46,7 @@ def check_placement(
     spec: ModelSpec,
     topology: Topology,
     limits: StepLimits,
-    kv_type: TensorType = TensorType.F16,
+    kv_types: KvTypes = HALF_FLOATS,
 ) -> None:
     """Raise PlanError unless the plan's CPUs and nodes are usable here and its bytes fit the memory.
 
@@ -54,22 +54,28 @@ def check_placement(
     """
     usable = {node.id for node in topology.nodes if node.memory_bytes}
     for shard in plan.shards:
-        if shard.node not in usable:
+        if missing := set(shard.memory_nodes) - usable:
             raise PlanError(
-                f"worker {shard.worker}: node {shard.node} has no memory that we may use here, "
+                f"worker {shard.worker}: node {format_id_list(missing)} has no memory that we may use here, "
                 f"expected one of {format_id_list(usable)}; make a new plan with `numoe plan`"
             )
-        if missing := set(shard.cpus) - set(topology.cpus):
+        if missing := {*shard.cpus, *shard.allowed_cpus} - set(topology.cpus):
             raise PlanError(
                 f"worker {shard.worker}: CPU {format_id_list(missing)} is not usable here, "
                 f"expected some of {format_id_list(topology.cpus)}; make a new plan with `numoe plan`"
             )
-    for demand in memory_demands(node_bytes(plan, spec, limits, kv_type), topology):
+    needed = node_bytes(plan, spec, limits, kv_types, room=available_bytes(topology))
+    for demand in memory_demands(needed, topology):
         if demand.bytes > demand.available:
             raise PlanError(
                 f"{demand.name}: needs {_mebibytes(demand.bytes)} for {demand.purpose}, "
                 f"{_mebibytes(demand.available)} are available{demand.remedy}"
             )
+
+
+def available_bytes(topology: Topology) -> dict[int, int]:
+    """What each node has to give, by its id."""
+    return {node.id: node.available_bytes for node in topology.nodes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class MemoryDemand:
 
 def memory_demands(bytes_of_nodes: Mapping[int, int], topology: Topology) -> list[MemoryDemand]:
     """What workers that take so many bytes, by node id, and all that runs beside them ask of nodes and cgroups."""
-    room = {node.id: node.available_bytes for node in topology.nodes}
+    room = available_bytes(topology)
     demands = [MemoryDemand(str(node), size, room.get(node, 0)) for node, size in bytes_of_nodes.items()]
     whole, every = sum(bytes_of_nodes.values()) + SERVICE_BYTES, "the workers, the coordinator and Ray"
     demands.append(MemoryDemand("all nodes", whole, sum(room.values()), every))

@@ -12,6 +12,7 @@ kv_heads = [0, 2]
 width_rows = [0, 1024]
 expert_rows = [0, 384]
 vocabulary = [0, 75968]
+spread = { memory = "interleave", nodes = "0-1", floating = "" }  # only of a worker that is bound to no single node
 
 Layers whose experts are held whole have a table; in all others every worker holds its expert_rows of every expert.
 
@@ -24,13 +25,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.id_lists import format_id_list, parse_id_list
+from numoe.model.machine.id_lists import MOST_IDS, format_id_list, parse_id_list
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import MOST_THREADS, Range, Shard, ShardPlan
+from numoe.model.planning.plan import MOST_THREADS, Range, Shard, ShardPlan, Spread
 from numoe.model.planning.plan_checks import check_plan
 from numoe.protos.errors import PlanError
 from numoe.protos.foreign_text import one_line
@@ -41,6 +43,9 @@ HEADER = (
 )
 BEYOND_ALL = 1 << 31  # rows, CPUs and nodes that there may be
 SHOWN = 120  # characters of what a file says in a message
+SPREADS: Mapping[str, Literal["interleave", "bind", "any"]] = {
+    "interleave": "interleave", "bind": "bind", "any": "any"
+}  # fmt: skip
 RANGES = ("heads", "kv_heads", "width_rows", "expert_rows", "vocabulary")
 
 
@@ -52,6 +57,9 @@ def to_toml(plan: ShardPlan) -> str:
         lines += ["", "[[shard]]", f"worker = {shard.worker}", f"node = {shard.node}", f"cpus = {list(shard.cpus)}"]
         ranges = {name: getattr(shard, name) for name in RANGES}
         lines += [f"{name} = [{owned.start}, {owned.stop}]" for name, owned in ranges.items()]
+        if (spread := shard.spread) is not None:
+            nodes, floating = (_quote(format_id_list(ids)) for ids in (spread.nodes, spread.floating))
+            lines.append(f"spread = {{ memory = {_quote(spread.memory)}, nodes = {nodes}, floating = {floating} }}")
     for owners in dict.fromkeys(plan.experts):
         if owners is not None:
             layers = format_id_list(layer for layer, other in enumerate(plan.experts) if other == owners)
@@ -114,6 +122,7 @@ def _read_ids(text: Any, count: int, where: str) -> tuple[int, ...]:
 
 def _read_shard(table: dict[str, Any], number: int) -> Shard:
     where = f"shard {number}"
+    table.setdefault("spread", None)  # which no TOML can say
     _expect_keys(table, {field.name for field in fields(Shard)}, where)
     cpus, node = table["cpus"], table["node"]
     if table["worker"] != number:
@@ -125,7 +134,25 @@ def _read_shard(table: dict[str, Any], number: int) -> Shard:
     if not _is_whole(node):
         raise PlanError(f"{where}: node: found {_shown(node)}, expected the number of a NUMA node")
     ranges = {name: _read_range(table[name], f"{where}: {name}") for name in RANGES}
-    return Shard(worker=number, node=node, cpus=tuple(cpus), **ranges)
+    return Shard(
+        worker=number, node=node, cpus=tuple(cpus), spread=_read_spread(table["spread"], node, where), **ranges
+    )
+
+
+def _read_spread(table: Any, node: int, where: str) -> Spread | None:
+    if table is None:
+        return None
+    where += ": spread"
+    if not isinstance(table, dict):
+        raise PlanError(f"{where}: found {_shown(table)}, expected a table of memory, nodes and floating")
+    _expect_keys(table, {field.name for field in fields(Spread)}, where)
+    memory = SPREADS.get(table["memory"]) if isinstance(table["memory"], str) else None
+    if memory is None:
+        raise PlanError(f"{where}: memory: found {_shown(table['memory'])}, expected {', '.join(SPREADS)}")
+    nodes, floating = (_read_ids(table[name], MOST_IDS, f"{where}: {name}") for name in ("nodes", "floating"))
+    if node not in nodes:
+        raise PlanError(f"{where}: nodes: found {_shown(table['nodes'])}, expected node {node} of the shard among them")
+    return Spread(memory, nodes, floating)
 
 
 def _read_range(value: Any, where: str) -> Range:

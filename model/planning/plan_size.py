@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
-from numoe.model.gguf.tensors import TensorType, row_bytes
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan import Shard, ShardPlan
@@ -32,9 +32,9 @@ class ShardBytes:
         return self.weights + self.kv_cache
 
 
-def kv_position_bytes(spec: ModelSpec, kv_heads: int, kv_type: TensorType) -> int:
+def kv_position_bytes(spec: ModelSpec, kv_heads: int, kv_types: KvTypes) -> int:
     """Bytes of the keys and values of one position in all layers, of so many KV heads."""
-    return 2 * spec.layers * kv_heads * row_bytes(kv_type, spec.head_size)
+    return spec.layers * kv_heads * kv_types.bytes(spec.head_size)
 
 
 def shard_bytes(
@@ -42,7 +42,7 @@ def shard_bytes(
     spec: ModelSpec,
     shard: Shard,
     kv_positions: int = 0,
-    kv_type: TensorType = TensorType.F16,
+    kv_types: KvTypes = HALF_FLOATS,
 ) -> ShardBytes:
     """Count one worker's bytes; `kv_positions` are the KV cache's positions in all.
 
@@ -59,7 +59,7 @@ def shard_bytes(
     embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size
     return ShardBytes(
         weights=held + output + embedding + vectors,
-        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_type) * kv_positions,
+        kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_types) * kv_positions,
         read_per_token=round(read),
     )
 

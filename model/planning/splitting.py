@@ -18,8 +18,17 @@ from typing import Literal
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
-from numoe.model.planning.homes import EQUAL_PARTS, Home, find_homes
-from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_by, split_evenly
+from numoe.model.planning.homes import EQUAL_PARTS, Home, find_homes, spread_home
+from numoe.model.planning.plan import (
+    BLOCK_ROWS,
+    PANEL_ROWS,
+    Shard,
+    ShardPlan,
+    Spread,
+    kv_heads_of,
+    split_by,
+    split_evenly,
+)
 from numoe.protos.errors import PlanError
 
 
@@ -32,14 +41,24 @@ class PlanOptions:
     nodes: tuple[int, ...] | None = None  # the NUMA nodes to use, in the workers' order; None: all
     split: Literal["tensor", "expert"] = "tensor"  # of the experts: rows of every one, or whole ones
     replicas: float = 0.0  # of whole experts, held a second time: a share of the layer's experts
+    threads: int | None = None  # of all workers together; None: as threads_per_worker says
+    spread: Spread | None = None  # one worker on the cores of all nodes, with its memory so; None: each bound to a node
+    notes: tuple[str, ...] = ()  # what an operator should know about these options
 
 
 def make_plan(spec: ModelSpec, topology: Topology, options: PlanOptions | None = None) -> ShardPlan:
     """Split a model over the nodes of a machine. Raises PlanError where the options cannot be followed."""
     options = options or PlanOptions()
-    homes, notes = find_homes(topology, options.nodes, options.workers, options.threads_per_worker)
+    homes, notes = _homes(topology, options)
     shards = tuple(_shard(spec, worker, len(homes), home) for worker, home in enumerate(homes))
-    return ShardPlan(spec.name, shards, _experts(spec, len(homes), options), notes)
+    return ShardPlan(spec.name, shards, _experts(spec, len(homes), options), (*options.notes, *notes))
+
+
+def _homes(topology: Topology, options: PlanOptions) -> tuple[tuple[Home, ...], tuple[str, ...]]:
+    if options.spread is None:
+        return find_homes(topology, options.nodes, options.workers, options.threads_per_worker, options.threads)
+    home, notes = spread_home(topology, options.spread, options.threads or options.threads_per_worker)
+    return (home,), notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,7 @@ def _shard(spec: ModelSpec, worker: int, workers: int, home: Home) -> Shard:
         width_rows=split_evenly(spec.width, PANEL_ROWS, workers)[worker],
         expert_rows=split_evenly(spec.expert_width, BLOCK_ROWS, workers)[worker],
         vocabulary=split_evenly(spec.vocabulary, PANEL_ROWS, workers)[worker],
+        spread=home.spread,
     )
 
 

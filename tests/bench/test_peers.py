@@ -24,12 +24,12 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def test_llama_bench_of_llama_cpp_is_understood() -> None:
     assert list(parse_bench(recorded("llama_cpp_bench.json"))) == ["pp64", "tg8"]
-    assert list(parse_bench(recorded("llama_cpp_bench_depths.json"))) == ["tg8 @ 128", "tg8 @ 256"]
+    assert list(parse_bench(recorded("llama_cpp_bench_depths.json"))) == ["tg8 @ d128", "tg8 @ d256"]
 
 
 def test_llama_bench_of_ik_is_understood_with_messages_around_it() -> None:
     speeds = parse_bench(f"some message\n{recorded('ik_bench.json')}and another [one]\n")
-    assert list(speeds) == ["pp64", "tg8", "tg8 @ 128", "tg8 @ 256"]
+    assert list(speeds) == ["pp64", "tg8", "tg8 @ d128", "tg8 @ d256"]
     assert all(len(values) == 2 and min(values) > 0 for values in speeds.values())
 
 
@@ -71,7 +71,7 @@ def test_figures_come_from_the_programs_that_are_there(tmp_path: Path) -> None:
             f"*) cat {RECORDED}/llama_cpp_bench.json;; esac")  # fmt: skip
     [peer] = find_peers(tmp_path, None)
     figures = measure_peer("case", Path("m"), peer, 2, WORK, 0, 60.0)
-    assert [figure.metric for figure in figures] == ["pp64", "tg8", "tg8 @ 128", "tg8 @ 256"]
+    assert [figure.metric for figure in figures] == ["pp64", "tg8", "tg8 @ d128", "tg8 @ d256"]
 
 
 def test_a_program_that_fails_says_why(tmp_path: Path) -> None:

@@ -61,5 +61,5 @@ def test_a_failure_is_told_once_and_has_no_row() -> None:
 
 
 def test_what_only_a_peer_measured_is_shown_too() -> None:
-    [row] = rows([peer("ik", "tg128 @ 4096", 3.0)], MACHINE)
-    assert (row.metric, row.layout, row.speeds) == ("tg128 @ 4096", "", {"ik": 3.0})
+    [row] = rows([peer("ik", "tg128 @ d4096", 3.0)], MACHINE)
+    assert (row.metric, row.layout, row.speeds) == ("tg128 @ d4096", "", {"ik": 3.0})

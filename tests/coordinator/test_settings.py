@@ -18,10 +18,14 @@ from numoe.coordinator.settings import (
     WorkerSettings,
     check_settings,
     context_tokens,
+    expert_reduction,
     http_address,
     kv_tokens,
+    kv_types,
 )
+from numoe.model.gguf.tensors import TensorType
 from numoe.protos.errors import SetupError
+from numoe.protos.expert_reduction import ExpertReduction
 
 
 def parsed(*flags: str) -> ServeSettings:
@@ -55,6 +59,13 @@ def test_a_type_of_keys_and_values_can_be_named(name: str) -> None:
     settings = parsed("--kv-type", name)
     assert settings.engine.kv_type == name
     assert KV_TYPES[settings.engine.kv_type].name.lower() == name
+
+
+def test_keys_and_values_can_have_types_of_their_own() -> None:
+    assert kv_types(parsed().engine) == (TensorType.F16, TensorType.F16)
+    assert kv_types(parsed("--cache-type-k", "q8_0").engine) == (TensorType.Q8_0, TensorType.F16)
+    both = parsed("--kv-type", "bf16", "--cache-type-v", "f32")
+    assert kv_types(both.engine) == (TensorType.BF16, TensorType.F32)
 
 
 def test_an_unknown_type_of_keys_and_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,3 +166,24 @@ def test_http_beyond_loopback_or_nowhere_is_refused(http: str, problem: str) -> 
 
 def test_http_beyond_loopback_is_served_to_whom_says_insecure() -> None:
     check_settings(ServeSettings(ListenSettings(http_address="0.0.0.0:80", insecure=True)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("6,1", (6, 1.0)), ("1,0.3", (1, 0.3)), ("1, 0", (1, 0.0)), ("4", (4, 1.0)), ("200,0.5", (200, 0.5))],
+)
+def test_a_reduction_of_experts_is_read_as_its_users_write_it(text: str, expected: tuple[int, float]) -> None:
+    settings = parsed("--smart-expert-reduction", text)
+    check_settings(settings)
+    assert expert_reduction(settings.engine) == ExpertReduction(*expected)
+
+
+@pytest.mark.parametrize("text", ["", "0,1", "-1,0", "6,1.5", "6,-1", "6,nan", "a,1", "1,6,1", "1.5,1", ",1", "6,"])
+def test_a_reduction_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match=r"--smart-expert-reduction is .*, expected KMIN,T"):
+        check_settings(ServeSettings(engine=EngineSettings(smart_expert_reduction=text)))
+
+
+def test_several_keys_of_the_file_can_be_overridden() -> None:
+    settings = parsed("--override-kv", "a.b=int:1", "--override-kv", "a.c=str:x")
+    assert settings.model.override_kv == ("a.b=int:1", "a.c=str:x")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.attention.hadamard import hadamard
 from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.attention.rope import rope_table, rotate
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
@@ -91,7 +92,11 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Caches of every format, and attention over them."""
     keys, values = random.standard_normal((2, 700, 64), np.float32)
     queries = random.standard_normal((COLUMNS, 64), np.float32)
-    for kv_format in KV_FORMATS:
+    spread = random.standard_normal((4, 128), np.float32)
+    for row in spread:
+        hadamard(address(row), len(row))
+    yield "hadamard", spread
+    for kv_format in (*KV_FORMATS, "Q8_0/F16", "F16/Q8_0"):
         cache = empty_cache(64, kv_format, range(11))
         cache.store(0, keys, values)
         yield f"cache {kv_format}", cache.blocks
@@ -106,16 +111,17 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Experts that are chosen, and tokens that are drawn."""
     chosen, shares = np.zeros((50, 8), np.int32), np.zeros((50, 8), np.float32)
     for token in range(50):
-        choose_experts(chosen[token], shares[token], random.standard_normal(128, np.float32) * 3, 128)
+        logits, fewest = random.standard_normal(128, np.float32) * 3, token % 4
+        choose_experts(chosen[token], shares[token], logits, 128, 1 + fewest, np.float32(0.25 * fewest))
     yield "chosen", chosen
     yield "shares", shares
-    logits = (random.standard_normal(4096) * 4).astype(np.float32)
-    yield "log_sum_exp", np.array([log_sum_exp(logits)])
+    row = (random.standard_normal(4096) * 4).astype(np.float32)
+    yield "log_sum_exp", np.array([log_sum_exp(row)])
     tokens = np.zeros((50, 2), np.int32)
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        tokens[seed, filtered] = draw(logits.copy(), np.zeros((2, BUCKETS)), sample, 4090)
+        tokens[seed, filtered] = draw(row.copy(), np.zeros((2, BUCKETS)), sample, 4090)
     yield "draw", tokens
 
 

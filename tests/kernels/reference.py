@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.kernels.experts.router import NOT_RUN
 from numoe.kernels.matmul.groups import INTEGER_BYTES, VALUE_BYTES
 from numoe.kernels.weights.formats import BLOCK
 
@@ -191,7 +192,7 @@ def choose_experts(logits: Reals, active: int) -> tuple[NDArray[np.intp], Reals]
 
 def group_by_expert(chosen: NDArray[np.int32]) -> dict[int, list[int]]:
     """The tokens of each active expert, in order; `chosen` is [T, A]."""
-    experts = sorted({int(expert) for expert in chosen.flat})
+    experts = sorted({int(expert) for expert in chosen.flat} - {NOT_RUN})
     return {expert: [token for token, row in enumerate(chosen) if expert in row] for expert in experts}
 
 

@@ -25,6 +25,7 @@ GUEST_FAILED = 125  # see guest.sh
 SECONDS = 1500  # until the guest is given up; it took 510 with a third of one core
 IMPORTED = (
     "tests.numa.test_group",
+    "tests.numa.test_spread",
     "tests.worker.placing.loading_worker",
     "numoe.worker.placing.binding",
     "numoe.worker.running.warm",

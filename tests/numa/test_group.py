@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.model_file import open_gguf
 from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.plan import ShardPlan
@@ -20,7 +17,6 @@ from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
 from tests.numa.kernel_view import OneNodeOnly, anonymous_bytes, mapped_bytes, migrate, thread_cpus
-from tests.tiny_model import TinyShape, write_tiny_model
 from tests.worker.placing.loading_process import STEP_SECONDS, Group, LoadingProcess, group
 
 pytestmark = [pytest.mark.numa, pytest.mark.timeout(900)]  # all is emulated, on CPUs that others use too
@@ -28,13 +24,6 @@ pytestmark = [pytest.mark.numa, pytest.mark.timeout(900)]  # all is emulated, on
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=128, kv_blocks=1024, block_positions=64)
 PROMPT = (5, 17, 300, 42, 8)
 TOKENS = 6
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    path: Path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny_model(path, TinyShape(layers=3))
-    return model_spec(open_gguf(path))
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,12 @@ FENCES = {
     "uvicorn": HTTP_FILES,
     "h11": HTTP_FILES,
     "prometheus_client": HTTP_FILES,
+    "huggingface_hub": ("coordinator/hub/client.py",),
+    "httpx2": ("coordinator/hub/client.py",),
     "opentelemetry": ("coordinator/process/tracing.py",),
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
+    "matplotlib": ("coordinator/commands/measuring/plot.py",),
 }
 
 PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")

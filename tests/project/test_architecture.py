@@ -92,6 +92,8 @@ def test_half_of_the_files_are_short() -> None:
         ("coordinator/api/a.py", "from grpc_health.v1 import health_pb2"),
         ("worker/running/a.py", "import grpc.aio"),
         ("coordinator/machine/a.py", "from rich.text import Text"),
+        ("coordinator/hub/models.py", "import huggingface_hub"),
+        ("coordinator/hub/client.py", "from numoe.coordinator.machine.planning import decide_plan"),
         ("coordinator/a.py", "from cyclopts import Parameter"),
     ],
 )

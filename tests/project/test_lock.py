@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-LOCKED_EXTRAS = ("demo", "build", "test")
+LOCKED_EXTRAS = ("demo", "hub", "plot", "build", "test")
 
 
 def pins() -> list[tuple[Requirement, int]]:

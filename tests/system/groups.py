@@ -17,7 +17,7 @@ import ray
 from numpy.typing import NDArray
 
 from numoe.coordinator.machine.model_file import read_model
-from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
+from numoe.coordinator.settings import EngineSettings, ModelSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.processes import WatchedProcesses
@@ -25,7 +25,7 @@ from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import ShardPlan
+from numoe.model.planning.plan import ShardPlan, Spread
 from numoe.model.planning.splitting import PlanOptions, Shares, cut_anew, make_plan
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Step, StepLimits, StepResult
@@ -56,8 +56,8 @@ def tiny_model(path: Path, shape: TinyShape) -> TinyModel:
     return TinyModel(path, weights, spec, tokenizer)
 
 
-def plan_of(spec: ModelSpec, workers: int, threads: int) -> ShardPlan:
-    return make_plan(spec, read_topology(), PlanOptions(workers, threads))
+def plan_of(spec: ModelSpec, workers: int, threads: int, spread: Spread | None = None) -> ShardPlan:
+    return make_plan(spec, read_topology(), PlanOptions(workers, threads, spread=spread))
 
 
 class WorkerProcesses:
@@ -94,12 +94,16 @@ class WorkerProcesses:
         engine: EngineSettings,
         experts: Sequence[ExpertOwners | None] = (),
         shares: Shares | None = None,
+        spread: Spread | None = None,
+        packed: Path | None = None,
     ) -> RecordedWorkers:
         """Make the first `workers` of the processes a group; the group before must be closed.
 
         Args:
             experts: who holds the whole experts of each layer; none: all layers are split by row.
             shares: what part of all else each worker owns; None: equal ones.
+            spread: how one worker lies that is not bound; None: all are.
+            packed: a folder of panels to load, of which the model was read; None: its file.
         """
         self._loads += 1
         if self._loads > MOST_LOADS:
@@ -108,11 +112,12 @@ class WorkerProcesses:
                 for name, value in self._environment.items():
                     environment.setenv(name, value)
                 self._start()
-        shards = plan_of(model.spec, workers, threads)
+        shards = plan_of(model.spec, workers, threads, spread)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
         shards = shards if shares is None else cut_anew(shards, model.spec, shares)
         # Bound to the CPUs that they were started for.
-        settings = ServeSettings(engine=engine, workers=WorkerSettings(allow_remote_memory=True))
+        workers_settings, from_folder = WorkerSettings(allow_remote_memory=True), ModelSettings(packed=packed)
+        settings = ServeSettings(engine=engine, workers=workers_settings, model=from_folder)
         group = _ReusedWorkers(model.spec, shards, settings, self)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)

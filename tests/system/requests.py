@@ -10,14 +10,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 from numoe.protos.messages import Sampling
-from tests.coordinator.engine.serving import answer
+from tests.coordinator.engine.serving import Answer, answer
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel
 
 CONTEXT_TOKENS = 1024
+# Each request's own, of a model of three active experts.
+REDUCTIONS = (
+    None,
+    ExpertReduction(1, 0.3),
+    ExpertReduction(2, 1.0),
+    ExpertReduction(1, 1.0),
+    ExpertReduction(3, 1.0),
+    ExpertReduction(1, 0.8),
+    ExpertReduction(2, 0.1),
+    ALL_EXPERTS,
+)
 # A sampling's seed tells its request's logits from the others'.
 KINDS = (
     (560, 6, Sampling(seed=1)),  # two pieces of attention, nine KV blocks
@@ -39,22 +52,28 @@ class Answers:
     """Of each request the tokens, and the bits of each token's log-probability and of the logits it was drawn from."""
 
     tokens: tuple[tuple[int, ...], ...]
+    experts: tuple[float | None, ...]  # run per token and layer
     logprobs: tuple[bytes, ...]
     logits: dict[tuple[int, int], bytes]
 
 
 def tiny_requests(model: TinyModel) -> tuple[GenerationRequest, ...]:
-    return tuple(_request(model, *kind) for kind in KINDS)
+    reductions = REDUCTIONS if model.spec.routed else (None,) * len(KINDS)
+    return tuple(_request(model, *kind, one) for kind, one in zip(KINDS, reductions, strict=True))
 
 
-def _request(model: TinyModel, length: int, tokens: int, sampling: Sampling) -> GenerationRequest:
+def _request(
+    model: TinyModel, length: int, tokens: int, sampling: Sampling, experts: ExpertReduction | None = None
+) -> GenerationRequest:
     prompt = np.random.default_rng(length).integers(0, model.spec.vocabulary, length).tolist()
-    return GenerationRequest(f"{length}", tuple(prompt), sampling, max_tokens=tokens, ignore_eos=True)
+    return GenerationRequest(f"{length}", tuple(prompt), sampling, max_tokens=tokens, ignore_eos=True, experts=experts)
 
 
 @asynccontextmanager
 async def engine_over(workers: RecordedWorkers, model: TinyModel, settings: EngineSettings) -> AsyncIterator[Engine]:
-    engine = Engine(workers, model.tokenizer, settings, step_timeout_seconds=PATIENCE_SECONDS)
+    spec = model.spec
+    experts = RoutedExperts(spec.layers, spec.active_experts, bytes=1.0) if spec.routed else None
+    engine = Engine(workers, model.tokenizer, settings, experts=experts, step_timeout_seconds=PATIENCE_SECONDS)
     engine.start()
     try:
         yield engine
@@ -68,7 +87,7 @@ async def run_alone(workers: RecordedWorkers, model: TinyModel, settings: Engine
     async with engine_over(workers, model, settings) as engine:
         told = [await answer(engine.submit(request)) for request in tiny_requests(model)]
     assert all(len(chunks) == 1 for chunks in workers.chunks)
-    return _answers([one.tokens for one in told], workers)
+    return _answers(told, workers)
 
 
 async def run_together(workers: RecordedWorkers, model: TinyModel, settings: EngineSettings) -> Answers:
@@ -94,7 +113,7 @@ async def run_together(workers: RecordedWorkers, model: TinyModel, settings: Eng
         ] * 2
     assert max(len(chunks) for chunks in workers.chunks) >= len(requests)
     assert any(1 in chunks and max(chunks) > 1 for chunks in workers.chunks), "no step mixed prefill and decode"
-    return _answers([one.tokens for one in told], workers)
+    return _answers(told, workers)
 
 
 async def _all_submitted(open_ones: list[Generation]) -> None:
@@ -116,10 +135,11 @@ def _in_loop(actions: dict[int, Callable[[], None]]) -> Callable[[int], None]:
     return before_step
 
 
-def _answers(told: list[list[tuple[int, float]]], workers: RecordedWorkers) -> Answers:
+def _answers(told: list[Answer], workers: RecordedWorkers) -> Answers:
     seeds = {sampling.seed for _, _, sampling in KINDS}
     return Answers(
-        tokens=tuple(tuple(token_id for token_id, _ in tokens) for tokens in told),
-        logprobs=tuple(np.array([logprob for _, logprob in tokens], np.float32).tobytes() for tokens in told),
+        tokens=tuple(tuple(token_id for token_id, _ in one.tokens) for one in told),
+        experts=tuple(one.finished.usage.mean_experts for one in told),
+        logprobs=tuple(np.array([logprob for _, logprob in one.tokens], np.float32).tobytes() for one in told),
         logits={key: row.tobytes() for key, row in workers.logits.items() if key[0] in seeds},
     )

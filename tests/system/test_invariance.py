@@ -12,14 +12,18 @@ import pytest
 from numoe.coordinator.settings import EngineSettings, KvType
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.tensors import BLOCKS, RUNNABLE_TYPES, TensorType
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.splitting import Shares
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
 from tests.tiny_model import TinyShape
 
-ReferenceOf = Callable[[TinyShape, KvType], Awaitable[Answers]]
+Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
+Q8_0_KEYS: Kv = ("q8_0", "f16")
+ReferenceOf = Callable[[TinyShape, Kv], Awaitable[Answers]]
 
 # Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
 QWEN = TinyShape(
@@ -62,22 +66,24 @@ PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
 CHUNKS = (7, 512)
 
 
-def engine(kv: KvType, chunk: int) -> EngineSettings:
+def engine(kv: Kv, chunk: int) -> EngineSettings:
+    keys, values = kv if isinstance(kv, tuple) else (kv, kv)
     return EngineSettings(
         step_tokens=max(64, chunk),
         prefill_chunk=chunk,
         sequences=len(KINDS) + len(NEIGHBOURS),
         context_tokens=CONTEXT_TOKENS,
-        kv_type=kv,
+        cache_type_k=keys,
+        cache_type_v=values,
     )
 
 
 @pytest.fixture(scope="module")
 def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
     """Each request alone, by one thread of one worker, its prompt in chunks of 512."""
-    known: dict[tuple[TinyShape, KvType], Answers] = {}
+    known: dict[tuple[TinyShape, Kv], Answers] = {}
 
-    async def get(shape: TinyShape, kv: KvType) -> Answers:
+    async def get(shape: TinyShape, kv: Kv) -> Answers:
         if (shape, kv) not in known:
             model, settings = model_of(shape), engine(kv, 512)
             known[shape, kv] = await run_alone(processes.load(model, 1, 1, settings), model, settings)
@@ -87,7 +93,7 @@ def reference_of(processes: WorkerProcesses, model_of: ModelOf) -> ReferenceOf:
 
 
 async def check_chunks(
-    processes: WorkerProcesses, model: TinyModel, workers: int, threads: int, kv: KvType, expected: Answers
+    processes: WorkerProcesses, model: TinyModel, workers: int, threads: int, kv: Kv, expected: Answers
 ) -> None:
     """All requests together are answered as expected, whatever the chunks of their prompts."""
     for chunk in CHUNKS:
@@ -168,12 +174,21 @@ async def test_no_bit_depends_on_how_much_each_worker_owns(
         assert await run_together(group, model, settings) == expected
 
 
+async def test_no_bit_depends_on_whether_threads_and_memory_are_bound(
+    processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    topology, model, settings = read_topology(), model_of(QWEN), engine("f16", 7)
+    nodes = tuple(node.id for node in topology.nodes if node.memory_bytes)
+    group = processes.load(model, 1, 2, settings, spread=Spread("any", nodes, topology.cpus))
+    assert await run_together(group, model, settings) == await reference_of(QWEN, "f16")
+
+
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (3, 2)], ids=["1x1", "3x2"])
-@pytest.mark.parametrize("kv", ["bf16", "q8_0"])
+@pytest.mark.parametrize("kv", ["bf16", "q8_0", Q8_0_KEYS, ("f32", "q8_0")], ids=str)
 @pytest.mark.parametrize("shape", [QWEN, SHAPES["llama"]], ids=["F32", "llama"])
 async def test_no_bit_of_any_other_cache_depends_on_them(
     shape: TinyShape,
-    kv: KvType,
+    kv: Kv,
     workers: int,
     threads: int,
     processes: WorkerProcesses,
@@ -181,6 +196,16 @@ async def test_no_bit_of_any_other_cache_depends_on_them(
     reference_of: ReferenceOf,
 ) -> None:
     await check_chunks(processes, model_of(shape), workers, threads, kv, await reference_of(shape, kv))
+
+
+async def test_no_bit_depends_on_them_where_keys_are_spread(
+    processes: WorkerProcesses, model_of: ModelOf, reference_of: ReferenceOf
+) -> None:
+    model, kv = model_of(QWEN), Q8_0_KEYS
+    small, large = (replace(engine(kv, chunk), k_cache_hadamard=True) for chunk in CHUNKS)
+    alone = await run_alone(processes.load(model, 1, 1, large), model, large)
+    assert await run_together(processes.load(model, 3, 2, small), model, small) == alone
+    assert alone.logits != (await reference_of(QWEN, kv)).logits
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 2)], ids=["1x2", "2x2"])
@@ -253,3 +278,7 @@ async def test_the_comparison_sees_what_does_change_bits(reference_of: Reference
     for answers in (half, single):
         assert len(set(answers.logits.values())) == len(answers.logits), "two positions have the same logits"
         assert len(set(answers.tokens)) == len(KINDS), "two requests have the same answer"
+        run = answers.experts
+        assert run[0] == run[4] == run[7] == QWEN.active_experts
+        assert (run[2], run[3]) == (2.0, 1.0)
+        assert all(run[index] not in (None, 1.0, 2.0, 3.0) for index in (1, 5, 6)), "a threshold left out all or none"

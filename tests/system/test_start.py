@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from itertools import product, starmap
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,18 @@ from numoe.coordinator.workers import actors
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.starting import tile_types
 from numoe.kernels.cpu.jit import cache_folder
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
 from numoe.worker.running.step_records import formats_of
 from numoe.worker.running.warm import VALUES
-from tests.system.clients import SERVE_FLAGS, ask, connected
+from tests.coordinator.hub import stand_in
+from tests.system.clients import SERVE_FLAGS, SHAPE, ask, connected
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses, plan_of
 from tests.system.serve_process import serving
-from tests.tiny_model import TinyShape, shape_of_type, tiny_spec
+from tests.tiny_model import TinyShape, shape_of_type, split_paths, tiny_spec, write_tiny_model
 
 
 def kept() -> dict[str, int]:
@@ -38,15 +41,15 @@ def kept() -> dict[str, int]:
 )
 def test_what_is_compiled_in_advance_is_what_the_workers_run(shape: TinyShape) -> None:
     spec = tiny_spec(shape)
-    for kv_type in KV_TYPES.values():
-        run = {format_.name for format_ in formats_of(spec, kv_type)}
-        assert set(tile_types(spec, kv_type)) - {VALUES} == run
-        assert (VALUES in tile_types(spec, kv_type)) == (kv_type == TensorType.Q8_0)
+    for types in starmap(KvTypes, product(KV_TYPES.values(), repeat=2)):
+        run = {format_.name for format_ in formats_of(spec, types)}
+        assert set(tile_types(spec, types)) - {VALUES} == run
+        assert (VALUES in tile_types(spec, types)) == (types.values == TensorType.Q8_0)
 
 
 def test_no_tiles_of_other_caches_are_compiled() -> None:
     spec = tiny_spec(shape_of_type(TensorType.Q4_K))  # its norms and router are F32
-    names = {name: set(tile_types(spec, kv_type)) for name, kv_type in KV_TYPES.items()}
+    names = {name: set(tile_types(spec, KvTypes(type_, type_))) for name, type_ in KV_TYPES.items()}
     assert names["f16"] - names["f32"] == {"F16"}
     assert names["bf16"] - names["f32"] == {"BF16"}
     assert names["q8_0"] - names["f32"] == {"Q8_0", VALUES}
@@ -117,3 +120,18 @@ async def test_nothing_of_the_current_folder_becomes_part_of_a_service_installed
         async with connected(server.address) as client:
             assert len(await client.tokens(ask(3))) == 3
     assert not (folder / "imported").exists(), (folder / "imported").read_text()
+
+
+async def test_a_model_by_name_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_model(tmp_path / "M-F32.gguf", SHAPE, parts=3)
+    parts = split_paths(tmp_path / "M-F32.gguf", 3)
+    files = {f"F32/{part.name}": part for part in parts}
+    with stand_in.serving(stand_in.StandIn(files={"ann/Tiny-GGUF": files})) as hub:
+        for name, value in hub.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        with serving(tmp_path / "log", "-hf", "ann/Tiny-GGUF:f32", *SERVE_FLAGS) as server:
+            async with connected(server.address) as client:
+                tokens = await client.tokens(ask(5))
+    assert len(tokens) == 5
+    # Once for their heads, with which such small files come whole, and once to keep.
+    assert hub.bytes_sent == 2 * sum(part.stat().st_size for part in parts)

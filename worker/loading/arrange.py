@@ -19,7 +19,7 @@ from numoe.model.gguf.tensors import TensorInfo
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.locality import PAGE
-from numoe.worker.loading.arrangement import Arrangement, Piece, head_rows, panel_bytes
+from numoe.worker.loading.arrangement import Arrangement, Block, Piece, head_rows, panel_bytes
 
 DENSE = ("q", "k", "v", "output", "router")  # record fields of a layer's matrices but the experts'
 EXPERT = ("gate", "up", "down")
@@ -65,6 +65,7 @@ def arrange(spec: ModelSpec, plan: ShardPlan, shard: Shard) -> Arrangement:
         arranger.experts,
         arranger.others,
         tuple(arranger.pieces),
+        tuple(arranger.blocks),
         Range(start, arranger.used),
         tuple(layer_bytes),
         arranger.used,
@@ -79,6 +80,7 @@ class _Arranger:
         self.experts = np.zeros((spec.layers, len(EXPERT), spec.experts), np.uintp)
         self.others = np.zeros(len(DENSE) * spec.layers + 1, np.uintp)
         self.pieces: list[Piece] = []
+        self.blocks: list[Block] = []
         self.used = 0
         self._fields: dict[str, tuple[TensorInfo, Range]] = {}
 
@@ -125,6 +127,9 @@ class _Arranger:
                 table[expert] = offset + start + 1
                 self._list(tensor, rows, expert, offset, stride, start)
             start += size
+        for number, expert in enumerate(experts):
+            offset = self.used + number * panels * stride
+            self.blocks.append(Block(tuple(tensors), True, expert, rows.start // ROWS, panels, offset, stride))
         self.used += len(experts) * panels * stride
 
     def _list(self, tensor: TensorInfo, rows: Range, expert: int, offset: int, stride: int, start: int) -> None:
@@ -142,4 +147,5 @@ class _Arranger:
         for first in range(0, rows.size, step):
             count = min(step, rows.size - first)
             self.pieces.append(Piece(tensor, rows.start + first, count, self.used + first * size, size, 0, False))
+        self.blocks.append(Block((tensor,), False, 0, rows.start, rows.size, self.used, size))
         self.used += rows.size * size

@@ -32,6 +32,19 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of one expert, of matrices that lie panel beside panel: one range of the worker's memory."""
+
+    tensors: tuple[TensorInfo, ...]
+    packed: bool  # panels; else rows as in the file
+    expert: int
+    first: int  # panel, or row
+    count: int  # of panels, or of rows
+    offset: int  # in the worker's memory
+    stride: int  # bytes from one panel of a matrix to its next, or of a row
+
+
+@dataclass(frozen=True, slots=True)
 class Arrangement:
     """A shard in memory. Addresses are missing until `place_at` says where the memory begins."""
 
@@ -39,7 +52,8 @@ class Arrangement:
     head: NDArray[np.void]  # [1] MATRIX
     experts: NDArray[np.uintp]  # [L, 3, E] first panel of each expert's gate, up and down; 0: not held
     others: NDArray[np.uintp]  # [5L + 1] first panel of every other matrix
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece, ...]  # all that must be read, from a model's file
+    blocks: tuple[Block, ...]  # the same, from a packed folder
     embedding: Range  # bytes of the embedding rows
     layer_bytes: tuple[Range, ...]  # [L] of each layer
     bytes: int

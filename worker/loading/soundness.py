@@ -42,6 +42,12 @@ def check_rows(
             raise not_finite(tensor, place)
 
 
+def check_vector(tensor: TensorInfo, values: NDArray[np.float32]) -> None:  # [n]
+    """Refuse a norm or bias in which a value is infinite or no number. Raises ModelFileError."""
+    if not np.isfinite(values).all():
+        raise not_finite(tensor, f"value {np.argmin(np.isfinite(values))}")
+
+
 def not_finite(tensor: TensorInfo, place: str) -> ModelFileError:
     """The error of a tensor that holds, at some place, a weight that is no number."""
     problem = f"{tensor.path}: {tensor.name}, {place}, holds a weight that is infinite or no number"

@@ -1,8 +1,11 @@
 """Finds out whether memory and threads are where a worker's assignment puts them, moves what is not, or refuses.
 
 Guarantees: a worker whose locality is verified has every written byte of its weights, its KV cache and its part of the
-arena on its node, and every thread of its process within its CPUs, as the kernel told after they were loaded.
+arena on its node, and every thread of its process within its CPUs, as the kernel told after they were loaded. Of one on
+several nodes in turn, no node has less than LEAST_PART of its part.
 Not guaranteed: that they stay. A process that is bound keeps them, unless somebody with the right to do so moves them.
+Nor is anything of a worker that is not bound, which was started so to see what binding is worth; where its pages lie is
+told all the same.
 Experts that come later are counted by locality_now.py.
 """
 
@@ -13,15 +16,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from numoe.model.machine.id_lists import format_id_list
-from numoe.model.machine.memory_policy import bound_nodes
+from numoe.model.machine.memory_policy import MemoryPolicy, current_policy
 from numoe.model.machine.threads import thread_cpus
 from numoe.model.planning.plan import Shard
 from numoe.protos.errors import SetupError
-from numoe.protos.locality import Locality, NodeBytes, total
+from numoe.protos.locality import CPUS, INTERLEAVED, MEMORY, NONE, Locality, NodeBytes, total
+from numoe.worker.placing.memory import HUGE_PAGE
 from numoe.worker.placing.pages import REFUSED, MemoryRange, count_bytes, move_to
 
-NONE, CPUS, CPUS_AND_MEMORY = "none", "cpus", "cpus+memory"  # see binding.py
 SETTING = "--allow-remote-memory"
+LEAST_PART = 0.9  # of what a node is to have of pages that lie on several in turn
+COUNTED_PAGES = 64  # huge pages of each node: of fewer, which lie on one whole, a few decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,18 @@ class ShardMemory:
 
 def look(memory: ShardMemory, shard: Shard) -> Locality:
     """Find out where everything is now, and change nothing."""
-    binding, own = os.environ.get("NUMOE_BINDING", NONE), set(shard.cpus)
+    binding, own = _binding(shard), set(shard.allowed_cpus)
     masks = thread_cpus()
     threads, inside = len(masks), sum(cpus <= own for cpus in masks)
-    count = len(own)  # of threads that look at pages: none of the shard's computes meanwhile
+    count = len(set(shard.cpus))  # of threads that look at pages: none of the shard's computes meanwhile
 
     def bytes_of(*ranges: MemoryRange) -> NodeBytes:
-        return count_bytes(ranges, count)
+        return count_bytes(ranges, count, reading=binding in (NONE, CPUS))
 
     try:
         found = Locality(
             binding=binding,
-            verified=binding != NONE,
+            verified=True,
             layers=tuple(bytes_of(*layer) for layer in memory.layers),
             vocabulary=bytes_of(*memory.vocabulary),
             kv=bytes_of(memory.kv),
@@ -76,42 +81,70 @@ def settle(memory: ShardMemory, shard: Shard, allow_remote: bool) -> Locality:
         SetupError: not all could be moved, or the process is not bound as ordered, unless `allow_remote`.
     """
     found = look(memory, shard)
-    elsewhere = _elsewhere(found, shard.node)
-    if elsewhere and found.binding != NONE:
+    elsewhere = _elsewhere(found, shard)
+    if elsewhere and found.binding != NONE and shard.spread is None:
         move_to(list(memory.ranges()), shard.node, len(set(shard.cpus)))
         found = look(memory, shard)
-        found = replace(found, moved_bytes=elsewhere - _elsewhere(found, shard.node))
+        found = replace(found, moved_bytes=elsewhere - _elsewhere(found, shard))
     if found.problem and not allow_remote:
         raise SetupError(
-            f"worker {shard.worker}: {found.problem}; expected all on node {shard.node} and CPUs "
-            f"{format_id_list(set(shard.cpus))}: free memory there, use other nodes (--nodes), or start with {SETTING}"
+            f"worker {shard.worker}: {found.problem}; expected all on node {format_id_list(shard.memory_nodes)} and "
+            f"CPUs {format_id_list(shard.allowed_cpus)}: free memory there, use other nodes (--nodes), or start with "
+            f"{SETTING}"
         )
     return found
 
 
-def _elsewhere(found: Locality, node: int) -> int:
+def _binding(shard: Shard) -> str:
+    """What binding.py has reached, less the CPUs where threads are not to be pinned."""
+    told = os.environ.get("NUMOE_BINDING", NONE)
+    return told if shard.pinned else told.removeprefix(CPUS).removeprefix("+") or NONE
+
+
+def _elsewhere(found: Locality, shard: Shard) -> int:
     """Bytes on other nodes."""
     parts = total((found.weights, found.kv, found.arena))
-    return sum(count for where, count in parts.items() if where != node)
+    return sum(count for where, count in parts.items() if where not in shard.memory_nodes)
 
 
 def problem_of(found: Locality, shard: Shard) -> str:
-    """Say for people what is not as ordered; empty if everything is, or if the process is not bound."""
-    if found.binding == NONE:
+    """Say for people what is not as ordered; empty if everything is, or if the process was not to be bound."""
+    if _unbound(found, shard):
         return ""
     parts = {"weights": found.weights, "KV cache": found.kv, "its part of the arena": found.arena}
     remote = [
         f"{sum(part.values()):,} bytes of {name} ({_nodes(part)})"
         for name, part in parts.items()
-        if set(part) - {shard.node}
+        if set(part) - set(shard.memory_nodes)
     ]
     problems = [f"found {' and '.join(remote)}"] if remote else []
     if found.threads_inside < found.threads:
         problems.append(f"{found.threads - found.threads_inside} of {found.threads} threads may run on other CPUs")
-    nodes = bound_nodes() if found.binding == CPUS_AND_MEMORY else None
-    if nodes is not None and nodes != {shard.node}:
-        problems.append(f"its memory is bound to node {', '.join(map(str, sorted(nodes)))}")
+    problems += _policy_problems(found, shard)
     return "; ".join(problems)
+
+
+def _unbound(found: Locality, shard: Shard) -> bool:
+    """Whether nothing was promised: the process is bound to nothing, and was not to be, or was not started to serve."""
+    return found.binding == NONE and (shard.spread is None or shard.spread.memory == "any")
+
+
+def _policy_problems(found: Locality, shard: Shard) -> Iterator[str]:
+    """What is not as ordered of the policy by which pages find their nodes."""
+    spread, words = shard.spread, found.binding.split("+")
+    if MEMORY in words:
+        policy = current_policy()
+        if policy is not None and policy != MemoryPolicy("bind", shard.memory_nodes):
+            yield f"its memory is bound to node {', '.join(map(str, policy.nodes))}"
+    elif spread is not None and spread.memory == "bind":
+        yield "the kernel refuses to bind its memory (numoe doctor says why)"
+    elif spread is not None and spread.memory == "interleave":
+        if INTERLEAVED not in words:
+            yield "the kernel refuses to put its pages on several nodes in turn (numoe doctor says why)"
+        held = total((found.weights, found.kv))
+        fair = sum(held.values()) / len(spread.nodes)
+        if fair >= COUNTED_PAGES * HUGE_PAGE and min(held.get(node, 0) for node in spread.nodes) < LEAST_PART * fair:
+            yield f"found its pages unevenly spread ({_nodes(held)})"
 
 
 def _nodes(part: NodeBytes) -> str:

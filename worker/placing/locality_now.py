@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from numoe.model.planning.plan import Shard
 from numoe.protos.errors import SetupError
-from numoe.protos.locality import Locality, NodeBytes, total
-from numoe.worker.placing.locality import NONE, SETTING, problem_of
+from numoe.protos.locality import NONE, Locality, NodeBytes, total
+from numoe.worker.placing.locality import SETTING, problem_of
 from numoe.worker.placing.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 
@@ -44,7 +44,7 @@ class LocalityNow:
         """
         counted = _count(block)
         elsewhere = self._elsewhere(counted)
-        if elsewhere and self._found.binding != NONE:
+        if elsewhere and self._found.binding != NONE and self._shard.spread is None:
             move_to([block], self._shard.node)
             counted = _count(block)
             left = self._elsewhere(counted)
@@ -70,7 +70,7 @@ class LocalityNow:
 
     def _elsewhere(self, counted: NodeBytes) -> int:
         """Bytes on other nodes."""
-        return sum(count for node, count in counted.items() if node != self._shard.node)
+        return sum(count for node, count in counted.items() if node not in self._shard.memory_nodes)
 
 
 def _count(block: MemoryRange) -> NodeBytes:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import resource
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.model.machine.memory_lock import lock_limit, refusal
+from numoe.protos.errors import SetupError
 from numoe.protos.locality import PAGE
 from numoe.protos.mapping import map_memory
 
@@ -36,8 +42,23 @@ def give_back(part: NDArray[np.uint8]) -> int:
     last = (part.ctypes.data + part.size) // PAGE * PAGE
     if last <= first:
         return 0
+    _LIBC.munlock(ctypes.c_void_p(first), ctypes.c_size_t(last - first))  # of locked memory nothing is taken back
     _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
     return last - first
+
+
+def lock(worker: int, parts: Sequence[NDArray[Any]]) -> None:
+    """Keep weights of a worker, which have been written, from being swapped out.
+
+    Raises:
+        SetupError: the hard limit is less than that.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    for part in parts:
+        if part.nbytes and _LIBC.mlock(ctypes.c_void_p(part.ctypes.data), ctypes.c_size_t(part.nbytes)) != 0:
+            why = os.strerror(ctypes.get_errno())
+            raise SetupError(f"{refusal(worker, sum(one.nbytes for one in parts), lock_limit())} ({why})")
 
 
 def map_arena(descriptor: int, size: int) -> NDArray[np.uint8]:  # [size]

@@ -28,7 +28,7 @@ class WorkerActor:
         except (NumoeError, OSError) as error:
             return str(error)
         except MemoryError:
-            node = assignment.shard.node
+            node = ", ".join(map(str, assignment.shard.memory_nodes))
             found = f"worker {assignment.worker} found no memory for its shard on NUMA node {node}"
             return f"{found}; use more nodes or less KV"
 

@@ -9,7 +9,7 @@ its pages are known to be where the worker's are to be.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,17 @@ SLICE_BYTES, REST_SECONDS = 256 << 10, 0.001
 class HeldExperts:
     """Moves experts of layers whose experts are whole."""
 
-    def __init__(self, spec: ModelSpec, loaded: LoadedWeights, transfer: Bytes, locality: LocalityNow) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        loaded: LoadedWeights,
+        transfer: Bytes,
+        locality: LocalityNow,
+        keep: Callable[[list[Bytes]], None] | None = None,
+    ) -> None:
+        """`keep`: what is done with memory that an expert came to lie in, such as locking it."""
         self._tables, self._memory, self._transfer = loaded.arranged.experts, loaded.memory, transfer
-        self._locality = locality
+        self._locality, self._keep = locality, keep
         self._blocks: Sequence[ExpertBlock] = [expert_block(tensors, spec) for tensors in spec.layer_tensors]
         self._arrived: dict[tuple[int, int], Bytes] = {}
         self._arriving: dict[tuple[int, int], Bytes] = {}
@@ -60,7 +68,7 @@ class HeldExperts:
 
         Raises:
             MemoryError: the node has no room for it.
-            SetupError: its pages came to be on another node, and cannot be moved.
+            SetupError: its pages came to be on another node, and cannot be moved, or they cannot be locked.
         """
         size = self._blocks[layer].bytes
         if first == 0:
@@ -70,6 +78,8 @@ class HeldExperts:
         if first + count < size:
             return False
         del self._arriving[layer, expert]
+        if self._keep is not None:
+            self._keep([block])
         self._locality.arrive(layer, expert, range_of(block))
         self._arrived[layer, expert] = block
         self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)

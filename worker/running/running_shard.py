@@ -6,9 +6,12 @@ import os
 import select
 import threading
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
@@ -19,7 +22,7 @@ from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import load_weights
 from numoe.worker.placing.locality import ShardMemory, look, settle
 from numoe.worker.placing.locality_now import LocalityNow
-from numoe.worker.placing.memory import allocate, map_arena
+from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.held_experts import HeldExperts
 from numoe.worker.running.step_memory import memory_of, step_input
@@ -68,7 +71,7 @@ class RunningShard:
         Raises:
             ModelFileError, OSError: the model file cannot be read as it was planned.
             MemoryError: the node cannot hold the shard.
-            SetupError: something is not on its node or CPUs and cannot be moved there.
+            SetupError: something is not on its node or CPUs and cannot be moved there, or not locked.
         """
         assignment, shard = self.assignment, self.assignment.shard
         self._state[0] = LOADING
@@ -78,7 +81,9 @@ class RunningShard:
         arranged = arrange(assignment.spec, assignment.plan, shard)
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count)
+        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count, assignment.packed)
+        if assignment.lock_weights:
+            self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])
         self._kv = allocate(kv_bytes(assignment))
         for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
             part = self._kv[first : first + _FILL_BYTES]
@@ -91,8 +96,8 @@ class RunningShard:
             constants_of(assignment),
             weights_of(
                 self._weights,
-                formats_of(assignment.spec, assignment.kv_type),
-                values=assignment.kv_type == TensorType.Q8_0,
+                formats_of(assignment.spec, assignment.kv_types),
+                values=assignment.kv_types.values == TensorType.Q8_0,
             ),
             memory_of(assignment, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
@@ -102,7 +107,8 @@ class RunningShard:
         found = settle(self._loaded_memory(), shard, assignment.allow_remote_memory)
         self._locality = LocalityNow(found, shard, assignment.allow_remote_memory)
         transfer = self._layout.view(self._arena, "transfer")
-        self.experts = HeldExperts(assignment.spec, self._weights, transfer, self._locality)
+        keep = self._lock if assignment.lock_weights else None
+        self.experts = HeldExperts(assignment.spec, self._weights, transfer, self._locality, keep)
         self._state[0] = READY
         return self.report()
 
@@ -127,6 +133,10 @@ class RunningShard:
             locality=locality,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
         )
+
+    def _lock(self, parts: Sequence[NDArray[Any]]) -> None:
+        """Keep weights from being swapped out; once they are written, as locking gives memory that has no pages yet."""
+        lock(self.assignment.worker, parts)
 
     def _loaded_memory(self) -> ShardMemory:
         weights = self._weights

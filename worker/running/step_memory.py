@@ -17,7 +17,7 @@ from numoe.kernels.weights.formats import BLOCK, ROWS
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ArenaLayout, dense_columns, expert_columns, whole_panels
 from numoe.worker.placing.memory import allocate
-from numoe.worker.running.step_records import kv_format
+from numoe.worker.running.step_records import kv_formats
 
 Views = NDArray[np.uint8]
 
@@ -90,7 +90,7 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
     return Memory(
         kv=kv.ctypes.data,
-        kv_block_bytes=kv_block_bytes(spec.head_size, kv_format(assignment)),
+        kv_block_bytes=kv_block_bytes(spec.head_size, *kv_formats(assignment)),
         parts=_parts(assignment, layout, arena),
         x_integer=_groups(dense, longest, INTEGER_BYTES),
         x_float=_groups(dense, longest, FLOAT_BYTES),

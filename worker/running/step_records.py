@@ -12,26 +12,28 @@ from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.records import Constants, ShardSizes, Weights
 from numoe.kernels.weights.formats import BY_GGML_TYPE, FORMATS, NUMBERS, Format
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.worker.loading.loader import LoadedWeights
 
 
-def kv_format(assignment: WorkerAssignment) -> int:
-    """The number of the format that keys and values are kept in."""
-    return NUMBERS[BY_GGML_TYPE[assignment.kv_type].name]
+def kv_formats(assignment: WorkerAssignment) -> tuple[int, int]:
+    """The numbers of the formats that keys and values are kept in."""
+    keys, values = (NUMBERS[BY_GGML_TYPE[type_].name] for type_ in assignment.kv_types)
+    return keys, values
 
 
 def kv_bytes(assignment: WorkerAssignment) -> int:
     """Bytes of the shard's KV cache."""
     spec = assignment.spec
-    head = kv_block_bytes(spec.head_size, kv_format(assignment))
+    head = kv_block_bytes(spec.head_size, *kv_formats(assignment))
     return spec.layers * assignment.limits.kv_blocks * assignment.shard.kv_heads.size * head
 
 
 def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
     """The whole numbers of the compiled step."""
     spec, shard = assignment.spec, assignment.shard
+    key_format, value_format = kv_formats(assignment)
     return ShardSizes(
         layers=spec.layers,
         width=spec.width,
@@ -55,7 +57,9 @@ def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
         first_vocabulary=shard.vocabulary.start,
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
         embedding_row_bytes=spec.token_embedding.row_bytes,
-        kv_format=kv_format(assignment),
+        key_format=key_format,
+        value_format=value_format,
+        hadamard=int(assignment.hadamard),
         kv_blocks=assignment.limits.kv_blocks,
     )
 
@@ -78,9 +82,9 @@ def constants_of(assignment: WorkerAssignment) -> Constants:
     return Constants(epsilon=np.array([assignment.spec.rms_epsilon], np.float32), rope=angles)
 
 
-def formats_of(spec: ModelSpec, kv_type: TensorType) -> list[Format]:
+def formats_of(spec: ModelSpec, kv_types: KvTypes) -> list[Format]:
     """The formats whose tiles a model needs: those of its matrices and of the KV cache."""
-    types = spec.matrix_types | {kv_type}
+    types = spec.matrix_types | {*kv_types}
     return [format_ for format_ in FORMATS if format_.ggml_type in types]
 
 

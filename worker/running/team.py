@@ -1,4 +1,4 @@
-"""The pinned threads of a worker, each inside the compiled step until the group ends."""
+"""The threads of a worker, pinned as a rule, each inside the compiled step until the group ends."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class ThreadTeam:
         )
 
     def _run(self, number: int) -> None:
-        os.sched_setaffinity(0, {self._assignment.shard.cpus[number]})
+        if self._assignment.shard.pinned:
+            os.sched_setaffinity(0, {self._assignment.shard.cpus[number]})
         base = self._arena.ctypes.data
         try:
             serve_steps(

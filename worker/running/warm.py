@@ -27,6 +27,7 @@ from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
@@ -52,7 +53,7 @@ def smallest_assignment() -> WorkerAssignment:
     )  # fmt: skip
     one, rows = Range(0, 1), Range(0, 32)
     plan = ShardPlan("", (Shard(0, 0, (0,), one, one, rows, rows, rows),), (None,))
-    return WorkerAssignment(0, spec, plan, StepLimits(1, 1, 64, 1, 64), TensorType.F32, 0, 0, 1, 1.0)
+    return WorkerAssignment(0, spec, plan, StepLimits(1, 1, 64, 1, 64), KvTypes(), 0, 0, 1, 1.0)
 
 
 def compile_step() -> None:

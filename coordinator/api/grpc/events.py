@@ -74,7 +74,12 @@ def _finished(event: events.Finished) -> generation_pb2.Finished:
     return generation_pb2.Finished(
         reason=_FINISH_REASONS[event.reason],
         stop=stop,
-        usage=generation_pb2.Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens),
+        usage=generation_pb2.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            mean_experts=usage.mean_experts,
+            saved_bytes=usage.saved_bytes,
+        ),
         timings=generation_pb2.Timings(
             queue_milliseconds=timings.queue_milliseconds,
             prefill_milliseconds=timings.prefill_milliseconds,

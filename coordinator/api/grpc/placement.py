@@ -55,8 +55,8 @@ def _worker(worker: WorkerPlacement, experts: Sequence[ExpertOwners | None]) -> 
     return placement_pb2.WorkerPlacement(
         worker=shard.worker,
         pid=worker.pid,
-        numa_node=shard.node,
-        cpus=sorted(set(shard.cpus)),
+        numa_node=shard.node if shard.spread is None else None,
+        cpus=shard.allowed_cpus,
         threads=len(shard.cpus),
         state=_WORKER_STATES[worker.state],
         shard=placement_pb2.ShardRanges(

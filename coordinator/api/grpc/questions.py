@@ -7,6 +7,7 @@ from numoe.coordinator.api.prompts import Turn
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
+from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import Sampling
 from numoe.v1 import generation_pb2
 
@@ -42,8 +43,13 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         client=asker.client,
         method=asker.method,
         trace=asker.trace,
+        experts=_experts(message.experts) if message.HasField("experts") else None,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
+
+
+def _experts(message: generation_pb2.ExpertReduction) -> ExpertReduction:
+    return ExpertReduction(**{field.name: value for field, value in message.ListFields()})
 
 
 def _prompt(message: QuestionMessage, most_turns: int) -> Text | TokenIds | Conversation:

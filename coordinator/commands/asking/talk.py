@@ -18,7 +18,7 @@ from numoe.coordinator.commands.asking.patience import CallError
 from numoe.coordinator.commands.screen.terminal import err, out, show_error
 from numoe.protos.errors import SetupError
 from numoe.protos.foreign_text import harmless
-from numoe.v1.generation_pb2 import FINISH_REASON_LENGTH, ChatRequest, Sampling, Stopping
+from numoe.v1.generation_pb2 import FINISH_REASON_LENGTH, ChatRequest
 
 # As llama-cli and `ollama run` call them, where they have them; /undo and /drop are known from aider.
 HELP = """\
@@ -33,32 +33,35 @@ COMMAND = re.compile(r"/([a-z]+|\?)(?: +([0-9]+))?")  # "/etc/hosts" and "/drop 
 SHARE_OF_CONTEXT = 4  # an answer takes at most the fourth part, so that three more fit: the first would take all
 
 
-def talk(client: Client, system: str | None, sampling: Sampling, stopping: Stopping) -> None:
-    """Hold a conversation until Ctrl-D or /exit. Raises CallError where no person is there to react."""
+def talk(client: Client, system: str | None, how: ChatRequest) -> None:
+    """Hold a conversation until Ctrl-D or /exit; `how` to answer is a request without messages.
+
+    Raises CallError where no person is there to react.
+    """
     if sys.stdin is None or sys.stdout is None:
         raise SetupError("standard input or output is closed: give TEXT")
     if sys.stdin.isatty() and sys.stdout.isatty():
         with suppress(ImportError):  # some builds of Python are without it
             import readline  # noqa: F401  # lets the lines that `input` reads be edited and called back
-    Talk(client, Conversation(system), sampling, stopping).run()
+    Talk(client, Conversation(system), how).run()
 
 
 class Talk:
     """One conversation with a service."""
 
-    def __init__(self, client: Client, conversation: Conversation, sampling: Sampling, stopping: Stopping) -> None:
+    def __init__(self, client: Client, conversation: Conversation, how: ChatRequest) -> None:
         self._client = client
         self._conversation = conversation
-        self._sampling, self._stopping = sampling, Stopping()
-        self._stopping.CopyFrom(stopping)
+        self._how = ChatRequest()
+        self._how.CopyFrom(how)
         self._typed = sys.stdin.isatty()
         self._out, self._remarks = out(), err()
         model = client.model()
         if not model.chat_template:
             raise CallError(f"{model.name} has no chat template that works, which turns need: use `numoe generate`")
         self._context_tokens = model.context_tokens
-        if not stopping.HasField("max_tokens"):
-            self._stopping.max_tokens = max(1, model.context_tokens // SHARE_OF_CONTEXT)
+        if not how.stopping.HasField("max_tokens"):
+            self._how.stopping.max_tokens = max(1, model.context_tokens // SHARE_OF_CONTEXT)
         if self._typed:
             self._remark(f"{model.name}, a context of {model.context_tokens} tokens; /help lists what else may be said")
 
@@ -127,11 +130,12 @@ class Talk:
             self._remark(self._how_to_go_on(view))
 
     def _ask(self, view: AnswerView) -> None:
-        request = ChatRequest(messages=self._conversation.messages(), sampling=self._sampling, stopping=self._stopping)
+        request = ChatRequest(messages=self._conversation.messages())
+        request.MergeFrom(self._how)
         try:
             view.show(self._client.chat(request))
         except CallError as error:
-            if error.field != "stopping.max_tokens" or not self._stopping.max_tokens:
+            if error.field != "stopping.max_tokens" or not request.stopping.max_tokens:
                 raise
             request.stopping.ClearField("max_tokens")  # less fits, and that is as much as there may be
             view.show(self._client.chat(request))

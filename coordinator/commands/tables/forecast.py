@@ -57,7 +57,7 @@ def _words(best: Candidate) -> Iterator[str]:
 
 
 def _basis(best: Candidate, speeds: Speeds, stats: ExpertStats | None) -> str:
-    used = {shard.node for shard in best.plan.shards}
+    used = {node for shard in best.plan.shards for node in shard.memory_nodes}
     rates = {f"{rate / GIGA:.3g}" for node, rate in speeds.node_bandwidth.items() if node in used}
     bandwidth, peak = " or ".join(sorted(rates)), speeds.integer_peak / GIGA
     said = f"Memory bandwidth of each node, {speeds.source}: {bandwidth} GB/s; of each core: {peak:.0f} GOP/s. "

@@ -11,7 +11,7 @@ from rich.text import Text
 from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
 from numoe.model.machine.id_lists import format_id_list
 from numoe.protos.foreign_text import harmless
-from numoe.v1.placement_pb2 import GetPlacementResponse, MemoryOnNodes, WorkerPlacement, WorkerState
+from numoe.v1.placement_pb2 import GetPlacementResponse, Locality, MemoryOnNodes, WorkerPlacement, WorkerState
 
 
 def describe_placement(placement: GetPlacementResponse) -> RenderableType:
@@ -41,9 +41,14 @@ def _worker_table(workers: Sequence[WorkerPlacement]) -> RenderableType:
             format_id_list(worker.cpus),
             WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower(),
             harmless(found.binding) or "-",
-            f"{found.threads_inside} of {found.threads}" if found.threads else "-",
+            _bound_threads(found) if found.threads else "-",
         )
     return shown
+
+
+def _bound_threads(found: Locality) -> str:
+    """How many are kept on the worker's CPUs: none where the binding leaves them to the kernel."""
+    return f"{found.threads_inside if found.binding.startswith('cpus') else 0} of {found.threads}"
 
 
 def _memory_table(workers: Sequence[WorkerPlacement]) -> RenderableType:

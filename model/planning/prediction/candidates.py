@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.expert_stats import ExpertStats
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.plan_checks import fits_memory
+from numoe.model.planning.plan_checks import available_bytes, fits_memory
 from numoe.model.planning.prediction.cost import CostModel
 from numoe.model.planning.prediction.forecast import Forecast
 from numoe.model.planning.prediction.speeds import Speeds
@@ -37,7 +37,8 @@ class Wishes:
     batch: int = 1  # sequences that decode at once
     context: int = 0  # positions that each of them has in the KV cache
     limits: StepLimits = LEAST  # what is left of a node's memory beside it is what replicas may take
-    kv_type: TensorType = TensorType.F16
+    kv_types: KvTypes = HALF_FLOATS
+    run_experts: int | None = None  # of the active ones, for each token; None: all
 
     @property
     def asked_split(self) -> Literal["tensor", "expert"]:
@@ -73,14 +74,14 @@ class Pricing:
         self._spec, self._topology, self._base, self._wishes, self._stats = spec, topology, base, wishes, stats
         self._costs = {
             batch: CostModel(
-                spec,
+                replace(spec, active_experts=min(wishes.run_experts or spec.active_experts, spec.active_experts)),
                 base.shards,
                 topology,
                 speeds,
                 stats,
                 batch=batch,
                 context=wishes.context,
-                kv_type=wishes.kv_type,
+                kv_types=wishes.kv_types,
             )
             for batch in {1, wishes.batch}
         }
@@ -138,5 +139,6 @@ class Pricing:
 
     def _fits(self, made: ShardPlan) -> bool:
         """Whether every node, and the process's cgroups, have room for what its workers take."""
-        needed = node_bytes(made, self._spec, self._wishes.limits, self._wishes.kv_type)
+        room = available_bytes(self._topology)
+        needed = node_bytes(made, self._spec, self._wishes.limits, self._wishes.kv_types, room=room)
         return fits_memory(needed, self._topology)

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
-from numoe.model.gguf.tensors import TensorType, row_bytes
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
+from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.expert_stats import ExpertStats
@@ -59,10 +60,10 @@ class CostModel:
         *,
         batch: int = 1,
         context: int = 0,  # positions that each sequence has in the KV cache
-        kv_type: TensorType = TensorType.F16,
+        kv_types: KvTypes = HALF_FLOATS,
     ) -> None:
         self._spec, self._shards, self._speeds = spec, tuple(shards), speeds
-        self._batch, self._context, self._kv_type = batch, context, kv_type
+        self._batch, self._context, self._kv_types = batch, context, kv_types
         self._rates = rates_of(shards, topology, speeds)
         self._wait_seconds = speeds.wait_seconds(max(len(shard.cpus) for shard in shards))
         self._gather_seconds = speeds.gather_seconds + self._wait_seconds if len(self._shards) > 1 else 0.0
@@ -211,7 +212,7 @@ class CostModel:
         if not heads or not self._context:
             return 0.0
         cores = min(rates.cores, heads * -(-self._context // PIECE_POSITIONS))
-        size = 2 * heads * self._context * row_bytes(self._kv_type, spec.head_size)
+        size = heads * self._context * self._kv_types.bytes(spec.head_size)
         operations = 4 * self._batch * self._context * spec.head_size * shard.heads.size
         reading = size / min(rates.bandwidth, cores * self._speeds.core_bandwidth)
         return max(reading, operations / (cores * FLOATS_SHARE * self._speeds.integer_peak))

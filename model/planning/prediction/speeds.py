@@ -13,6 +13,7 @@ from numoe.model.machine.topology import Topology
 from numoe.protos.errors import PlanError
 
 GIGA = 1e9
+GUESSED = "guessed from the number of cores"  # the source of such speeds
 # Where nothing was measured: servers read 4 to 6 GB/s per core when all cores read (20 cores of a Xeon Gold 6138 about
 # 105 GB/s), small machines more per core, and no node more than its memory channels give.
 GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
@@ -99,7 +100,7 @@ def guessed_speeds(topology: Topology) -> Speeds:
     guess = {
         node.id: min(max(GUESSED_CORE_BANDWIDTH * len(node.cores), LEAST_GUESS), MOST_GUESS) for node in topology.nodes
     }
-    return Speeds(guess, "guessed from the number of cores", integer_peak=_peak(topology))
+    return Speeds(guess, GUESSED, integer_peak=_peak(topology))
 
 
 def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:

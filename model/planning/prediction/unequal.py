@@ -85,7 +85,7 @@ def _fitting(spec: ModelSpec, topology: Topology, equal: ShardPlan, wishes: Wish
     room = {node.id: node.available_bytes for node in topology.nodes}
     for _ in range(ROUNDS):
         made = cut_anew(equal, spec, shares)
-        memory = worker_memory(made, spec, wishes.limits, wishes.kv_type)
+        memory = worker_memory(made, spec, wishes.limits, wishes.kv_types)
         held, fixed = dict.fromkeys(room, 0), dict.fromkeys(room, 0)  # what shrinks with the share, and what does not
         for shard, one in zip(made.shards, memory, strict=True):
             held[shard.node] = held.get(shard.node, 0) + one.weights + one.kv_cache

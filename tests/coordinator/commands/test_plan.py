@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from numoe.model.planning.expert_stats import no_stats, save_stats
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.plan_file import from_toml
 from tests.coordinator.api.grpc.grpc_serving import tiny_read
 from tests.coordinator.commands.numoe_process import numoe
-from tests.machines import TWO_XEON_6138, write_machine
+from tests.machines import TWO_XEON_6138, restrict, write_machine
+from tests.machines import write as write_file
 from tests.model.architectures.model_bytes import model_bytes
 from tests.model.gguf.gguf_bytes import write
 from tests.tiny_model import TinyShape, write_tiny_model
@@ -91,3 +93,30 @@ def test_a_plan_for_two_sockets_says_what_is_chosen_and_why(tmp_path: Path) -> N
     [speed] = re.findall(r"Predicted: ([\d.]+) tokens/s for one request", said)
     assert 5 < float(speed) < 2 * 105 / 22.9  # GB/s of both sockets over GB of a token
     assert (tmp_path / "plan.toml").read_text().count("[[shard]]") == 2
+
+
+def test_plan_knows_the_words_of_numactl(model: Path, tmp_path: Path) -> None:
+    root = write_machine(tmp_path / "machine", TWO_XEON_6138)
+    flags = ("--root", str(root), "--numa", "none", "--interleave", "all", "--cpus", "0-9,20-29", "--threads", "8")
+    done = numoe("plan", str(model), *flags, "--output", str(tmp_path / "plan.toml"))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    for part in ("lie on node 0-1 in turn: 50% of them is read from another node", "its threads are not pinned"):
+        assert part in said
+    [shard] = from_toml((tmp_path / "plan.toml").read_text(), tiny_read()[0]).shards
+    assert shard.spread == Spread("interleave", (0, 1), (*range(10), *range(20, 30)))
+    done = numoe("plan", str(model), "--root", str(root), "--numa", "isolate", "--interleave", "all")
+    assert done.returncode == 2
+    assert "--numa isolate takes the memory of one node, --interleave that of several in turn" in done.stderr
+
+
+def test_plan_says_what_may_not_be_locked(model: Path, tmp_path: Path) -> None:
+    root = write_machine(tmp_path, TWO_XEON_6138)
+    restrict(root, "0-79", "0-1", capabilities=0)
+    write_file(root, "proc/self/limits", "Max locked memory         4096                 65536                bytes")
+    done = numoe("plan", str(model), "--root", str(root), "--mlock")
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    for part in ("--mlock: worker 0 has ", "RLIMIT_MEMLOCK", "is 65,536 bytes here", "LimitMEMLOCK=infinity"):
+        assert part in said
+    assert numoe("plan", str(model), "--root", str(root)).returncode == 0

@@ -15,6 +15,7 @@ from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 
 MASK = 2**64 - 1
+EXPERTS_RUN = 3  # for each token, all layers together
 LIMITS = StepLimits(step_tokens=32, sequences=8, context_tokens=256, kv_blocks=64, block_positions=16)
 
 
@@ -81,6 +82,7 @@ class FakeExecutor:
             step.number,
             np.array([token_id for token_id, _ in tokens], np.int32),
             np.array([logprob for _, logprob in tokens], np.float32),
+            np.array([EXPERTS_RUN * len(chunk.token_ids) for chunk in step.chunks]),
             seconds=0.001,
         )
         self._in_flight = (step, result)

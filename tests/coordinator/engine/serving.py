@@ -10,6 +10,7 @@ from typing import Any
 
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.requests.events import Delta, Event, Failed, Finished
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
@@ -20,13 +21,14 @@ from tests.coordinator.tiny_tokenizer import TOKENIZER
 
 ONE_SLOT = StepLimits(step_tokens=32, sequences=1, context_tokens=256, kv_blocks=16, block_positions=16)
 PROMPT = (5, 6, 7)
+EXPERTS = RoutedExperts(layers=2, active=3, bytes=100.0)
 PATIENCE_SECONDS = 60.0  # a test that waits longer has failed
 
 
 @asynccontextmanager
 async def serving(executor: FakeExecutor, **settings: Any) -> AsyncIterator[Engine]:
     """A started engine; at the end it is stopped and must hold nothing."""
-    engine = Engine(executor, TOKENIZER, EngineSettings(**settings))
+    engine = Engine(executor, TOKENIZER, EngineSettings(**settings), experts=EXPERTS)
     engine.start()
     try:
         yield engine

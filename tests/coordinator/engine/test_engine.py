@@ -12,9 +12,10 @@ import pytest
 from numoe.coordinator.requests.events import Accepted, Delta, FinishReason, PromptProgress, Usage
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.protos.errors import InvalidRequest, LogitsNotFinite
+from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import NOT_DRAWN, Sampling, Step, StepResult
-from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
-from tests.coordinator.engine.serving import PROMPT, Gate, answer, request, serving
+from tests.coordinator.engine.fake_executor import EXPERTS_RUN, LIMITS, FakeExecutor, expected_tokens
+from tests.coordinator.engine.serving import EXPERTS, PROMPT, Gate, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER, text_of
 
 LETTER_TOKENS = [token_id for token_id, _ in expected_tokens(PROMPT, 60, LETTERS)]
@@ -42,7 +43,9 @@ async def test_tokens_do_not_depend_on_batch_mates_nor_on_the_chunk_size(prefill
         expected = expected_tokens(asked.prompt, budget, ALL_IDS, asked.sampling)
         assert got.tokens == expected
         assert got.text == text_of([token_id for token_id, _ in expected])
-        assert got.finished.usage == Usage(len(asked.prompt), budget)
+        left_out = EXPERTS.layers * EXPERTS.active - EXPERTS_RUN
+        saved = 100 * left_out * (len(asked.prompt) + budget - 1)
+        assert got.finished.usage == Usage(len(asked.prompt), budget, EXPERTS_RUN / EXPERTS.layers, saved)
         assert (got.finished.reason, got.finished.stop_match) == (FinishReason.LENGTH, None)
     # Each position ran once: the prompt's, and those of all drawn tokens but the last.
     assert executor.positions_run() == sum(len(each.prompt) + (each.max_tokens or 0) - 1 for each in requests)
@@ -165,7 +168,8 @@ async def test_nothing_but_the_length_ends_a_request_before_min_tokens() -> None
 async def test_without_max_tokens_a_request_runs_to_the_end_of_the_context() -> None:
     async with serving(FakeExecutor(ALL_IDS)) as engine:
         got = await answer(engine.submit(request(PROMPT, None)))
-    assert got.finished.usage == Usage(3, LIMITS.context_tokens - 3)
+    usage = got.finished.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (3, LIMITS.context_tokens - 3)
     assert got.finished.reason is FinishReason.LENGTH
 
 
@@ -248,3 +252,14 @@ async def test_a_consumer_that_never_reads_holds_up_nobody() -> None:
         late = await answer(unread)
     assert late.tokens == expected_tokens((9, 9), 100, ALL_IDS)
     assert len(late.events) == 4
+
+
+async def test_a_request_runs_the_experts_that_it_asks_for_and_else_those_of_the_settings() -> None:
+    executor, own = FakeExecutor(ALL_IDS), ExpertReduction(2, 0.25)
+    async with serving(executor, prefill_chunk=2, smart_expert_reduction="1,0.5") as engine:
+        await answer(engine.submit(request(PROMPT)))
+        steps = len(executor.steps)
+        await answer(engine.submit(request(PROMPT, experts=own)))
+    by_default, asked = executor.steps[:steps], executor.steps[steps:]
+    assert {chunk.experts for step in by_default for chunk in step.chunks} == {ExpertReduction(1, 0.5)}
+    assert {chunk.experts for step in asked for chunk in step.chunks} == {own}

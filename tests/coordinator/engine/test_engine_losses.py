@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -242,7 +243,7 @@ async def test_an_answer_to_another_step_counts_as_a_lost_worker() -> None:
         def collect(self, timeout_seconds: float) -> StepResult:
             result = super().collect(timeout_seconds)
             number = result.number + (result.number == 2)
-            return StepResult(number, result.token_ids, result.logprobs, result.seconds)
+            return replace(result, number=number)
 
     async with serving(Confused(ALL_IDS)) as engine:
         got = await answer(engine.submit(request(PROMPT)))

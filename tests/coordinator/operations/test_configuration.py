@@ -6,12 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from numoe.coordinator.operations.configuration import Setting, effective_settings
-from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings, WorkerSettings
+from numoe.coordinator.settings import EngineSettings, ListenSettings, ModelSettings, ServeSettings, WorkerSettings
 
 
 def test_every_setting_is_there_once() -> None:
     shown = effective_settings(ServeSettings(), {})
-    groups = {"listen": ListenSettings, "workers": WorkerSettings, "engine": EngineSettings}
+    groups = {"listen": ListenSettings, "workers": WorkerSettings, "engine": EngineSettings, "model": ModelSettings}
     assert [(one.group, one.name) for one in shown] == [
         (group, field.name) for group, kind in groups.items() for field in fields(kind)
     ]

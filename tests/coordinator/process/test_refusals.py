@@ -12,7 +12,7 @@ import pytest
 
 from numoe.coordinator.commands.plan import plan
 from numoe.coordinator.process.loading import load_model
-from numoe.coordinator.settings import EngineSettings, ServeSettings, WorkerSettings
+from numoe.coordinator.settings import EngineSettings, ModelSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers import starting
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf
@@ -154,6 +154,33 @@ def test_a_dense_model_has_no_whole_experts_in_either(tmp_path: Path, monkeypatc
     path = tiny(tmp_path, architecture="llama", experts=1, active_experts=1)
     settings = ServeSettings(workers=WorkerSettings(split="expert"))
     assert_alike(path, settings, "no experts to hold whole", monkeypatch)
+
+
+def test_a_dense_model_cannot_run_fewer_experts_in_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny(tmp_path, architecture="llama", experts=1, active_experts=1)
+    settings = ServeSettings(engine=EngineSettings(smart_expert_reduction="1,0.5"))
+    assert_alike(path, settings, "no experts to leave out", monkeypatch)
+
+
+def test_heads_that_no_hadamard_matrix_fits_are_refused_by_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeSettings(engine=EngineSettings(k_cache_hadamard=True))
+    assert_alike(tiny(tmp_path, head_size=96), settings, "96 dimensions, expected a power of two", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("qwen3moe.expert_used_count=int:9", "with --override-kv qwen3moe.expert_used_count=int:9: "),
+        ("qwen3moe.expert_used_count=int:0", "is 0, expected 1 to"),
+        ("qwen3moe.twist=int:0", "'qwen3moe.twist', which is not read"),
+    ],
+)
+def test_what_cannot_be_overridden_is_refused_by_both(
+    key: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_alike(tiny(tmp_path), ServeSettings(model=ModelSettings(override_kv=(key,))), said, monkeypatch)
 
 
 def test_widths_that_imply_buffers_beyond_all_memory_are_refused_by_the_sum(

@@ -10,6 +10,7 @@ import pytest
 
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.protos.errors import InvalidRequest
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 from numoe.protos.messages import Sampling
 
 LIMITS = RequestLimits(vocabulary=100, context_tokens=50)
@@ -25,6 +26,8 @@ GOOD = GenerationRequest("r", prompt=(1, 2, 99), max_tokens=47)
         {"prompt": (0,) * 49, "max_tokens": 1},
         {"stop": ("x" * 256, "é" * 128) + ("s",) * 14},
         {"stop_token_ids": frozenset(range(64))},
+        {"experts": ExpertReduction(1, 1.0)},
+        {"experts": ExpertReduction(2**31 - 1, 0.0)},
         {"sampling": Sampling(0.01, 2**31 - 1, 1e-6, 1.0, 100.0, -2.0, 2.0, 2**64 - 1)},
     ],
 )
@@ -49,6 +52,11 @@ def test_a_request_within_the_limits_passes(changes: dict[str, Any]) -> None:
         ({"stop": ("é" * 129,)}, "stop[0]", "258 bytes"),
         ({"stop_token_ids": frozenset(range(65))}, "stop_token_ids", "at most 64"),
         ({"stop_token_ids": frozenset({100})}, "stop_token_ids", "token id 100"),
+        ({"experts": ExpertReduction(0, 0.5)}, "experts.fewest", "is 0"),
+        ({"experts": ExpertReduction(2**31, 0.5)}, "experts.fewest", "positive 32-bit"),
+        ({"experts": ExpertReduction(1, 1.5)}, "experts.threshold", "0 (off) to 1"),
+        ({"experts": ExpertReduction(1, -0.1)}, "experts.threshold", "0 (off) to 1"),
+        ({"experts": ExpertReduction(1, math.nan)}, "experts.threshold", "is nan"),
     ],
 )
 def test_a_field_out_of_range_is_named(changes: dict[str, Any], field: str, words: str) -> None:
@@ -83,3 +91,10 @@ def test_a_sampling_parameter_out_of_range_is_named(name: str, values: list[floa
 def test_without_max_tokens_the_budget_is_what_the_context_leaves() -> None:
     assert token_budget(replace(GOOD, max_tokens=None), LIMITS) == 47
     assert token_budget(replace(GOOD, max_tokens=5), LIMITS) == 5
+
+
+def test_a_model_without_experts_cannot_run_fewer_of_them() -> None:
+    dense = replace(LIMITS, has_experts=False)
+    check_request(replace(GOOD, experts=ALL_EXPERTS), dense)
+    with pytest.raises(InvalidRequest, match="this model has none"):
+        check_request(replace(GOOD, experts=ExpertReduction(1, 0.5)), dense)

@@ -100,6 +100,38 @@ def test_a_step_arrives_as_it_was_published(channel: StepChannel) -> None:
     assert seen["seen_counts"][listed].tolist() == [0, 2, 1]
 
 
+def test_tokens_are_drawn_after_each_of_a_chunks_last_ones(channel: StepChannel) -> None:
+    samples: list[tuple[int, int, int]] = []
+
+    def keep(slot: Views) -> None:
+        samples.extend((int(one["token"]), int(one["position"]), int(one["seed"])) for one in slot["samples"][:4])
+
+    chunks = (
+        Chunk(0, ints(7, 8), ints(0), Sampling(seed=5)),
+        Chunk(100, ints(1, 2, 3, 4), ints(1, 2), Sampling(seed=6), draws=3),
+    )
+    with playing(channel, LAYOUT, keep):
+        channel.publish(Step(1, chunks))
+        result = channel.wait(SECONDS)
+    assert result is not None
+    assert len(result.token_ids) == 4
+    assert samples == [(1, 2, 5), (3, 102, 6), (4, 103, 6), (5, 104, 6)]
+
+
+def test_logits_of_all_workers_are_found_by_row_and_token(channel: StepChannel) -> None:
+    wide, narrow = (np.arange(4 * width, dtype=np.float32).reshape(4, width) for width in (32, 16))
+
+    with playing(channel, LAYOUT, draw_nothing) as player:
+        for worker, logits in enumerate((wide, -narrow)):
+            LAYOUT.view(player.memory, f"worker{worker}.logits")[:4] = logits
+        channel.publish(Step(1, (Chunk(0, ints(7, 8, 9, 1), ints(0), Sampling(), draws=4),)))
+        assert channel.wait(SECONDS) is not None
+    whole = np.concatenate([wide, -narrow], axis=1)
+    np.testing.assert_array_equal(channel.logits(), whole)
+    np.testing.assert_array_equal(channel.logits(slice(1, 3)), whole[1:3])
+    np.testing.assert_array_equal(channel.logits_of(ints(0, 31, 32, 42)), whole[range(4), [0, 31, 32, 42]])
+
+
 def test_seen_tokens_of_several_samples_lie_one_after_the_other(channel: StepChannel) -> None:
     ranges: list[tuple[int, int]] = []
     tokens: list[int] = []

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.kernels.attention.heads import attend, begin_head, end_head, merge_piece
-from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes, store_key, store_value
+from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes, kv_half_bytes, store_key, store_value
 from numoe.kernels.attention.kv_stores import MOST_BF16
 from numoe.kernels.attention.pieces import CachedHead, attend_piece, pieces_of
 from numoe.kernels.attention.scratch import ROW_HEAD, row_floats, scratch_floats, scratch_of
@@ -25,7 +25,18 @@ from tests.kernels.reference import Reals
 Singles = NDArray[np.float32]
 TABLE = [7, 3, 5, 0, 1, 12, 2, 9, 4, 11, 6, 8, 10, 14, 13, 17, 15, 16, 18]  # blocks in no order
 
-every_format = pytest.mark.parametrize("kv_format", KV_FORMATS)
+# Of keys and values; one name stands for both.
+every_format = pytest.mark.parametrize("kv_format", [*KV_FORMATS, "Q8_0/F16", "F16/Q8_0", "F32/BF16"])
+
+
+def of_keys(kv_format: str) -> str:
+    """The name of the keys' format."""
+    return kv_format.partition("/")[0]
+
+
+def of_values(kv_format: str) -> str:
+    """The name of the values' format."""
+    return kv_format.rpartition("/")[2]
 
 
 @cache
@@ -39,7 +50,8 @@ class PagedCache:
     """Blocks of one KV head; a sequence's positions lie in the blocks of `table`, in order."""
 
     size: int  # K
-    format: int
+    key_format: int
+    value_format: int
     blocks: NDArray[np.uint8]  # [blocks, block bytes]
     table: NDArray[np.int32]
 
@@ -47,29 +59,35 @@ class PagedCache:
         """Put keys and values [n, K] at positions first, first + 1, ..."""
         for position, (key, value) in enumerate(zip(keys, values, strict=True), first):
             block = address(self.blocks[self.table[position // KV_BLOCK]])
-            store_key(block, position % KV_BLOCK, key, self.format)
-            store_value(block, position % KV_BLOCK, address(value), self.size, self.format)
+            store_key(block, position % KV_BLOCK, key, self.key_format)
+            place = block + self.keys_bytes
+            store_value(place, position % KV_BLOCK, address(value), self.size, self.value_format)
+
+    @property
+    def keys_bytes(self) -> int:
+        """Bytes of a block before its values."""
+        return int(kv_half_bytes(self.size, self.key_format))
 
     @property
     def head(self) -> CachedHead:
         """As attention takes it."""
-        return CachedHead(address(self.blocks), self.blocks.shape[1], self.format, self.size)
+        return CachedHead(address(self.blocks), self.blocks.shape[1], self.key_format, self.value_format, self.size)
 
     def values(self) -> Reals:  # [blocks, KV_BLOCK, K]
         """What the blocks hold as values."""
-        held = np.ascontiguousarray(self.blocks[:, self.blocks.shape[1] // 2 :])
+        held = np.ascontiguousarray(self.blocks[:, self.keys_bytes :])
         count = len(held)
-        if self.format == NUMBERS["Q8_0"]:
+        if self.value_format == NUMBERS["Q8_0"]:
             scales_bytes = 2 * KV_BLOCK * self.size // 32
             scales = held[:, :scales_bytes].copy().view(np.float16).reshape(count, -1, KV_BLOCK)
             parts = held[:, scales_bytes:].view(np.int8).reshape(count, -1, KV_BLOCK // 4, 16, 4)[..., [0, 2, 1, 3]]
             quants = parts.transpose(0, 2, 4, 1, 3).reshape(count, KV_BLOCK, self.size)
             steps = np.repeat(scales.transpose(0, 2, 1).astype(np.float64), 32, axis=2)
             return quants.astype(np.float64) * steps
-        if self.format == NUMBERS["BF16"]:
+        if self.value_format == NUMBERS["BF16"]:
             floats = (held.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         else:
-            floats = held.view(np.float16 if self.format == NUMBERS["F16"] else np.float32).astype(np.float32)
+            floats = held.view(np.float16 if self.value_format == NUMBERS["F16"] else np.float32).astype(np.float32)
         panels = floats.astype(np.float64).reshape(count, -1, KV_BLOCK, 16)
         return panels.transpose(0, 2, 1, 3).reshape(count, KV_BLOCK, self.size)
 
@@ -92,7 +110,7 @@ class PagedCache:
             memory = np.full(scratch_floats(self.size, used), np.nan, np.float32)
             parts = scratch_of(address(memory), self.size, used)
             for column in range(used):
-                integer, blocks = self.format == NUMBERS["Q8_0"], self.size // 32
+                integer, blocks = self.key_format == NUMBERS["Q8_0"], self.size // 32
                 write_column(parts.queries, columns, column, address(queries[column]), blocks, integer)
             attend_piece(
                 kv_tiles(), WIDTHS.index(columns), used, parts.queries, self.head, self.table, position, piece,
@@ -138,9 +156,9 @@ def largest_rounding(x: Reals, kv_format: str) -> Reals:
 
 def empty_cache(size: int, kv_format: str, table: Sequence[int], fill: int = 0) -> PagedCache:
     """Blocks whose every byte is `fill`."""
-    number = NUMBERS[kv_format]
-    blocks = np.full((max(table) + 1, kv_block_bytes(size, number)), fill, np.uint8)
-    return PagedCache(size, number, blocks, np.array(table, np.int32))
+    formats = NUMBERS[of_keys(kv_format)], NUMBERS[of_values(kv_format)]
+    blocks = np.full((max(table) + 1, kv_block_bytes(size, *formats)), fill, np.uint8)
+    return PagedCache(size, *formats, blocks, np.array(table, np.int32))
 
 
 def drawn(size: int, positions: int, heads: int) -> tuple[Singles, Singles, Singles]:

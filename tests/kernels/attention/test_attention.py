@@ -11,7 +11,16 @@ from numoe.kernels.attention.value_weights import MOST_WORD
 from numoe.kernels.matmul.activations import write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES
 from tests.kernels import reference
-from tests.kernels.attention.paged_cache import Singles, as_stored, drawn, every_format, filled, largest_rounding
+from tests.kernels.attention.paged_cache import (
+    Singles,
+    as_stored,
+    drawn,
+    every_format,
+    filled,
+    largest_rounding,
+    of_keys,
+    of_values,
+)
 from tests.kernels.numeric import UNIT, address, assert_within, gamma
 from tests.kernels.reference import Reals
 
@@ -20,7 +29,7 @@ POSITIONS = [0, 1, 15, 16, 63, 64, 100, PIECE - 1, PIECE, 2 * PIECE + 70]
 
 def as_read(queries: Singles, kv_format: str) -> Reals:
     """The queries that the scores are computed from: rounded where the keys are integers."""
-    if kv_format != "Q8_0":
+    if of_keys(kv_format) != "Q8_0":
         return queries.astype(np.float64)
     blocks = queries.shape[1] // 32
     group = np.zeros(blocks * INTEGER_BYTES, np.uint8)
@@ -52,7 +61,7 @@ def error_bound(queries: Reals, keys: Reals, values: Reals, kv_format: str) -> R
     rescaled = 2 * (blocks // PIECE_BLOCKS + 1) + 2
     of_weights = rescaled * of_one_exponential + gamma(KV_BLOCK + 3 * blocks + 4 + 7)
     bound: Reals = 2 * of_weights * reference.attend(queries, keys, np.abs(values))
-    if kv_format == "Q8_0":
+    if of_values(kv_format) == "Q8_0":
         bound += len(keys) * 0.5 / float(MOST_WORD) * np.abs(values).max() * 1.01
     return bound
 
@@ -63,7 +72,7 @@ def error_bound(queries: Reals, keys: Reals, values: Reals, kv_format: str) -> R
 def test_attention_equals_its_twin(size: int, position: int, kv_format: str) -> None:
     queries, keys, values = drawn(size, position + 1, 4)
     found = filled(size, kv_format, keys, values).attend(queries, position)
-    exact = as_read(queries, kv_format), as_stored(keys, kv_format), as_stored(values, kv_format)
+    exact = as_read(queries, kv_format), as_stored(keys, of_keys(kv_format)), as_stored(values, of_values(kv_format))
     assert_within(found, reference.attend(*exact), error_bound(*exact, kv_format))
 
 
@@ -75,11 +84,13 @@ def test_a_format_costs_its_rounding(position: int, kv_format: str) -> None:
     found = filled(128, kv_format, singles[1], singles[2]).attend(singles[0], position)
     queries, keys, values = (x.astype(np.float64) for x in singles)
     of_queries = np.abs(as_read(singles[0], kv_format) - queries)
-    of_scores = np.abs(queries) @ largest_rounding(keys, kv_format).T + of_queries @ np.abs(keys).T * 1.01
+    of_scores = np.abs(queries) @ largest_rounding(keys, of_keys(kv_format)).T + of_queries @ np.abs(keys).T * 1.01
     exact = reference.attend(queries, keys, values)
     weighed = reference.attend(queries, keys, np.abs(values))
     grown = np.exp(2 * of_scores.max())
-    bound = (grown - 1) * weighed + grown * reference.attend(queries, keys, largest_rounding(values, kv_format))
+    bound = (grown - 1) * weighed + grown * reference.attend(
+        queries, keys, largest_rounding(values, of_values(kv_format))
+    )
     assert_within(found, exact, bound + 2 * error_bound(queries, keys, values, kv_format))
 
 
@@ -105,8 +116,8 @@ def test_attention_finds_one_key_among_many(kv_format: str) -> None:
         keys[:] = 0.0
         keys[place], queries[:] = 1.0, 100.0 / 64
         found = filled(64, kv_format, keys, values).attend(queries, 2 * PIECE + 10)
-        expected = as_stored(values[place], kv_format)
-        if kv_format == "Q8_0":  # the word of the weight, and of the scale that it was divided by
+        expected = as_stored(values[place], of_values(kv_format))
+        if of_values(kv_format) == "Q8_0":  # the word of the weight, and of the scale that it was divided by
             np.testing.assert_allclose(found[0], expected, rtol=0.5 / float(MOST_WORD) * 20)
         else:
             np.testing.assert_array_equal(found[0], expected)

@@ -90,7 +90,7 @@ def test_a_query_has_the_same_bits_whatever_unseen_keys_are(kv_format: str) -> N
     queries, keys, values = drawn(64, 71, 2)
     expected = filled(64, kv_format, keys, values).attend(queries, 70)
     cache = empty_cache(64, kv_format, TABLE, fill=0xFF)  # every key a NaN
-    cache.blocks[:, cache.blocks.shape[1] // 2 :] = 0
+    cache.blocks[:, cache.keys_bytes :] = 0
     cache.store(0, keys, values)
     assert_same_bits(cache.attend(queries, 70), expected)
 

@@ -8,9 +8,23 @@ from numpy.typing import NDArray
 
 from numoe.kernels.attention.kv_cache import KV_BLOCK, kv_block_bytes
 from numoe.kernels.weights.formats import NUMBERS
-from numoe.model.gguf.tensors import TensorType, row_bytes
-from tests.kernels.attention.paged_cache import TABLE, as_stored, drawn, empty_cache, every_format, filled
+from numoe.model.gguf.kv_types import KvTypes
+from numoe.model.gguf.tensors import TensorType
+from tests.kernels.attention.paged_cache import (
+    TABLE,
+    as_stored,
+    drawn,
+    empty_cache,
+    every_format,
+    filled,
+    of_keys,
+    of_values,
+)
 from tests.kernels.numeric import SEED
+
+
+def types_of(kv_format: str) -> KvTypes:
+    return KvTypes(TensorType[of_keys(kv_format)], TensorType[of_values(kv_format)])
 
 
 @every_format
@@ -21,7 +35,7 @@ def test_the_cache_holds_finite_values_whatever_is_stored(value: float, kv_forma
     cache.store(5, *given)
     held = cache.values()  # [blocks, KV_BLOCK, K]
     assert np.isfinite(held).all()
-    np.testing.assert_array_equal(held[0, 5], as_stored(given[1, 0], kv_format))
+    np.testing.assert_array_equal(held[0, 5], as_stored(given[1, 0], of_values(kv_format)))
     assert not np.delete(held, 5, axis=1).any()
 
 
@@ -32,7 +46,7 @@ def test_storing_touches_one_position_only(kv_format: str) -> None:
     cache.store(70, *np.ones((2, 1, 32), np.float32))
     changed: NDArray[np.intp] = np.flatnonzero(np.any(before != cache.blocks, axis=1))
     assert changed.tolist() == [0]
-    assert np.count_nonzero(before != cache.blocks) <= 2 * row_bytes(TensorType[kv_format], 32)
+    assert np.count_nonzero(before != cache.blocks) <= types_of(kv_format).bytes(32)
 
 
 @every_format
@@ -47,5 +61,6 @@ def test_positions_stored_in_any_order_give_the_same_bits(kv_format: str) -> Non
 @every_format
 def test_a_block_is_as_large_as_the_plan_counts(kv_format: str) -> None:
     for size in (32, 96, 128):
-        bytes_of_one = row_bytes(TensorType[kv_format], size)
-        assert kv_block_bytes(size, NUMBERS[kv_format]) == 2 * KV_BLOCK * bytes_of_one
+        types = types_of(kv_format)
+        numbers = [NUMBERS[type_.name] for type_ in types]
+        assert kv_block_bytes(size, *numbers) == KV_BLOCK * types.bytes(size)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from numoe.kernels.experts.grouping import count_choices, group_by_expert
+from numoe.kernels.experts.grouping import count_choices, count_run, group_by_expert
+from numoe.kernels.experts.router import NOT_RUN
 from numoe.kernels.records import Grouping
 from numoe.protos.arena import expert_columns
 from tests.kernels import reference
@@ -24,7 +25,10 @@ def choices(draw: st.DrawFn) -> tuple[int, NDArray[np.int32]]:
     tokens = draw(st.integers(1, 40))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     popular = random.permutation(experts)[: max(active, draw(st.integers(1, experts)))]
-    return experts, np.array([random.permutation(popular)[:active] for _ in range(tokens)], np.int32)
+    chosen = np.array([random.permutation(popular)[:active] for _ in range(tokens)], np.int32)
+    if draw(st.booleans()):  # some tokens run fewer
+        chosen[np.arange(active) >= random.integers(1, active + 1, tokens)[:, None]] = NOT_RUN
+    return experts, chosen
 
 
 @settings(max_examples=200, deadline=None)
@@ -42,7 +46,7 @@ def test_every_choice_has_a_column_in_a_group_of_its_expert(case: tuple[int, NDA
     assert list(columns_of) == list(expected)
     for expert, tokens_of in expected.items():
         assert [int(grouping.source[column]) for column in columns_of[expert]] == tokens_of
-    for token, rank in np.ndindex(chosen.shape):
+    for token, rank in np.argwhere(chosen != NOT_RUN):
         assert columns[token, rank] in columns_of[int(chosen[token, rank])]
         assert grouping.source[columns[token, rank]] == token
     assert (hits - np.arange(experts)).tolist() == [len(expected.get(expert, [])) for expert in range(experts)]
@@ -86,3 +90,16 @@ def test_workers_of_whole_experts_share_the_columns_that_one_would_have(
         others = found[:end] != worker
         assert np.all(grouping.column_group[:end][others] == -1)
     np.testing.assert_array_equal(found >= 0, whole.column_group[:end] >= 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(choices(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_what_each_sequence_runs_is_added_up(
+    case: tuple[int, NDArray[np.int32]], sequences: int, random: Random
+) -> None:
+    _, chosen = case
+    of_token = np.array([random.randrange(sequences) for _ in chosen], np.int32)
+    run = np.arange(sequences)
+    count_run(run, of_token, chosen, len(chosen))
+    ran = (chosen != NOT_RUN).sum(axis=1)
+    assert (run - np.arange(sequences)).tolist() == [int(ran[of_token == one].sum()) for one in range(sequences)]

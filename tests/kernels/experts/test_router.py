@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.experts.router import choose_experts
+from numoe.kernels.experts.router import NOT_RUN, choose_experts
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
+from tests.forward import route
 from tests.kernels import reference
 from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
 
 
 def chosen_of(
-    logits: NDArray[np.float32], active: int, padding: float = np.nan
+    logits: NDArray[np.float32], active: int, padding: float = np.nan, experts: ExpertReduction = ALL_EXPERTS
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Experts and shares of a row of logits."""
     chosen, shares = np.full(active, -1, np.int32), np.full(active, np.nan, np.float32)
     padded = np.append(logits, np.full(-len(logits) % 16, padding, np.float32))
-    choose_experts(chosen, shares, padded, len(logits))
+    choose_experts(chosen, shares, padded, len(logits), experts.fewest, np.float32(experts.threshold))
     return chosen, shares
 
 
@@ -48,6 +50,41 @@ def test_experts_without_any_probability_are_chosen_with_share_zero() -> None:
     chosen, shares = chosen_of(np.array([-200, 0, -300, -200], np.float32), 3)
     assert chosen.tolist() == [1, 0, 2]
     assert shares.tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("fewest", [1, 2, 5, 8, 20])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3, 1.0])
+def test_fewer_experts_are_the_most_probable_ones(fewest: int, threshold: float) -> None:
+    random, reduction = np.random.default_rng(SEED), ExpertReduction(fewest, threshold)
+    for _ in range(20):
+        logits = random.standard_normal(60).astype(np.float32)
+        every, _ = chosen_of(logits, 8)
+        chosen, shares = chosen_of(logits, 8, experts=reduction)
+        _, expected = route(logits[None].astype(np.float64), 8, reduction)
+        kept = np.count_nonzero(expected)
+        assert kept == (8 if threshold == 0 else max(kept, min(fewest, 8)))
+        assert chosen.tolist() == [*every[:kept].tolist(), *[NOT_RUN] * (8 - kept)]
+        np.testing.assert_allclose(shares, expected[0], rtol=1e-5)
+        assert not shares[kept:].any()
+
+
+def test_with_a_threshold_of_one_what_is_as_probable_as_the_first_is_run_too() -> None:
+    logits = np.array([1, 5, 5, 1, 5, 1, 1], np.float32)
+    chosen, shares = chosen_of(logits, 5, experts=ExpertReduction(1, 1.0))
+    assert chosen.tolist() == [1, 2, 4, NOT_RUN, NOT_RUN]
+    np.testing.assert_allclose(shares, [1 / 3] * 3 + [0, 0], rtol=1e-6)
+
+
+def test_one_expert_alone_has_all_of_the_weight() -> None:
+    for logits in (np.arange(128), np.arange(128) * 30.0, -np.arange(128) * 1e30):
+        chosen, shares = chosen_of(logits.astype(np.float32), 8, experts=ExpertReduction(1, 1.0))
+        assert chosen.tolist() == [int(np.argmax(logits)), *[NOT_RUN] * 7]
+        assert shares.tolist() == [1.0, *[0.0] * 7]
+
+
+def test_broken_logits_show_with_fewer_experts_too() -> None:
+    logits = np.array([0, np.nan, 1, 2] * 4, np.float32)
+    assert np.isnan(chosen_of(logits, 4, experts=ExpertReduction(1, 1.0))[1][0])
 
 
 @pytest.mark.parametrize("padding", [np.nan, np.inf, 3e38])

@@ -7,8 +7,8 @@ from pathlib import Path
 from numoe.model.architectures.reading import model_spec
 from numoe.model.doctor.diagnosis import diagnose, needs_of
 from numoe.model.doctor.finding import worst
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.splitting import make_plan
 from tests.machines import restrict, set_governor, write, write_machine, write_node_memory
@@ -49,7 +49,7 @@ def test_a_model_s_plan_is_held_against_the_nodes(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "tiny.gguf", TinyShape())
     root, spec = write_machine(tmp_path / "machine", TWO_NODES), model_spec(open_gguf(tmp_path / "tiny.gguf"))
     topology = read_topology(root)
-    wanted = needs_of(make_plan(spec, topology), spec, LIMITS, TensorType.F16)
+    wanted = needs_of(make_plan(spec, topology), spec, LIMITS, HALF_FLOATS)
     assert sorted(wanted.held) == sorted(wanted.read_per_token) == [0, 1]
     assert all(0 < wanted.read_per_token[node] < wanted.held[node] for node in (0, 1))
     assert worst(diagnose(root, topology, wanted)) == "ok"
@@ -61,5 +61,5 @@ def test_a_model_s_plan_is_held_against_the_nodes(tmp_path: Path) -> None:
 def test_the_planner_s_notes_are_passed_on(recorded_machines: Path) -> None:
     root, spec = recorded_machines / "cpu-less", tiny_spec(TinyShape())
     topology = read_topology(root)
-    findings = diagnose(root, topology, needs_of(make_plan(spec, topology), spec, LIMITS, TensorType.F16))
+    findings = diagnose(root, topology, needs_of(make_plan(spec, topology), spec, LIMITS, HALF_FLOATS))
     assert "node 2 has memory but no usable CPUs: left out" in [finding.found for finding in findings]

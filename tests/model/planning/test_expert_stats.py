@@ -39,6 +39,13 @@ def test_counts_add_up_over_services(tmp_path_factory: pytest.TempPathFactory, m
     assert [path.name] == [other.name for other in path.parent.iterdir()]
 
 
+def test_tokens_that_ran_fewer_experts_are_read_back(tmp_path: Path) -> None:
+    added = no_stats(SPEC).plus([[3, 0, 0, 0], [3, 2, 0, 0]])  # three tokens of one expert, of one or two
+    save_stats(tmp_path / "stats.json", added)
+    assert load_stats(tmp_path / "stats.json", SPEC) == added
+    assert added.tokens == 3
+
+
 def test_a_person_can_read_the_file(tmp_path: Path) -> None:
     save_stats(tmp_path / "stats.json", STATS)
     lines = (tmp_path / "stats.json").read_text().splitlines()

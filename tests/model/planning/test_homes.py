@@ -162,3 +162,19 @@ def test_cpus_without_own_memory_use_the_nearest_when_there_is_nothing_else() ->
 def test_a_machine_without_usable_cpus_is_refused() -> None:
     with pytest.raises(PlanError, match="usable CPU"):
         place(Topology((Node(0, (), GIBIBYTE, GIBIBYTE, GIBIBYTE, (10,)),)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 512), st.sampled_from([None, 1, 3]))
+def test_threads_of_all_workers_are_shared_out_by_their_cores(
+    cores: list[int], threads: int, workers: int | None
+) -> None:
+    if workers is not None and threads < workers:
+        with pytest.raises(PlanError, match=f"threads: found {threads} of all workers together"):
+            place(machine(*cores), PlanOptions(workers=workers, threads=threads))
+        return
+    shards = place(machine(*cores), PlanOptions(workers=workers, threads=threads)).shards
+    counts = [len(shard.cpus) for shard in shards]
+    assert sum(counts) == threads
+    assert min(counts) >= 1
+    if workers is None and threads >= sum(cores):
+        assert all(abs(count - threads * own / sum(cores)) <= 1 for count, own in zip(counts, cores, strict=True))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import Shard, ShardPlan
+from numoe.model.planning.plan import Shard, ShardPlan, Spread
 from numoe.model.planning.plan_checks import check_placement, check_plan, fits_memory
 from numoe.model.planning.splitting import PlanOptions, make_plan
-from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes
+from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes, spread_bytes
 from numoe.protos.errors import PlanError
 from tests.model.planning.examples import LIMITS, sized_spec, small_machine
 from tests.tiny_model import TinyShape, tiny_spec
@@ -78,3 +82,50 @@ def test_a_plan_of_another_machine_is_refused() -> None:
     moved = replace(made, shards=tuple(replace(shard, node=0) for shard in made.shards))
     with pytest.raises(PlanError, match="worker 1: CPU 1 is not usable here, expected some of 0"):
         check_placement(moved, spec, one, LIMITS)
+
+
+def spread_plan(spec: ModelSpec, memory: Literal["interleave", "any"], floating: tuple[int, ...] = ()) -> ShardPlan:
+    """One worker on two nodes of a core each."""
+    return make_plan(spec, small_machine(2), PlanOptions(spread=Spread(memory, (0, 1), floating)))
+
+
+@pytest.mark.parametrize(("memory", "fits"), [("any", True), ("interleave", False)])
+def test_a_small_node_leaves_pages_to_others_but_not_when_they_lie_in_turn(
+    memory: Literal["interleave", "any"], fits: bool
+) -> None:
+    spec = sized_spec(TinyShape())
+    made = spread_plan(spec, memory)
+    even = node_bytes(made, spec, LIMITS)
+    assert sorted(even) == [0, 1]
+    assert abs(even[0] - even[1]) <= 1
+    need = sum(even.values()) + SERVICE_BYTES
+    first, second = small_machine(2).nodes
+    uneven = Topology((replace(first, available_bytes=even[0] // 2), replace(second, available_bytes=need)))
+    room = {0: even[0] // 2, 1: need}
+    assert node_bytes(made, spec, LIMITS, room=room) == (
+        {0: room[0], 1: sum(even.values()) - room[0]} if fits else even
+    )
+    if fits:
+        check_placement(made, spec, uneven, LIMITS)
+    else:
+        with pytest.raises(PlanError, match="node 0: needs"):
+            check_placement(made, spec, uneven, LIMITS)
+
+
+def test_a_worker_on_nodes_or_cpus_that_are_not_here_is_refused() -> None:
+    spec = sized_spec(TinyShape())
+    with pytest.raises(PlanError, match="worker 0: node 1 has no memory that we may use here, expected one of 0"):
+        check_placement(spread_plan(spec, "any"), spec, small_machine(1), LIMITS)
+    with pytest.raises(PlanError, match="worker 0: CPU 7 is not usable here, expected some of 0-1"):
+        check_placement(spread_plan(spec, "any", (0, 1, 7)), spec, small_machine(2), LIMITS)
+
+
+@given(st.integers(0, 1 << 40), st.lists(st.integers(0, 1 << 40), min_size=1, max_size=8))
+def test_parts_of_nodes_are_all_of_it_and_as_even_as_their_room_allows(size: int, room: list[int]) -> None:
+    nodes = range(len(room))
+    parts = spread_bytes(size, nodes, dict(enumerate(room)))
+    assert sum(parts.values()) == size
+    if size <= sum(room):
+        assert all(parts[node] <= room[node] for node in nodes)
+        most = max(parts.values())
+        assert all(parts[node] >= most - len(room) or parts[node] == room[node] for node in nodes)

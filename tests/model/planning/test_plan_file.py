@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.plan_checks import check_placement
 from numoe.model.planning.plan_file import from_toml, to_toml
 from numoe.model.planning.splitting import PlanOptions, make_plan
@@ -65,6 +67,34 @@ def test_a_plan_is_read_as_it_was_written(workers: int, name: str, notes: list[s
     spec = replace(SPEC, name=name)
     made = replace(make_plan(spec, MACHINE, PlanOptions(workers=workers)), notes=tuple(notes))
     assert from_toml(to_toml(made), spec) == made
+
+
+@pytest.mark.parametrize("spread", [Spread("interleave", (0, 3)), Spread("any", (0,), (0, 1, 7)), Spread("bind", (0,))])
+def test_a_worker_on_several_nodes_is_read_as_it_was_written(spread: Spread) -> None:
+    made = make_plan(SPEC, MACHINE, PlanOptions(spread=spread))
+    assert from_toml(to_toml(made), SPEC) == made
+
+
+SPREAD = 'vocabulary = [160, 331]\nspread = { memory = "interleave", nodes = "0-1", floating = "" }'
+
+
+@pytest.mark.parametrize(
+    ("found", "edited", "message"),
+    [
+        ('"interleave"', '"local"', "shard 1: spread: memory: found 'local', expected interleave, bind, any"),
+        ('"interleave"', "3", "shard 1: spread: memory: found 3, expected interleave, bind, any"),
+        ('"0-1"', '"1-0"', "shard 1: spread: nodes: found '1-0', expected numbers"),
+        ('"0-1"', '"1-2"', "shard 1: spread: nodes: found '1-2', expected node 0 of the shard among them"),
+        (', floating = ""', "", "shard 1: spread: floating is missing"),
+        ('{ memory = "interleave", nodes = "0-1", floating = "" }', '"all"', "spread: found 'all', expected a table"),
+    ],
+)
+def test_an_edit_of_a_worker_on_several_nodes_is_checked(found: str, edited: str, message: str) -> None:
+    text = FILE.replace("vocabulary = [160, 331]", SPREAD)
+    spread = from_toml(text, SPEC).shards[1].spread
+    assert spread == Spread("interleave", (0, 1))
+    with pytest.raises(PlanError, match=re.escape(message)):
+        from_toml(text.replace(found, edited), SPEC)
 
 
 def test_an_uneven_but_complete_plan_is_accepted() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from numoe.model.architectures.spec import LayerTensors, ModelSpec
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorInfo, TensorType
 from numoe.model.planning.panels import rows_bytes
 from numoe.model.planning.plan_size import shard_bytes
@@ -114,5 +115,7 @@ def test_a_position_of_qwen3_30b_keeps_98_kilobytes() -> None:
     spec = sized_spec(QWEN3_30B)
     made = make_plan(spec, small_machine(2))
     assert sum(shard_bytes(made, spec, shard, kv_positions=1).kv_cache for shard in made.shards) == 98_304
-    for kv_type, position in ((TensorType.F32, 98_304), (TensorType.BF16, 49_152), (TensorType.Q8_0, 26_112)):
-        assert shard_bytes(made, spec, made.shards[0], 100, kv_type).kv_cache == position * 100
+    for one, position in ((TensorType.F32, 98_304), (TensorType.BF16, 49_152), (TensorType.Q8_0, 26_112)):
+        for other, more in ((one, position), (TensorType.F32, 98_304)):
+            for types in (KvTypes(one, other), KvTypes(other, one)):
+                assert shard_bytes(made, spec, made.shards[0], 100, types).kv_cache == (position + more) // 2 * 100

@@ -10,6 +10,7 @@ import pytest
 from numoe.kernels.matmul.groups import INTEGER_BYTES as OWN_INTEGER_BYTES
 from numoe.kernels.records import Memory
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import ShardPlan
@@ -57,7 +58,7 @@ def test_every_buffer_of_the_step_is_counted_as_large_as_it_is(shape: TinyShape,
     layout = layout_of(spec, made, limits)
     arena = np.zeros(layout.bytes, np.uint8)
     for shard in made.shards:
-        assignment = WorkerAssignment(shard.worker, spec, made, limits, TensorType.F16, 0, 0, 1, 1.0)
+        assignment = WorkerAssignment(shard.worker, spec, made, limits, HALF_FLOATS, 0, 0, 1, 1.0)
         memory = memory_of(assignment, layout, arena, allocate(64))
         counted = buffer_bytes(spec, shard, 2, limits)
         assert counted.keys() == set(Memory._fields) - ELSEWHERE
@@ -71,12 +72,13 @@ def test_every_buffer_of_the_step_is_counted_as_large_as_it_is(shape: TinyShape,
                 assert own <= size <= own + 4, name
 
 
-@pytest.mark.parametrize("kv_type", [TensorType.F16, TensorType.F32, TensorType.Q8_0])
-def test_the_kv_cache_is_counted_in_whole_blocks(kv_type: TensorType) -> None:
+@pytest.mark.parametrize("keys", [TensorType.F16, TensorType.F32, TensorType.Q8_0])
+@pytest.mark.parametrize("values", [TensorType.BF16, TensorType.Q8_0])
+def test_the_kv_cache_is_counted_in_whole_blocks(keys: TensorType, values: TensorType) -> None:
     spec, limits = tiny_spec(TinyShape()), replace(LIMITS, kv_blocks=3)
     made = make_plan(spec, machine(2, 2))
-    for memory, shard in zip(worker_memory(made, spec, limits, kv_type), made.shards, strict=True):
-        assignment = WorkerAssignment(shard.worker, spec, made, limits, kv_type, 0, 0, 1, 1.0)
+    for memory, shard in zip(worker_memory(made, spec, limits, KvTypes(keys, values)), made.shards, strict=True):
+        assignment = WorkerAssignment(shard.worker, spec, made, limits, KvTypes(keys, values), 0, 0, 1, 1.0)
         assert memory.kv_cache == kv_bytes(assignment)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
-from numoe.model.planning.assignment import WorkerAssignment, layout_of
+from numoe.model.gguf.kv_types import HALF_FLOATS
+from numoe.model.planning.assignment import WorkerAssignment, arena_policy, layout_of
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
@@ -29,9 +29,9 @@ STEP_SECONDS = 120.0  # a step takes milliseconds, and where everything is emula
 class LoadingProcess:
     """One worker process."""
 
-    def __init__(self, node: int, cpus: str, refused: Sequence[int] = ()) -> None:
-        """Bound to a node and CPUs; `refused` are system calls that the kernel refuses to it."""
-        binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(node), cpus]
+    def __init__(self, memory: int | str, cpus: str, refused: Sequence[int] = ()) -> None:
+        """Bound to memory and CPUs, see binding.py; `refused` are system calls that the kernel refuses to it."""
+        binding = [sys.executable, "-m", "numoe.worker.placing.binding", str(memory), cpus]
         if refused:
             binding = [sys.executable, "-m", "tests.worker.placing.refusing", ",".join(map(str, refused)), *binding]
         command = [*binding, sys.executable, "-m", "tests.worker.placing.loading_worker"]
@@ -71,9 +71,9 @@ class LoadingProcess:
 
 
 @contextmanager
-def loading_process(node: int, cpus: str, refused: Sequence[int] = ()) -> Iterator[LoadingProcess]:
+def loading_process(memory: int | str, cpus: str, refused: Sequence[int] = ()) -> Iterator[LoadingProcess]:
     """One for the length of a block."""
-    process = LoadingProcess(node, cpus, refused)
+    process = LoadingProcess(memory, cpus, refused)
     try:
         yield process
     finally:
@@ -85,14 +85,14 @@ class Group:
 
     def __init__(self, spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> None:
         self.layout = layout_of(spec, plan, limits)
-        self.channel = StepChannel(self.layout, plan.experts, [shard.node for shard in plan.shards])
+        self.channel = StepChannel(self.layout, plan.experts, map(arena_policy, plan.shards))
         self._spec, self._plan, self._limits = spec, plan, limits
 
     def assignment(self, worker: int, allow_remote_memory: bool = False) -> WorkerAssignment:
         """What a worker is to become."""
         channel = os.getpid(), self.channel.descriptor
         assignment = WorkerAssignment(
-            worker, self._spec, self._plan, self._limits, TensorType.F16, *channel, 100, STEP_SECONDS
+            worker, self._spec, self._plan, self._limits, HALF_FLOATS, *channel, 100, STEP_SECONDS
         )
         return replace(assignment, allow_remote_memory=allow_remote_memory)
 

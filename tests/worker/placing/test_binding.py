@@ -28,8 +28,8 @@ print(json.dumps({
 """
 
 
-def run_bound(node: object, cpus: object, *program: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "numoe.worker.placing.binding", str(node), str(cpus), *program]
+def run_bound(memory: object, cpus: object, *program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "numoe.worker.placing.binding", str(memory), str(cpus), *program]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -55,6 +55,36 @@ def test_cpus_and_memory_policy_survive_exec_and_hold_for_every_thread_and_mappi
         pytest.skip("the kernel refuses memory policies to this process")
     assert told["binding"] == "cpus+memory"
     assert told["policies"] == [f"bind:{node}"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "binding", "policy"),
+    [("interleave:{}", "cpus+interleaved", "interleave:{}"), ("any", "cpus", "default")],
+)
+def test_pages_may_lie_in_turn_or_as_the_kernel_likes(memory: str, binding: str, policy: str) -> None:
+    node, cpu = node_and_cpu()
+    process = run_bound(memory.format(node), cpu, sys.executable, "-c", TELL)
+    assert process.returncode == 0, process.stderr
+    told = json.loads(process.stdout)
+    if memory != "any" and told["binding"] == "cpus":
+        pytest.skip("the kernel refuses memory policies to this process")
+    assert told["binding"] == binding
+    assert told["policies"] == [policy.format(node)]
+
+
+def test_a_policy_from_outside_is_seen_kept_with_any_memory_and_replaced_with_another() -> None:
+    """One binding around another, as numactl around `numoe serve`; what both leave is found by read_topology."""
+    node, cpu = node_and_cpu()
+    binding = [sys.executable, "-m", "numoe.worker.placing.binding"]
+    seeing = "from numoe.model.machine.topology_reading import read_topology; print(read_topology().policy)"
+    outside = [*binding, f"interleave:{node}", str(cpu)]
+    told = []
+    for inside in ("any", str(node)):
+        command = [*outside, *binding, inside, str(cpu), sys.executable, "-c", seeing]
+        told.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    if "default" in "".join(told):
+        pytest.skip("the kernel refuses memory policies to this process")
+    assert told == [f"MemoryPolicy(kind='{kind}', nodes=({node},))\n" for kind in ("interleave", "bind")]
 
 
 def test_the_program_gets_its_arguments_and_gives_its_exit_code() -> None:
@@ -98,4 +128,4 @@ def test_a_node_that_is_not_there_leaves_the_memory_unbound_and_says_so() -> Non
 def test_too_few_arguments_show_the_usage() -> None:
     process = run_bound(0, 0)
     assert process.returncode == 1
-    assert process.stderr == "usage: python -m numoe.worker.placing.binding NODE CPUS PROGRAM [ARGUMENT ...]\n"
+    assert process.stderr == "usage: python -m numoe.worker.placing.binding MEMORY CPUS PROGRAM [ARGUMENT ...]\n"

@@ -21,8 +21,8 @@ import numpy as np
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import HALF_FLOATS, KvTypes
 from numoe.model.gguf.model_file import open_gguf
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
@@ -45,8 +45,8 @@ def even_plan(spec: ModelSpec, cpus: Sequence[tuple[int, ...]]) -> ShardPlan:
     for worker in range(workers):
         heads = split_evenly(spec.query_heads, 1, workers)[worker]
         sizes = ((spec.width, PANEL_ROWS), (spec.expert_width, BLOCK_ROWS), (spec.vocabulary, PANEL_ROWS))
-        rows = [split_evenly(size, unit, workers)[worker] for size, unit in sizes]
-        shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), *rows))
+        width, expert, vocabulary = (split_evenly(size, unit, workers)[worker] for size, unit in sizes)
+        shards.append(Shard(worker, 0, cpus[worker], heads, kv_heads_of(spec, heads), width, expert, vocabulary))
     return ShardPlan(spec.name, tuple(shards), (None,) * spec.layers)
 
 
@@ -68,7 +68,7 @@ class ShardGroup:
 
 @contextmanager
 def running_shards(
-    path: Path, cpus: Sequence[tuple[int, ...]], kv_type: TensorType = TensorType.F16
+    path: Path, cpus: Sequence[tuple[int, ...]], kv_types: KvTypes = HALF_FLOATS
 ) -> Iterator[ShardGroup]:
     """Start a process per worker and end them afterwards."""
     spec = read_spec(path)
@@ -78,7 +78,7 @@ def running_shards(
     try:
         for worker in range(len(cpus)):
             assignment = WorkerAssignment(
-                worker, spec, plan, LIMITS, kv_type, os.getpid(), channel.descriptor, 100, SECONDS / 2
+                worker, spec, plan, LIMITS, kv_types, os.getpid(), channel.descriptor, 100, SECONDS / 2
             )
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker.running.shard_process"],

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from numoe.coordinator.workers.step_channel import StepChannel
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.gguf.kv_types import HALF_FLOATS
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from tests.tiny_model import TinyShape, write_tiny_model
 from tests.worker.running.shard_process import LIMITS, ROOT, even_plan, read_spec
@@ -32,7 +32,7 @@ def test_a_shard_that_its_node_has_no_memory_for_is_told_as_that(tmp_path: Path)
     plan, limits = even_plan(spec, [(min(os.sched_getaffinity(0)),)]), replace(LIMITS, kv_blocks=1 << 24)
     channel = StepChannel(layout_of(spec, plan, limits), plan.experts)
     try:
-        assignment = WorkerAssignment(0, spec, plan, limits, TensorType.F16, os.getpid(), channel.descriptor, 100, 30.0)
+        assignment = WorkerAssignment(0, spec, plan, limits, HALF_FLOATS, os.getpid(), channel.descriptor, 100, 30.0)
         process = subprocess.run(
             [sys.executable, "-c", LOADING], input=pickle.dumps(assignment), cwd=ROOT, check=False, capture_output=True
         )

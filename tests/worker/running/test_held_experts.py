@@ -16,13 +16,13 @@ from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError
-from numoe.protos.locality import PAGE, Locality
+from numoe.protos.locality import CPUS_AND_MEMORY, NONE, PAGE, Locality
 from numoe.worker.loading.arrange import EXPERT as EXPERT_MATRICES
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.expert_block import expert_block
 from numoe.worker.loading.loader import LoadedWeights, load_weights
 from numoe.worker.placing import locality_now
-from numoe.worker.placing.locality import CPUS_AND_MEMORY, NONE, ShardMemory, look
+from numoe.worker.placing.locality import ShardMemory, look
 from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate
 from numoe.worker.placing.pages import range_of

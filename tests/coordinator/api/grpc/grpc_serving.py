@@ -23,6 +23,7 @@ from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.process.loading import routed_experts
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
@@ -104,7 +105,8 @@ def tiny_read() -> Read:
 def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) -> ServedModel:
     spec, tokenizer, template = tiny_read()
     workers.shards = make_plan(spec, Topology((NODE,)), PlanOptions(workers=2))
-    model = ServedModel(spec, tokenizer, template, workers, Engine(workers, tokenizer, settings.engine))
+    engine = Engine(workers, tokenizer, settings.engine, experts=routed_experts(spec))
+    model = ServedModel(spec, tokenizer, template, workers, engine)
     return replace(model, **changes)
 
 

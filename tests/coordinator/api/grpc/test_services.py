@@ -9,12 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.v1.generation_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
     ChatMessage,
     ChatRequest,
     DetokenizeRequest,
+    ExpertReduction,
     GenerateRequest,
     GenerateResponse,
     ResponseOptions,
@@ -37,7 +39,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     tiny_read,
     until,
 )
-from tests.coordinator.engine.fake_executor import LIMITS, expected_tokens
+from tests.coordinator.engine.fake_executor import EXPERTS_RUN, LIMITS, expected_tokens
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, text_of
 
@@ -84,6 +86,16 @@ async def test_log_probabilities_come_only_when_asked_for() -> None:
     found = [(token.id, token.logprob) for message in asked.messages for token in message.delta.tokens]
     assert found == expected_tokens((1, 2, 3), 8, LETTERS)
     assert not any(token.HasField("logprob") for message in plain.messages for token in message.delta.tokens)
+
+
+async def test_an_answer_tells_how_many_experts_it_ran() -> None:
+    async with running_server() as running:
+        told = await generated(running, ask(experts=ExpertReduction(fewest=1, threshold=0.5)))
+        spec = running.coordinator.served_model().spec
+    usage, tokens = told.finished.usage, 3 + 8 - 1
+    assert usage.mean_experts == EXPERTS_RUN / spec.layers
+    left_out = tokens * (spec.layers * spec.active_experts - EXPERTS_RUN)
+    assert usage.saved_bytes == left_out * sum(map(whole_expert_bytes, spec.layer_tensors)) // spec.layers
 
 
 async def test_control_tokens_written_in_a_prompt_are_text_unless_asked_for() -> None:

@@ -35,6 +35,7 @@ from numoe.v1.generation_pb2 import (
     ChatMessage,
     ChatRequest,
     DetokenizeRequest,
+    ExpertReduction,
     GenerateRequest,
     GenerateResponse,
     Sampling,
@@ -99,6 +100,8 @@ INVALID: tuple[tuple[str, Callable[[], GenerateRequest]], ...] = (
     ("sampling.min_p", lambda: ask(sampling=Sampling(min_p=1.5))),
     ("sampling.repetition_penalty", lambda: ask(sampling=Sampling(repetition_penalty=0.0))),
     ("sampling.presence_penalty", lambda: ask(sampling=Sampling(presence_penalty=-3.0))),
+    ("experts.threshold", lambda: ask(experts=ExpertReduction(threshold=1.5))),
+    ("experts.fewest", lambda: ask(experts=ExpertReduction(fewest=0, threshold=0.5))),
 )
 
 

@@ -8,7 +8,7 @@ from numoe.coordinator.api.grpc.placement import placement_message
 from numoe.coordinator.commands.tables.placement import describe_placement
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
-from numoe.model.planning.plan import Range, Shard
+from numoe.model.planning.plan import Range, Shard, Spread
 from numoe.protos.locality import Locality
 from tests.coordinator.commands.tables.screen import shown
 
@@ -49,6 +49,20 @@ def test_memory_elsewhere_is_named() -> None:
     assert "node 0: 1.00 GiB, node 1: 2.00 GiB" in text
     assert "Worker 1: found bytes of KV cache elsewhere." in text
     assert "verified" not in text
+
+
+def test_a_worker_that_is_not_bound_is_not_shown_as_bound() -> None:
+    shard = replace(SHARDS[1], spread=Spread("any", (0, 1), (0, 1, 2, 3)))
+    found = replace(HOME, binding="none", kv={0: GIB, 1: 2 * GIB})
+    worker = WorkerPlacement(shard, "ready", 77, 142 * GIB, 3 * GIB, found)
+    placement = Placement("tensor", (worker,))
+    assert placement.binding == "none"
+    message = placement_message(placement)
+    assert not message.workers[0].HasField("numa_node")
+    [line] = [line for line in shown(describe_placement(message), width=200).splitlines() if " 77 " in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == ["1", "77", "-", "0-3", "ready", "none", "0 of 40"]
+    text = shown(describe_placement(message), width=200)
+    assert "node 0: 1.00 GiB, node 1: 2.00 GiB" in text
 
 
 def test_sizes_are_told_where_the_kernel_does_not_tell_nodes() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from numoe.coordinator.commands.tables.figures import human_bytes
 from numoe.coordinator.commands.tables.plan import describe_plan
 from numoe.model.machine.topology import Topology
+from numoe.model.planning.plan import Spread
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.model.planning.worker_memory import SERVICE_BYTES, node_bytes
 from tests.coordinator.commands.tables.screen import shown
@@ -21,6 +24,24 @@ def test_the_plan_shows_each_workers_share_and_whether_it_fits(two_sockets: Topo
     for part in ("tiny qwen3moe: tensor split over 3 workers", "0-1", "5-7", "224-330", "4,096 positions", "yes"):
         assert part in text
     assert "Note: fewer NUMA nodes (2) than workers (3)" in text
+
+
+@pytest.mark.parametrize(
+    ("spread", "parts"),
+    [
+        (Spread("any", (0, 1), (0, 1, 2, 3)), ("0-1, unbound", "0-3, not pinned")),
+        (Spread("interleave", (0, 1)), ("0-1, in turn",)),
+        (Spread("bind", (0, 1)), ("0-1, any",)),
+    ],
+)
+def test_a_worker_on_several_nodes_is_shown_as_such(
+    spread: Spread, parts: tuple[str, ...], two_sockets: Topology
+) -> None:
+    spec = tiny_spec(TinyShape())
+    made = make_plan(spec, two_sockets, PlanOptions(spread=spread))
+    text = shown(describe_plan(made, spec, two_sockets, LIMITS), width=200)
+    assert all(part in text for part in parts)
+    assert ("not pinned" in text) == bool(spread.floating)
 
 
 def test_a_plan_that_does_not_fit_says_what_is_short(two_sockets: Topology) -> None:

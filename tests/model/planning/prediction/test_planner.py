@@ -285,3 +285,13 @@ def test_a_plan_for_nodes_that_are_not_there_is_priced_all_the_same() -> None:
     priced = price_plan(SPEC, machine(4), made, Wishes(), guessed_speeds(machine(4)))
     assert not priced.fits
     assert priced.alone.tokens_per_second > 0
+
+
+def test_fewer_experts_are_priced_as_if_the_model_had_so_many_active() -> None:
+    spec = tiny_spec(QWEN3_235B)
+    fewer = choose(spec, wishes=Wishes(run_experts=4), topology=machine(20, 20))
+    same = choose(replace(spec, active_experts=4), topology=machine(20, 20))
+    every = choose(spec, wishes=Wishes(run_experts=9), topology=machine(20, 20))
+    assert fewer.best.alone == same.best.alone
+    assert every.best.alone == choose(spec, topology=machine(20, 20)).best.alone
+    assert fewer.best.alone.seconds.total < every.best.alone.seconds.total

@@ -1,0 +1,1 @@
+"""The commands that measure a model: `numoe bench`, `numoe sweep-bench`, `numoe perplexity`."""
