@@ -59,6 +59,7 @@ class SlowLoad:
         self._settings = settings
 
     def __call__(self, report: LoadProgress) -> ServedModel:
+        report("loading", 1, 2)
         self.begun.set()
         patience = time.monotonic() + 2 * PATIENCE_SECONDS  # a test that failed on the way never calls `finish`
         while not self._done.wait(0.005) and time.monotonic() < patience:
