@@ -35,7 +35,7 @@ from numoe.worker.placing.memory import allocate
 Bytes = NDArray[np.uint8]
 
 READ_BYTES = 4 << 20  # per read: large enough for full disk speed, small enough to stay in the L2/L3 until it is hashed
-READERS = 2  # per thread that computes: one waits for the disk while another one hashes
+READERS = 2  # per thread that computes: one waits for the disk while another one hashes; 3 and 4 were no faster
 
 
 @dataclass(frozen=True, slots=True)
