@@ -7,6 +7,7 @@ comes as the event "library". Tracebacks come without the values of local variab
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -30,7 +31,7 @@ _log = structlog.get_logger()
 
 
 def configure_logging(stream: TextIO | None = None) -> None:
-    """Set structlog up. A server calls this once, when it starts; until then structlog's own defaults hold."""
+    """Set structlog up: a command calls this before it reads a model. Until then lines go to standard output."""
     stream = quiet(stream or sys.stderr)
     render: list[structlog.typing.Processor]
     if stream.isatty():
@@ -54,6 +55,8 @@ def configure_logging(stream: TextIO | None = None) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
         root.removeHandler(handler)
     root.addHandler(_LibraryHandler())
+    atexit.unregister(finish_log)
+    atexit.register(finish_log)
 
 
 def finish_log() -> None:

@@ -45,8 +45,10 @@ def doctor(
     topology = read_machine(root)
     # They bring numpy and structlog: 0.6 s, which `--help` and a refused folder do not wait for.
     from numoe.coordinator.commands.tables.doctor import describe_checkup
+    from numoe.coordinator.logs import configure_logging
     from numoe.coordinator.machine.checkup import examine
 
+    configure_logging()  # what is said of the model is no finding
     with LoadingView() as view:
         checkup = examine(topology, root, model, settings, measure, lambda phase: view(phase, 0, 0))
     out().print(describe_checkup(checkup))

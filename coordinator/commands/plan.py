@@ -51,11 +51,13 @@ def plan(
     from numoe.coordinator.commands.tables.forecast import describe_choice
     from numoe.coordinator.commands.tables.plan import describe_plan
     from numoe.coordinator.limits import step_limits
+    from numoe.coordinator.logs import configure_logging
     from numoe.coordinator.machine.model_file import read_model
     from numoe.coordinator.machine.planning import check_lock, decide_plan
     from numoe.model.planning.plan_checks import check_placement
     from numoe.model.planning.plan_file import to_toml
 
+    configure_logging()  # what is said of a model or a hub is no part of the plan
     with _readable(model, wanted) as path:
         spec, _, template = read_model(path, settings)  # what `numoe serve` would refuse of the text, too
     if template is not None:
@@ -80,14 +82,9 @@ def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path]:
         yield model
         return
     from numoe.coordinator.hub.models import find_model, model_heads
-    from numoe.coordinator.logs import configure_logging, finish_log
 
-    configure_logging()  # what is said of a hub is no part of the plan
-    try:
-        with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
-            yield path
-    finally:
-        finish_log()
+    with LoadingView() as view, model_heads(find_model(wanted, view), view) as path:
+        yield path
 
 
 def _write_text(path: Path, text: str) -> None:

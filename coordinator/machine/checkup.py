@@ -60,7 +60,7 @@ def examine(
 
 def _weigh_model(model: Path, topology: Topology, settings: ServeSettings) -> Needs:
     """What the model's plan wants of the machine."""
-    spec = read_spec(model)
+    spec = read_spec(model, settings)
     plan = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
     return needs_of(plan, spec, limits, kv_types(settings.engine))

@@ -28,7 +28,7 @@ REDUCTIONS = (
     ExpertReduction(1, 1.0),
     ExpertReduction(3, 1.0),
     ExpertReduction(1, 0.8),
-    ExpertReduction(2, 0.5),
+    ExpertReduction(2, 0.1),
     ALL_EXPERTS,
 )
 # A sampling's seed tells its request's logits from the others'.

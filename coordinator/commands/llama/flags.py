@@ -56,6 +56,14 @@ def _context(value: str) -> list[str]:
     return ["--context-tokens", value, "--kv-tokens", value]
 
 
+def _cpus_of_mask(value: str) -> list[str]:
+    try:
+        mask = int(value, 16)
+    except ValueError as error:
+        raise SetupError(f"--cpu-mask is {value!r}, expected hexadecimal digits, such as ff for CPUs 0 to 7") from error
+    return ["--cpus", ",".join(str(cpu) for cpu in range(mask.bit_length()) if mask >> cpu & 1)]
+
+
 def _no_gpu(value: str) -> list[str]:
     if value.strip() not in ("0", "auto"):
         raise SetupError(f"-ngl {value}: this engine computes on CPUs, layers cannot go to a GPU; leave it away")
@@ -101,6 +109,8 @@ FLAGS = (
     Flag(("-m", "--model"), "a value", lambda value: [value], shown="MODEL"),
     Flag(("-c", "--ctx-size"), "a value", _context, shown="--context-tokens and --kv-tokens"),
     _renamed(("-t", "--threads"), "--threads"),
+    _renamed(("-Cr", "--cpu-range"), "--cpus"),
+    Flag(("-C", "--cpu-mask"), "a value", _cpus_of_mask, shown="--cpus"),
     _renamed(("-ub", "--ubatch-size"), "--step-tokens"),
     _renamed(("-np", "--parallel"), "--sequences"),
     _renamed(("-ctk",), "--cache-type-k"),
@@ -126,6 +136,8 @@ FLAGS = (
     _always(("--no-context-shift",), "an answer ends where the context is full", "nothing"),
     _always(("-cmoe", "--cpu-moe"), _NO_GPU, "nothing"),
     _without_meaning(("-tb", "--threads-batch"), "prompts and answers are computed by the same threads", "a value"),
+    _without_meaning(("-Cb", "--cpu-mask-batch", "-Crb", "--cpu-range-batch"), "the same threads do both", "a value"),
+    _without_meaning(("--cpu-strict", "--prio", "--poll"), "every thread has a CPU of its own, and spins", "a value"),
     _without_meaning(("-b", "--batch-size"), "-ub alone says how many tokens a step takes", "a value"),
     Flag(("-ngl", "--gpu-layers", "--n-gpu-layers"), "a value", _no_gpu, f"no meaning here: {_NO_GPU}", NO_MEANING),
     Flag(("-ot", "--override-tensor"), "a value", _tensors_on_cpu, f"no meaning here: {_NO_GPU}", NO_MEANING),

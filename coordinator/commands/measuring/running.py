@@ -23,6 +23,7 @@ from numoe.protos.errors import SetupError
 def find_model(model: Path | None, hub: HubOptions) -> Path:
     """The file that was named, or fetched by its name, else the demo model, made on first use."""
     hub.wanted(model)  # what cannot be is refused before anything is shown
+    configure_logging()  # what is said of the model is no row of the table
     with LoadingView() as view:
         return hub.find(model, view) or find_demo_model(view)
 
@@ -30,7 +31,6 @@ def find_model(model: Path | None, hub: HubOptions) -> Path:
 @contextmanager
 def loaded(path: Path, settings: ServeSettings) -> Iterator[MeasuredWorkers]:
     """Workers with the model, ended with the context; loading shows how far it is."""
-    configure_logging()
     with LoadingView() as view, measured_workers(path, settings, view) as measured:
         view.close()
         yield measured

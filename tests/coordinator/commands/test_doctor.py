@@ -9,6 +9,7 @@ import pytest
 from tests.coordinator.commands.numoe_process import numoe
 from tests.machines import set_governor, write_machine
 from tests.model.doctor.findings import TWO_NODES
+from tests.tiny_model import TinyShape, write_tiny_model
 
 
 def test_doctor_measures_this_machine_and_keeps_the_figures(
@@ -23,6 +24,15 @@ def test_doctor_measures_this_machine_and_keeps_the_figures(
         assert part in done.stdout
     assert (tmp_path / "numoe" / "bandwidth.toml").exists()
     assert "GB/s read by all cores" in numoe("doctor", "--no-measure").stdout
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor"])
+def test_what_is_said_of_a_model_is_no_line_of_the_output(command: str, tmp_path: Path) -> None:
+    model = tmp_path / "long.gguf"
+    write_tiny_model(model, TinyShape(context_length=131072))  # states positions that no key explains
+    done = numoe(command, str(model), "--root", str(write_machine(tmp_path / "machine", TWO_NODES)))
+    assert "rope_scaling" in done.stderr
+    assert "rope_scaling" not in done.stdout
 
 
 def test_doctor_judges_the_copy_of_another_machine(tmp_path: Path, model: Path) -> None:

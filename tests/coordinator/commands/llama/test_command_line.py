@@ -26,6 +26,8 @@ def read(typed: str) -> str:
         ("--model=model.gguf -np 4", "model.gguf --sequences 4"),
         ("-c 8192", "--context-tokens 8192 --kv-tokens 8192"),
         ("-c 0", f"--context-tokens {2**31 - 1}"),
+        ("-Cr 0-9 --cpu-strict 1", "--cpus 0-9"),
+        ("-C 0x50f", "--cpus 0,1,2,3,8,10"),
         ("-ctk q8_0 -ctv f16 -ser 6,1", "--cache-type-k q8_0 --cache-type-v f16 --smart-expert-reduction 6,1"),
         ("-ub 256 -b 2048", "--step-tokens 256"),
         ("-fa on model.gguf", "model.gguf"),
