@@ -1,7 +1,7 @@
 """Reads parts of files straight from the disk, past the page cache, but for parts that lie in it.
 
 Bytes that are kept in the worker's memory are not needed a second time in the cache, which would take them from the
-same node, and leave no huge pages for weights: 237,000 faults were seen for 6,000. Straight reads take 0.03 s of a core
+same node, and leave no huge pages for weights: 243,000 faults were seen for 6,000. Straight reads take 0.03 s of a core
 for a GB instead of 0.16 to 0.3. They want whole blocks, so more is read than was asked for, into memory that is the
 caller's.
 
