@@ -31,7 +31,7 @@ def doctor(
     Parameters
     ----------
     model
-        A GGUF file, to look whether its plan fits too, and how fast memory lets it be.
+        A GGUF file, to look whether its plan fits too, and how fast memory lets it be; --packed names one as well.
     settings
         As for serve.
     measure

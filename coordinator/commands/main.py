@@ -206,7 +206,7 @@ _add_command(
     """Write a model in the form in which it is computed, for `numoe serve --packed FOLDER` to start from.
 
     It is packed for no number of workers or nodes, and holds all of the model: the file is not needed any more. Every
-    part has a SHA-256, and is compared with it whenever it is loaded.
+    part has a hash (BLAKE3), and is compared with it whenever it is loaded.
     """,
 )
 _add_command(

@@ -31,7 +31,7 @@ def plan(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split.
+        A GGUF file, the first one if it is split. Default: what --packed names.
     hub
         Or its name. Of files that are not in the cache only the heads are fetched.
     settings
@@ -45,8 +45,8 @@ def plan(
     """
     check_settings(settings)
     wanted = hub.wanted(model)
-    if model is None and wanted is None:
-        raise SetupError("no model is named: give a GGUF file, or --hf-repo OWNER/REPO:QUANT")
+    if model is None and wanted is None and settings.model.packed is None:
+        raise SetupError("no model is named: give a GGUF file, --packed FOLDER, or --hf-repo OWNER/REPO:QUANT")
     # They bring numpy and structlog: 0.5 s, which `--help` and a refused flag do not wait for.
     from numoe.coordinator.commands.tables.forecast import describe_choice
     from numoe.coordinator.commands.tables.plan import describe_plan
@@ -75,10 +75,9 @@ def plan(
 
 
 @contextmanager
-def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path]:
-    """A path at which the model's head can be read, in the context."""
+def _readable(model: Path | None, wanted: HubName | None) -> Iterator[Path | None]:
+    """A path at which the model's head can be read, in the context; None: none is named but a packed folder."""
     if wanted is None:
-        assert model is not None
         yield model
         return
     from numoe.coordinator.hub.models import find_model, model_heads

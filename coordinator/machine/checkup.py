@@ -46,7 +46,8 @@ def examine(
 
     Raises SetupError for a model that cannot be read or planned.
     """
-    wanted = None if model is None else _weigh_model(model, topology, settings)
+    named = model is not None or settings.model.packed is not None
+    wanted = _weigh_model(model, topology, settings) if named else None
     if root != Path("/"):
         return Checkup(diagnose(root, topology, wanted), None, topology)
     if measure:
@@ -58,7 +59,7 @@ def examine(
     return Checkup((*findings, *remarks), bandwidth, topology)
 
 
-def _weigh_model(model: Path, topology: Topology, settings: ServeSettings) -> Needs:
+def _weigh_model(model: Path | None, topology: Topology, settings: ServeSettings) -> Needs:
     """What the model's plan wants of the machine."""
     spec = read_spec(model, settings)
     plan = decide_plan(spec, topology, settings).plan

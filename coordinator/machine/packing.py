@@ -24,8 +24,8 @@ from numoe.coordinator.progress import LoadProgress
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.model_file import GgufFile, open_gguf
 from numoe.model.gguf.part import metadata_alone
+from numoe.model.packed.hashes import HASH_BYTES
 from numoe.model.packed.manifest import (
-    HASH_BYTES,
     KIND,
     MANIFEST_FILE,
     METADATA_FILE,

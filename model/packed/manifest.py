@@ -3,7 +3,7 @@
     SHA256SUMS       of the three below, as `sha256sum -c` reads it; written last: without it a folder is not complete
     manifest.json    version, layout, what it was packed from, tensors, sections
     metadata.gguf    a GGUF file of the model's keys and values, and no tensors
-    hashes           a SHA-256 of every slice of every section, 32 bytes each
+    hashes           a BLAKE3 of every slice of every section, 32 bytes each
     *.panels         see sections.py
     unfinished       from the first byte on until all is written; whoever packs holds a lock on it
 
@@ -29,12 +29,11 @@ from numoe.model.planning.panels import PANEL_LAYOUT
 from numoe.protos.errors import ModelFileError
 from numoe.protos.foreign_text import one_line
 
-VERSION = 1  # of what is written here and in sections.py
+VERSION = 2  # of what is written here and in sections.py
 KIND = "numoe packed model"
 SUMS_FILE, MANIFEST_FILE, METADATA_FILE, HASHES_FILE = "SHA256SUMS", "manifest.json", "metadata.gguf", "hashes"
 UNFINISHED_FILE = "unfinished"
 SUMMED = (MANIFEST_FILE, METADATA_FILE, HASHES_FILE)
-HASH_BYTES = 32
 ANEW = "pack the model anew with `numoe pack`"
 
 

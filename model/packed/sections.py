@@ -9,7 +9,7 @@ A file per layer, and one for the vocabulary; in each, section beside section wi
     an expert           | stride 0 | stride 1 | ...
     a stride            gate panel and up panel side by side; one panel of any other matrix; one row of the
                         embedding; a whole vector
-    a slice             so many strides of one expert, with a SHA-256 of their own in the file of hashes
+    a slice             so many strides of one expert, with a hash of their own in the file of hashes
 
 *Guarantees*: the rows of an expert that any worker of any plan owns are one range of bytes here, the very bytes that
 its memory is to hold, as plans cut at panels, or give whole experts, and matrices that are read in turn lie together
@@ -75,6 +75,10 @@ class Section:
     def rows(self) -> int:
         """Of one expert."""
         return self.tensors[0].shape[-2] if len(self.tensors[0].shape) > 1 else 1
+
+    def strides_of(self, slice_: int) -> tuple[int, int]:
+        """From which stride of its expert a slice goes to which."""
+        return slice_ * self.slice, min((slice_ + 1) * self.slice, self.strides)
 
     def offset_of(self, expert: int, stride: int) -> int:
         """Where a stride of an expert begins in the file."""

@@ -16,20 +16,25 @@ from numoe.protos.errors import ModelFileError
 
 
 class Files:
-    """One descriptor per file, which is the one that the model was planned by."""
+    """Descriptors of files, each of which is the one that the model was planned by."""
 
     def __init__(self, expected: Iterable[FileIdentity]) -> None:
         self._expected = {identity.path: identity for identity in expected}
-        self._open: dict[Path, int] = {}
+        self._open: dict[tuple[Path, int], int] = {}
         self._lock = Lock()
 
-    def descriptor(self, path: Path) -> int:
-        """The descriptor of a file, which is opened if it was not. Raises ModelFileError: it is another file."""
+    def descriptor(self, path: Path, flags: int = 0) -> int:
+        """A descriptor of a file with these flags, which is opened if it was not.
+
+        Raises:
+            ModelFileError: it is another file.
+            OSError: it cannot be opened so.
+        """
         with self._lock:
-            if path not in self._open:
-                self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                self._check(path)
-            return self._open[path]
+            if (path, flags) not in self._open:
+                self._open[path, flags] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+                self._check(path, self._open[path, flags])
+            return self._open[path, flags]
 
     def read(self, path: Path, offset: int, parts: Sequence[NDArray[np.uint8]]) -> None:
         """Fill arrays from a file, one behind the other; raises ModelFileError where the file ends first."""
@@ -49,12 +54,12 @@ class Files:
 
     def check(self) -> None:
         """Raise ModelFileError: a file was written to since it was opened."""
-        for path in self._open:
-            self._check(path)
+        for (path, _), descriptor in self._open.items():
+            self._check(path, descriptor)
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: Path, descriptor: int) -> None:
         if path in self._expected:
-            self._expected[path].check(self._open[path])
+            self._expected[path].check(descriptor)
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.packed.manifest import HASH_BYTES, HASHES_FILE
+from numoe.model.packed.hashes import HASH_BYTES, hash_of
+from numoe.model.packed.manifest import HASHES_FILE
 from numoe.model.packed.sections import Section, file_bytes, sections_of
 from numoe.model.planning.panels import panel_bytes
 from numoe.model.planning.plan import PANEL_ROWS
@@ -35,8 +35,7 @@ class Slice:
     @property
     def strides(self) -> tuple[int, int]:
         """From which stride of the expert to which."""
-        first = self.number * self.section.slice
-        return first, min(first + self.section.slice, self.section.strides)
+        return self.section.strides_of(self.number)
 
     @property
     def hash(self) -> int:
@@ -59,7 +58,7 @@ def write_panels(spec: ModelSpec, folder: Path, threads: int, report: Callable[[
 
     def run(slice_: Slice) -> None:
         made = slice_bytes(source, slice_)
-        hashes[slice_.hash] = np.frombuffer(hashlib.sha256(made.data).digest(), np.uint8)
+        hashes[slice_.hash] = np.frombuffer(hash_of(made), np.uint8)
         _write(written[slice_.section.file], slice_.section.offset_of(slice_.expert, slice_.strides[0]), made)
         with lock:
             report(made.size)

@@ -9,6 +9,7 @@ import pytest
 from tests.coordinator.commands.numoe_process import numoe
 from tests.machines import set_governor, write_machine
 from tests.model.doctor.findings import TWO_NODES
+from tests.packed_model import pack_here
 from tests.tiny_model import TinyShape, write_tiny_model
 
 
@@ -33,6 +34,16 @@ def test_what_is_said_of_a_model_is_no_line_of_the_output(command: str, tmp_path
     done = numoe(command, str(model), "--root", str(write_machine(tmp_path / "machine", TWO_NODES)))
     assert "rope_scaling" in done.stderr
     assert "rope_scaling" not in done.stdout
+
+
+def test_doctor_weighs_a_packed_model(model: Path, tmp_path: Path) -> None:
+    done = numoe("doctor", "--no-measure", "--packed", str(pack_here(model, tmp_path / "packed")))
+    assert done.returncode == ("problem" in done.stdout), done.stderr
+    assert "room for the model" in done.stdout
+    assert "packed_model" not in done.stdout
+    done = numoe("doctor", "--no-measure", "--packed", str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert "expected a folder that `numoe pack` made, found nothing" in done.stderr
 
 
 def test_doctor_judges_the_copy_of_another_machine(tmp_path: Path, model: Path) -> None:

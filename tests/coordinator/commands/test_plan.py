@@ -14,6 +14,7 @@ from tests.machines import TWO_XEON_6138, restrict, write_machine
 from tests.machines import write as write_file
 from tests.model.architectures.model_bytes import model_bytes
 from tests.model.gguf.gguf_bytes import write
+from tests.packed_model import flip, pack_here
 from tests.tiny_model import TinyShape, write_tiny_model
 
 
@@ -39,6 +40,21 @@ def test_plan_makes_and_explains_the_split_that_was_asked_for(model: Path, tmp_p
     assert [made.split for made in plans.values()] == ["tensor", "expert"]
     done = numoe("plan", str(model), "--plan-file", str(tmp_path / "whole.toml"))
     assert f"Split: expert. Why: {tmp_path}/whole.toml says so." in done.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_plan_takes_a_packed_folder_instead_of_a_file(model: Path, tmp_path: Path) -> None:
+    folder, plans = pack_here(model, tmp_path / "packed"), []
+    for named in ((str(model),), ("--packed", str(folder))):
+        flags = ("--workers", "2", "--threads-per-worker", "1", "--output", str(tmp_path / "plan.toml"))
+        done = numoe("plan", *named, *flags)
+        assert done.returncode == 0, done.stderr
+        assert "packed_model" not in done.stdout
+        plans.append((tmp_path / "plan.toml").read_text())
+    assert plans[0] == plans[1]
+    flip(folder / "metadata.gguf", 100)
+    done = numoe("plan", "--packed", str(folder))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "do not agree: one of them was changed or damaged" in done.stderr
 
 
 def test_plan_takes_a_mixtral_with_the_vocabulary_of_sentencepiece(tmp_path: Path) -> None:

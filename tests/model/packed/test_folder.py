@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec
@@ -129,7 +129,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
-    "a later version": (lambda m: m.update(version=2), "packed-version", r"has version 2, this numoe reads 1; pack"),
+    "an earlier version": (lambda m: m.update(version=1), "packed-version", "has version 1, this numoe reads 2; pack"),
+    "a later version": (lambda m: m.update(version=3), "packed-version", r"has version 3, this numoe reads 2; pack"),
     "another layout": (lambda m: m.update(layout=9), "packed-layout", r"have layout 9, this numoe's kernels read 1; "),
     "another kind": (lambda m: m.update(kind="x"), "packed-kind", "is of kind 'x', expected 'numoe packed model'"),
     "no version": (lambda m: m.pop("version"), "packed-manifest", "missing required field `version`"),
@@ -216,6 +217,6 @@ def test_hashes_are_of_what_lies_there(packed: Path) -> None:
         for expert in range(experts):
             for first in range(expert * size, (expert + 1) * size, section["slice"] * section["stride"]):
                 stop = min(first + section["slice"] * section["stride"], (expert + 1) * size)
-                assert hashlib.sha256(data[first:stop]).digest() == hashes[number].tobytes()
+                assert blake3(data[first:stop]).digest() == hashes[number].tobytes()
                 number += 1
         assert number == section["first_hash"] + section["hashes"]

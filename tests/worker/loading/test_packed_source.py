@@ -22,9 +22,12 @@ from numoe.protos.errors import ModelFileError
 from numoe.worker.loading import packed_source
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.arrangement import Arrangement
+from numoe.worker.loading.direct_files import BLOCK_BYTES
 from numoe.worker.loading.loader import LoadedWeights, load_weights
+from numoe.worker.loading.page_cache import PageCache
 from tests.packed_model import copies, flip, pack_here
 from tests.tiny_model import TinyShape, split_paths, write_tiny_model
+from tests.worker.loading.page_cache_tools import bytes_from_disk, drop_from_cache
 from tests.worker.loading.test_loader import UNEVEN, WIDE, load, plan_of
 from tests.worker.running.shard_process import read_spec
 
@@ -99,6 +102,24 @@ def test_slices_read_one_by_one_or_some_together_are_the_same(
         np.testing.assert_array_equal(found.memory, expected.memory)
 
 
+def test_a_cold_folder_is_read_once_and_stays_out_of_the_page_cache(packed: Packed) -> None:
+    """So that a start takes what reading takes, and no memory of the worker's node."""
+    plan = plan_of(packed.spec, 1)
+    [shard] = plan.shards
+    panels = sorted(packed.folder.glob("*.panels"))
+    load_packed(packed.from_folder, packed.folder, plan, shard)  # the code comes from the disk as well
+    for path in panels:
+        drop_from_cache(path)
+    before = bytes_from_disk()
+    load_packed(packed.from_folder, packed.folder, plan, shard)
+    reads = sum(section.hashes for section in sections_of(packed.from_folder))  # at most
+    size = sum(path.stat().st_size for path in panels)
+    assert size <= bytes_from_disk() - before <= size + 2 * BLOCK_BYTES * reads
+    for path in panels:
+        with path.open("rb") as file:
+            assert not PageCache(file.fileno(), path.stat().st_size).holds(0, 1)
+
+
 def refusals(spec: ModelSpec, folder: Path, plan: ShardPlan) -> list[str]:
     """What each worker says that refuses to load."""
     said = []
@@ -121,7 +142,7 @@ def test_one_bit_anywhere_in_the_panels_is_found_and_named(packed: Packed, tmp_p
             said = refusals(read_packed(folder), folder, plan)
             assert said
             for line in said:
-                assert re.search(rf"{section.file}: bytes (\d+) to (\d+) \(.*{section.key[0][0]}.*SHA-256 is", line)
+                assert re.search(rf"{section.file}: bytes (\d+) to (\d+) \(.*{section.key[0][0]}.*BLAKE3 is", line)
                 first, last = map(int, re.findall(r"bytes (\d+) to (\d+)", line)[0])
                 assert first <= section.offset + place < last
             flip(folder / section.file, section.offset + place)
