@@ -21,6 +21,7 @@ from numoe.coordinator.measuring.sweep import Sweep, SweepRow
 from numoe.coordinator.measuring.workers import MeasuredWorkers
 from numoe.coordinator.settings import EngineSettings, KvType, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
+from numoe.model.planning.prediction.speeds import Speeds
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())
@@ -30,7 +31,9 @@ KV_POSITION = 2 * SPEC.layers * SPEC.kv_heads * SPEC.head_size * 2  # bytes, f16
 def measured(kv_type: KvType = "f16", step_tokens: int = 512) -> MeasuredWorkers:
     settings = ServeSettings(engine=EngineSettings(kv_type=kv_type, step_tokens=step_tokens))
     group = cast(HostGroup, None)
-    return MeasuredWorkers(SPEC, group, settings, Peaks(50e9, 2e12, ""), 2, 32, 'a "processor"')
+    return MeasuredWorkers(
+        SPEC, group, settings, Peaks(50e9, 2e12, ""), Speeds({0: 50e9}, "as told"), 2, 32, 'a "processor"'
+    )
 
 
 def facts(**changes: Any) -> BenchFacts:
