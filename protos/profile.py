@@ -48,7 +48,7 @@ WORK, FOR_THREADS, FOR_WORKERS = range(3)
 NOTHING, TIMES, TIME_LINE = range(3)
 
 STATE_WORDS, EVENT_WORDS = 16, 5
-STEPS, INSIDE, BETWEEN, NOTED, THREAD_ID = 5, 6, 7, 11, 12  # words of a thread's state; the last is written by Python
+STEPS, INSIDE, NOTED, THREAD_ID = 5, 6, 7, 12  # words of a thread's state; the last is written by Python
 
 
 def most_events(layers: int) -> int:
@@ -64,7 +64,6 @@ class WorkerProfile:
     node: int
     cells: NDArray[np.int64]  # [threads, layers + 1, PHASES, 3] work, waiting for threads, waiting for workers
     inside: NDArray[np.int64]  # [threads] inside steps
-    between: NDArray[np.int64]  # [threads] from one step to the next
     step_ns: int  # inside steps, as the worker counts for itself, whether it is profiled or not
     weight_bytes: NDArray[np.int64]  # [PHASES] read
     kv_bytes: float  # of decodes: keys and values of all positions before each token

@@ -82,15 +82,24 @@ def step_seconds(worker: WorkerProfile, steps: int) -> float:
 
 
 def accounted(worker: WorkerProfile) -> NDArray[np.float64]:  # [threads]
-    """Which share of the time that each thread was inside steps its phases and waits are."""
-    found: NDArray[np.float64] = worker.cells.sum(axis=(1, 2, 3)) / np.maximum(1, worker.inside)
+    """Which share of the time that each thread was inside steps its phases and waits are.
+
+    Of the first thread that time is what the worker counts, profiled or not, for the benches too.
+    """
+    inside = worker.inside.astype(np.float64)
+    inside[0] = worker.step_ns
+    found: NDArray[np.float64] = worker.cells.sum(axis=(1, 2, 3)) / inside.clip(min=1)
     return found
 
 
 def accounted_of_all(profile: Profile) -> float:
-    """Which share of the stopwatch's time phases, waits and the time between steps are: of the worst thread."""
-    spent = [worker.cells.sum(axis=(1, 2, 3)) + worker.between for worker in profile.workers]
-    return float(min(one.min() for one in spent)) / 1e9 / profile.seconds
+    """The least of it that any thread accounts for."""
+    return float(min(accounted(worker).min() for worker in profile.workers))
+
+
+def outside_steps(worker: WorkerProfile, profile: Profile) -> float:
+    """Seconds for each step that threads are outside of steps, as a mean: until the coordinator has the next one."""
+    return (profile.seconds - float(worker.inside.mean()) / 1e9) / profile.steps
 
 
 def thread_imbalance(worker: WorkerProfile) -> float:

@@ -21,7 +21,6 @@ from numoe.model.machine.processor_counters import ThreadCounters, no_traffic_re
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.plan_size import kv_position_bytes
 from numoe.protos.profile import (
-    BETWEEN,
     EVENT_WORDS,
     INSIDE,
     NOTED,
@@ -190,7 +189,6 @@ def _worker_profile(
         node=node,
         cells=now.cells - then.cells,
         inside=state[:, INSIDE].copy(),
-        between=state[:, BETWEEN].copy(),
         step_ns=now.counts["step_ns"] - then.counts["step_ns"],
         weight_bytes=now.weight_bytes[0] * steps + now.weight_bytes[1] - then.weight_bytes[1],
         kv_bytes=kv_bytes,

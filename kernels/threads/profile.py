@@ -6,8 +6,8 @@ teams. All of the time inside a step is in one cell or another.
 
 Each thread writes words of its own, all int64, which lie in the arena:
 
-    state   0 level    8 since   16 cell   24 layer   32 event   40 steps   48 inside   56 between
-            64 cells   72 events  80 end   88 noted
+    state   0 level    8 since   16 cell   24 layer   32 event   40 steps   48 inside   56 noted
+            64 cells   72 events  80 end
     cells   [layers + 1, PHASES] of: ns of work, of waiting for threads, of waiting for workers; the last row: embedding
             and head
     events  [...] of: layer * PHASES + phase, begun, arrived, came, released: when the thread came to the wait, when the
@@ -15,8 +15,8 @@ Each thread writes words of its own, all int64, which lie in the arena:
 
 `level` of a step: 0 nothing is noted, 1 cells are, 2 events too: those of the last step of this level stay. `since` is
 where the time that is being measured began, `cell`, `layer` and `event` are addresses of what is written next, `cells`,
-`events` and `end` those of the arrays. `steps` counts the steps that were noted, `inside` the time inside them,
-`between` the time from one to the next, where both were, and `noted` the events of the last step of level 2.
+`events` and `end` those of the arrays. `steps` counts the steps that were noted, `inside` the time inside them, and
+`noted` the events of the last step of level 2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EMBED, ATTENTION_NORM, QKV, HEADS, ATTEND, ATTENTION_EXCHANGE, ATTENTION_OUTPUT 
 FEED_FORWARD_NORM, ROUTER, CHOOSE, GATE_UP, EXPERT_EXCHANGE, DOWN, ADD, HEAD, DRAW = range(7, 16)
 PHASES = 16
 
-LEVEL, SINCE, CELL, LAYER, EVENT, STEPS, INSIDE, BETWEEN, CELLS, EVENTS, END, NOTED = range(0, 96, 8)
+LEVEL, SINCE, CELL, LAYER, EVENT, STEPS, INSIDE, NOTED, CELLS, EVENTS, END = range(0, 88, 8)
 STATE_BYTES = 128
 CELL_BYTES, EVENT_BYTES = 24, 40
 _LAYER_BYTES = PHASES * CELL_BYTES
@@ -43,8 +43,6 @@ TIME_LINE = 2  # the level at which events are noted
 def begin_profile(profile: int, level: int, began: int) -> None:
     """Note, or do not, the step that began now; `profile` is the address of the thread's state."""
     if level != 0:
-        if long_load(profile + LEVEL) != 0:
-            long_store(profile + BETWEEN, long_load(profile + BETWEEN) + began - long_load(profile + SINCE))
         long_store(profile + SINCE, began)
         long_store(profile + EVENT, long_load(profile + (EVENTS if level == TIME_LINE else END)))
     long_store(profile + LEVEL, level)

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from numoe.coordinator.commands.measuring.served_profile import read_profile
-from numoe.coordinator.profiling.figures import accounted, accounted_of_all, read_rate
+from numoe.coordinator.profiling.figures import accounted_of_all, read_rate
 from numoe.v1.operations_pb2 import ProfileRequest, ProfileResponse
 from numoe.v1.operations_pb2_grpc import OperationsServiceStub
 from tests.system.clients import SERVE_FLAGS, SHAPE, Client, ask, connected
@@ -45,10 +45,9 @@ async def test_an_answer_is_the_same_while_its_steps_are_profiled(server: ServeP
     assert found.steps >= STEPS
     assert found.layers == SHAPE.layers
     assert found.tokens >= found.steps
-    assert accounted_of_all(found) <= 1
+    assert 0.97 <= accounted_of_all(found) <= 1
     assert read_rate(found) > 0
     for worker in found.workers:
-        assert accounted(worker).tolist() == [1.0]
         assert worker.kv_bytes > 0
         assert len(worker.events) > 0
         assert worker.peak > 0
@@ -67,7 +66,7 @@ async def test_numoe_profiles_a_service(server: ServeProcess, tmp_path: Path) ->
     assert process.returncode == 0, err
     facts = json.loads(out)
     assert facts["title"].endswith(f", served at {server.address}")
-    assert facts["accounted"] > 0.97  # it decoded all the time
+    assert facts["accounted"] > 0.97
     assert page.exists()
 
 

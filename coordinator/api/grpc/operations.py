@@ -84,7 +84,7 @@ def profile_message(profile: Profile) -> operations_pb2.StepsProfile:
     fill_message(message, profile, leave_out=("workers", "phases"))
     for worker in profile.workers:
         told = message.workers.add(threads=len(worker.inside))
-        arrays = ("cells", "inside", "between", "weight_bytes", "events")
+        arrays = ("cells", "inside", "weight_bytes", "events")
         fill_message(told, worker, leave_out=(*arrays, "threads"))
         for name in arrays:
             setattr(told, name, getattr(worker, name).astype("<i8").tobytes())

@@ -17,6 +17,7 @@ from numoe.coordinator.profiling.figures import (
     accounted_of_all,
     grouped_phases,
     layer_times,
+    outside_steps,
     peak_of,
     phase_shares,
     read_rate,
@@ -47,7 +48,7 @@ def _headlines(title: str, profile: Profile) -> Iterator[str]:
     size = f"{human_count(profile.steps, 'step')} of {profile.tokens / profile.steps:.1f} tokens"
     yield f"{size}, {human_time(step)} each: {profile.tokens / profile.seconds:.1f} tokens/s"
     fill = f", {rate / peak:.0%} of {peak / 1e9:.1f} GB/s ({harmless(profile.peak_source)})" if peak else ""
-    yield f"read {rate / 1e9:.1f} GB/s{fill}; phases and waits are {accounted_of_all(profile):.1%} of the time"
+    yield f"read {rate / 1e9:.1f} GB/s{fill}; phases and waits are {accounted_of_all(profile):.1%} of steps' time"
 
 
 def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
@@ -55,7 +56,7 @@ def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     title = f"worker {worker.worker}, node {worker.node}, mean of {threads}: {TIMES}"
     headings = ("phase", "work", "threads", "workers", "share", "GB/s", "fill", "uneven")
     table = ruled_table(title, *headings, named_rows=True)
-    total = float(worker.inside.mean() + worker.between.mean()) / 1e9 / profile.steps
+    total = profile.seconds / profile.steps
     groups = phase_shares(worker, profile.steps, grouped_phases())
     for group in groups:
         if group.seconds:
@@ -68,7 +69,7 @@ def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     table.add_section()
     whole = phase_shares(worker, profile.steps, [("step", tuple(one for group in GROUPS.values() for one in group))])[0]
     table.add_row(*_cells("step", whole, total, worker.peak), style="bold")
-    pause = float(worker.between.mean()) / 1e9 / profile.steps
+    pause = outside_steps(worker, profile)
     table.add_row("between steps", "", "", _milliseconds(pause), f"{pause / total:.1%}", "", "", "")
     return table
 
@@ -170,7 +171,7 @@ def _worker_facts(worker: WorkerProfile, profile: Profile) -> dict[str, Any]:
         "worker": worker.worker,
         "node": worker.node,
         "step_seconds": step_seconds(worker, steps),
-        "between_steps": float(worker.between.mean()) / 1e9 / steps,
+        "between_steps": outside_steps(worker, profile),
         "peak_bytes_per_second": worker.peak,
         "imbalance": thread_imbalance(worker),
         "instructions": worker.instructions,
@@ -179,8 +180,9 @@ def _worker_facts(worker: WorkerProfile, profile: Profile) -> dict[str, Any]:
         "remote_loads": worker.remote_loads,
         "groups": [_share_facts(share) for share in phase_shares(worker, steps, grouped_phases())],
         "phases": [
-            _share_facts(share)
-            for share in phase_shares(worker, steps, [(one, (one,)) for group in GROUPS.values() for one in group])
+            {**_share_facts(share), "group": group}
+            for group, phases in GROUPS.items()
+            for share in phase_shares(worker, steps, [(phase, (phase,)) for phase in phases])
         ],
         "threads": [
             {

@@ -34,7 +34,6 @@ def _read_worker(told: operations_pb2.WorkerProfile, layers: int) -> WorkerProfi
         node=told.node,
         cells=_read_array(told.cells, threads, layers + 1, len(PHASES), 3),
         inside=_read_array(told.inside, threads),
-        between=_read_array(told.between, threads),
         step_ns=told.step_ns,
         weight_bytes=_read_array(told.weight_bytes, len(PHASES)),
         kv_bytes=told.kv_bytes,

@@ -32,7 +32,6 @@ def made_up_worker(worker: int) -> WorkerProfile:
         node=worker,
         cells=cells,
         inside=inside,
-        between=np.full(THREADS, MILLISECOND * STEPS, np.int64),
         step_ns=int(inside[0]),
         weight_bytes=weight_bytes,
         kv_bytes=18e6,

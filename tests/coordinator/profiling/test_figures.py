@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from numoe.coordinator.profiling.figures import (
@@ -9,6 +11,7 @@ from numoe.coordinator.profiling.figures import (
     accounted_of_all,
     grouped_phases,
     layer_times,
+    outside_steps,
     peak_of,
     phase_shares,
     read_rate,
@@ -49,7 +52,10 @@ def test_all_of_a_threads_time_is_accounted_for() -> None:
         assert accounted(worker).tolist() == [1.0, 1.0]
         assert step_seconds(worker, STEPS) == pytest.approx(39e-3)
         assert thread_imbalance(worker) == pytest.approx((38 / 26) - 1)
+        assert outside_steps(worker, PROFILE) == pytest.approx(1e-3)
     assert accounted_of_all(PROFILE) == pytest.approx(1.0)
+    late = replace(PROFILE.workers[0], step_ns=PROFILE.workers[0].step_ns * 2)  # half of it is missing
+    assert accounted_of_all(replace(PROFILE, workers=(late,))) == pytest.approx(0.5)
 
 
 def test_layers_tell_their_mean_and_longest_work_and_their_waiting() -> None:

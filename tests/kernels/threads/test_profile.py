@@ -74,9 +74,9 @@ def test_phases_and_words_are_those_that_the_coordinator_knows() -> None:
     assert [getattr(words, name) for name in names] == list(range(words.PHASES))
     assert sorted(phase for group in common.GROUPS.values() for phase in group) == sorted(common.PHASES)
     assert (8 * common.STATE_WORDS, 8 * common.EVENT_WORDS) == (words.STATE_BYTES, words.EVENT_BYTES)
-    for name in ("STEPS", "INSIDE", "BETWEEN", "NOTED"):
+    for name in ("STEPS", "INSIDE", "NOTED"):
         assert 8 * getattr(common, name) == getattr(words, name)
-    assert words.NOTED < 8 * common.THREAD_ID < words.STATE_BYTES
+    assert words.END < 8 * common.THREAD_ID < words.STATE_BYTES
     assert common.TIME_LINE == words.TIME_LINE
 
 
@@ -88,7 +88,7 @@ def test_every_nanosecond_inside_steps_is_in_a_cell(teams: int, threads: int) ->
         assert (note.cells >= 0).all()
         since = note.state[words.SINCE // 8]  # the end of the last step
         assert note.cells.sum() == note.state[common.INSIDE]
-        assert note.cells.sum() + note.state[common.BETWEEN] <= since - first <= last - first
+        assert note.cells.sum() <= since - first <= last - first
         line = note.events[: note.state[common.NOTED]]
         assert line[1:, 1].tolist() == line[:-1, 4].tolist()  # one begins where the one before ended
         assert (np.diff(line[:, 1:], axis=1) >= 0).all()
@@ -124,7 +124,7 @@ def test_nothing_is_noted_where_nobody_asks() -> None:
     for note in notes:
         assert not note.cells.any()
         assert not note.events.any()
-        assert not note.state[[common.STEPS, common.INSIDE, common.BETWEEN, common.NOTED]].any()
+        assert not note.state[[common.STEPS, common.INSIDE, common.NOTED]].any()
 
 
 def test_a_time_line_that_is_full_loses_its_end_and_no_time() -> None:

@@ -30,7 +30,7 @@ def test_tables_say_phases_threads_layers_and_what_is_not_known() -> None:
     shown = console.file.getvalue()
     assert "\x1b" not in shown
     assert "4 steps of 1.0 tokens, 40.0 ms each: 25.0 tokens/s" in shown
-    assert "read 2.0 GB/s, 20% of 10.0 GB/s (as told); phases and waits are 100.0% of the time" in shown
+    assert "read 2.0 GB/s, 20% of 10.0 GB/s (as told); phases and waits are 100.0% of steps' time" in shown
     [qkv, _] = re.findall(r"│\s+qkv(.*)│", shown)
     assert qkv.replace("│", "").split() == ["6.000", "3.000", "0.000", "22.5%", "1.0", "20%", "50%"]
     assert re.search(r"between steps.*1\.000.*2\.5%", shown)
