@@ -194,7 +194,7 @@ _add_command(
 
     Every thread notes what it does, in steps that are otherwise as always: their bits are the same, their time is less
     than 2 % longer. Waiting for threads is waiting for the others of a worker, waiting for workers that for others.
-    GB/s are of weights, keys and values, while threads work on a phase or wait for each other. Uneven is how much
+    GB/s are of weights, keys and values, while threads work on a phase or wait for each other. Skew is how much
     longer than the mean the thread works that works longest.
     """,
     configured=True,

@@ -54,8 +54,9 @@ def _headlines(title: str, profile: Profile) -> Iterator[str]:
 def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     threads = human_count(len(worker.inside), "thread")
     title = f"worker {worker.worker}, node {worker.node}, mean of {threads}: {TIMES}"
-    headings = ("phase", "work", "threads", "workers", "share", "GB/s", "fill", "uneven")
+    headings = ("phase", "work", "threads", "workers", "share", "GB/s", "fill", "skew")
     table = ruled_table(title, *headings, named_rows=True)
+    table.pad_edge = False  # so that it fits into 80 columns
     total = profile.seconds / profile.steps
     groups = phase_shares(worker, profile.steps, grouped_phases())
     for group in groups:
@@ -65,12 +66,12 @@ def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
             if len(singles) > 1:
                 for single in singles:
                     if single.seconds:
-                        table.add_row(*_cells(f"  {single.name}", single, total, worker.peak))
+                        table.add_row(*_cells(f" {single.name}", single, total, worker.peak))
     table.add_section()
     whole = phase_shares(worker, profile.steps, [("step", tuple(one for group in GROUPS.values() for one in group))])[0]
     table.add_row(*_cells("step", whole, total, worker.peak), style="bold")
     pause = outside_steps(worker, profile)
-    table.add_row("between steps", "", "", _milliseconds(pause), f"{pause / total:.1%}", "", "", "")
+    table.add_row("between steps", "", "", _milliseconds(pause), f"{pause / total:.0%}", "", "", "")
     return table
 
 
@@ -81,7 +82,7 @@ def _cells(name: str, share: PhaseShare, total: float, peak: float) -> tuple[str
         _milliseconds(share.work),
         _milliseconds(share.for_threads),
         _milliseconds(share.for_workers),
-        f"{share.seconds / total:.1%}",
+        f"{share.seconds / total:.0%}",
         "" if rate is None else f"{rate / 1e9:.1f}",
         "" if rate is None or not peak else f"{rate / peak:.0%}",
         f"{share.imbalance:.0%}",
@@ -106,7 +107,7 @@ def _layer_table(profile: Profile) -> Table:
     times = layer_times(profile)
     over = times[:, 1] / times[:, 0].clip(min=1e-12) - 1
     title = f"layers in which threads differ most, of {profile.layers}, ms a step"
-    table = ruled_table(title, "layer", "mean work", "longest work", "uneven", "mean waiting", named_rows=True)
+    table = ruled_table(title, "layer", "mean work", "longest work", "skew", "mean waiting", named_rows=True)
     for layer in (-over).argsort(kind="stable")[:SHOWN_LAYERS].tolist():
         mean, longest, waiting = times[layer].tolist()
         table.add_row(
