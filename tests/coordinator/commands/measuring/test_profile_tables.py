@@ -33,7 +33,7 @@ def test_tables_say_phases_threads_layers_and_what_is_not_known() -> None:
     assert "read 2.0 GB/s, 20% of 10.0 GB/s (as told); phases and waits are 100.0% of steps' time" in shown
     [qkv, _] = re.findall(r"│\s+qkv(.*)│", shown)
     assert qkv.replace("│", "").split() == ["6.000", "3.000", "0.000", "23%", "1.0", "20%", "50%"]
-    assert re.search(r"between steps.*1\.000.*2%", shown)
+    assert re.search(r"between steps.*1\.000.*3%", shown)
     assert re.search(r"│ 1\.1 +│ +38\.000 │ +0\.000 │ +1\.000 │ +100\.0%", shown)
     assert "worker 1: 3.00 instructions per cycle" in shown
     assert "worker 1: 10.0% of its loads from memory are other nodes'" in shown
