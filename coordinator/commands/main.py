@@ -174,8 +174,9 @@ _add_command(
     """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
 
     Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
-    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
-    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    memory's bandwidth; attn, exps and xchg, the shares of the time in steps that attention, experts and exchanges
+    between workers take; wait, the share in which workers waited for each other. Of the prompt: peak, the share of the
+    cores' integer peak, and wait. JSON lines have more digits.
     """,
     configured=True,
 )

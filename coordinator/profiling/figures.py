@@ -107,6 +107,16 @@ def thread_imbalance(worker: WorkerProfile) -> float:
     return _imbalance(worker.cells[..., WORK].sum(axis=(1, 2)))
 
 
+def group_shares(profile: Profile) -> dict[str, float]:
+    """Which share of the time inside steps threads spend on each group of phases, waiting for workers left out."""
+    inside = sum(float(worker.inside.sum()) for worker in profile.workers)
+    spent = sum(worker.cells.sum(axis=(0, 1)) for worker in profile.workers)  # [PHASES, 3]
+    return {
+        group: sum(float(spent[PHASES.index(one), kind]) for one in phases for kind in (WORK, FOR_THREADS)) / inside
+        for group, phases in GROUPS.items()
+    }
+
+
 def layer_times(profile: Profile) -> NDArray[np.float64]:  # [layers, 3] seconds of one step
     """By layer: mean work of all threads, that of the thread that works longest, and the mean of waiting."""
     cells = np.concatenate([worker.cells for worker in profile.workers])[:, : profile.layers]
