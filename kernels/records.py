@@ -178,6 +178,8 @@ class Memory(NamedTuple):
     routed: Grouping  # of `dense`, but with own segments: the tokens that this worker routes; columns are not counted
     expert: Grouping
     counters: Records  # [1] in the arena, see COUNTERS in protos/arena.py
+    step_bytes: NDArray[np.int64]  # [PHASES] in the arena, written at the start: of weights that every step reads
+    chosen_bytes: NDArray[np.int64]  # [PHASES] in the arena: of weights that steps read beyond, so far
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
     candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
     candidate_buckets: NDArray[np.float64]  # [threads, 2, BUCKETS] scratch of sampling, see step/candidates.py
@@ -186,7 +188,7 @@ class Memory(NamedTuple):
 class StepInput(NamedTuple):
     """The step slot of the arena (protos/arena.py draws it)."""
 
-    header: Ints  # [3] tokens, sequences, samples
+    header: Ints  # [4] tokens, sequences, samples, the level of kernels/threads/profile.py
     token_ids: Ints  # [T]
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables

@@ -8,8 +8,9 @@
     | results    drawn_tokens | drawn_logprobs | experts_run                                       |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
-    | worker 0   state | counters | expert_hits | embedding | hidden | attention | intermediate |  |  worker 0 writes,
-    |            output | normed_integer | normed_float | chosen | shares | logits                 |  all read
+    | worker 0   state | counters | step_bytes | chosen_bytes | expert_hits | profile_state |      |  worker 0 writes,
+    |            profile_cells | profile_events | embedding | hidden | attention | intermediate |  |  all read
+    |            output | normed_integer | normed_float | chosen | shares | logits                 |
     +--------------------------------------------------------------------------------------------+ page
     | worker 1   ...                                              placed on worker 1's NUMA node   |
     +--------------------------------------------------------------------------------------------+
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 
 from numoe.protos.locality import PAGE
 from numoe.protos.messages import StepLimits
+from numoe.protos.profile import EVENT_WORDS, PHASES, STATE_WORDS, most_events
 
 LINE = 64
 
@@ -91,6 +93,7 @@ class PartShape:
     expert_width: int  # f, or F where a layer's experts are whole
     output_width: int  # D where a layer's experts are whole, else 0
     vocabulary: int  # v
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
     tables = -(-limits.context_tokens // limits.block_positions)
     seen = limits.sequences * limits.context_tokens
     return [
-        ("header", np.int32, (3,)),  # tokens, sequences, samples
+        ("header", np.int32, (4,)),  # tokens, sequences, samples, what is noted of the step (profile.py)
         ("token_ids", np.int32, (limits.step_tokens,)),
         ("positions", np.int32, (limits.step_tokens,)),
         ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
@@ -179,7 +182,12 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
     return [
         ("state", np.int32, (1,)),
         ("counters", COUNTERS, (1,)),
+        ("step_bytes", np.int64, (len(PHASES),)),  # of weights that every step reads, by phase
+        ("chosen_bytes", np.int64, (len(PHASES),)),  # of weights that steps read beyond, so far
         ("expert_hits", np.int64, (shape.layers, shape.experts)),
+        ("profile_state", np.int64, (part.threads, STATE_WORDS)),  # drawn in kernels/threads/profile.py
+        ("profile_cells", np.int64, (part.threads, shape.layers + 1, len(PHASES), 3)),
+        ("profile_events", np.int64, (part.threads, most_events(shape.layers), EVENT_WORDS)),
         ("embedding", np.float32, (limits.step_tokens, shape.width)),
         ("hidden", np.float32, (tokens, part.width)),
         # Groups and columns as in kernels/matmul/groups.py: at most 4 bytes a value, most of them rounded to less.

@@ -31,7 +31,7 @@ from numoe.protos.errors import NumoeError, SetupError
 
 HELP_FLAGS = {"--help", "-h", "--version"}
 _SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
-LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity")  # take flags of llama.cpp's
+LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity", "profile")  # take flags of llama.cpp's
 _origins: dict[str, str] = {}
 _answers: list[str] = []
 
@@ -174,8 +174,9 @@ _add_command(
     """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
 
     Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
-    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
-    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    memory's bandwidth; attn, exps and xchg, the shares of the time in steps that attention, experts and exchanges
+    between workers take; wait, the share in which workers waited for each other. Of the prompt: peak, the share of the
+    cores' integer peak, and wait. JSON lines have more digits.
     """,
     configured=True,
 )
@@ -185,6 +186,17 @@ _add_command(
 
     The text is cut into chunks of --ctx-size tokens; of each the second half counts. Perplexity is exp of the mean
     negative log-likelihood of a token, and its error that of the mean.
+    """,
+    configured=True,
+)
+_add_command(
+    "measuring.profile:profile",
+    """Show where the time of a step goes: by worker, thread, layer and phase, with waits and GB/s.
+
+    Every thread notes what it does, in steps that are otherwise as always: their bits are the same, their time is less
+    than 2 % longer. Waiting for threads is waiting for the others of a worker, waiting for workers that for others.
+    GB/s are of weights, keys and values, while threads work on a phase or wait for each other. Skew is how much
+    longer than the mean the thread works that works longest.
     """,
     configured=True,
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from numoe.coordinator.measuring.steps import Measurement, Steps
+from numoe.coordinator.measuring.steps import Measurement, Steps, Tokens
+from numoe.protos.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,16 @@ class SweepRow:
     depth: int
     prompt: Measurement
     decode: Measurement
+    decode_profile: Profile | None = None
 
 
-def run_sweep(sweep: Sweep, steps: Steps, *, warm_prompt: bool = False) -> Iterator[SweepRow]:
+def run_sweep(
+    sweep: Sweep,
+    steps: Steps,
+    *,
+    warm_prompt: bool = False,
+    profile: Callable[[Callable[[], object]], Profile] | None = None,  # runs it, and says where the time went
+) -> Iterator[SweepRow]:
     """Warm up with one token, and a prompt if asked; then yield each row once it is measured.
 
     At each depth tokens are decoded first; the prompt then takes their places, and is the next depth's cache.
@@ -49,7 +58,18 @@ def run_sweep(sweep: Sweep, steps: Steps, *, warm_prompt: bool = False) -> Itera
     measured = set(sweep.depths)
     for depth in range(0, sweep.context, sweep.prompt):
         decoded = steps.random_tokens(sweep.generated)
-        decode = steps.decode(decoded, depth) if depth in measured else None
+        measured_here: list[Measurement] = []
+        found: Profile | None = None
+        if depth in measured:
+            run = partial(_decode, steps, decoded, depth, measured_here)
+            if profile is None:
+                run()
+            else:
+                found = profile(run)
         prompt = steps.prompt(steps.random_tokens(sweep.prompt), depth)
-        if decode is not None:
-            yield SweepRow(depth, prompt, decode)
+        for decode in measured_here:
+            yield SweepRow(depth, prompt, decode, found)
+
+
+def _decode(steps: Steps, tokens: Tokens, depth: int, out: list[Measurement]) -> None:
+    out.append(steps.decode(tokens, depth))

@@ -16,6 +16,7 @@ from numoe.coordinator.settings import ServeSettings, expert_reduction
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.prediction.speeds import Speeds
 from numoe.protos.errors import SetupError
 
 
@@ -27,9 +28,14 @@ class MeasuredWorkers:
     group: HostGroup
     settings: ServeSettings
     peaks: Peaks
+    speeds: Speeds
     workers: int
     threads: int  # of all workers
     processor: str  # as it calls itself
+
+    def peak(self, node: int) -> float:
+        """Bytes per second that a node's cores read from its memory at most."""
+        return self.speeds.read_rate(node, node)
 
     def steps(self) -> Steps:
         """What runs steps on them, of tokens that run the experts that the settings say."""
@@ -47,7 +53,8 @@ def measured_workers(path: Path, settings: ServeSettings, progress: LoadProgress
     _check_context(spec, settings)
     plan = plan_this_machine(spec, settings)
     topology = read_topology()
-    peaks = peaks_of(plan, find_speeds(topology, settings.workers))
+    speeds = find_speeds(topology, settings.workers)
+    peaks = peaks_of(plan, speeds)
     from numoe.coordinator.workers.starting import (
         start_workers,  # brings Ray: seconds, for which a refusal need not wait
     )
@@ -55,7 +62,7 @@ def measured_workers(path: Path, settings: ServeSettings, progress: LoadProgress
     group = start_workers(spec=spec, plan=plan, settings=settings, progress=progress)
     try:
         threads = sum(len(shard.cpus) for shard in plan.shards)
-        yield MeasuredWorkers(spec, group, settings, peaks, len(plan.shards), threads, topology.processor.name)
+        yield MeasuredWorkers(spec, group, settings, peaks, speeds, len(plan.shards), threads, topology.processor.name)
     finally:
         group.close()
 

@@ -24,18 +24,23 @@ from numoe.coordinator.operations.history import SAMPLE_SECONDS
 from numoe.coordinator.operations.machine_look import MachineFacts, MachineLook
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Progress, Service, Snapshot
+from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.settings import WorkerSettings
 from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.errors import InvalidRequest, NumoeError, Unavailable
+from numoe.protos.profile import TIME_LINE, Profile
 
 Moving = AsyncGenerator[Progress, None]
 
 LOOK_SECONDS = 1.0  # between two snapshots
 SOON_SECONDS = 0.25  # between two snapshots at least, where an event came between
 MACHINE_SECONDS = 5.0  # between two looks at files
+PROFILE_SECONDS = 10.0  # where nobody says how long
+MOST_PROFILE_SECONDS = 600.0
+PROFILE_LOOK_SECONDS = 0.01  # between two looks at how many steps there were
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Operations:
         self._closed = asyncio.Event()
         self._moving: Progress | None = None
         self._turn: object | None = None  # of the call that has experts moved
+        self._profiled = False
 
     # ---- seeing
 
@@ -170,6 +176,46 @@ class Operations:
         status = self._engine.snapshot()
         self._drain()
         return status.running + status.queued
+
+    async def profile(self, seconds: float, steps: int) -> Profile:
+        """What threads do with their time for so many seconds, or until so many steps were run; 0: no such bound.
+
+        Raises:
+            InvalidRequest: a bound is out of range; ServiceError: another profile is being taken, or workers were lost.
+        """
+        if not 0 <= seconds <= MOST_PROFILE_SECONDS:
+            raise InvalidRequest("seconds", f"found {seconds:g}, expected 0 to {MOST_PROFILE_SECONDS:.0f}")
+        if self._profiled:
+            raise Unavailable("another profile is being taken; ask again once it has ended")
+        self._profiled = True
+        gone = asyncio.Event()
+        taking = asyncio.ensure_future(self._take_profile(seconds or PROFILE_SECONDS, steps, gone))
+        taking.add_done_callback(lambda taken: taken.cancelled() or taken.exception())  # where nobody waits any more
+        try:
+            return await asyncio.shield(taking)
+        finally:
+            gone.set()
+
+    async def _take_profile(self, seconds: float, steps: int, gone: asyncio.Event) -> Profile:
+        """As `profile`, and over soon after `gone`; never cancelled, as a thread that begins cannot be stopped."""
+        try:
+            facts = await self._machine_facts()
+            profiling = await asyncio.to_thread(self._workers.begin_profile, TIME_LINE)
+            try:
+                await self._wait_for_steps(profiling, seconds, steps, gone)
+                source = facts.host.peak_source
+                return await asyncio.to_thread(self._workers.end_profile, profiling, facts.peak, source)
+            finally:
+                profiling.close()
+        finally:
+            self._profiled = False
+
+    async def _wait_for_steps(self, profiling: Profiling, seconds: float, steps: int, gone: asyncio.Event) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not 0 < steps <= profiling.steps:
+            if gone.is_set() or self._closed.is_set():
+                return
+            await asyncio.sleep(PROFILE_LOOK_SECONDS)
 
     async def rebalance(self, drained: int | None = None) -> Moving:
         """Even out what workers compute, or empty the worker `drained` of whole experts; tells after each move.

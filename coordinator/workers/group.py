@@ -11,6 +11,7 @@ by WorkerLost, and nothing is closed twice.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Event, Lock, RLock
@@ -20,8 +21,9 @@ import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.limits import step_limits
+from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.progress import LoadProgress
-from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
@@ -36,6 +38,7 @@ from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import ServiceError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepResult
+from numoe.protos.profile import Profile
 
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
 CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
@@ -210,6 +213,29 @@ class HostGroup:
     def _refuse_closing(self) -> None:
         if self._closing.is_set():
             raise _ended()
+
+    # ---- what threads do with their time, by any thread
+
+    def begin_profile(self, level: int) -> Profiling:
+        started = self._started
+        if started is None or not started.reports:
+            raise _restarting()
+        profiling = Profiling(started.channel, self._spec, self._plan, kv_types(self._settings.engine))
+        self._between_steps(partial(profiling.begin, level))
+        return profiling
+
+    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+        found: list[Profile] = []
+        with self._moving:  # in which no arena goes
+            started = self._started
+            if started is None or started.channel is not profiling.channel:
+                raise Unavailable("the workers were lost while their profile was taken; take it again")
+            self._between_steps(lambda: found.append(profiling.end(peak, peak_source)))
+        profiling.close()
+        return found[0]
+
+    def _between_steps(self, change: Callable[[], None]) -> None:
+        self._boundary.run(change, self._settings.workers.step_timeout_seconds)
 
     # ---- where everything lies, by any thread
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,10 +11,12 @@ import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.executor import StepExecutor
+from numoe.coordinator.profiling.taking import Profiling
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Shard
 from numoe.protos.locality import VERIFIED, Locality
+from numoe.protos.profile import Profile
 
 WorkerState = Literal["starting", "loading", "ready", "lost"]
 
@@ -66,6 +69,12 @@ class Workers(StepExecutor, Protocol):
 
     def expert_hits(self) -> NDArray[np.int64]:
         """[L, E] tokens routed to each expert since the workers started."""
+
+    def begin_profile(self, level: int) -> Profiling:
+        """Has threads note of the steps to come what the level says (protos/profile.py); raises ServiceError."""
+
+    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+        """What they noted since; `peak`: bytes per second of a NUMA node. Raises ServiceError, with profiling open."""
 
     def move_expert(self, move: ExpertMove) -> None:
         """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""

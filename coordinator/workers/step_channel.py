@@ -17,6 +17,7 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
 from numoe.protos.messages import Chunk, Step, StepResult
+from numoe.protos.profile import NOTHING
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
 _ALL = 2**31 - 1
@@ -56,6 +57,8 @@ class StepChannel:
         for policy, (first, last) in zip(policies, layout.parts, strict=False):
             self._place(first, last - first, policy)
         self._published = 0
+        self.profile_level = NOTHING  # what threads note of the steps to come, see protos/profile.py
+        self.noted_positions = 0  # that decoded tokens saw, in the steps of which something was noted
         self._step = Step(0, ())
         self._started = 0.0
         self._view = {name: layout.view(self._arena, name) for name in layout.fields if "." not in name}
@@ -91,7 +94,9 @@ class StepChannel:
                 if chunk.draws > 1:
                     self._write_earlier(sample, last)
                 sample = last + 1
-        view["header"][:] = token, len(step.chunks), sample
+        view["header"][:] = token, len(step.chunks), sample, self.profile_level
+        if self.profile_level != NOTHING:
+            self.noted_positions += sum(c.first_position + 1 for c in step.chunks if len(c.token_ids) == 1)
         self._step, self._started = step, time.monotonic()
         self._published += 1
         self._words[STEP // 4] = _wrap(self._published)
@@ -174,6 +179,15 @@ class StepChannel:
         assert field.dtype == COUNTERS
         counted: np.void = field[0]
         return counted
+
+    def part(self, worker: int, name: str) -> NDArray[np.int64]:
+        """An array of a worker's part, which it may be writing."""
+        return self._layout.view(self._arena, f"worker{worker}.{name}")
+
+    @property
+    def published(self) -> int:
+        """How many steps were published."""
+        return self._published
 
     def expert_hits(self) -> NDArray[np.int64]:  # [L, E]
         """Tokens routed to each expert so far, as worker 0 counts them; all count alike."""

@@ -9,6 +9,7 @@ from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_cl
 from numoe.kernels.matmul.columns import ATTENTION, collect, prepare
 from numoe.kernels.matmul.vectors import add_vector
 from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
+from numoe.kernels.threads.profile import ATTEND, ATTENTION_NORM, ATTENTION_OUTPUT, HEADS, QKV, enter
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 
 # Heads of a token per claim: a call that is given all memory costs 0.4 us, as Numba counts references to each array,
@@ -25,8 +26,11 @@ def attention(
     tokens = step.header[0]
     integer = layer.q.integer | layer.k.integer | layer.v.integer
     floating = (1 - layer.q.integer) | (1 - layer.k.integer) | (1 - layer.v.integer)
+    enter(team.profile, ATTENTION_NORM)
     prepare(team, memory, sizes.width, layer.attention_norm, constants.epsilon[0], integer, floating)
+    enter(team.profile, QKV)
     project_qkv(team, sizes, weights, memory, layer)
+    enter(team.profile, HEADS)
     heads = sizes.own_query_heads + 2 * sizes.own_kv_heads
     chunks = (heads + PLACED_AT_ONCE - 1) // PLACED_AT_ONCE
     for item in claimed(team, tokens * chunks):
@@ -34,6 +38,7 @@ def attention(
         last = min(first + PLACED_AT_ONCE, heads)
         place_heads(sizes, constants, memory, step, layer, index, item // chunks, first, last)
     barrier(team)
+    enter(team.profile, ATTEND)
     attend_own_heads(team, sizes, weights, memory, step, index)
 
 
@@ -44,6 +49,7 @@ def attention_output(team: Team, sizes: ShardSizes, weights: Weights, memory: Me
     own = memory.parts[sizes.worker]
     x = memory.x_integer.ctypes.data if matrix.integer else memory.x_float.ctypes.data
     x = collect(team, memory.parts, ATTENTION, memory.dense, matrix.integer, x)
+    enter(team.profile, ATTENTION_OUTPUT)
     out, stride, hidden_stride = memory.down.ctypes.data, 4 * memory.down.shape[1], 4 * own.width
     chunk, items = panels_per_claim(matrix), claims_of(matrix)
     for item in claimed(team, memory.dense.used[0] * items):

@@ -21,6 +21,7 @@ from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_cl
 from numoe.kernels.matmul.columns import INTERMEDIATE, collect, prepare
 from numoe.kernels.matmul.groups import WIDEST, WIDTHS
 from numoe.kernels.records import Constants, Grouping, Memory, Record, ShardSizes, StepInput, TileTable, Weights
+from numoe.kernels.threads.profile import ADD, DOWN, FEED_FORWARD_NORM, GATE_UP, enter
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK, ROWS
 
@@ -78,6 +79,7 @@ def _gate_and_up(
 @kernel
 def _down(team: Team, weights: Weights, memory: Memory, layer: Record, x: int, out: int, stride: int) -> None:
     """Compute this worker's rows of each expert's down projection, one row of `out` per expert column."""
+    enter(team.profile, DOWN)
     for item in claimed(team, memory.expert.used[0] * claims_of(layer.down)):
         multiply_claim(weights.tiles, layer.down, item, memory.expert, x, x, out, stride)
     if layer.whole:
@@ -89,6 +91,7 @@ def _down(team: Team, weights: Weights, memory: Memory, layer: Record, x: int, o
 @kernel
 def _add_experts(team: Team, sizes: ShardSizes, memory: Memory, tokens: int, whole: int) -> None:
     """hidden += sum over the experts, in the router's order, of share * output; ends with a gather."""
+    enter(team.profile, ADD)
     own = memory.parts[sizes.worker]
     chunks = (own.width + ADD_CHUNK - 1) // ADD_CHUNK
     for item in claimed(team, tokens * chunks):
@@ -125,8 +128,10 @@ def feed_forward(
             x_integer, x_float = memory.packed_integer.ctypes.data, memory.packed_float.ctypes.data
     else:
         norm, epsilon = layer.feed_forward_norm, constants.epsilon[0]
+        enter(team.profile, FEED_FORWARD_NORM)
         prepare(team, memory, sizes.width, norm, epsilon, takes_integers(layer), takes_floats(layer))
         x_integer, x_float = memory.x_integer.ctypes.data, memory.x_float.ctypes.data
+    enter(team.profile, GATE_UP)
     scratch = memory.scratch[team.thread].ctypes.data
     for item in claimed(team, memory.expert.used[0] * _claims_of_blocks(layer.gate)):
         _gate_and_up(weights.tiles, layer, memory.expert, item, x_integer, x_float, own.intermediate, scratch)

@@ -12,6 +12,7 @@ from numoe.kernels.matmul.columns import normalise
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.matmul.vectors import copy_bytes
 from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
+from numoe.kernels.threads.profile import CHOOSE, DOWN, FEED_FORWARD_NORM, GATE_UP, ROUTER, enter
 from numoe.kernels.threads.team import Team, arrive, barrier, claimed, gather, release
 from numoe.kernels.weights.formats import BLOCK
 
@@ -80,12 +81,15 @@ def route_tokens(
     shared, first, last = memory.routed_starts[SHARED_TOKENS] > 0, 0, tokens
     if shared:
         first, last = memory.routed_starts[sizes.worker], memory.routed_starts[sizes.worker + 1]
+    enter(team.profile, FEED_FORWARD_NORM)
     _prepare_tokens(team, sizes, constants, memory, layer, first, last)
+    enter(team.profile, ROUTER)
     stride, out = 4 * memory.router_logits.shape[1], memory.router_logits.ctypes.data
     x = memory.x_float.ctypes.data
     for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
         multiply_claim(weights.tiles, layer.router, item, memory.routed, x, x, out, stride)
     barrier(team)
+    enter(team.profile, CHOOSE)
     for item in claimed(team, last - first):
         token = first + item
         sequence = step.token_sequence[token]
@@ -109,8 +113,10 @@ def route_tokens(
             worker = sizes.worker
             assign_experts(memory.owners, memory.loads, memory.counts, step.expert_holders[index])
         group_by_expert(memory.expert, memory.columns, memory.counts, memory.chosen, tokens, memory.owners, worker)
-        expert_bytes = layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
-        memory.counters[0].bytes_begun += memory.expert.used[0] * expert_bytes
+        gate_up, down = layer.gate.expert_bytes + layer.up.expert_bytes, layer.down.expert_bytes
+        memory.chosen_bytes[GATE_UP] += memory.expert.used[0] * gate_up
+        memory.chosen_bytes[DOWN] += memory.expert.used[0] * down
+        memory.counters[0].bytes_begun += memory.expert.used[0] * (gate_up + down)
         release(team)
     if tokens > 1:
         _pack_columns(team, sizes, memory, layer)

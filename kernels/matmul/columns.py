@@ -11,6 +11,7 @@ from numoe.kernels.matmul.activations import block_bytes, write_float_column, wr
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.matmul.vectors import copy_bytes, copy_floats, rms_norm
 from numoe.kernels.records import Grouping, Memory, Record, Records
+from numoe.kernels.threads.profile import ATTENTION_EXCHANGE, EXPERT_EXCHANGE, enter
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK
 
@@ -79,6 +80,7 @@ def collect(team: Team, parts: Records, kind: int, grouping: Grouping, integer: 
     if parts.shape[0] == 1:
         own, _ = _own_blocks(parts[0], kind)
         return own
+    enter(team.profile, ATTENTION_EXCHANGE if kind == ATTENTION else EXPERT_EXCHANGE)
     size, blocks = block_bytes(integer), 0
     for worker in range(parts.shape[0]):
         _, held = _own_blocks(parts[worker], kind)

@@ -30,6 +30,20 @@ from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
+from numoe.kernels.threads.profile import (
+    ATTENTION_OUTPUT,
+    DOWN,
+    DRAW,
+    EMBED,
+    GATE_UP,
+    HEAD,
+    QKV,
+    ROUTER,
+    begin_profile,
+    end_profile,
+    enter,
+    enter_layer,
+)
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.team import SEEN, Team, arrive, claimed, gather, release
 from numoe.kernels.threads.waiting import wait_idle
@@ -142,31 +156,41 @@ def run_step(
     Nothing of the step slot is read after the last gather: by then the coordinator may be writing the next step.
     """
     samples = step.header[2]
+    enter_layer(team.profile, sizes.layers)
+    enter(team.profile, EMBED)
     if arrive(team):
         _begin(team.threads, sizes, memory, step)
         release(team)
     _embed(team, sizes, weights, memory, step)
     for index in range(sizes.layers):
+        enter_layer(team.profile, index)
         attention(team, sizes, constants, weights, memory, step, index)
         attention_output(team, sizes, weights, memory, weights.layers[index])
         feed_forward(team, sizes, constants, weights, memory, step, index)
+    enter_layer(team.profile, sizes.layers)
     if samples > 0:
+        enter(team.profile, HEAD)
         _logits(team, sizes, constants, weights, memory, step)
+        enter(team.profile, DRAW)
         _draw_tokens(team, sizes, memory, step)
 
 
 @kernel
-def _dense_bytes(sizes: ShardSizes, weights: Weights) -> int:
-    """Bytes of weights that every step reads, whatever the router chooses."""
-    total = weights.head[0].expert_bytes
+def _count_step_bytes(sizes: ShardSizes, weights: Weights, memory: Memory) -> int:
+    """Note how many bytes of weights every step reads, whatever the router chooses, by phase; returns their sum."""
+    step_bytes = memory.step_bytes
+    step_bytes[:] = 0
+    step_bytes[HEAD] = weights.head[0].expert_bytes
     for index in range(sizes.layers):
         layer = weights.layers[index]
-        total += layer.q.expert_bytes + layer.k.expert_bytes + layer.v.expert_bytes + layer.output.expert_bytes
+        step_bytes[QKV] += layer.q.expert_bytes + layer.k.expert_bytes + layer.v.expert_bytes
+        step_bytes[ATTENTION_OUTPUT] += layer.output.expert_bytes
         if sizes.routed:
-            total += layer.router.expert_bytes
+            step_bytes[ROUTER] += layer.router.expert_bytes
         else:
-            total += layer.gate.expert_bytes + layer.up.expert_bytes + layer.down.expert_bytes
-    return total
+            step_bytes[GATE_UP] += layer.gate.expert_bytes + layer.up.expert_bytes
+            step_bytes[DOWN] += layer.down.expert_bytes
+    return step_bytes.sum()
 
 
 @kernel
@@ -189,13 +213,15 @@ def serve_steps(
         StepTimedOut: another worker is stuck.
     """
     seen = np.int32(0)
-    dense_bytes = _dense_bytes(sizes, weights)
+    dense_bytes = _count_step_bytes(sizes, weights, memory) if team.thread == 0 else 0
     sign = team.signs + SEEN if team.thread == 0 else 0
     while True:
         wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins, sign)
         seen = atomic_load(step_word)
         started, tokens = clock_ns(), step.header[0]
+        begin_profile(team.profile, step.header[3], started)
         run_step(team, sizes, constants, weights, memory, step)
+        end_profile(team.profile, started)
         if team.thread == 0:
             memory.counters[0].steps += 1
             memory.counters[0].tokens += tokens

@@ -3,7 +3,7 @@
 A *team* is the pinned threads of one worker process; its words lie in the worker's own memory. All teams of a host
 share one more set of words in the arena. Each word has a cache line to itself:
 
-    team words     0 arrived   64 generation   128 claim   192 sleepers       (int32 each)
+    team words     0 arrived   64 generation   128 claim   192 sleepers       (int32 each)  256 came (int64)
     shared words   0 arrived   64 generation   128 sleepers
     signs          0 waited ns  8 seen ns                                     (int64 each, for others to look at)
 
@@ -14,6 +14,9 @@ thread of each team does the same dance on the shared words. Who waits, waits fo
 
 Signs tell of a team how long all its threads together waited for other teams, and when one of them last came to a
 gather or looked up from a wait for other teams, in the clock's nanoseconds.
+
+`came` says when the last thread of the team came to the last gather: who reads it after a wait knows how long it waited
+for its own team and how long for others (profile.py).
 
 Work inside a phase is claimed from the word `claim`, so that a slow or stolen core does not hold up the rest.
 """
@@ -34,10 +37,11 @@ from numoe.kernels.threads.atomics import (
     long_load,
     long_store,
 )
+from numoe.kernels.threads.profile import LEVEL, note_wait
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.waiting import wait_while
 
-ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, TEAM_BYTES = 0, 64, 128, 192, 256
+ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, CAME, TEAM_BYTES = 0, 64, 128, 192, 256, 320
 SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
 WAITED, SEEN = 0, 8
 
@@ -49,6 +53,7 @@ class Team(NamedTuple):
     shared: int  # address of the shared words
     abort: int  # address of the abort word (int32, 0 = go on)
     signs: int  # address of the signs
+    profile: int  # address of the thread's state, see profile.py
     threads: int  # in this team
     workers: int  # teams
     spins: int  # looks at a word before sleeping
@@ -64,20 +69,38 @@ def _advance(generation: int, sleepers: int) -> None:
 
 
 @kernel
-def release(team: Team) -> None:
-    """Let the others go on to the next phase; called by the thread for which `arrive` was true."""
+def _let_go(team: Team) -> None:
     atomic_store(team.words + ARRIVED, 0)
     atomic_store(team.words + CLAIM, 0)
     _advance(team.words + GENERATION, team.words + TEAM_SLEEPERS)
 
 
 @kernel
+def release(team: Team) -> None:
+    """Let the others go on to the next phase; called by the thread for which `arrive` was true."""
+    noted, now = long_load(team.profile + LEVEL) != 0, 0
+    if noted:
+        now = clock_ns()
+    _let_go(team)
+    if noted:
+        note_wait(team.profile, now, now, now)
+
+
+@kernel
 def arrive(team: Team) -> bool:
     """Wait for the team. True for the last thread to come: it may do serial work, and must then call `release`."""
+    noted, now = long_load(team.profile + LEVEL) != 0, 0
+    if noted:
+        now = clock_ns()
     seen = atomic_load(team.words + GENERATION)
     if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
         return True
     wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns, 0)
+    if noted:
+        released, came = clock_ns(), long_load(team.words + CAME)
+        if came < now or team.workers == 1:  # the gather before, so this was none: the wait was for threads only
+            came = released
+        note_wait(team.profile, now, came, released)
     return False
 
 
@@ -93,7 +116,9 @@ def gather(team: Team) -> None:
     """Wait until all threads of all teams have come here: what they wrote to the arena can be read."""
     if arrive(team):
         came = clock_ns()
+        over = came
         long_store(team.signs + SEEN, came)
+        long_store(team.words + CAME, came)
         seen = atomic_load(team.shared + SHARED_GENERATION)
         if atomic_add(team.shared + SHARED_ARRIVED, 1) == team.workers - 1:
             atomic_store(team.shared + SHARED_ARRIVED, 0)
@@ -108,8 +133,11 @@ def gather(team: Team) -> None:
                 team.timeout_ns,
                 team.signs + SEEN,
             )
-            long_store(team.signs + WAITED, long_load(team.signs + WAITED) + clock_ns() - came)
-        release(team)
+            over = clock_ns()
+            long_store(team.signs + WAITED, long_load(team.signs + WAITED) + over - came)
+        _let_go(team)
+        if long_load(team.profile + LEVEL) != 0:
+            note_wait(team.profile, came, came, over)
 
 
 @generator

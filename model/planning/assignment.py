@@ -65,6 +65,7 @@ def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayo
             expert_width=spec.expert_width if whole else shard.expert_rows.size,
             output_width=spec.width if whole else 0,
             vocabulary=shard.vocabulary.size,
+            threads=len(shard.cpus),
         )
         for shard in plan.shards
     )

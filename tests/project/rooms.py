@@ -45,7 +45,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
-    "coordinator/workers": ("coordinator", "coordinator/engine", "model/machine", *PLANNED),
+    "coordinator/profiling": ("model/machine", *PLANNED),
+    "coordinator/workers": ("coordinator", "coordinator/engine", "coordinator/profiling", "model/machine", *PLANNED),
     "coordinator/measuring": (
         "coordinator",
         "coordinator/machine",
@@ -59,6 +60,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator",
         "coordinator/engine",
         "coordinator/machine",
+        "coordinator/profiling",
         "coordinator/workers",
         "model/machine",
         "model/doctor",
@@ -130,10 +132,12 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/measuring": (
         "coordinator",
         "coordinator/machine",
+        "coordinator/profiling",
         "coordinator/measuring",
         "coordinator/commands",
         "coordinator/commands/tables",
         "coordinator/commands/screen",
+        SCHEMAS,
         *PLANNED,
     ),
 }

@@ -25,7 +25,7 @@ from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.held_experts import HeldExperts
-from numoe.worker.running.step_memory import memory_of, step_input
+from numoe.worker.running.step_memory import memory_of, profile_states, step_input
 from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
 from numoe.worker.running.team import ThreadTeam
 
@@ -101,6 +101,7 @@ class RunningShard:
             ),
             memory_of(assignment, self._layout, self._arena, self._kv),
             step_input(self._layout, self._arena),
+            profile_states(assignment, self._layout, self._arena),
             self._fail,
         )
         self._team.start()

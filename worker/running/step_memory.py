@@ -12,6 +12,7 @@ from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
 from numoe.kernels.records import BUCKETS, GROUP, PART, SEGMENT, Grouping, Memory, StepInput
+from numoe.kernels.threads.profile import CELLS, END, EVENTS
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, ROWS
 from numoe.model.planning.assignment import WorkerAssignment
@@ -25,6 +26,17 @@ Views = NDArray[np.uint8]
 def step_input(layout: ArenaLayout, arena: Views) -> StepInput:
     """The step slot of the arena."""
     return StepInput(*(layout.view(arena, name) for name in StepInput._fields))
+
+
+def profile_states(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.int64]:
+    """Where each thread notes its time, with the addresses of all in it: see kernels/threads/profile.py."""
+    own = f"worker{assignment.worker}.profile_"
+    state, cells, events = (layout.view(arena, own + name) for name in ("state", "cells", "events"))
+    for thread in range(len(state)):
+        state[thread, CELLS // 8] = cells[thread].ctypes.data
+        state[thread, EVENTS // 8] = events[thread].ctypes.data
+        state[thread, END // 8] = events[thread].ctypes.data + events[thread].nbytes
+    return state
 
 
 def _parts(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views) -> NDArray[np.void]:
@@ -116,6 +128,8 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
         routed=of_tokens._replace(segments=np.zeros_like(of_tokens.segments), used=_ints(2)),
         expert=_grouping(experts, spec.experts),
         counters=layout.view(arena, own + "counters"),
+        step_bytes=layout.view(arena, own + "step_bytes"),
+        chosen_bytes=layout.view(arena, own + "chosen_bytes"),
         expert_hits=layout.view(arena, own + "expert_hits"),
         candidates=_floats(threads, vocabulary),
         candidate_buckets=np.zeros((threads, 2, BUCKETS)),

@@ -15,6 +15,7 @@ from numoe.kernels.threads.team import TEAM_BYTES, Team, abort_all
 from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
+from numoe.protos.profile import THREAD_ID
 
 IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
 
@@ -31,10 +32,12 @@ class ThreadTeam:
         weights: Weights,
         memory: Memory,
         step: StepInput,
+        states: NDArray[np.int64],  # [threads, STATE_WORDS] in the arena: what each notes of its time
         fail: Callable[[BaseException], None],
     ) -> None:
         self._assignment, self._arena, self._fail = assignment, arena, fail
         self._words = np.zeros(TEAM_BYTES + 64, np.uint8)
+        self._states = states
         self._arguments = (sizes, constants, weights, memory, step)
         self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
         self.threads = [
@@ -65,6 +68,7 @@ class ThreadTeam:
             shared=base + TEAM_WORDS,
             abort=base + ABORT,
             signs=self._signs,
+            profile=self._states[number].ctypes.data,
             threads=len(assignment.shard.cpus),
             workers=len(assignment.plan.shards),
             spins=assignment.spins,
@@ -75,6 +79,7 @@ class ThreadTeam:
     def _run(self, number: int) -> None:
         if self._assignment.shard.pinned:
             os.sched_setaffinity(0, {self._assignment.shard.cpus[number]})
+        self._states[number, THREAD_ID] = threading.get_native_id()
         base = self._arena.ctypes.data
         try:
             serve_steps(

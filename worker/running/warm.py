@@ -67,7 +67,7 @@ def compile_step() -> None:
     pack(first, panels, np.zeros((16, first.unit_bytes), np.uint8))
     compile_for(
         serve_steps,
-        Team(0, 0, 0, 0, 1, 1, 0, 0, 0),
+        Team(0, 0, 0, 0, 0, 1, 1, 0, 0, 0),
         sizes_of(assignment),
         constants_of(assignment),
         Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),

@@ -10,6 +10,7 @@ from numoe.coordinator.api.grpc.plain_data import fill_message
 from numoe.coordinator.engine.event_log import ServiceEvent
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Choices, ExpertMap, Snapshot
+from numoe.protos.profile import PHASES, Profile
 from numoe.v1 import operations_pb2, operations_pb2_grpc
 
 OperationsSource = Callable[[], Operations]  # raises Unavailable while the model is being loaded
@@ -69,6 +70,25 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         async with aclosing(operations.empty(request.worker)) as moving:
             async for progress in moving:
                 yield operations_pb2.DrainResponse(made=progress.done, moves=progress.total)
+
+    async def Profile(  # noqa: N802
+        self, request: operations_pb2.ProfileRequest, context: Context
+    ) -> operations_pb2.ProfileResponse:
+        profile = await self._source().profile(request.seconds, request.steps)
+        return operations_pb2.ProfileResponse(profile=profile_message(profile))
+
+
+def profile_message(profile: Profile) -> operations_pb2.StepsProfile:
+    """All that Profile tells."""
+    message = operations_pb2.StepsProfile(phases=PHASES)
+    fill_message(message, profile, leave_out=("workers", "phases"))
+    for worker in profile.workers:
+        told = message.workers.add(threads=len(worker.inside))
+        arrays = ("cells", "inside", "weight_bytes", "events")
+        fill_message(told, worker, leave_out=(*arrays, "threads"))
+        for name in arrays:
+            setattr(told, name, getattr(worker, name).astype("<i8").tobytes())
+    return message
 
 
 def status_message(snapshot: Snapshot) -> operations_pb2.Status:

@@ -122,6 +122,12 @@ class Client:
             self._operations.WatchEvents(operations_pb2.WatchEventsRequest(), timeout=self._timeout_seconds)
         )
 
+    def profile(self, seconds: float, steps: int) -> operations_pb2.StepsProfile:
+        """What the service's threads did with their time, for some seconds or steps from now on."""
+        request = operations_pb2.ProfileRequest(seconds=seconds, steps=steps)
+        with self._failures():
+            return self._operations.Profile(request, timeout=self._timeout_seconds).profile
+
     def _ask(self, start: Callable[[float | None], Any]) -> Generator[Answer]:
         """The messages of a call that `start` begins, anew where the service asks for that before there is any text."""
         patience = Patience(self._timeout_seconds, self._retry_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,8 +33,9 @@ def sweep_bench(
     """Measure prompts and decodes at every depth of a context, as llama-sweep-bench does.
 
     Behind its columns stand, of the decode: GB/s, what is read of weights, keys and values; fill, its share of the
-    memory's bandwidth; wait, the share of the time in steps in which workers waited for each other. Of the prompt:
-    peak, the share of the cores' integer peak, and wait. JSON lines have more digits.
+    memory's bandwidth; attn, exps and xchg, the shares of the time in steps that attention, experts and exchanges
+    between workers take; wait, the share in which workers waited for each other. Of the prompt: peak, the share of the
+    cores' integer peak, and wait. JSON lines have more digits.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ def sweep_bench(
     from numoe.coordinator.commands.measuring.running import Rows, check_folder, find_model, loaded, remark
     from numoe.coordinator.commands.measuring.sweep_table import SweepFacts, sweep_table
     from numoe.coordinator.machine.model_file import read_spec
+    from numoe.coordinator.measuring.profiled import profile_times
     from numoe.coordinator.measuring.sweep import Sweep, SweepRow, run_sweep
 
     if plot is not None:
@@ -104,7 +107,7 @@ def sweep_bench(
         rows.write(table.head())
         steps = measured.steps()
         try:
-            for row in run_sweep(sweep, steps, warm_prompt=warmup_batch):
+            for row in run_sweep(sweep, steps, warm_prompt=warmup_batch, profile=partial(profile_times, measured)):
                 done.append(row)  # first: who sees a row finds it in the picture, whenever they interrupt
                 rows.write(table.row(row))
                 rows.advance()

@@ -1,7 +1,4 @@
-"""llama-sweep-bench's formats, to the letter, and what numoe adds behind each row.
-
-Attention, experts and exchanges have no columns: workers count the time inside steps and of waiting, but not by phase.
-"""
+"""llama-sweep-bench's formats, to the letter, and what numoe adds behind each row."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any, Protocol
 from numoe.coordinator.measuring.peaks import operations_per_token
 from numoe.coordinator.measuring.sweep import Sweep, SweepRow
 from numoe.coordinator.measuring.workers import MeasuredWorkers
+from numoe.coordinator.profiling.figures import group_shares
 from numoe.coordinator.settings import kv_types
 from numoe.model.planning.plan_size import kv_position_bytes
 
@@ -20,7 +18,11 @@ from numoe.model.planning.plan_size import kv_position_bytes
 COLUMNS: tuple[tuple[str, int], ...] = (
     *(("PP", 6), ("TG", 6), ("N_KV", 6), ("T_PP s", 8), ("S_PP t/s", 8), ("T_TG s", 8), ("S_TG t/s", 8)),
     *(("GB/s", 6), ("fill", 5), ("wait TG", 7), ("peak", 5), ("wait PP", 7)),
+    *(("attn", 5), ("exps", 5), ("xchg", 5)),
 )
+
+
+SHOWN_GROUPS = ("attention", "experts", "exchanges")  # the last three columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class SweepFacts:
         seen = row.depth + sweep.generated / 2  # positions before a decoded token, on average
         kv_bytes = sweep.generated * seen * kv_position_bytes(spec, spec.kv_heads, types)
         read = (row.decode.weight_bytes + kv_bytes) / row.decode.seconds
+        shares = {} if row.decode_profile is None else group_shares(row.decode_profile)
         computed = sweep.prompt * operations_per_token(spec, with_output=False) / row.prompt.seconds
         return {
             "t_pp": row.prompt.seconds,
@@ -61,6 +64,7 @@ class SweepFacts:
             "waiting_tg": row.decode.waiting,
             "share_of_peak_pp": computed / peaks.operations,
             "waiting_pp": row.prompt.waiting,
+            **{f"{group}_tg": share for group, share in shares.items()},
         }
 
 
@@ -105,6 +109,7 @@ class _Table:
             f"{found['waiting_tg']:.1%}",
             f"{found['share_of_peak_pp']:.0%}",
             f"{found['waiting_pp']:.1%}",
+            *(f"{found[f'{group}_tg']:.0%}" if f"{group}_tg" in found else "" for group in SHOWN_GROUPS),
         )
         cells = (value.rjust(width) for value, (_, width) in zip(values, COLUMNS, strict=True))
         return f"|{' | '.join(cells)} |\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -10,7 +11,9 @@ from numoe.coordinator.measuring.steps import Steps
 from numoe.coordinator.measuring.sweep import Sweep, run_sweep
 from numoe.coordinator.workers.group import HostGroup
 from numoe.protos.messages import StepLimits
+from numoe.protos.profile import Profile
 from tests.coordinator.measuring.fake_group import FakeGroup
+from tests.coordinator.profiling.made_up import made_up_profile
 
 LIMITS = StepLimits(step_tokens=8, sequences=1, context_tokens=24, kv_blocks=1, block_positions=64)
 
@@ -25,6 +28,20 @@ def test_each_depth_decodes_first_and_then_the_prompt_takes_those_places() -> No
         *((8, 1, 1), (9, 1, 1), (8, 8, 1)),
         *((16, 1, 1), (17, 1, 1), (16, 8, 1)),
     ]
+
+
+def test_only_decodes_that_are_measured_are_profiled() -> None:
+    group, ran = FakeGroup(LIMITS), []
+
+    def profile(run: Callable[[], object]) -> Profile:
+        before = len(group.steps)
+        run()
+        ran.append([chunk[0] for [chunk] in group.seen[before:]])
+        return made_up_profile()
+
+    rows = list(run_sweep(Sweep(24, 8, 2, stride=2), Steps(cast(HostGroup, group), 50, 60.0), profile=profile))
+    assert ran == [[0, 1], [16, 17]]
+    assert [row.decode_profile is not None for row in rows] == [True, True]
 
 
 def test_rows_come_as_they_are_measured() -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.coordinator.workers.step_channel import StepChannel
+from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners, share_experts
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.errors import ServiceError
+from numoe.protos.profile import Profile
 from tests.coordinator.engine.fake_executor import FakeExecutor
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())
 MACHINE = Topology((Node(0, ((0,), (1,)), 1 << 34, 1 << 34, 1 << 34, (10,), package=0),))
-SHARDS = make_plan(SPEC, MACHINE, PlanOptions(workers=2)).shards
+PLAN = make_plan(SPEC, MACHINE, PlanOptions(workers=2))
+SHARDS = PLAN.shards
 
 
 class Holders(FakeExecutor):
@@ -28,6 +35,7 @@ class Holders(FakeExecutor):
         self.moves: list[ExpertMove] = []
         self.hits = np.zeros((SPEC.layers, SPEC.experts), np.int64)
         self.losses = 0
+        self.channel: StepChannel | None = None
 
     def placement(self) -> Placement:
         workers = tuple(WorkerPlacement(shard, "ready", 4242) for shard in SHARDS)
@@ -41,6 +49,16 @@ class Holders(FakeExecutor):
 
     def expert_hits(self) -> NDArray[np.int64]:
         return self.hits.copy()
+
+    def begin_profile(self, level: int) -> Profiling:
+        """Of an arena in which nobody ever runs a step."""
+        assert self.channel is not None, "a test that profiles opens an arena first"
+        profiling = Profiling(self.channel, SPEC, PLAN, KvTypes())
+        profiling.begin(level)
+        return profiling
+
+    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+        return profiling.end(peak, peak_source)
 
     def count(self, tokens: int) -> None:
         self.hits[:, 0] += tokens

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_load
+from numoe.kernels.threads.profile import STATE_BYTES
 from numoe.kernels.threads.team import (
     SHARED_BYTES,
     TEAM_BYTES,
@@ -34,6 +35,7 @@ class TeamWords:
 
     def __init__(self, teams: int, memory: NDArray[np.uint8] | None = None) -> None:
         self.bytes = ABORT_BYTES + SHARED_BYTES + teams * (TEAM_BYTES + SIGN_BYTES)
+        self.profile = np.zeros(STATE_BYTES, np.uint8)  # level 0: nothing is noted
         room = np.zeros(self.bytes + 64, np.uint8) if memory is None else memory
         self._memory = room[-room.ctypes.data % 64 :]
         self.teams = teams
@@ -57,10 +59,20 @@ class TeamWords:
             finally:
                 abort_all(self.abort, self.abort, self.shared)
 
-    def team(self, worker: int, thread: int, threads: int, spins: int = 50, timeout_ns: int = 20 * SECOND_NS) -> Team:
+    def team(
+        self,
+        worker: int,
+        thread: int,
+        threads: int,
+        spins: int = 50,
+        timeout_ns: int = 20 * SECOND_NS,
+        profile: int | None = None,  # address of the thread's state
+    ) -> Team:
         """As thread `thread` of worker `worker` sees it."""
         words = self.shared + SHARED_BYTES + worker * (TEAM_BYTES + SIGN_BYTES)
-        return Team(words, self.shared, self.abort, words + TEAM_BYTES, threads, self.teams, spins, timeout_ns, thread)
+        profile = self.profile.ctypes.data if profile is None else profile
+        signs = words + TEAM_BYTES
+        return Team(words, self.shared, self.abort, signs, profile, threads, self.teams, spins, timeout_ns, thread)
 
 
 @kernel

@@ -40,6 +40,8 @@ ELSEWHERE = {
     "chosen",
     "shares",
     "counters",
+    "step_bytes",
+    "chosen_bytes",
     "expert_hits",
 }  # in the arena, or no arrays
 

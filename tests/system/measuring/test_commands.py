@@ -76,6 +76,41 @@ def test_sweep_bench_writes_its_table_and_draws_it(served_model: Path, tmp_path:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_profile_accounts_for_all_of_a_decode(served_model: Path, tmp_path: Path) -> None:
+    page, trace = tmp_path / "profile.html", tmp_path / "trace.json"
+    flags = ("-n", "40", "-d", "70", "--workers", "2", "--bandwidth", "50", "--output-format", "json")
+    done = numoe("profile", served_model, *flags, "--html", page, "--trace", trace)
+    facts = json.loads(done.stdout)
+    assert (facts["steps"], facts["tokens"]) == (40, 40)
+    assert facts["accounted"] >= 0.97
+    assert facts["peak_bytes_per_second"] == 50e9
+    assert [worker["worker"] for worker in facts["workers"]] == [0, 1]
+    spec, _, _ = read_model(served_model)
+    read = 0.0
+    for worker in facts["workers"]:
+        phases = {phase["name"]: phase for phase in worker["phases"]}
+        assert len(worker["threads"]) == 1
+        assert phases["attention_exchange"]["work"] > 0
+        assert phases["attend"]["kv_bytes"] > 0
+        assert phases["attention_output"]["weight_bytes"] > 0
+        read += sum(phase["weight_bytes"] + phase["kv_bytes"] for phase in worker["phases"])
+    assert read / (facts["seconds"] / facts["steps"]) == pytest.approx(facts["bytes_per_second"])
+    assert len(facts["layers"]) == spec.layers
+    assert {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]} == {0, 1}
+    assert page.read_text().startswith("<!doctype html>")
+    assert facts["remarks"] or facts["traffic"]
+
+
+def test_a_profile_and_a_bench_count_the_same_bytes_of_a_decode(served_model: Path) -> None:
+    """Their speeds differ, as times do; the bytes of a token must not: 1 % is what choices of experts vary."""
+    depth, tokens = 64, 64
+    flags = ("-d", str(depth), "-n", str(tokens), "--workers", "1")
+    profiled = json.loads(numoe("profile", served_model, *flags, "--output-format", "json").stdout)
+    [measured] = json.loads(numoe("bench", served_model, "-p", "0", "-r", "1", *flags, "-o", "json").stdout)
+    of_profile = profiled["bytes_per_second"] * profiled["seconds"] / tokens
+    assert of_profile == pytest.approx(1e9 * measured["read_gb_per_second"] / measured["avg_ts"], rel=0.03)
+
+
 def test_an_interrupted_sweep_keeps_its_rows_and_its_picture(served_model: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sweep.png"
     flags = ("-c", "4000", "-ub", "1", "--output-format", "jsonl", "--plot", str(picture), "--threads-per-worker", "1")

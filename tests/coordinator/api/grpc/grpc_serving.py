@@ -24,6 +24,7 @@ from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.process.loading import routed_experts
+from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
@@ -35,6 +36,7 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.arena import COUNTERS
 from numoe.protos.locality import Locality
+from numoe.protos.profile import Profile
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, operations_pb2_grpc, placement_pb2_grpc
 from numoe.v1.generation_pb2 import (
     ChatRequest,
@@ -91,6 +93,12 @@ class FakeWorkers(FakeExecutor):
 
     def move_expert(self, move: ExpertMove) -> None:
         raise AssertionError("a model split by row has no experts to move")
+
+    def begin_profile(self, level: int) -> Profiling:
+        raise AssertionError("nobody profiles workers that compute nothing")
+
+    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+        raise AssertionError("nobody profiles workers that compute nothing")
 
 
 @cache

@@ -50,6 +50,13 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
         (["bench", model, "-r", "0"], "--repetitions is 0"),
         (["bench", model, "-p", "many"], "--n-prompt is 'many', expected numbers"),
         (["bench", tmp_path / "none.gguf"], "none.gguf: expected a GGUF file, found nothing"),
+        (["profile", model, "-n", "0"], "nothing is profiled"),
+        (["profile", model, "-d", "-1"], "--n-depth is -1, expected at least 0"),
+        (["profile", model, "-d", "1000000"], "positions are needed for this, but the model's context is"),
+        (["profile", model, "--html", tmp_path / "none/a.html"], "does not exist"),
+        (["profile", model, "--server", "127.0.0.1:1"], "expected a model or --server, not both"),
+        (["profile", "--server", "127.0.0.1:1", "--seconds", "601"], "--seconds is 601, expected"),
+        (["profile", "--server", "127.0.0.1:1", "--steps", "-1"], "--steps is -1, expected"),
         (["bench", "-m", tmp_path / "none.gguf"], "none.gguf: expected a GGUF file, found nothing"),
     ):
         monkeypatch.setattr(sys, "argv", ["numoe", *map(str, arguments)])

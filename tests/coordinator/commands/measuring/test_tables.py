@@ -21,6 +21,8 @@ from numoe.coordinator.measuring.sweep import Sweep, SweepRow
 from numoe.coordinator.measuring.workers import MeasuredWorkers
 from numoe.coordinator.settings import EngineSettings, KvType, ServeSettings
 from numoe.coordinator.workers.group import HostGroup
+from numoe.model.planning.prediction.speeds import Speeds
+from tests.coordinator.profiling.made_up import made_up_profile
 from tests.tiny_model import TinyShape, tiny_spec
 
 SPEC = tiny_spec(TinyShape())
@@ -30,7 +32,9 @@ KV_POSITION = 2 * SPEC.layers * SPEC.kv_heads * SPEC.head_size * 2  # bytes, f16
 def measured(kv_type: KvType = "f16", step_tokens: int = 512) -> MeasuredWorkers:
     settings = ServeSettings(engine=EngineSettings(kv_type=kv_type, step_tokens=step_tokens))
     group = cast(HostGroup, None)
-    return MeasuredWorkers(SPEC, group, settings, Peaks(50e9, 2e12, ""), 2, 32, 'a "processor"')
+    return MeasuredWorkers(
+        SPEC, group, settings, Peaks(50e9, 2e12, ""), Speeds({0: 50e9}, "as told"), 2, 32, 'a "processor"'
+    )
 
 
 def facts(**changes: Any) -> BenchFacts:
@@ -106,7 +110,7 @@ def test_every_format_has_llama_benchs_names_and_the_same_values() -> None:
 
 
 SWEEP = SweepFacts(measured(), Sweep(1024, 512, 128))
-ROW = SweepRow(512, Measurement(0.262, 1, 0.015), Measurement(1.135, 20_000_000_000, 0.0))
+ROW = SweepRow(512, Measurement(0.262, 1, 0.015), Measurement(1.135, 20_000_000_000, 0.0), made_up_profile())
 
 
 def test_the_sweeps_table_is_llama_sweep_benchs_with_ours_behind() -> None:
@@ -115,16 +119,19 @@ def test_the_sweeps_table_is_llama_sweep_benchs_with_ours_behind() -> None:
         "\nmain: n_kv_max = 1024, n_batch = 512, n_ubatch = 512, flash_attn = 1, n_gpu_layers = 0, n_threads = 32, "
         "n_threads_batch = 32\n\n"
         "|    PP |     TG |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |"
-        "   GB/s |  fill | wait TG |  peak | wait PP |\n"
+        "   GB/s |  fill | wait TG |  peak | wait PP |  attn |  exps |  xchg |\n"
         "|-------|--------|--------|----------|----------|----------|----------|"
-        "--------|-------|---------|-------|---------|\n"
+        "--------|-------|---------|-------|---------|-------|-------|-------|\n"
     )
     read = 20e9 + 128 * (512 + 64) * KV_POSITION
     peak = 512 * operations_per_token(SPEC, with_output=False) / 0.262 / 2e12
     assert table.row(ROW) == (
         "|   512 |    128 |    512 |    0.262 |  1954.20 |    1.135 |   112.78 |"
-        f" {read / 1.135 / 1e9:6.1f} | {read / 1.135 / 50e9:5.0%} |    0.0% | {peak:5.0%} |    1.5% |\n"
+        f" {read / 1.135 / 1e9:6.1f} | {read / 1.135 / 50e9:5.0%} |    0.0% | {peak:5.0%} |    1.5% |"
+        "   46% |   46% |    0% |\n"
     )
+    [*_, unknown] = table.row(replace(ROW, decode_profile=None)).rpartition("1.5% |")
+    assert unknown == "       |       |       |\n"
 
 
 def test_the_sweeps_json_has_llama_sweep_benchs_names_first() -> None:
@@ -137,6 +144,8 @@ def test_the_sweeps_json_has_llama_sweep_benchs_names_first() -> None:
     )
     assert line.endswith(" }\n")
     assert json.loads(line)["waiting_pp"] == 0.015
+    assert json.loads(line)["attention_tg"] == pytest.approx(18 / 39, abs=1e-6)
+    assert json.loads(line)["head_tg"] == pytest.approx(2 / 39, abs=1e-6)
 
 
 def test_rows_are_dropped_where_standard_output_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,32 @@
+"""Profiles of random tokens, on workers of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numoe.coordinator.measuring.workers import MeasuredWorkers
+from numoe.protos.profile import TIME_LINE, TIMES, Profile
+
+WARM_STEPS = 3  # before a decode is profiled: the first steps find caches cold
+
+
+def profile_steps(measured: MeasuredWorkers, prompt: int, generated: int, depth: int) -> Profile:
+    """The profile of a prompt of so many tokens, or of so many tokens decoded one by one, after `depth` others."""
+    steps = measured.steps()
+    if depth:
+        steps.prompt(steps.random_tokens(depth))
+    run = steps.prompt if prompt else steps.decode
+    run(steps.random_tokens(prompt or WARM_STEPS), depth)
+    tokens = steps.random_tokens(prompt or generated)
+    return _profile(measured, lambda: run(tokens, depth), TIME_LINE)
+
+
+def profile_times(measured: MeasuredWorkers, run: Callable[[], object]) -> Profile:
+    """The profile of whatever steps `run` runs, without a time line."""
+    return _profile(measured, run, TIMES)
+
+
+def _profile(measured: MeasuredWorkers, run: Callable[[], object], level: int) -> Profile:
+    profiling = measured.group.begin_profile(level)
+    run()
+    return measured.group.end_profile(profiling, measured.peak, measured.speeds.source)
