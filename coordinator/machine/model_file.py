@@ -34,6 +34,11 @@ def read_spec(path: Path | None, settings: ServeSettings = AS_IN_THE_FILE) -> Mo
     return _read(path, settings)[1]
 
 
+def read_metadata(path: Path | None, settings: ServeSettings = AS_IN_THE_FILE) -> Mapping[str, Any]:
+    """What stands in the file's head, by key. Raises SetupError."""
+    return _read(path, settings)[0].metadata
+
+
 def _read(path: Path | None, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:
     """The file, or the packed folder, with what the operator says instead of some of its metadata."""
     if settings.model.packed is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from math import prod
-from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from numoe.coordinator.measuring.peaks import model_tensors, operations_per_token
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.model_file import open_gguf
 from numoe.protos.foreign_text import one_line
 
 # general.file_type, as llama.cpp numbers and calls it.
@@ -52,9 +51,8 @@ def count_bytes(spec: ModelSpec) -> int:
     return sum(tensor.bytes for tensor in model_tensors(spec))
 
 
-def describe_model(path: Path, spec: ModelSpec) -> str:
+def describe_model(metadata: Mapping[str, Any], spec: ModelSpec) -> str:
     """For example "qwen3moe 30B.A3B Q8_0"."""
-    metadata = open_gguf(path).metadata
     label = metadata.get("general.size_label")
     if not isinstance(label, str) or not label.strip():
         label = _size_label(spec)

@@ -44,8 +44,8 @@ class MeasuredWorkers:
 
 
 @contextmanager
-def measured_workers(path: Path, settings: ServeSettings, progress: LoadProgress) -> Iterator[MeasuredWorkers]:
-    """Workers that hold the model of a file, ended with the context.
+def measured_workers(path: Path | None, settings: ServeSettings, progress: LoadProgress) -> Iterator[MeasuredWorkers]:
+    """Workers that hold the model of a file, or of the packed folder of the settings, ended with the context.
 
     Raises SetupError: the file cannot be served so; ServiceError: the workers did not start.
     """

@@ -39,7 +39,7 @@ def bench(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model.
     n_prompt
         Tokens of a prompt, timed alone; 0 for none.
     n_gen
@@ -83,7 +83,7 @@ def bench(
         most = f"--step-tokens {settings.engine.step_tokens}, of which each decodes one"
         raise SetupError(f"--streams is {max(at_once)}, more than {most}")
     settings = replace(settings, engine=settings_for(cases, settings.engine))
-    path = find_model(model, hub)
+    path = find_model(model, hub, settings)
     with loaded(path, settings) as measured, Rows(len(cases) * repetitions, "measuring") as rows:
         remark(measured.peaks.source)
         table = bench_table(output, BenchFacts.of(path, measured))

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from numoe.coordinator.machine.model_file import read_metadata
 from numoe.coordinator.measuring.cases import CaseResult
 from numoe.coordinator.measuring.model_names import count_bytes, count_parameters, describe_model
 from numoe.coordinator.measuring.peaks import operations_per_token
@@ -31,11 +32,11 @@ class BenchFacts:
     parameters: int
 
     @classmethod
-    def of(cls, path: Path, measured: MeasuredWorkers) -> BenchFacts:
-        """What is known of a file and of the workers that hold it."""
-        spec = measured.spec
-        described = describe_model(path, spec)
-        return cls(measured, str(path), described, count_bytes(spec), count_parameters(spec))
+    def of(cls, path: Path | None, measured: MeasuredWorkers) -> BenchFacts:
+        """What is known of a file, or of the packed folder of the settings, and of the workers that hold it."""
+        spec, settings = measured.spec, measured.settings
+        described = describe_model(read_metadata(path, settings), spec)
+        return cls(measured, str(path or settings.model.packed), described, count_bytes(spec), count_parameters(spec))
 
     def fields(self, result: CaseResult) -> dict[str, Any]:
         """A row by llama-bench's names, and behind them ours."""

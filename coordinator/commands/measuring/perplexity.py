@@ -38,7 +38,7 @@ def perplexity(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model.
     file
         The text, UTF-8.
     ctx_size
@@ -72,7 +72,7 @@ def perplexity(
 
     if kl_divergence_base is not None and not kl_divergence:
         check_folder("--kl-divergence-base", kl_divergence_base)
-    path = find_model(model, hub)
+    path = find_model(model, hub, settings)
     task = _task(path, settings, file, ctx_size, chunks, kl_divergence_base if kl_divergence else None)
     settings = replace(settings, engine=settings_for(task.context, settings.engine))
     with loaded(path, settings) as measured:
@@ -85,7 +85,12 @@ def perplexity(
 
 
 def _task(
-    path: Path, settings: ServeSettings, file: Path | None, ctx_size: int | None, most: int | None, saved: Path | None
+    path: Path | None,
+    settings: ServeSettings,
+    file: Path | None,
+    ctx_size: int | None,
+    most: int | None,
+    saved: Path | None,
 ) -> Task:
     """What to evaluate: of the text, or what stands in a file of log-probabilities. Raises SetupError."""
     from numoe.coordinator.commands.measuring.evaluating import Task

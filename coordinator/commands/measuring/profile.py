@@ -46,7 +46,7 @@ def profile(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model.
     n_gen
         Tokens decoded one by one.
     n_prompt
@@ -131,5 +131,5 @@ def _of_model(
 
     case = Case(*counts)
     settings = replace(settings, engine=settings_for([case], settings.engine))
-    with loaded(find_model(model, hub), settings) as measured:
+    with loaded(find_model(model, hub, settings), settings) as measured:
         return f"{measured.spec.name}, {case.name}", profile_steps(measured, *counts)

@@ -20,16 +20,20 @@ from numoe.coordinator.settings import ServeSettings
 from numoe.protos.errors import SetupError
 
 
-def find_model(model: Path | None, hub: HubOptions) -> Path:
-    """The file that was named, or fetched by its name, else the demo model, made on first use."""
+def find_model(model: Path | None, hub: HubOptions, settings: ServeSettings) -> Path | None:
+    """The file that was named, or fetched by its name, else the demo model, made on first use.
+
+    None: the settings name a packed folder.
+    """
     hub.wanted(model)  # what cannot be is refused before anything is shown
     configure_logging()  # what is said of the model is no row of the table
     with LoadingView() as view:
-        return hub.find(model, view) or find_demo_model(view)
+        path = hub.find(model, view)
+        return path or (find_demo_model(view) if settings.model.packed is None else None)
 
 
 @contextmanager
-def loaded(path: Path, settings: ServeSettings) -> Iterator[MeasuredWorkers]:
+def loaded(path: Path | None, settings: ServeSettings) -> Iterator[MeasuredWorkers]:
     """Workers with the model, ended with the context; loading shows how far it is."""
     with LoadingView() as view, measured_workers(path, settings, view) as measured:
         view.close()

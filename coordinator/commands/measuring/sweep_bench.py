@@ -40,7 +40,7 @@ def sweep_bench(
     Parameters
     ----------
     model
-        A GGUF file, the first one if it is split. Default: the demo model.
+        A GGUF file, the first one if it is split. Default: what --packed names, or the demo model.
     ctx_size
         Positions to sweep. Default: as for serve, the model's context, at most 8192.
     ubatch_size
@@ -83,7 +83,7 @@ def sweep_bench(
         from numoe.coordinator.commands.measuring.plot import draw_sweep, refuse_without_matplotlib
 
         refuse_without_matplotlib(plot)
-    path = find_model(model, hub)
+    path = find_model(model, hub, settings)
     context = (
         ctx_size
         or settings.engine.context_tokens

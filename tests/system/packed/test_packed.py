@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -73,6 +74,15 @@ async def test_a_folder_serves_without_its_model_file_and_workers_start_anew_fro
             for state in (SERVING, NOT_SERVING, SERVING):
                 await health.becomes(state)
             assert await client.tokens(ask(20)) == expected
+
+
+def test_a_folder_is_measured_without_its_model_file(served_model: Path, tmp_path: Path) -> None:
+    folder = pack_here(served_model, tmp_path / "packed")
+    command = [NUMOE, "bench", "--packed", str(folder), "-p", "0", "-n", "4", "-r", "1", "-o", "jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["model_filename"], row["n_gen"]) == (str(folder), 4)
 
 
 def test_a_damaged_folder_ends_the_start_with_one_line(served_model: Path, tmp_path: Path) -> None:
