@@ -41,12 +41,15 @@ class ServiceOptions:
     timeout_seconds: Annotated[float | None, POSITIVE] = None
     """Give up after this long. Default: never."""
 
-    def connect(self) -> Client:
-        """The service's client, to be used in `with`. Raises SetupError for numbers that no message can hold."""
+    def connect(self, flag: str = "--address") -> Client:
+        """The service's client, to be used in `with`; `flag` named the address.
+
+        Raises SetupError for numbers that no message can hold.
+        """
         check_bounds(self)
         from numoe.coordinator.commands.asking.client import Client  # brings gRPC: 0.2 s that `--help` does without
 
-        return Client(self.address, self.timeout_seconds, self.retrying())
+        return Client(self.address, self.timeout_seconds, self.retrying(), flag)
 
     def retrying(self) -> float:
         """For how many seconds a question is asked again while the service says when to come back."""

@@ -40,9 +40,11 @@ _OPTIONS = [
 class Client:
     """One connection, to be used in `with`; made anew once it broke. Its calls raise CallError."""
 
-    def __init__(self, address: str, timeout_seconds: float | None, retry_seconds: float = 0.0) -> None:
-        """`retry_seconds`: how long questions are asked again while the service says when to come back."""
-        self._address = address
+    def __init__(
+        self, address: str, timeout_seconds: float | None, retry_seconds: float = 0.0, flag: str = "--address"
+    ) -> None:
+        """`retry_seconds`: how long questions are asked again while the service says when; `flag` named the address."""
+        self._address, self._flag = address, flag
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._trace = trace_headers(os.environ)
@@ -167,7 +169,7 @@ class Client:
         told = _unpack(error, retry)
         if code is grpc.StatusCode.UNAVAILABLE and not told:
             return CallError(
-                f"nothing answers at {self._address}: start `numoe serve`, or name another address with --address"
+                f"nothing answers at {self._address}: start `numoe serve`, or name another address with {self._flag}"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CallError(f"the time is up: {details}")

@@ -116,7 +116,7 @@ def _of_service(address: str, seconds: float, steps: int) -> tuple[str, Profile]
     """The profile of a running service. Raises CallError."""
     from numoe.coordinator.commands.measuring.served_profile import read_profile
 
-    with ServiceOptions(address, seconds + TIMEOUT_SECONDS).connect() as client:
+    with ServiceOptions(address, seconds + TIMEOUT_SECONDS).connect("--server") as client:
         name = client.status().service.model
         return f"{name}, served at {address}", read_profile(client.profile(seconds, steps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
         assert expected in shown.err
         assert shown.err.startswith("error: ")
         assert (shown.err.count("\n"), shown.out) == (1, "")
+
+
+def test_a_profile_of_nobody_names_the_flag_that_names_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unconfigured_logging: None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setattr(sys, "argv", ["numoe", "profile", "--server", address, "--seconds", "1"])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 1
+    shown = capsys.readouterr()
+    assert f"nothing answers at {address}: start `numoe serve`, or name another address with --server" in shown.err
