@@ -18,11 +18,16 @@ transformers: Any = pytest.importorskip("transformers")
 Arrays = Mapping[str, NDArray[np.float32]]  # by GGUF tensor name, dequantised
 
 
-def transformers_logits(weights: Arrays, spec: ModelSpec, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """Return the logits [T, V] of all positions, computed in one pass without a cache."""
+def transformers_logits(
+    weights: Arrays, spec: ModelSpec, tokens: Sequence[int], last: int = 0
+) -> NDArray[np.float32]:  # [T, V], or [last, V]
+    """Return the logits of all positions, or of so many last ones, computed in one pass without a cache."""
     model = transformers_model(weights, spec)
+    if last:
+        model.set_attn_implementation("sdpa")  # which holds no matrix of all positions by all positions
     with torch.no_grad():
-        logits: NDArray[np.float32] = model(torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
+        told = model(torch.tensor([list(tokens)]), use_cache=False, logits_to_keep=last)
+    logits: NDArray[np.float32] = told.logits[0].numpy()
     return logits
 
 
