@@ -38,6 +38,7 @@ from tests.kernels.vector_maps import map_exp, map_silu
 
 Array = NDArray[Any]
 COLUMNS, VALUES = 8, 768
+CACHES = (*KV_FORMATS, "Q8_0/F16", "F16/Q8_0")  # of keys and values
 
 
 def group_of(integer: bool, x: Singles) -> Bytes:
@@ -96,7 +97,7 @@ def attention(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     for row in spread:
         hadamard(address(row), len(row))
     yield "hadamard", spread
-    for kv_format in (*KV_FORMATS, "Q8_0/F16", "F16/Q8_0"):
+    for kv_format in CACHES:
         cache = empty_cache(64, kv_format, range(11))
         cache.store(0, keys, values)
         yield f"cache {kv_format}", cache.blocks

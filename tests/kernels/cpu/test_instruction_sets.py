@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from llvmlite import binding
 
-from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.cpu import instruction_sets
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, INSTRUCTION_SETS, detect, runnable
 from numoe.kernels.weights.formats import FORMATS
+from tests.kernels.output_hashes import CACHES
 
 ROOT = Path(__file__).parents[3]
 RUNNABLE = [one.name for one in runnable()]
@@ -60,12 +60,12 @@ def hashes(instruction_set: str) -> Mapping[str, str]:
 @pytest.mark.slow
 def test_the_portable_kernels_compute_something() -> None:
     found = hashes("portable")
-    assert len(found) == 6 * len(FORMATS) + 10 + 6 * len(KV_FORMATS)
+    assert len(found) == 6 * len(FORMATS) + 11 + 6 * len(CACHES)
     for format_ in FORMATS:
         assert len({found[f"tile {format_.name} {width}"] for width in (1, 2, 4, 8)}) == 1
-    for name in KV_FORMATS:
+    for name in CACHES:
         assert len({found[f"attend {name}"], *(found[f"attend {name} {width}"] for width in (1, 2, 4, 8))}) == 1
-    assert len(set(found.values())) == len(found) - 3 * len(FORMATS) - 4 * len(KV_FORMATS)
+    assert len(set(found.values())) == len(found) - 3 * len(FORMATS) - 4 * len(CACHES)
 
 
 @pytest.mark.slow
@@ -79,6 +79,7 @@ def assembly(instruction_set: str, folder: Path) -> str:
     program = f"""
 import numpy as np
 from numoe.kernels.weights.formats import FORMATS
+from tests.kernels.output_hashes import CACHES
 from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.matmul.activations import write_integer_column
 from numoe.kernels.attention.value_tile import attention_tiles
