@@ -34,9 +34,12 @@ def read_spec(path: Path | None, settings: ServeSettings = AS_IN_THE_FILE) -> Mo
     return _read(path, settings)[1]
 
 
-def read_metadata(path: Path | None, settings: ServeSettings = AS_IN_THE_FILE) -> Mapping[str, Any]:
-    """What stands in the file's head, by key. Raises SetupError."""
-    return _read(path, settings)[0].metadata
+def read_metadata(path: Path | None, settings: ServeSettings) -> Mapping[str, Any]:
+    """What stands in the head of the file, or of the packed folder, by key, whatever the operator says instead."""
+    if settings.model.packed is not None:
+        return open_packed(settings.model.packed)[0].metadata
+    assert path is not None
+    return open_gguf(path).metadata
 
 
 def _read(path: Path | None, settings: ServeSettings) -> tuple[GgufFile, ModelSpec]:

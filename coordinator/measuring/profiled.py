@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from numoe.coordinator.measuring.steps import Measurement
+from numoe.coordinator.measuring.sweep import Run
 from numoe.coordinator.measuring.workers import MeasuredWorkers
 from numoe.protos.profile import TIME_LINE, TIMES, Profile
 
@@ -18,15 +18,15 @@ def profile_steps(measured: MeasuredWorkers, prompt: int, generated: int, depth:
     run = steps.prompt if prompt else steps.decode
     run(steps.random_tokens(prompt or WARM_STEPS), depth)
     tokens = steps.random_tokens(prompt or generated)
-    return _profile(measured, lambda: run(tokens, depth), TIME_LINE)
+    return _profile(measured, lambda: run(tokens, depth), TIME_LINE)[1]
 
 
-def profile_times(measured: MeasuredWorkers, run: Callable[[], object]) -> Profile:
-    """The profile of whatever steps `run` runs, without a time line."""
+def profile_times(measured: MeasuredWorkers, run: Run) -> tuple[Measurement, Profile]:
+    """What `run` measures, and the profile of its steps, without a time line."""
     return _profile(measured, run, TIMES)
 
 
-def _profile(measured: MeasuredWorkers, run: Callable[[], object], level: int) -> Profile:
+def _profile(measured: MeasuredWorkers, run: Run, level: int) -> tuple[Measurement, Profile]:
     profiling = measured.group.begin_profile(level)
-    run()
-    return measured.group.end_profile(profiling, measured.peak, measured.speeds.source)
+    found = run()
+    return found, measured.group.end_profile(profiling, measured.peak, measured.speeds.source)

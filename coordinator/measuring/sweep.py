@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from numoe.coordinator.measuring.steps import Measurement, Steps, Tokens
+from numoe.coordinator.measuring.steps import Measurement, Steps
 from numoe.protos.profile import Profile
+
+Run = Callable[[], Measurement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def run_sweep(
     steps: Steps,
     *,
     warm_prompt: bool = False,
-    profile: Callable[[Callable[[], object]], Profile] | None = None,  # runs it, and says where the time went
+    profile: Callable[[Run], tuple[Measurement, Profile | None]] = lambda run: (run(), None),  # says where time went
 ) -> Iterator[SweepRow]:
     """Warm up with one token, and a prompt if asked; then yield each row once it is measured.
 
@@ -58,18 +60,8 @@ def run_sweep(
     measured = set(sweep.depths)
     for depth in range(0, sweep.context, sweep.prompt):
         decoded = steps.random_tokens(sweep.generated)
-        measured_here: list[Measurement] = []
-        found: Profile | None = None
-        if depth in measured:
-            run = partial(_decode, steps, decoded, depth, measured_here)
-            if profile is None:
-                run()
-            else:
-                found = profile(run)
+        found = profile(partial(steps.decode, decoded, depth)) if depth in measured else None
         prompt = steps.prompt(steps.random_tokens(sweep.prompt), depth)
-        for decode in measured_here:
-            yield SweepRow(depth, prompt, decode, found)
-
-
-def _decode(steps: Steps, tokens: Tokens, depth: int, out: list[Measurement]) -> None:
-    out.append(steps.decode(tokens, depth))
+        if found is not None:
+            decode, where = found
+            yield SweepRow(depth, prompt, decode, where)

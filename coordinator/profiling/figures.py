@@ -66,9 +66,9 @@ def phase_shares(worker: WorkerProfile, steps: int, phases: Sequence[tuple[str, 
     return found
 
 
-def single_phases() -> list[tuple[str, tuple[str, ...]]]:
-    """Every phase by itself, in the order of a step."""
-    return [(phase, (phase,)) for phase in PHASES]
+def single_phases(phases: Sequence[str] = PHASES) -> list[tuple[str, tuple[str, ...]]]:
+    """Each phase by itself."""
+    return [(phase, (phase,)) for phase in phases]
 
 
 def grouped_phases() -> list[tuple[str, tuple[str, ...]]]:

@@ -75,7 +75,7 @@ class Profiling:
     def __init__(self, channel: Channel, spec: ModelSpec, plan: ShardPlan, kv_types: KvTypes) -> None:
         self.channel = channel
         self._spec, self._plan, self._kv_types = spec, plan, kv_types
-        threads = [self._view(shard.worker, "profile_state")[:, THREAD_ID].tolist() for shard in plan.shards]
+        threads = [self.channel.part(shard.worker, "profile_state")[:, THREAD_ID].tolist() for shard in plan.shards]
         self._counters = [ThreadCounters(one) for one in threads]
         self._before: _Look | None = None
         self._published, self._began = channel.published, 0.0
@@ -124,21 +124,16 @@ class Profiling:
         for one in self._counters:
             one.close()
 
-    def _view(self, worker: int, name: str) -> NDArray[np.int64]:
-        return self.channel.part(worker, name)
-
     def _look(self) -> _Look:
         self._wait_for_threads()
         workers = tuple(
             _WorkerLook(
-                state=self._view(shard.worker, "profile_state").copy(),
-                cells=self._view(shard.worker, "profile_cells").copy(),
+                state=self.channel.part(shard.worker, "profile_state").copy(),
+                cells=self.channel.part(shard.worker, "profile_cells").copy(),
                 weight_bytes=np.stack(
-                    [self._view(shard.worker, "step_bytes"), self._view(shard.worker, "chosen_bytes")]
+                    [self.channel.part(shard.worker, "step_bytes"), self.channel.part(shard.worker, "chosen_bytes")]
                 ),
-                counts={
-                    name: int(self.channel.counters(shard.worker)[name]) for name in ("steps", "tokens", "step_ns")
-                },
+                counts={name: int(self.channel.counters(shard.worker)[name]) for name in _COUNTS},
                 processor=self._counters[shard.worker].read(),
             )
             for shard in self._plan.shards
@@ -149,7 +144,7 @@ class Profiling:
         """Wait until every thread has counted as many noted steps as any other, and every worker as many steps."""
         end = time.monotonic() + COUNT_SECONDS
         while time.monotonic() < end:
-            states = [self._view(shard.worker, "profile_state") for shard in self._plan.shards]
+            states = [self.channel.part(shard.worker, "profile_state") for shard in self._plan.shards]
             noted = {int(count) for state in states for count in state[:, STEPS]}
             steps = {int(self.channel.counters(shard.worker)["steps"]) for shard in self._plan.shards}
             if len(noted) == len(steps) == 1 and steps == {self.channel.published}:
@@ -157,7 +152,7 @@ class Profiling:
             time.sleep(_LOOK_SECONDS)
 
     def _events(self, worker: int) -> NDArray[np.int64]:  # [events, 6]
-        state, events = self._view(worker, "profile_state"), self._view(worker, "profile_events")
+        state, events = self.channel.part(worker, "profile_state"), self.channel.part(worker, "profile_events")
         found = [np.insert(events[thread, : state[thread, NOTED]], 0, thread, axis=1) for thread in range(len(state))]
         return np.concatenate([*found, np.empty((0, EVENT_WORDS + 1), np.int64)])
 

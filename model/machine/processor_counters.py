@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -99,15 +99,11 @@ def why_refused(error: OSError, paranoid: Path = PARANOID) -> str:
 def read_traffic(folder: Path = RESCTRL) -> dict[str, tuple[int, int]]:
     """Bytes so far by last-level cache: of its own node, and all; empty where resctrl does not count them."""
     found = {}
-    for domain in _folders(folder / "mon_data"):
+    for domain in sorted((folder / "mon_data").glob("mon_L3_*")):
         with suppress(OSError, ValueError):
             local, total = (int((domain / f"mbm_{kind}_bytes").read_text()) for kind in ("local", "total"))
             found[domain.name] = (local, total)
     return found
-
-
-def _folders(folder: Path) -> Iterable[Path]:
-    return sorted(folder.glob("mon_L3_*"))
 
 
 def no_traffic_remark(folder: Path = RESCTRL) -> str:

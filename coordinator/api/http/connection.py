@@ -3,8 +3,7 @@
 *Guarantees*: at most CONNECTIONS are open. One that waits for its client, for the rest of what it asks or to read what
 it was told, gives way to a new one where there are as many: one of the address that holds the most, of these the
 longest waiting. So whoever asks at once is answered, whatever others hold, and a crowd displaces itself before anybody
-else. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in
-the log.
+else. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in the log.
 
 *Rejected*: uvicorn's limit_concurrency, which answers everybody with 503 while 256 connections say nothing; it has no
 limit on how long they may say nothing.

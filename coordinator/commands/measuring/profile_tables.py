@@ -21,6 +21,7 @@ from numoe.coordinator.profiling.figures import (
     peak_of,
     phase_shares,
     read_rate,
+    single_phases,
     step_seconds,
     thread_imbalance,
 )
@@ -62,7 +63,7 @@ def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     for group in groups:
         if group.seconds:
             table.add_row(*_cells(group.name, group, total, worker.peak), style="bold")
-            singles = phase_shares(worker, profile.steps, [(one, (one,)) for one in GROUPS[group.name]])
+            singles = phase_shares(worker, profile.steps, single_phases(GROUPS[group.name]))
             if len(singles) > 1:
                 for single in singles:
                     if single.seconds:
@@ -183,7 +184,7 @@ def _worker_facts(worker: WorkerProfile, profile: Profile) -> dict[str, Any]:
         "phases": [
             {**_share_facts(share), "group": group}
             for group, phases in GROUPS.items()
-            for share in phase_shares(worker, steps, [(phase, (phase,)) for phase in phases])
+            for share in phase_shares(worker, steps, single_phases(phases))
         ],
         "threads": [
             {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import pytest
 
-from numoe.coordinator.measuring.steps import Steps
-from numoe.coordinator.measuring.sweep import Sweep, run_sweep
+from numoe.coordinator.measuring.steps import Measurement, Steps
+from numoe.coordinator.measuring.sweep import Run, Sweep, run_sweep
 from numoe.coordinator.workers.group import HostGroup
 from numoe.protos.messages import StepLimits
 from numoe.protos.profile import Profile
@@ -33,11 +32,11 @@ def test_each_depth_decodes_first_and_then_the_prompt_takes_those_places() -> No
 def test_only_decodes_that_are_measured_are_profiled() -> None:
     group, ran = FakeGroup(LIMITS), []
 
-    def profile(run: Callable[[], object]) -> Profile:
+    def profile(run: Run) -> tuple[Measurement, Profile]:
         before = len(group.steps)
-        run()
+        found = run()
         ran.append([chunk[0] for [chunk] in group.seen[before:]])
-        return made_up_profile()
+        return found, made_up_profile()
 
     rows = list(run_sweep(Sweep(24, 8, 2, stride=2), Steps(cast(HostGroup, group), 50, 60.0), profile=profile))
     assert ran == [[0, 1], [16, 17]]
