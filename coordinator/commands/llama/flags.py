@@ -57,10 +57,13 @@ def _context(value: str) -> list[str]:
 
 
 def _cpus_of_mask(value: str) -> list[str]:
+    expected = "expected hexadecimal digits of at least one CPU, such as ff for CPUs 0 to 7"
     try:
         mask = int(value, 16)
     except ValueError as error:
-        raise SetupError(f"--cpu-mask is {value!r}, expected hexadecimal digits, such as ff for CPUs 0 to 7") from error
+        raise SetupError(f"--cpu-mask is {value!r}, {expected}") from error
+    if mask <= 0:
+        raise SetupError(f"--cpu-mask is {value!r}, {expected}")
     return ["--cpus", ",".join(str(cpu) for cpu in range(mask.bit_length()) if mask >> cpu & 1)]
 
 

@@ -61,6 +61,9 @@ def test_what_changes_nothing_is_answered_in_one_line_each() -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
+        ("-C -3", "--cpu-mask is '-3', expected hexadecimal digits of at least one CPU, such as ff for CPUs 0 to 7"),
+        ("-C 0x0", "--cpu-mask is '0x0', expected hexadecimal digits of at least one CPU"),
+        ("-C zz", "--cpu-mask is 'zz', expected hexadecimal digits of at least one CPU"),
         ("-ngl 99", "cannot go to a GPU"),
         ("-ot exps=CUDA0", "tensors cannot go elsewhere"),
         ("-fa off", "always computed in pieces"),
