@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -66,7 +67,7 @@ class ConstantWorkers:
     def check(self) -> None:
         """They are always well."""
 
-    def restart(self) -> None:
+    def restart(self, look: Callable[[], None]) -> None:
         """They are never lost."""
         raise NotImplementedError
 

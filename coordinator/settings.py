@@ -123,6 +123,10 @@ class WorkerSettings:
     step_timeout_seconds: Annotated[float, POSITIVE] = 600.0
     """Longest a single step may take before its workers count as lost."""
 
+    stuck_seconds: Annotated[float, POSITIVE] = 30.0
+    """A worker counts as lost whose threads have neither computed nor waited for so long: a machine that swaps, or a
+    debugger, is no death."""
+
     start_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest that starting, compiling and loading may take."""
 

@@ -131,7 +131,7 @@ class Unavailable(ServiceError):
 
 
 class WorkerLost(ServiceError):
-    """A worker process died or stopped answering; every open request ends with this.
+    """A worker process died or stopped answering; a request at which that happens again and again ends with this.
 
     `workers` are the numbers of those that died; none: nobody knows which, or all were ended.
     """

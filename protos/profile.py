@@ -48,7 +48,7 @@ WORK, FOR_THREADS, FOR_WORKERS = range(3)
 NOTHING, TIMES, TIME_LINE = range(3)
 
 STATE_WORDS, EVENT_WORDS = 16, 5
-STEPS, INSIDE, NOTED, THREAD_ID = 5, 6, 7, 12  # words of a thread's state; the last is written by Python
+STEPS, INSIDE, NOTED, THREAD_ID, BEATS = 5, 6, 7, 12, 13  # words of a thread's state; THREAD_ID is written by Python
 
 
 def most_events(layers: int) -> int:

@@ -7,8 +7,10 @@ from numoe.coordinator.engine.queue import RequestQueue
 from numoe.coordinator.engine.scheduler import RunningSequence, SchedulerState, WaitingSequence, schedule, slots
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.requests.events import Failed
-from numoe.protos.errors import DeadlineExceeded
+from numoe.protos.errors import DeadlineExceeded, WorkerLost
 from numoe.protos.messages import StepLimits
+
+MOST_LOSSES = 3  # of workers in a row, at the same new tokens of a request: it may be what kills them
 
 
 class Batch:
@@ -19,6 +21,11 @@ class Batch:
         self.queue = RequestQueue(queue_length, slots(limits))
         self.running: list[Sequence] = []  # in order of admission
         self._limits, self._prefill_chunk = limits, prefill_chunk
+
+    @property
+    def has_open(self) -> bool:
+        """Whether any request is at work or waits."""
+        return bool(self.running or self.queue)
 
     def remove_ended(self, now: float) -> list[Sequence]:
         """Takes out every sequence that ended, was cancelled or is too late; returns those that are too late.
@@ -55,6 +62,22 @@ class Batch:
             self.running.append(sequence)
         assert decided.chunks or not (self.running or self.queue), "work is open, but none can be scheduled"
         return [(self.running[chunk.sequence], chunk.tokens) for chunk in decided.chunks]
+
+    def rewind(self, in_flight: list[tuple[Sequence, int]], lost: WorkerLost, now: float) -> list[Sequence]:
+        """The workers were lost, with all keys and values: what is at work runs all its tokens again, in its blocks.
+
+        Returns those that fail instead: the step under way, in which workers were lost, ran so many new tokens of each,
+        and that was not the first time.
+        """
+        for sequence, tokens in in_flight:
+            sequence.note_loss(tokens)
+        for sequence in self.running:
+            sequence.rewind(str(lost), now)
+        failed = [sequence for sequence in self.running if sequence.losses >= MOST_LOSSES and sequence.outcome is None]
+        for sequence in failed:
+            # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
+            sequence.outcome = Failed(WorkerLost(f"{lost}, {MOST_LOSSES} times in a row at this request", lost.workers))
+        return failed
 
     def clear(self) -> list[Sequence]:
         """Gives all slots and blocks back; returns the sequences that were at work or waiting."""

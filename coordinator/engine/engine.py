@@ -9,15 +9,16 @@ One step is in flight at a time, so between two steps no worker touches any bloc
 cancelled or ran out of time gives back its slot and its blocks. Without requests the thread sleeps on a condition, and
 looks at the workers now and then.
 
-*Guarantees*: exactly one terminal event per request; no client can hold up a step; after WorkerLost every open request
-fails at once, and the engine serves again when `restart` returns. Workers that are lost again and again without one
-step or some minutes between end the engine.
+*Guarantees*: exactly one terminal event per request; no client can hold up a step. After WorkerLost all open requests
+go on once the workers are back: their tokens are run again, prompt and answer alike, and the next ones are drawn as if
+nothing had happened, as draws depend on seed and position alone and bits on neither batch nor chunks. A request at
+whose new tokens workers are lost each time fails; workers that are lost again and again without one step or some
+minutes between end the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
@@ -39,12 +41,10 @@ from numoe.coordinator.requests.request import GenerationRequest, RequestLimits,
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import NumoeError, QueueFull, ServiceError, SetupError, Unavailable, WorkerLost
+from numoe.protos.errors import NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
 from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
-MOST_RESTARTS = 3  # in a row, no step between: what is lost once more is broken, not unlucky
-FORGET_SECONDS = 300.0  # of health, after which a loss has nothing to do with the one before
 
 _log = structlog.get_logger()
 
@@ -87,15 +87,14 @@ class Engine:
         self._closed = False  # the executor, or it is being closed
 
         # Written by the thread alone.
+        self._in_flight: list[tuple[Sequence, int]] = []  # what the step under way runs, and how many tokens of each
         self._undelivered: list[Sequence] = []
         self._steps = 0
         self._step_began_at: float | None = None
         self._prompt_tokens = 0
         self._generated_tokens = 0
-        self._restarts = 0
-        self._restarts_in_row = 0
-        self._restarted_at = -math.inf
-        self._clock = clock
+        self._restarts = Restarts(executor, self.counts, clock)
+        self._lost: WorkerLost | None = None  # workers that are not back yet
         self._error: NumoeError | None = None
 
     # ---- called in the event loop
@@ -150,8 +149,6 @@ class Engine:
         """Takes no more requests and waits for the open ones; whether all ended in time (`stop` fails the rest)."""
         with self._changed:
             self._draining = True
-            if self._restarting:
-                self._drained.set()  # nobody is served, and nobody will be
             self._changed.notify()
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_seconds)
@@ -192,7 +189,7 @@ class Engine:
                 steps=self._steps,
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
-                restarts=self._restarts,
+                restarts=self._restarts.total,
                 rejected=self.counts.rejected,
                 kv_blocks_reserved=self._batch.pool.reserved,
                 step_began_at=self._step_began_at,
@@ -220,8 +217,6 @@ class Engine:
     def _refuse_if_closed_or_full(self) -> None:
         if self._stopping or self._draining:
             raise Unavailable("the service is shutting down; send the request to another one")
-        if self._restarting:
-            raise Unavailable("the workers are being restarted after one was lost; try again in a few seconds")
         try:
             self._batch.queue.refuse_if_full(self._batch.running, time.monotonic())
         except QueueFull:
@@ -258,7 +253,7 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleeps until there is something to do; False: stop. Raises WorkerLost."""
         with self._changed:
-            while not (self._stopping or self._batch.queue or self._batch.running or self._undelivered):
+            while not (self._stopping or self._batch.has_open or self._undelivered):
                 if self._draining:
                     self._drained.set()
                 if not self._changed.wait(IDLE_CHECK_SECONDS):
@@ -275,6 +270,7 @@ class Engine:
         counts.end_phase("schedule")
         step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
         self._steps += 1
+        self._in_flight = work
         self._step_began_at = time.monotonic()
         try:
             self._executor.submit(step)
@@ -286,6 +282,7 @@ class Engine:
             self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
+        self._in_flight = []
         counts.end_phase("apply")
 
     def _next_work(self) -> list[tuple[Sequence, int]]:
@@ -296,31 +293,37 @@ class Engine:
             return self._batch.next_work(now)
 
     def _apply(self, work: list[tuple[Sequence, int]], step: Step, result: StepResult) -> None:
-        draws = sum(chunk.sampling is not None for chunk in step.chunks)
-        if result.number != step.number or len(result.token_ids) != draws:
-            raise WorkerLost(
-                f"the workers answered step {step.number}, which draws {draws} tokens, with {len(result.token_ids)} "
-                f"tokens of step {result.number}"
-            )
+        self._refuse_nonsense(step, result)
         now = time.monotonic()
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
         for (sequence, tokens), experts_run in zip(work, result.experts_run.tolist(), strict=True):
-            self._prompt_tokens += min(tokens, max(0, sequence.prompt - sequence.run))
-            if sequence.run == 0:
+            if sequence.most_run == 0:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
-            sequence.ran(tokens, experts_run)
+            self._prompt_tokens += sequence.new_prompt_tokens(tokens)
+            self.counts.tokens_run_again += sequence.tokens_again(tokens)
+            sequence.ran(tokens, experts_run, now)
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
                 if token_id == NOT_DRAWN:
                     sequence.fail_not_finite()
-                elif 0 <= token_id < self.limits.vocabulary:
+                else:
                     sequence.count_draw(self.counts, now)
                     sequence.take(token_id, logprob, now)
                     self._generated_tokens += 1
-                else:
-                    raise WorkerLost(f"step {step.number} drew token id {token_id}, which does not exist")
             self._undelivered.append(sequence)
-        self._restarts_in_row = 0
+        self._restarts.note_step()
+
+    def _refuse_nonsense(self, step: Step, result: StepResult) -> None:
+        """Raises WorkerLost where the answer cannot be that step's: nothing of it may be taken."""
+        draws, ids = sum(chunk.sampling is not None for chunk in step.chunks), result.token_ids
+        if result.number != step.number or len(ids) != draws:
+            raise WorkerLost(
+                f"the workers answered step {step.number}, which draws {draws} tokens, with {len(ids)} tokens of step "
+                f"{result.number}"
+            )
+        unknown = ids[(ids != NOT_DRAWN) & ((ids < 0) | (ids >= self.limits.vocabulary))]
+        if len(unknown):
+            raise WorkerLost(f"step {step.number} drew token id {unknown[0]}, which does not exist")
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -329,43 +332,37 @@ class Engine:
         wake_consumers(sequence.generation for sequence in undelivered)
 
     def _recover(self, lost: WorkerLost) -> None:
-        """Fails what is open and restarts the workers; raises if nobody needs them, or they are lost every time."""
-        self.events.note(EventKind.WORKER_LOST, str(lost), workers=list(lost.workers))
-        self.counts.note_lost(lost.workers)
-        if self._clock() - self._restarted_at >= FORGET_SECONDS:
-            self._restarts_in_row = 0
+        """Restarts the workers, and has what is open run again; raises if nobody needs them, or it is given up."""
+        self._restarts.note_lost(lost, self.events)
+        self._lost = lost
+        self._deliver()
+        in_flight, self._in_flight = self._in_flight, []
         with self._changed:
             self._restarting = True
-        self._fail_open(lost)
-        self._restart(lost)
+            self._undelivered += self._batch.rewind(in_flight, lost, time.monotonic())
+        self._restarts.run(lost, self.events, self._wants_workers, self._look_while_restarting)
+        self._lost = None
         with self._changed:
             self._restarting = False
-            self._restarts += 1
-        self._restarted_at = self._clock()
-        self.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
+            going_on = [sequence.most_run for sequence in self._batch.running]
+        again = f"; {len(going_on)} requests go on, {sum(going_on)} tokens of them are run again" if going_on else ""
+        self.events.note(EventKind.WORKERS_RESTARTED, f"all workers are ready again{again}")
 
-    def _restart(self, lost: WorkerLost) -> None:
-        while self._restarts_in_row < MOST_RESTARTS:
-            if self._stopping or self._draining:
-                raise lost  # nobody is left to be served by new workers
-            self._restarts_in_row += 1
-            self.events.note(EventKind.WORKERS_RESTARTING, f"attempt {self._restarts_in_row} of {MOST_RESTARTS}")
-            try:
-                self._executor.restart()
-            except WorkerLost as again:
-                if self._stopping:
-                    raise
-                self.events.note(EventKind.START_REFUSED, str(again), workers=list(again.workers))
-                self.counts.note_lost(again.workers)
-                lost = again
-            except SetupError as refused:
-                self.events.note(EventKind.START_REFUSED, str(refused), workers=[])
-                raise
-            else:
-                return
-        raise ServiceError(
-            f"{MOST_RESTARTS} restarts of the workers did not help, no step was completed after them; at last: {lost}"
-        )
+    def _wants_workers(self) -> bool:
+        """Whether anybody is, or may come to be, served by them."""
+        self._look_while_restarting()
+        with self._changed:
+            return not self._draining or self._batch.has_open
+
+    def _look_while_restarting(self) -> None:
+        """Lets requests go that are over. Raises Unavailable where the service stops."""
+        with self._changed:
+            self._undelivered += self._batch.remove_ended(time.monotonic())
+            if self._draining and not self._batch.has_open:
+                self._drained.set()
+        self._deliver()
+        if self._stopping:
+            raise Unavailable("the service is stopping")
 
     def _fail_open(self, error: ServiceError) -> None:
         self._deliver()
@@ -379,8 +376,12 @@ class Engine:
     def _shut_down(self, error: NumoeError | None) -> None:
         with self._changed:
             self._stopping, self._restarting = True, False
-        stopped = Unavailable("the service has stopped; send the request to another one")
-        self._fail_open(error if isinstance(error, ServiceError) else stopped)
+        failure: ServiceError = Unavailable("the service has stopped; send the request to another one")
+        if error is not None and self._lost is not None:
+            failure = WorkerLost(f"{self._lost}; the workers could not be brought back, and the service ends")
+        elif isinstance(error, ServiceError):
+            failure = error
+        self._fail_open(failure)
         self._close_executor()
         self._error = error
         self._drained.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from numoe.protos.messages import Step, StepLimits, StepResult
@@ -22,8 +23,11 @@ class StepExecutor(Protocol):
     def check(self) -> None:
         """Looks at workers that have nothing to do, and returns at once; raises WorkerLost when one died."""
 
-    def restart(self) -> None:
-        """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails."""
+    def restart(self, look: Callable[[], None]) -> None:
+        """Brings all workers back after WorkerLost, with empty KV caches; raises if that fails.
+
+        Calls `look` now and then; an exception that it raises ends the restart.
+        """
 
     def close(self) -> None:
         """Ends the workers; harmless when repeated. By any thread: `collect` and `restart` then raise."""

@@ -1,5 +1,8 @@
 """One request in work: its tokens, its blocks, how it ends, and the text it still owes the client.
 
+Where workers are lost, `rewind` lets it begin anew with what it knows: all its tokens, drawn ones too, are run again
+as a prompt is. Nothing of them is taken or delivered twice, as only a token that follows the last known one is drawn.
+
 The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
 step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
 the text is made in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
@@ -8,7 +11,7 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from numoe.coordinator.engine.kv_blocks import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
-from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Timings, Usage
+from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
@@ -58,6 +61,8 @@ class Sequence:
         self.positions = self.prompt + budget - 1  # the last token drawn is never run
         self.known = self.prompt  # tokens of prompt and answer so far
         self.run = 0  # of these, run through the model
+        self.most_run = 0  # as `run`, but before workers were lost: the most there ever were
+        self.losses = 0  # of workers, in a row, while tokens of this request were run for the first time
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue
@@ -72,6 +77,8 @@ class Sequence:
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._owes_progress = False
+        self._resumed: Resumed | None = None  # told once it is as far again as it was when workers were lost
+        self._lost_at = 0.0
         self._experts, self._experts_run = experts, 0
 
     @property
@@ -92,6 +99,8 @@ class Sequence:
         """How far it is; by any thread."""
         drawn = self.drawn
         phase = RequestPhase.DECODE if drawn else RequestPhase.PREFILL if self.started_at else RequestPhase.QUEUED
+        if self.run < self.most_run:
+            phase = RequestPhase.RESUMING
         return RequestStatus(
             request_id=self.request.request_id,
             client=self.request.client,
@@ -146,11 +155,35 @@ class Sequence:
         sampling = self.request.sampling
         return Chunk(self.run, self._tokens[self.run : end], blocks, sampling, seen, counts, self._reduction)
 
-    def ran(self, tokens: int, experts_run: int) -> None:
+    def new_prompt_tokens(self, tokens: int) -> int:
+        """How many of the next `tokens` are the prompt's, and were never run before."""
+        return max(0, min(self.run + tokens, self.prompt) - self.most_run)
+
+    def tokens_again(self, tokens: int) -> int:
+        """How many of the next `tokens` were run before workers were lost."""
+        return max(0, min(self.run + tokens, self.most_run) - self.run)
+
+    def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
-        self._owes_progress = self.run < self.prompt
+        if self._resumed is not None:
+            again = self._resumed.tokens + self.tokens_again(tokens)
+            self._resumed = replace(self._resumed, tokens=again, seconds=now - self._lost_at)
         self.run += tokens
         self._experts_run += experts_run
+        if self.run > self.most_run:
+            self._owes_progress = self.most_run < self.prompt
+            self.most_run = self.run
+            self.losses = 0
+
+    def note_loss(self, tokens: int) -> None:
+        """Workers were lost while they ran so many tokens of it."""
+        self.losses += self.run + tokens > self.most_run
+
+    def rewind(self, why: str, now: float) -> None:
+        """The workers were lost, and with them what was run: all of it is to be run again."""
+        if self._resumed is None:
+            self._resumed, self._lost_at = Resumed(why, 0.0, 0), now
+        self.run = self._experts_run = 0
 
     def count_draw(self, counts: EngineCounts, now: float) -> None:
         """Count the times of a token that is about to be taken."""
@@ -182,6 +215,9 @@ class Sequence:
     def deliver(self) -> None:
         """Puts what is owed into the client's mailbox."""
         mailbox = self.generation.mailbox
+        if self._resumed is not None and self.run == self.most_run > 0:
+            mailbox.put_resumed(self._resumed)
+            self._resumed = None
         if self._owes_progress:
             self._owes_progress = False
             mailbox.put_progress(min(self.run, self.prompt), self.prompt)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class EngineState(StrEnum):
-    """What the engine does with requests that come now: only a serving one takes them."""
+    """What the engine does with requests that come now: a serving one takes them, a restarting one lets them wait."""
 
     SERVING = "serving"
     RESTARTING = "restarting"
@@ -39,6 +39,7 @@ class RequestPhase(StrEnum):
     QUEUED = "queued"
     PREFILL = "prefill"  # its prompt is being run
     DECODE = "decode"
+    RESUMING = "resuming"  # workers were lost, and what they had run of it is run again
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ class RequestNow:
 
     id: str
     client: str  # who asks: "ipv4:127.0.0.1:40312"
-    phase: Literal["queued", "prefill", "decode"]
+    phase: Literal["queued", "prefill", "decode", "resuming"]
     prompt_tokens: int
     prompt_done: int
     tokens: int  # of the answer

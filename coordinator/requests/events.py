@@ -27,7 +27,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a finished request's time went; the three add up to submit .. last token."""
+    """Where a finished request's time went, waits for lost workers too; the three add up to submit .. last token."""
 
     queue_milliseconds: float  # submitted .. first chunk of the prompt sent to the workers
     prefill_milliseconds: float  # .. first token drawn
@@ -66,6 +66,15 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """Workers were lost, and the request goes on where it was: nothing is lost, repeated or changed."""
+
+    reason: str  # what was lost, for people
+    seconds: float  # from the loss until the request was as far as before
+    tokens: int  # of prompt and answer, run again
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Terminal: the request ended as asked."""
 
@@ -82,4 +91,4 @@ class Failed:
     error: NumoeError
 
 
-Event = Accepted | PromptProgress | Delta | Finished | Failed
+Event = Accepted | PromptProgress | Resumed | Delta | Finished | Failed

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress
+from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress, Resumed
 from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError
 
 CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
@@ -39,6 +39,7 @@ class Mailbox:
         "_logprobs",
         "_on_end",
         "_progress",
+        "_resumed",
         "_terminal",
         "_text",
         "_token_ids",
@@ -52,6 +53,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._accepted: Accepted | None = None
         self._progress: PromptProgress | None = None
+        self._resumed: Resumed | None = None
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
@@ -68,6 +70,12 @@ class Mailbox:
         with self._lock:
             if not self.closed:
                 self._progress = PromptProgress(done, total)
+
+    def put_resumed(self, event: Resumed) -> None:
+        with self._lock:
+            if not self.closed:
+                before = self._resumed or Resumed("", 0.0, 0)
+                self._resumed = Resumed(event.reason, before.seconds + event.seconds, before.tokens + event.tokens)
 
     def put_delta(self, text: str, token_id: int, logprob: float) -> None:
         with self._lock:
@@ -95,6 +103,8 @@ class Mailbox:
                 event, self._accepted = self._accepted, None
             elif self._progress is not None:
                 event, self._progress = self._progress, None
+            elif self._resumed is not None:
+                event, self._resumed = self._resumed, None
             elif self._token_ids:
                 event = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
                 self._text, self._token_ids, self._logprobs = [], [], []

@@ -27,11 +27,21 @@ from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.model.planning.assignment import WorkerAssignment, binding_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost
+from numoe.protos.foreign_text import one_line
+from numoe.protos.last_words import FAILED_LINE
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
 MOST_TOLD_BYTES = 4096
 # Ray keeps for itself what a process that it starts says before it can speak to Ray, and starts it anew, for ever.
 TELLING = 'echo "pid $$" >> "$0"; exec "$@" 2>> "$0"'
+# What faulthandler calls the end of a process, and what it is of.
+DEATHS = {
+    "Fatal Python error: Bus error": "a bus error: a mapped file was cut off or cannot be read, or memory failed",
+    "Fatal Python error: Illegal instruction": "an illegal instruction: this CPU lacks what the kernels are made of",
+    "Fatal Python error: Segmentation fault": "a segmentation fault",
+    "Fatal Python error: Floating-point exception": "a floating-point exception",
+    "Fatal Python error: Aborted": "an abort",
+}
 # What chooses the code that computes, ours and NumPy's, and where it is kept.
 KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME", "NPY_DISABLE_CPU_FEATURES")
 
@@ -65,7 +75,7 @@ class ActorGroup:
         self._placement = call_apart(lambda: placement_group(bundles, strategy="STRICT_PACK"), look)
         for shard in self._shards:
             self._told.append(os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0))
-            told = f"/proc/{os.getpid()}/fd/{self._told[-1].fileno()}"
+            told = _path_of(self._told[-1])
             self.handles.append(call_apart(partial(_start_actor, shard, self._placement, told), look))
         starting = [handle.pid.remote() for handle in self.handles]
         _await(starting, lambda: self._look_at_start(look))
@@ -80,7 +90,10 @@ class ActorGroup:
             SetupError: a worker cannot become what its assignment says.
             WorkerLost: a worker died.
         """
-        loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
+        told = map(_path_of, self._told)
+        loading = [
+            handle.load.remote(given, path) for handle, given, path in zip(self.handles, assignments, told, strict=True)
+        ]
         _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
@@ -93,6 +106,15 @@ class ActorGroup:
     def ended(self) -> list[int]:
         """The workers whose processes have ended; returns at once."""
         return self._processes.ended()
+
+    def why(self, worker: int) -> str:
+        """What a worker's process told of its end, to follow "died"; "": nothing."""
+        try:
+            descriptor = self._told[worker].fileno()
+        except ValueError:  # closed, as the group was ended by another thread
+            return ""
+        first = max(0, os.fstat(descriptor).st_size - MOST_TOLD_BYTES)
+        return cause_of_death(os.pread(descriptor, MOST_TOLD_BYTES, first).decode(errors="replace"))
 
     def give_back(self) -> None:
         """Tell Ray that the group is over, so that another one finds room."""
@@ -110,6 +132,20 @@ class ActorGroup:
         self._processes.kill()
         for told in self._told:
             told.close()
+
+
+def _path_of(file: IO[bytes]) -> str:
+    """By which other processes of this user may open a file without a name."""
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+def cause_of_death(told: str) -> str:
+    """What killed a worker whose last words were these, to follow "died"; "": they do not say."""
+    for words, cause in DEATHS.items():
+        if words in told:
+            return f" of {cause}"
+    own = [line.removeprefix(FAILED_LINE) for line in told.splitlines() if line.startswith(FAILED_LINE)]
+    return f": {one_line(own[-1], 300)}" if own else ""
 
 
 def failure(told: str) -> str | None:

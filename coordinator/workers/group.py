@@ -27,6 +27,7 @@ from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
+from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.coordinator.workers.ray_node import RayNode
@@ -89,7 +90,9 @@ class HostGroup:
         actors.start(lambda: look("starting"))
         assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor)
         reports = actors.load(assignments, lambda: look("loading"))
-        self._started = replace(started, reports=tuple(reports), ready_at=time.time())
+        states = [channel.part(shard.worker, "profile_state") for shard in self._plan.shards]
+        beats = Heartbeats(states, time.monotonic())
+        self._started = replace(started, reports=tuple(reports), ready_at=time.time(), heartbeats=beats)
         for shard, report in zip(self._plan.shards, reports, strict=True):
             log_binding(shard, report.locality)
         self._keep_logs = kept
@@ -97,18 +100,22 @@ class HostGroup:
     def _new_actors(self) -> ActorGroup:
         return ActorGroup(self._plan)
 
-    def restart(self) -> None:
+    def restart(self, look: Callable[[], None]) -> None:
+        def check() -> None:
+            self._refuse_closing()
+            look()
+
         with self._changing:
             self._losses += 1
             node, started = self._node, self._started
             lost = node is not None and node.lost() is not None
             if started is not None and not lost:
-                call_apart(started.actors.give_back, self._refuse_closing)
+                call_apart(started.actors.give_back, check)
             self._end()
             if node is not None and lost:
                 node.end(keep_logs=True)
-                node.start(self._refuse_closing)
-            self._start(lambda phase, done, total: None)
+                node.start(check)
+            self._start(lambda phase, done, total: look())
 
     def close(self) -> None:
         self._closing.set()
@@ -189,7 +196,12 @@ class HostGroup:
         return self._started.channel.logits_of(token_ids)
 
     def check(self) -> None:
-        self._sound()
+        heartbeats, longest = self._sound().heartbeats, self._settings.workers.stuck_seconds
+        stuck = None if heartbeats is None else heartbeats.look(time.monotonic())
+        if stuck is not None and stuck.seconds >= longest:
+            self._keep_logs = True
+            told = f"worker {stuck.worker} has been stuck for {longest:.0f} s: its thread {stuck.thread}"
+            raise WorkerLost(f"{told} neither computes nor waits", (stuck.worker,))
 
     def _sound(self) -> StartedWorkers:
         """The workers, if all of them live, and Ray; raises WorkerLost."""
@@ -208,7 +220,7 @@ class HostGroup:
         if lost:
             self._keep_logs = True
             workers = () if started is None or died else tuple(started.actors.ended())
-            raise WorkerLost(f"{lost}; the requests can be sent again", workers)
+            raise WorkerLost(lost, workers)
 
     def _refuse_closing(self) -> None:
         if self._closing.is_set():

@@ -18,7 +18,7 @@ from numoe.model.planning.plan import Shard
 from numoe.protos.locality import VERIFIED, Locality
 from numoe.protos.profile import Profile
 
-WorkerState = Literal["starting", "loading", "ready", "lost"]
+WorkerState = Literal["starting", "loading", "ready", "stuck", "lost"]
 
 _log = structlog.get_logger()
 

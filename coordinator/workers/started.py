@@ -11,6 +11,7 @@ import numpy as np
 
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
+from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
@@ -34,13 +35,13 @@ class StartedWorkers:
     reports: tuple[Any, ...] = ()  # a ShardReport of each worker; empty until all have loaded
     ready_at: float | None = None  # Unix time when all had loaded
     after_loss: bool = False  # they come in place of lost ones
+    heartbeats: Heartbeats | None = None  # None until all have loaded
 
     def lost(self) -> str:
         """Which of them died, or that all were ended, for people; empty: all live. Returns at once."""
         if self.actors.over:
             return "the workers were ended"
-        ended = ", ".join(map(str, self.actors.ended()))
-        return f"worker {ended} died" if ended else ""
+        return ", ".join(f"worker {worker} died{self.actors.why(worker)}" for worker in self.actors.ended())
 
     def counters(self, plan: ShardPlan) -> list[np.void]:
         """What each worker has counted, see COUNTERS in protos/arena.py."""
@@ -59,9 +60,10 @@ class StartedWorkers:
     def _placed(self, shard: Shard, ended: bool, pids: tuple[int, ...]) -> WorkerPlacement:
         report = self.reports[shard.worker] if self.reports else None
         lost = ended or self.actors.over or (self.after_loss and not pids)
+        stuck = self.heartbeats is not None and shard.worker in self.heartbeats.stuck
         return WorkerPlacement(
             shard=shard,
-            state="lost" if lost else _STATES[self.channel.state(shard.worker)],
+            state="lost" if lost else "stuck" if stuck else _STATES[self.channel.state(shard.worker)],
             pid=pids[shard.worker] if pids and not lost else None,
             weight_bytes=report.weight_bytes if report else None,
             kv_bytes=report.kv_bytes if report else None,

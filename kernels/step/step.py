@@ -216,7 +216,7 @@ def serve_steps(
     dense_bytes = _count_step_bytes(sizes, weights, memory) if team.thread == 0 else 0
     sign = team.signs + SEEN if team.thread == 0 else 0
     while True:
-        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins, sign)
+        wait_idle(step_word, seen, step_sleepers, team.abort, idle_spins, sign, team.profile)
         seen = atomic_load(step_word)
         started, tokens = clock_ns(), step.header[0]
         begin_profile(team.profile, step.header[3], started)

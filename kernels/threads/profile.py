@@ -7,7 +7,7 @@ teams. All of the time inside a step is in one cell or another.
 Each thread writes words of its own, all int64, which lie in the arena:
 
     state   0 level    8 since   16 cell   24 layer   32 event   40 steps   48 inside   56 noted
-            64 cells   72 events  80 end
+            64 cells   72 events  80 end  104 beats
     cells   [layers + 1, PHASES] of: ns of work, of waiting for threads, of waiting for workers; the last row: embedding
             and head
     events  [...] of: layer * PHASES + phase, begun, arrived, came, released: when the thread came to the wait, when the
@@ -17,6 +17,9 @@ Each thread writes words of its own, all int64, which lie in the arena:
 where the time that is being measured began, `cell`, `layer` and `event` are addresses of what is written next, `cells`,
 `events` and `end` those of the arrays. `steps` counts the steps that were noted, `inside` the time inside them, and
 `noted` the events of the last step of level 2.
+
+`beats` is no time, but a sign of life: it rises, whatever the level, with every item of work and every look of a wait
+that has become long, so that a thread that computes or waits raises it several times a second.
 """
 
 from __future__ import annotations
@@ -33,10 +36,16 @@ FEED_FORWARD_NORM, ROUTER, CHOOSE, GATE_UP, EXPERT_EXCHANGE, DOWN, ADD, HEAD, DR
 PHASES = 16
 
 LEVEL, SINCE, CELL, LAYER, EVENT, STEPS, INSIDE, NOTED, CELLS, EVENTS, END = range(0, 88, 8)
+BEATS = 104
 STATE_BYTES = 128
 CELL_BYTES, EVENT_BYTES = 24, 40
 _LAYER_BYTES = PHASES * CELL_BYTES
 TIME_LINE = 2  # the level at which events are noted
+
+
+@kernel
+def _add(place: int, value: int) -> None:
+    long_store(place, long_load(place) + value)
 
 
 @kernel
@@ -46,6 +55,12 @@ def begin_profile(profile: int, level: int, began: int) -> None:
         long_store(profile + SINCE, began)
         long_store(profile + EVENT, long_load(profile + (EVENTS if level == TIME_LINE else END)))
     long_store(profile + LEVEL, level)
+
+
+@kernel
+def beat(profile: int) -> None:
+    """Give a sign of life."""
+    _add(profile + BEATS, 1)
 
 
 @kernel
@@ -60,11 +75,6 @@ def enter(profile: int, phase: int) -> None:
     """What the thread does from its last wait on belongs to this phase."""
     if long_load(profile + LEVEL) != 0:
         long_store(profile + CELL, long_load(profile + LAYER) + phase * CELL_BYTES)
-
-
-@kernel
-def _add(place: int, value: int) -> None:
-    long_store(place, long_load(place) + value)
 
 
 @kernel

@@ -37,7 +37,7 @@ from numoe.kernels.threads.atomics import (
     long_load,
     long_store,
 )
-from numoe.kernels.threads.profile import LEVEL, note_wait
+from numoe.kernels.threads.profile import LEVEL, beat, note_wait
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.waiting import wait_while
 
@@ -95,7 +95,16 @@ def arrive(team: Team) -> bool:
     seen = atomic_load(team.words + GENERATION)
     if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
         return True
-    wait_while(team.words + GENERATION, seen, team.words + TEAM_SLEEPERS, team.abort, team.spins, team.timeout_ns, 0)
+    wait_while(
+        team.words + GENERATION,
+        seen,
+        team.words + TEAM_SLEEPERS,
+        team.abort,
+        team.spins,
+        team.timeout_ns,
+        0,
+        team.profile,
+    )
     if noted:
         released, came = clock_ns(), long_load(team.words + CAME)
         if came < now or team.workers == 1:  # the gather before, so this was none: the wait was for threads only
@@ -132,6 +141,7 @@ def gather(team: Team) -> None:
                 team.spins,
                 team.timeout_ns,
                 team.signs + SEEN,
+                team.profile,
             )
             over = clock_ns()
             long_store(team.signs + WAITED, long_load(team.signs + WAITED) + over - came)
@@ -153,7 +163,8 @@ def claimed(team: Team, count: int) -> Iterator[int]:
             return
         size = max((count - first) // (2 * team.threads), 1)
         if compare_and_swap(team.words + CLAIM, first, np.int32(first + size)):
-            for item in range(first, first + size):  # noqa: UP028  Numba has no yield from
+            for item in range(first, first + size):
+                beat(team.profile)
                 yield item
 
 

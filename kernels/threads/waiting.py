@@ -10,6 +10,7 @@ import numpy as np
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_store, relax
+from numoe.kernels.threads.profile import beat
 from numoe.kernels.threads.system_calls import clock_ns, futex_wait, offer_core
 
 _SPINS_PER_YIELD = 32
@@ -24,10 +25,13 @@ class StepTimedOut(Exception):
 
 
 @kernel
-def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, timeout_ns: int, sign: int) -> None:
+def wait_while(
+    word: int, seen: np.int32, sleepers: int, abort: int, spins: int, timeout_ns: int, sign: int, profile: int
+) -> None:
     """Return once the int32 at `word` is no longer `seen`; a `timeout_ns` of 0 is no deadline.
 
-    A `sign` that is not 0 is the address of an int64 that is set to the time at every look after the spinning.
+    At every look after the spinning the thread whose state is at `profile` gives a sign of life, and the int64 at
+    `sign`, unless that is 0, is set to the time.
 
     Raises:
         StepAborted: the int32 at `abort` is no longer 0.
@@ -39,6 +43,7 @@ def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int,
         relax()
     started = clock_ns()
     while atomic_load(word) == seen:
+        beat(profile)
         if sign != 0:
             long_store(sign, clock_ns())
         if atomic_load(abort) != 0:
@@ -51,7 +56,7 @@ def wait_while(word: int, seen: np.int32, sleepers: int, abort: int, spins: int,
 
 
 @kernel
-def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, sign: int) -> None:
+def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, sign: int, profile: int) -> None:
     """Wait between steps: as `wait_while` without a deadline, but offer the core to others while spinning.
 
     The others are before all the coordinator. A step's end wakes it, and where threads spin on every core it would have
@@ -64,4 +69,4 @@ def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, 
         relax()
         if spin % _SPINS_PER_YIELD == 0:
             offer_core()
-    wait_while(word, seen, sleepers, abort, 0, 0, sign)
+    wait_while(word, seen, sleepers, abort, 0, 0, sign, profile)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import pytest
 import structlog
 
 from numoe.coordinator.logs import _LibraryHandler, configure_logging, finish_log
-from numoe.protos.errors import WorkerLost
 from tests.coordinator.engine.fake_executor import FakeExecutor, lose_worker_at
 from tests.coordinator.engine.serving import PATIENCE_SECONDS, PROMPT, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS
@@ -89,10 +87,6 @@ async def test_a_log_that_is_stuck_holds_up_no_request() -> None:
         assert stream.begun.wait(PATIENCE_SECONDS)
         executor = FakeExecutor(ALL_IDS, before_collect=lose_worker_at(4))
         async with serving(executor) as engine:  # whose thread logs that a worker is lost, and more
-            lost = await answer(engine.submit(request(PROMPT, 8)))
-            assert isinstance(lost.error, WorkerLost)
-            while engine.snapshot().state != "serving":
-                await asyncio.sleep(0.001)
             assert (await answer(engine.submit(request(PROMPT, 8)))).finished
     finally:
         stream.free.set()

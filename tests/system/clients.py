@@ -43,6 +43,7 @@ class Stream:
 
     call: Any
     messages: list[GenerateResponse] = field(default_factory=list)
+    resumed_at: float = 0.0  # when it told so first; 0: it did not
     ended_at: float = 0.0
 
     async def read_until(self, kind: str) -> None:
@@ -60,7 +61,6 @@ class Stream:
         """As many tokens, of a stream that goes on."""
         while len(self.tokens) < count:
             self.messages.append(await self._next())
-            assert self.messages[-1].WhichOneof("event") == "delta"
         return self.tokens[:count]
 
     async def finish(self) -> list[int]:
@@ -83,6 +83,8 @@ class Stream:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while (message := await self.call.read()) is not grpc.aio.EOF:
                     self.messages.append(message)
+                    if message.HasField("resumed") and not self.resumed_at:
+                        self.resumed_at = time.monotonic()
         finally:
             self.ended_at = time.monotonic()
 
@@ -108,6 +110,13 @@ class Client:
         stream = self.stream(ask(ENDLESS, seed=seed))
         await stream.read_until("delta")
         return stream
+
+    async def begin_of(self, seed: int, count: int) -> list[int]:
+        """The first tokens of the endless stream of this seed."""
+        stream = await self.endless(seed)
+        tokens = await stream.first_tokens(count)
+        stream.call.cancel()
+        return tokens
 
     async def workers(self) -> list[int]:
         """Process ids."""

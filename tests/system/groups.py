@@ -199,8 +199,8 @@ class RecordedWorkers:
     def check(self) -> None:
         self.workers.check()
 
-    def restart(self) -> None:
-        self.workers.restart()
+    def restart(self, look: Callable[[], None]) -> None:
+        self.workers.restart(look)
 
     def close(self) -> None:
         self.workers.close()

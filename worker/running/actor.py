@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 
 import ray
@@ -19,11 +20,16 @@ class WorkerActor:
         """The process to watch."""
         return os.getpid()
 
-    def load(self, assignment: WorkerAssignment) -> ShardReport | str:
-        """Become the ordered shard; return a text where the operator must mend something."""
+    def load(self, assignment: WorkerAssignment, last_words: str) -> ShardReport | str:
+        """Become the ordered shard; return a text where the operator must mend something.
+
+        `last_words`: a file, in which what kills this process is told.
+        """
         end_with(assignment.coordinator)
+        self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends
+        faulthandler.enable(self._last_words, all_threads=False)
         try:
-            self._shard = RunningShard(assignment)
+            self._shard = RunningShard(assignment, self._last_words)
             return self._shard.load()
         except (NumoeError, OSError) as error:
             return str(error)

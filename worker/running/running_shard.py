@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.protos.arena import FAILED, LOADING, READY
+from numoe.protos.last_words import FAILED_LINE
 from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import load_weights
@@ -47,9 +49,9 @@ class ShardReport:
 class RunningShard:
     """Owns a shard's memory and threads."""
 
-    def __init__(self, assignment: WorkerAssignment) -> None:
+    def __init__(self, assignment: WorkerAssignment, last_words: IO[str] = sys.stderr) -> None:
         assert assignment.limits.block_positions == KV_BLOCK, (assignment.limits.block_positions, KV_BLOCK)
-        self.assignment = assignment
+        self.assignment, self._last_words = assignment, last_words
         self._layout = layout_of(assignment.spec, assignment.plan, assignment.limits)
         self._arena = self._map_arena()
         own = f"worker{assignment.worker}."
@@ -155,6 +157,8 @@ class RunningShard:
         """End every wait of the group, and this process: the coordinator is to notice that a computing thread broke."""
         self._state[0] = FAILED
         traceback.print_exception(error)
+        self._last_words.write(f"{FAILED_LINE}{error or type(error).__name__}\n")
+        self._last_words.flush()
         self._team.abort()
         os._exit(_EXIT_FAILED)
 

@@ -20,13 +20,14 @@ class EventFields(TypedDict, total=False):
 
     accepted: generation_pb2.Accepted
     prompt_progress: generation_pb2.PromptProgress
+    resumed: generation_pb2.Resumed
     delta: generation_pb2.Delta
     finished: generation_pb2.Finished
     failed: generation_pb2.Failed
 
 
 def event_fields(
-    event: events.Accepted | events.PromptProgress | events.Delta | events.Finished,
+    event: events.Accepted | events.PromptProgress | events.Resumed | events.Delta | events.Finished,
     request: GenerationRequest,
     max_tokens: int,
     *,
@@ -45,6 +46,9 @@ def event_fields(
             return {"accepted": accepted}
         case events.PromptProgress():
             return {"prompt_progress": generation_pb2.PromptProgress(done_tokens=event.done, total_tokens=event.total)}
+        case events.Resumed():
+            resumed = generation_pb2.Resumed(reason=event.reason, seconds=event.seconds, tokens_again=event.tokens)
+            return {"resumed": resumed}
         case events.Delta():
             return {"delta": _delta(event, logprobs=logprobs)}
         case events.Finished():

@@ -18,6 +18,7 @@ _WORKER_STATES = {
     "starting": placement_pb2.WORKER_STATE_STARTING,
     "loading": placement_pb2.WORKER_STATE_LOADING,
     "ready": placement_pb2.WORKER_STATE_READY,
+    "stuck": placement_pb2.WORKER_STATE_STUCK,
     "lost": placement_pb2.WORKER_STATE_LOST,
 }
 

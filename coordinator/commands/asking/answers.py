@@ -12,7 +12,7 @@ from numoe.coordinator.commands.screen.progress import PromptBar
 from numoe.coordinator.commands.screen.terminal import err, out
 from numoe.protos.errors import NumoeError, SetupError
 from numoe.protos.foreign_text import harmless
-from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse
+from numoe.v1.generation_pb2 import ChatResponse, Finished, GenerateResponse, Resumed
 
 
 class AnswerView:
@@ -21,6 +21,7 @@ class AnswerView:
     def __init__(self) -> None:
         self._text: list[str] = []
         self.finished: Finished | None = None
+        self._pauses: list[Resumed] = []
 
     @property
     def text(self) -> str:
@@ -41,6 +42,9 @@ class AnswerView:
                             self._text.append(answer.delta.text)
                             console.out(tame(answer.delta.text, console), end="")
                             console.file.flush()
+                        case "resumed":
+                            bar.close()
+                            self._pauses.append(answer.resumed)
                         case "finished":
                             self.finished = answer.finished
         except (KeyboardInterrupt, NumoeError):
@@ -50,6 +54,10 @@ class AnswerView:
         console.out("")
         if remarks.is_terminal and self.finished:
             remarks.print(_summary(self.finished), style="dim")
+        for pause in self._pauses:
+            remarks.print(
+                f"{harmless(pause.reason)}; went on after {pause.seconds:.1f} s, nothing is lost", style="dim"
+            )
 
 
 def tame(text: str, console: Console) -> str:

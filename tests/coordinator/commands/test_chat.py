@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from numoe.protos.errors import WorkerLost
-from numoe.protos.messages import Step
 from tests.coordinator.api.grpc.grpc_serving import (
     ask,
     fake_workers,
@@ -24,8 +22,8 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, answer_to, numoe, start
 from tests.coordinator.commands.terminal_process import OnTerminal
-from tests.coordinator.engine.fake_executor import LIMITS
-from tests.coordinator.engine.serving import Gate
+from tests.coordinator.engine.fake_executor import LIMITS, lose_worker_at, lose_workers_from
+from tests.coordinator.engine.serving import Gate, both
 
 TOO_LONG = " ".join("a" * 400)
 
@@ -136,24 +134,30 @@ async def test_a_question_waits_for_a_full_service_as_long_as_it_may() -> None:
 
 
 async def test_a_piece_of_an_answer_that_a_failure_cut_off_is_not_kept() -> None:
-    gate: Gate
-
-    def lose(step: Step) -> None:
-        raise WorkerLost("worker 1 (pid 4242) died")
-
-    gate = Gate(3, then=lose)
-    async with running_server(fake_workers(before_collect=gate)) as running:
+    gate = Gate(3)
+    async with running_server(fake_workers(before_collect=both(gate, lose_workers_from(3)))) as running:
         with OnTerminal("chat", "--address", running.ready.address, "--max-tokens", "5") as chat:
             await asyncio.to_thread(chat.until, "(?m)^> ")
             chat.type("Hello")
             await gate.reached.wait()
             gate.open()
             shown = await asyncio.to_thread(chat.until, "/regen asks again\n> ")
-            told = r"error: worker 1 \(pid 4242\) died \(UNAVAILABLE, request [0-9a-f]{16}\)"
-            assert re.search(told + "; the answer so far is not kept", shown)
-            await until(lambda: running.workers.restarts == 1)
+            told = r"error: worker 1 \(pid 4242\) died in step 5, 3 times in a row at this\s+request \(UNAVAILABLE,"
+            assert re.search(told, shown)
+            assert "the answer so far is not kept" in " ".join(shown.split())
+            await until(lambda: running.workers.restarts == 3)
             assert (await asyncio.to_thread(chat.turn, "/regen")).startswith(reply("Hello") + "\n")
             assert (await asyncio.to_thread(chat.turn, "the")).startswith(reply("Hello", "the") + "\n")
+
+
+async def test_an_answer_that_goes_on_after_a_loss_says_so_below() -> None:
+    async with running_server(fake_workers(before_collect=lose_worker_at(3))) as running:
+        with OnTerminal("chat", "--address", running.ready.address, "--max-tokens", "5") as chat:
+            await asyncio.to_thread(chat.until, "(?m)^> ")
+            shown = await asyncio.to_thread(chat.turn, "Hello")
+    assert shown.startswith(reply("Hello") + "\n")
+    told = r"worker 1 \(pid 4242\) died in step 3; went on after \d+\.\d s, nothing is lost"
+    assert re.search(told, " ".join(shown.split()))
 
 
 async def test_a_conversation_is_not_begun_with_a_model_that_has_no_turns() -> None:

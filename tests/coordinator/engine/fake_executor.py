@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from numoe.coordinator.engine.batch import MOST_LOSSES
 from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 
@@ -96,9 +97,10 @@ class FakeExecutor:
     def check(self) -> None:
         self.in_check()
 
-    def restart(self) -> None:
-        self.before_restart()
+    def restart(self, look: Callable[[], None]) -> None:
+        look()
         self._cells.clear()
+        self.before_restart()
         self.restarts += 1
 
     def close(self) -> None:
@@ -120,7 +122,7 @@ class FakeExecutor:
 
 def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:
     """A legal step: within the limits, numbered in order, no block in two tables, tables just as long as needed."""
-    assert step.number == len(before)
+    assert not before or step.number > before[-1].number
     assert 0 < len(step.chunks) <= limits.sequences
     assert sum(len(chunk.token_ids) for chunk in step.chunks) <= limits.step_tokens
     owned: list[int] = []
@@ -137,11 +139,16 @@ def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:
     assert not owned or 0 <= min(owned) <= max(owned) < limits.kv_blocks
 
 
-def lose_worker_at(number: int) -> Callable[[Step], None]:
-    """A `before_collect` that loses a worker in the step with this number."""
+def lose_worker_at(*numbers: int) -> Callable[[Step], None]:
+    """A `before_collect` that loses a worker in the steps with these numbers."""
 
     def lose(step: Step) -> None:
-        if step.number == number:
-            raise WorkerLost(f"worker 1 (pid 4242) died in step {number}", (1,))
+        if step.number in numbers:
+            raise WorkerLost(f"worker 1 (pid 4242) died in step {step.number}", (1,))
 
     return lose
+
+
+def lose_workers_from(number: int) -> Callable[[Step], None]:
+    """As `lose_worker_at`, in this step and as often again as fails what it ran, before anything else is run."""
+    return lose_worker_at(*range(number, number + MOST_LOSSES))

@@ -13,8 +13,8 @@ from numoe.coordinator.engine.event_log import EventKind
 from numoe.coordinator.engine.state import RequestPhase
 from numoe.protos.errors import QueueFull, RequestAborted
 from numoe.protos.messages import Step
-from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, lose_worker_at
-from tests.coordinator.engine.serving import ONE_SLOT, Gate, answer, request, serving
+from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, lose_worker_at, lose_workers_from
+from tests.coordinator.engine.serving import ONE_SLOT, Gate, answer, both, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS
 
 
@@ -44,12 +44,7 @@ async def test_times_are_counted_once_for_each_request_token_and_step() -> None:
 
 async def test_every_end_is_counted_by_its_kind() -> None:
     gate = Gate(number=3)
-
-    def lose_the_fourth_step(step: Step) -> None:
-        gate(step)
-        lose_worker_at(3)(step)
-
-    executor = FakeExecutor(ALL_IDS, before_collect=lose_the_fourth_step)
+    executor = FakeExecutor(ALL_IDS, before_collect=both(gate, lose_workers_from(3)))
     async with serving(executor) as engine:
         short, cancelled, lost = (engine.submit(request(max_tokens=tokens)) for tokens in (2, 50, 50))
         await answer(short)
@@ -66,7 +61,7 @@ async def test_restarts_are_events_with_rising_ids_that_can_be_awaited() -> None
     executor = FakeExecutor(ALL_IDS, before_collect=lose_worker_at(1))
     async with serving(executor) as engine:
         news = asyncio.create_task(engine.events.next_after(2))
-        await answer(engine.submit(request(max_tokens=9)))
+        assert (await answer(engine.submit(request(max_tokens=9)))).finished
         [restarted] = await news
         lost, restarting = engine.events.after()[:2]
     assert [(event.id, event.kind) for event in (lost, restarting, restarted)] == [

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from random import Random
 
 import pytest
 from structlog.testing import capture_logs
 
-from numoe.coordinator.engine.engine import FORGET_SECONDS, MOST_RESTARTS, Engine
+from numoe.coordinator.engine.batch import MOST_LOSSES
+from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.engine.restarts import FORGET_SECONDS, MOST_RESTARTS
+from numoe.coordinator.engine.state import EngineState, RequestPhase
+from numoe.coordinator.requests.events import PromptProgress, Resumed
+from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import (
+    DeadlineExceeded,
+    RequestCancelled,
     ServiceError,
     SetupError,
     Unavailable,
     WorkerLost,
 )
-from numoe.protos.messages import Step, StepResult
+from numoe.protos.messages import Sampling, Step, StepResult
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens, lose_worker_at
 from tests.coordinator.engine.serving import (
     ONE_SLOT,
@@ -37,32 +46,106 @@ from tests.coordinator.engine.serving import (
 from tests.coordinator.tiny_tokenizer import ALL_IDS, TOKENIZER
 
 
-async def test_a_lost_worker_fails_all_open_requests_and_the_engine_serves_again_after_the_restart() -> None:
+async def test_open_requests_go_on_where_they_were_once_lost_workers_are_back() -> None:
     start, restarting = Gate(number=0), Gate(number=0)
     step = Step(0, ())
     executor = FakeExecutor(ALL_IDS, ONE_SLOT, both(start, lose_worker_at(4)), before_restart=lambda: restarting(step))
     async with serving(executor) as engine:
         generations = [engine.submit(request((index,), 50)) for index in range(5)]
         start.open()
-        answers = await asyncio.gather(*[answer(generation) for generation in generations])
-        for got in answers:
-            assert isinstance(got.error, WorkerLost)
-            assert "pid 4242" in str(got.error)
-        assert len({id(got.error) for got in answers}) == 5
-        assert answers[0].tokens == expected_tokens((0,), 4, ALL_IDS)
         await restarting.reached.wait()
-        assert engine.snapshot().state is EngineState.RESTARTING
-        assert (engine.snapshot().running, engine.snapshot().kv_blocks_used) == (0, 0)
-        with pytest.raises(Unavailable, match="restarted"):
-            engine.submit(request(PROMPT))
+        now = engine.snapshot()
+        assert (now.state, now.running, now.queued) == (EngineState.RESTARTING, 1, 4)
+        assert engine.requests()[0].phase is RequestPhase.RESUMING
+        generations.append(engine.submit(request(PROMPT)))  # waits as any other
         restarting.open()
-        got = await _answer_when_serving(engine, request(PROMPT))
-        assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        answers = await asyncio.gather(*[answer(generation) for generation in generations])
+        for index, got in enumerate(answers[:5]):
+            assert got.tokens == expected_tokens((index,), 50, ALL_IDS)
+            assert got.finished.usage.completion_tokens == 50
+        assert answers[5].tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        assert [event for got in answers[1:] for event in got.events if isinstance(event, Resumed)] == []
+        [pause] = [event for event in answers[0].events if isinstance(event, Resumed)]
+        assert (pause.reason, pause.tokens) == ("worker 1 (pid 4242) died in step 4", 4)
+        assert 0.0 < pause.seconds < PATIENCE_SECONDS
+        told = engine.events.after()[-1]
+        assert told.text == "all workers are ready again; 1 requests go on, 4 tokens of them are run again"
         assert engine.snapshot().restarts == executor.restarts == 1
         assert engine.counts.losses == {1: 1}
+        assert engine.counts.tokens_run_again == 4
+        assert engine.snapshot().prompt_tokens == 5 + len(PROMPT)  # those run again are not counted again
 
 
-async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_way() -> None:
+def many_requests() -> list[GenerationRequest]:
+    """Prompts of several chunks and of one token, with all that a sequence remembers of its past."""
+    penalties = Sampling(temperature=1.0, seed=3, repetition_penalty=1.2, presence_penalty=0.5)
+    return [
+        request(tuple(range(1, 60)), 20),
+        request((9,), 30, sampling=Sampling(temperature=1.0, seed=2)),
+        request(tuple(range(40)), 12, sampling=penalties, stop=("neverneverneverneverever",)),
+        request((3, 4), 1),
+        request((7, 7, 7), 40, stop=("e", "the", "1")),
+        request((7, 8), 40, ignore_eos=False, sampling=penalties),
+        *(request((index, 5), 10 + index, sampling=Sampling(temperature=0.7, seed=index)) for index in range(8)),
+    ]
+
+
+async def answers_of(executor: FakeExecutor) -> list[Answer]:
+    async with serving(executor) as engine:
+        return await asyncio.gather(*[answer(engine.submit(one)) for one in many_requests()])
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_answers_are_those_of_an_undisturbed_engine_whenever_workers_are_lost(seed: int) -> None:
+    undisturbed = await answers_of(FakeExecutor(ALL_IDS))
+    random, last = Random(seed), 0
+
+    def lose(step: Step) -> None:
+        nonlocal last
+        if random.random() < 0.2 and step.number > last + 12:  # enough for all to be as far as they were
+            last = step.number
+            raise WorkerLost("worker 0 died")
+
+    executor = FakeExecutor(ALL_IDS, before_collect=lose)
+    disturbed = await answers_of(executor)
+    assert executor.restarts > 0
+    for got, expected in zip(disturbed, undisturbed, strict=True):
+        assert (got.text, got.tokens) == (expected.text, expected.tokens)
+        assert (got.finished.reason, got.finished.stop_match) == (
+            expected.finished.reason,
+            expected.finished.stop_match,
+        )
+        assert got.finished.usage == expected.finished.usage
+        progress = [event.done for event in got.events if isinstance(event, PromptProgress)]
+        assert progress == sorted(set(progress))
+
+
+async def test_a_request_that_kills_workers_fails_and_all_others_go_on() -> None:
+    deadly = 99
+
+    def lose(step: Step) -> None:
+        if any(deadly in chunk.token_ids for chunk in step.chunks):
+            raise WorkerLost("worker 1 died", (1,))
+
+    start = Gate(number=0)
+    executor = FakeExecutor(ALL_IDS[:90], before_collect=both(start, lose))
+    async with serving(executor) as engine:
+        others = [engine.submit(request(PROMPT, 40, sampling=Sampling(1.0, seed=seed))) for seed in range(3)]
+        killer = engine.submit(request((*range(60), deadly), 5))
+        waiting = [engine.submit(request((index,), 5)) for index in range(9)]
+        start.open()
+        failed = await answer(killer)
+        assert isinstance(failed.error, WorkerLost)
+        assert str(failed.error) == f"worker 1 died, {MOST_LOSSES} times in a row at this request"
+        for seed, got in enumerate(await asyncio.gather(*map(answer, others))):
+            assert got.tokens == expected_tokens(PROMPT, 40, ALL_IDS[:90], Sampling(1.0, seed=seed))
+        for index, got in enumerate(await asyncio.gather(*map(answer, waiting))):
+            assert got.tokens == expected_tokens((index,), 5, ALL_IDS[:90])
+        assert executor.restarts == MOST_LOSSES
+        assert engine.snapshot().state is EngineState.SERVING
+
+
+async def test_a_worker_lost_while_a_step_is_submitted_is_a_loss_as_any() -> None:
     class LosesInSubmit(FakeExecutor):
         def submit(self, step: Step) -> None:
             if step.number == 3:
@@ -70,15 +153,49 @@ async def test_a_worker_lost_while_a_step_is_submitted_ends_requests_the_same_wa
             super().submit(step)
 
     start = Gate(number=0)
-    executor = LosesInSubmit(ALL_IDS, before_collect=start)
-    async with serving(executor) as engine:
+    async with serving(LosesInSubmit(ALL_IDS, before_collect=start)) as engine:
         short, long = engine.submit(request(PROMPT, 3)), engine.submit(request(PROMPT, 30))
         start.open()
         assert (await answer(short)).finished  # its last token came with the step before
-        got = await answer(long)
-        assert isinstance(got.error, WorkerLost)
-        drawn = sum(len(step.chunks) for step in executor.steps) - 3
-        assert got.tokens == expected_tokens(PROMPT, drawn, ALL_IDS)
+        assert (await answer(long)).tokens == expected_tokens(PROMPT, 30, ALL_IDS)
+
+
+async def test_deadlines_and_cancelling_hold_while_workers_restart() -> None:
+    cancelled, late, held = Latch(), Latch(), threading.Event()
+
+    class Restarting(FakeExecutor):
+        def restart(self, look: Callable[[], None]) -> None:
+            while not held.wait(0.01):
+                look()
+            super().restart(look)
+
+    executor = Restarting(ALL_IDS, before_collect=lose_worker_at(2))
+    async with serving(executor) as engine:
+        deadline = time.monotonic() + 0.5
+        generations = [engine.submit(request(PROMPT, 40, deadline=one)) for one in (deadline, None, None)]
+
+        async def read(generation: Generation, over: Latch) -> Answer:
+            got = await answer(generation)
+            over.set()
+            return got
+
+        reading = [
+            asyncio.create_task(read(one, over))
+            for one, over in zip(generations, (late, cancelled, Latch()), strict=True)
+        ]
+        while engine.snapshot().state is not EngineState.RESTARTING:
+            await asyncio.sleep(0.01)
+        generations[1].cancel()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await cancelled.wait()
+            await late.wait()
+            while engine.snapshot().running > 1:
+                await asyncio.sleep(0.01)
+        held.set()
+        got = await asyncio.gather(*reading)
+        assert isinstance(got[0].error, DeadlineExceeded)
+        assert isinstance(got[1].error, RequestCancelled)
+        assert got[2].tokens == expected_tokens(PROMPT, 40, ALL_IDS)
 
 
 async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks() -> None:
@@ -92,7 +209,7 @@ async def test_a_worker_lost_while_idle_is_replaced_before_anybody_asks() -> Non
     executor = FakeExecutor(ALL_IDS, before_restart=restarted.set, in_check=look)
     async with serving(executor) as engine:
         await restarted.wait()
-        got = await _answer_when_serving(engine, request(PROMPT))
+        got = await answer(engine.submit(request(PROMPT)))
         assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
         assert engine.snapshot().restarts == executor.restarts == 1
 
@@ -129,7 +246,7 @@ async def test_workers_that_are_lost_every_time_stop_the_engine(again: str) -> N
         while not stopped.done():
             if again != "idle":
                 with suppress(Unavailable):
-                    await answer(engine.submit(request(PROMPT)))
+                    assert isinstance((await answer(engine.submit(request(PROMPT)))).error, ServiceError)
             await asyncio.sleep(0)
         error = await stopped
         assert type(error) is ServiceError
@@ -148,8 +265,7 @@ async def test_a_completed_step_forgives_the_restarts_before_it() -> None:
     executor = FakeExecutor(ALL_IDS, LIMITS, lose)
     async with serving(executor) as engine:
         for _ in losses:
-            assert isinstance((await _answer_when_serving(engine, request(PROMPT))).error, WorkerLost)
-        assert (await _answer_when_serving(engine, request(PROMPT))).finished
+            assert (await answer(engine.submit(request(PROMPT, 2)))).tokens == expected_tokens(PROMPT, 2, ALL_IDS)
     assert executor.restarts == len(losses) > MOST_RESTARTS
 
 
@@ -176,7 +292,7 @@ async def test_losses_long_past_are_forgotten_though_no_step_was_asked_for() -> 
     assert executor.restarts == losses
 
 
-async def test_workers_lost_while_draining_are_not_restarted() -> None:
+async def test_workers_lost_while_draining_are_restarted_for_what_is_open() -> None:
     gate = Gate(3, then=lose_worker_at(3))
     executor = FakeExecutor(ALL_IDS, LIMITS, gate)
     async with serving(executor) as engine:
@@ -185,7 +301,21 @@ async def test_workers_lost_while_draining_are_not_restarted() -> None:
         draining = asyncio.create_task(engine.drain(PATIENCE_SECONDS))
         await asyncio.sleep(0)
         gate.open()
-        assert isinstance((await answer(generation)).error, WorkerLost)
+        assert (await answer(generation)).tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        assert await draining
+    assert executor.restarts == 1
+
+
+async def test_workers_lost_while_draining_are_not_restarted_for_nobody() -> None:
+    gate = Gate(3, then=lose_worker_at(3))
+    executor = FakeExecutor(ALL_IDS, LIMITS, gate)
+    async with serving(executor) as engine:
+        generation = engine.submit(request(PROMPT))
+        await gate.reached.wait()
+        draining = asyncio.create_task(engine.drain(PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        generation.cancel()
+        gate.open()
         assert await draining
         assert isinstance(await engine.wait_stopped(), WorkerLost)
     assert executor.restarts == 0
@@ -195,12 +325,13 @@ class RestartsForEver(FakeExecutor):
     """Workers that do not come back until `close` ends the attempt, as the contract of executors has it."""
 
     def __init__(self) -> None:
-        super().__init__(ALL_IDS, before_collect=lose_worker_at(2), before_restart=self._wait)
+        super().__init__(ALL_IDS, before_collect=lose_worker_at(2))
         self.restarting, self._ended = Latch(), threading.Event()
 
-    def _wait(self) -> None:
+    def restart(self, look: Callable[[], None]) -> None:
         self.restarting.set()
-        assert self._ended.wait(PATIENCE_SECONDS)
+        while not self._ended.wait(0.01):
+            look()
         raise WorkerLost("the workers were ended")
 
     def close(self) -> None:
@@ -208,13 +339,15 @@ class RestartsForEver(FakeExecutor):
         self._ended.set()
 
 
-async def test_a_drain_during_a_restart_waits_for_nobody_and_stopping_ends_the_restart() -> None:
+async def test_a_drain_during_a_restart_waits_for_what_is_open_and_stopping_ends_the_restart() -> None:
     executor = RestartsForEver()
     engine = Engine(executor, TOKENIZER, EngineSettings())
     engine.start()
-    assert isinstance((await answer(engine.submit(request(PROMPT)))).error, WorkerLost)
+    generation = engine.submit(request(PROMPT))
     await executor.restarting.wait()
     with capture_logs() as logs:
+        assert not await engine.drain(0.1)
+        generation.cancel()
         assert await engine.drain(PATIENCE_SECONDS)
         assert executor.restarts == 0
         await engine.stop(PATIENCE_SECONDS)
@@ -238,7 +371,7 @@ async def test_workers_that_stopping_ended_were_not_lost() -> None:
     assert logs == []
 
 
-async def test_an_answer_to_another_step_counts_as_a_lost_worker() -> None:
+async def test_an_answer_to_another_step_counts_as_a_lost_worker_and_nothing_of_it_is_taken() -> None:
     class Confused(FakeExecutor):
         def collect(self, timeout_seconds: float) -> StepResult:
             result = super().collect(timeout_seconds)
@@ -247,13 +380,26 @@ async def test_an_answer_to_another_step_counts_as_a_lost_worker() -> None:
 
     async with serving(Confused(ALL_IDS)) as engine:
         got = await answer(engine.submit(request(PROMPT)))
-        assert isinstance(got.error, WorkerLost)
-        assert "step 2" in str(got.error)
+        assert got.tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        [pause] = [event for event in got.events if isinstance(event, Resumed)]
+        assert "step 2" in pause.reason
 
 
-async def test_a_token_that_does_not_exist_counts_as_a_lost_worker() -> None:
-    async with serving(FakeExecutor((len(ALL_IDS),))) as engine:
-        assert isinstance((await answer(engine.submit(request(PROMPT)))).error, WorkerLost)
+async def test_a_token_that_does_not_exist_counts_as_a_lost_worker_and_nothing_of_that_step_is_taken() -> None:
+    class Confused(FakeExecutor):
+        def collect(self, timeout_seconds: float) -> StepResult:
+            result = super().collect(timeout_seconds)
+            if result.number == 2:
+                result.token_ids[-1] = len(ALL_IDS)
+            return result
+
+    start = Gate(number=0)
+    async with serving(Confused(ALL_IDS, before_collect=start)) as engine:
+        generations = [engine.submit(request((index,))) for index in range(3)]
+        start.open()
+        for index, got in enumerate(await asyncio.gather(*map(answer, generations))):
+            assert got.tokens == expected_tokens((index,), 8, ALL_IDS)
+        assert engine.counts.losses == {None: 1}
 
 
 async def test_a_defect_of_ours_leaves_no_request_without_an_answer() -> None:
@@ -270,11 +416,3 @@ async def test_a_defect_of_ours_leaves_no_request_without_an_answer() -> None:
             assert type(error) is ServiceError
             assert "ZeroDivisionError" in str(error)
         assert type(await engine.wait_stopped()) is ServiceError
-
-
-async def _answer_when_serving(engine: Engine, asked: GenerationRequest) -> Answer:
-    while True:
-        try:
-            return await answer(engine.submit(asked))
-        except Unavailable:
-            await asyncio.sleep(0)

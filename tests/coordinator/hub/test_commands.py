@@ -80,7 +80,9 @@ def test_serve_fetches_a_split_model_and_serves_it(hub: StandIn, tmp_path: Path)
     lines_of_log = read_log(log)
     phases = [line["phase"] for line in lines_of_log if line["event"] == "loading_phase"]
     assert phases == ["asking the hub", "reading the model's head", "fetching", "loading"]
-    assert [line["total"] for line in lines_of_log if line["event"] == "fetched_so_far"] == [bytes_of_parts]
+    so_far = [(line["done"], line["total"]) for line in lines_of_log if line["event"] == "fetched_so_far"]
+    assert so_far[-1] == (bytes_of_parts, bytes_of_parts)
+    assert {total for _, total in so_far} == {bytes_of_parts}
     assert hub.asked("mmproj") == hub.asked("M-Q8_0") == hub.asked("agent") == []
     assert not [request for request in hub.requests if request.method != "GET"]
 

@@ -35,7 +35,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.api.grpc.test_status import NothingDrawn
 from tests.coordinator.api.http import http_client
-from tests.coordinator.engine.fake_executor import LIMITS, lose_worker_at
+from tests.coordinator.engine.fake_executor import LIMITS, lose_workers_from
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.tiny_tokenizer import LETTERS
 from tests.log_lines import Line, captured
@@ -143,7 +143,7 @@ async def test_a_request_that_still_waits_has_no_first_token() -> None:
 
 
 async def test_what_we_failed_at_is_an_error_that_says_why() -> None:
-    lost = fake_workers(before_collect=lose_worker_at(2))
+    lost = fake_workers(before_collect=lose_workers_from(2))
     for workers, outcome, why in (
         (lost, "worker_lost", "worker 1 (pid 4242) died"),
         (NothingDrawn(LETTERS), "logits_not_finite", "position 3"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.workers.actors import TELLING, failure
+from numoe.coordinator.workers.actors import TELLING, cause_of_death, failure
 
 
 def start(told: Path, *command: str) -> subprocess.Popen[bytes]:
@@ -49,6 +50,27 @@ def test_a_process_that_lives_and_one_that_ends_without_a_word_have_not_failed(t
     start(silent, "/bin/false").wait()
     assert failure(silent.read_text()) is None
     assert failure("") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGBUS, " of a bus error: a mapped file was cut off or cannot be read, or memory failed"),
+        (signal.SIGILL, " of an illegal instruction: this CPU lacks what the kernels are made of"),
+        (signal.SIGKILL, ""),
+    ],
+)
+def test_what_killed_a_process_is_found_in_its_last_words(tmp_path: Path, number: signal.Signals, cause: str) -> None:
+    told = tmp_path / "told"
+    code = "import faulthandler, os, sys; faulthandler.enable(open(sys.argv[1], 'a')); os.kill(os.getpid(), {})"
+    process = subprocess.run([sys.executable, "-c", code.format(int(number)), str(told)], check=False)
+    assert process.returncode == -number
+    assert cause_of_death(told.read_text()) == cause
+
+
+def test_the_error_that_ended_a_computing_thread_is_told_in_one_line() -> None:
+    told = "pid 7\na warning\nnumoe: a wait inside a step passed its deadline\x1b\n"
+    assert cause_of_death(told) == ": a wait inside a step passed its deadline?"
 
 
 def told_by(told: Path) -> str:

@@ -43,6 +43,7 @@ class Sleepers(ActorGroup):
 
     def start(self, look: Callable[[], None]) -> None:
         self.processes = [subprocess.Popen(["sleep", "600"]) for _ in self._shards]
+        self._told = [os.fdopen(os.memfd_create("told"), "rb", buffering=0) for _ in self._shards]
         self._processes = WatchedProcesses([process.pid for process in self.processes])
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
@@ -155,7 +156,7 @@ def test_closing_ends_a_restart_that_does_not_end(group: SleepingGroup) -> None:
             look()
 
     group.loading = load_for_ever
-    engine = InThread(group.restart)
+    engine = InThread(lambda: group.restart(lambda: None))
     assert loading.wait(PATIENCE_SECONDS)
     group.close()
     error = engine.join()
@@ -189,7 +190,7 @@ def test_a_worker_that_died_is_lost_and_all_are_while_they_are_being_ended(group
             ending.append(states())
 
     group.made[0].__class__ = Ending
-    group.restart()
+    group.restart(lambda: None)
     assert ending == [["lost", "lost"]]
     assert states() == ["starting", "starting"]
     group.close()
@@ -217,7 +218,7 @@ def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGro
     group.made[0].processes[1].kill()
     group.made[0].processes[1].wait(PATIENCE_SECONDS)
     before = group.placement().ready_at
-    group.restart()
+    group.restart(lambda: None)
     assert seen == [[("lost", True)] * 2, [("starting", False)] * 2]
     after = group.placement()
     assert before is not None

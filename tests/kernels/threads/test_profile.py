@@ -77,6 +77,7 @@ def test_phases_and_words_are_those_that_the_coordinator_knows() -> None:
     for name in ("STEPS", "INSIDE", "NOTED"):
         assert 8 * getattr(common, name) == getattr(words, name)
     assert words.END < 8 * common.THREAD_ID < words.STATE_BYTES
+    assert 8 * common.BEATS == words.BEATS
     assert common.TIME_LINE == words.TIME_LINE
 
 

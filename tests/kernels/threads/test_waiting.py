@@ -36,9 +36,10 @@ def test_the_abort_word_ends_a_wait_for_the_team() -> None:
 
 def test_the_abort_word_wakes_who_sleeps_on_a_gather_or_on_the_step_word() -> None:
     words, (step, sleepers) = TeamWords(2), np.zeros((2, 1), np.int32)
+    state = words.team(1, 0, 1).profile
     with words.waiting() as pool:
         gathering = pool.submit(gather, words.team(0, 0, 1, spins=0))
-        idle = pool.submit(wait_while, address(step), np.int32(0), address(sleepers), words.abort, 0, 0, 0)
+        idle = pool.submit(wait_while, address(step), np.int32(0), address(sleepers), words.abort, 0, 0, 0, state)
         wait_until_asleep(words.shared + SHARED_SLEEPERS)
         wait_until_asleep(address(sleepers))
         abort_all(words.abort, address(step), words.shared)
@@ -58,7 +59,8 @@ def test_a_wait_that_passes_its_deadline_says_so() -> None:
 def test_a_wait_without_a_deadline_lasts_until_the_word_changes(spins: int) -> None:
     words, (word, sleepers) = TeamWords(1), np.zeros((2, 1), np.int32)
     with words.waiting() as pool:
-        future = pool.submit(wait_while, address(word), np.int32(0), address(sleepers), words.abort, spins, 0, 0)
+        arguments = address(word), np.int32(0), address(sleepers), words.abort, spins, 0, 0, words.team(0, 0, 1).profile
+        future = pool.submit(wait_while, *arguments)
         if spins == 0:
             wait_until_asleep(address(sleepers))
         assert not future.done()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from numoe.protos.messages import Sampling
+from numoe.protos.profile import BEATS
 from tests.tiny_model import TinyShape, write_tiny_model
 from tests.worker.running.shard_process import chunk, running_shards
 
@@ -58,3 +59,24 @@ def test_workers_tell_how_long_they_waited_and_that_they_are_there(model_path: P
         assert before < counted["seen_ns"] < time.monotonic_ns()
         assert counted["bytes_read"] == counted["bytes_begun"] > 0
     assert sum(int(counted["wait_ns"]) for counted in told) > 0  # they share a CPU, so one of them always waits
+
+
+def test_every_thread_gives_signs_of_life_at_work_and_between_steps(model_path: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with running_shards(model_path, [(cpu, cpu), (cpu,)]) as group:
+        states = [group.channel.part(worker, "profile_state") for worker in (0, 1)]
+
+        def beats() -> list[int]:
+            return [int(count) for state in states for count in state[:, BEATS]]
+
+        def wait_for_more() -> None:
+            before = beats()
+            while any(now <= then for now, then in zip(beats(), before, strict=True)):
+                os.sched_yield()
+
+        wait_for_more()
+        before = beats()
+        for position in range(20):
+            group.run(chunk(position, [1], [0], Sampling()))
+        assert all(now > then for now, then in zip(beats(), before, strict=True))
+        wait_for_more()

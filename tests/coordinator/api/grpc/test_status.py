@@ -56,7 +56,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     small_workers,
     until,
 )
-from tests.coordinator.engine.fake_executor import lose_worker_at
+from tests.coordinator.engine.fake_executor import lose_worker_at, lose_workers_from
 from tests.coordinator.engine.serving import Gate, both
 from tests.coordinator.tiny_tokenizer import LETTERS
 
@@ -231,9 +231,9 @@ async def failed_stream(stream: Any) -> tuple[list[GenerateResponse], grpc.aio.A
     return messages, error
 
 
-async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_status() -> None:
+async def test_workers_lost_again_and_again_end_every_stream_with_a_failure_and_the_same_status() -> None:
     gate = Gate(0)
-    workers = fake_workers(before_collect=both(gate, lose_worker_at(5)))
+    workers = fake_workers(before_collect=both(gate, lose_workers_from(5)))
     async with running_server(workers) as running:
         streams = [failed_stream(running.generation.Generate(ask(max_tokens=100))) for _ in range(2)]
         reading = asyncio.gather(*streams)
@@ -246,9 +246,24 @@ async def test_a_lost_worker_ends_every_stream_with_a_failure_and_the_same_statu
             assert messages[-1].failed.message == error.details()
             assert detail_of(error, error_details_pb2.RetryInfo)
         await until(
-            lambda: workers.restarts == 1 and running.coordinator.served_model().engine.snapshot().state == "serving"
+            lambda: workers.restarts == 3 and running.coordinator.served_model().engine.snapshot().state == "serving"
         )
         assert (await generated(running, ask())).finished
+
+
+async def test_a_stream_tells_that_it_goes_on_and_is_the_answer_it_would_have_been() -> None:
+    async with running_server() as running:
+        undisturbed = await generated(running, ask(max_tokens=20))
+    async with running_server(fake_workers(before_collect=lose_worker_at(6))) as running:
+        messages = [message async for message in running.generation.Generate(ask(max_tokens=20))]
+    kinds = [message.WhichOneof("event") for message in messages]
+    assert kinds.count("resumed") == 1
+    resumed = messages[kinds.index("resumed")].resumed
+    assert resumed.reason == "worker 1 (pid 4242) died in step 6"
+    assert resumed.tokens_again == messages[0].accepted.prompt_tokens + 5
+    assert resumed.seconds > 0
+    assert [token.id for message in messages for token in message.delta.tokens] == list(undisturbed.ids)
+    assert messages[-1].finished.usage == undisturbed.finished.usage
 
 
 class NothingDrawn(FakeWorkers):
@@ -315,7 +330,7 @@ async def test_an_incident_has_one_name_in_the_stream_the_status_and_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def defect(step: Step) -> None:
-        monkeypatch.setattr("numoe.coordinator.engine.engine.Failed", lambda _: Failed(NumoeError("a defect")))
+        monkeypatch.setattr("numoe.coordinator.engine.batch.Failed", lambda _: Failed(NumoeError("a defect")))
         raise WorkerLost("worker 1 died")
 
     with capture_logs() as logged:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,9 @@ class Reply:
 async def ask(address: str, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reply:
     """One request; underscores in the names of headers are dashes."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        reader, writer = await _send(address, path, method, body, headers)
-        status, told = await _read_head(reader)
-        content = await reader.read()
-        writer.close()
-    return Reply(status, told, content)
+        async with _sent(address, path, method, body, headers) as reader:
+            status, told = await _read_head(reader)
+            return Reply(status, told, await reader.read())
 
 
 async def order(address: str, action: str, content: object, **headers: str) -> Reply:
@@ -42,29 +41,30 @@ async def order(address: str, action: str, content: object, **headers: str) -> R
 
 async def messages(address: str) -> AsyncGenerator[dict[str, Any], None]:
     """The messages of the stream, until it ends."""
-    reader, writer = await _send(address, "/ops/stream", "GET", b"", {})
-    try:
+    async with _sent(address, "/ops/stream", "GET", b"", {}) as reader:
         status, told = await _read_head(reader)
         assert (status, told["content-type"].partition(";")[0]) == (200, "text/event-stream")
         while line := await asyncio.wait_for(reader.readline(), PATIENCE_SECONDS):
             if line.startswith(b"data: "):
                 yield json.loads(line[6:])
-    finally:
-        writer.close()
 
 
-async def _send(
+@asynccontextmanager
+async def _sent(
     address: str, path: str, method: str, body: bytes, headers: Mapping[str, str]
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """By HTTP/1.0, so that the answer ends with the connection and comes in one piece."""
+) -> AsyncIterator[asyncio.StreamReader]:
+    """By HTTP/1.0, so that the answer ends with the connection and comes in one piece; closed after the block."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=1 << 24)
     told = {"host": address, "content-length": str(len(body))}
     told |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in told.items()), "", ""]
-    writer.write("\r\n".join(lines).encode() + body)
-    await writer.drain()
-    return reader, writer
+    try:
+        writer.write("\r\n".join(lines).encode() + body)
+        await writer.drain()
+        yield reader
+    finally:
+        writer.close()
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

@@ -1,0 +1,181 @@
+"""Losing parts of a busy service again and again: what its streams were answered, how long it took, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import psutil  # type: ignore[import-untyped]
+
+from numoe.v1.generation_pb2 import GenerateRequest, ResponseOptions, Sampling, Stopping, TokenIds
+from tests.system.clients import SHAPE, Client, Stream
+from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess, open_files
+
+STREAMS = 16
+SERVE_FLAGS = (
+    *("--address", "127.0.0.1:0", "--workers", "2", "--threads-per-worker", "1", "--step-timeout-seconds", "5"),
+    *("--sequences", str(STREAMS - 4), "--context-tokens", "4096", "--kv-tokens", str(STREAMS * 4096)),
+)
+LONG_STOPS = tuple(f"{letter * 200}</tool_call>" for letter in "abc")  # as long as a tool's call, and never drawn
+RANDOM = Sampling(temperature=1.0)
+
+
+def requests() -> list[GenerateRequest]:
+    """Prompts of one token to many chunks, greedy and drawn, with penalties and stop strings, in one order."""
+    samplings = (
+        Sampling(),
+        Sampling(temperature=1.0, seed=1),
+        Sampling(temperature=0.6, top_p=0.95, top_k=20, seed=2, repetition_penalty=1.1),
+        Sampling(temperature=1.3, min_p=0.01, seed=3, presence_penalty=1.0, frequency_penalty=0.2),
+    )
+    made = []
+    for index in range(STREAMS):
+        prompt = [(7 * index + 3 * place) % SHAPE.vocabulary for place in range((1, 20, 300, 1500)[index % 4])]
+        stopping = Stopping(max_tokens=300 + 20 * index, ignore_eos=True, stop=LONG_STOPS if index % 3 == 0 else ())
+        sampling = samplings[index // 4]
+        ids = TokenIds(ids=prompt)
+        response = ResponseOptions(logprobs=True)
+        made.append(GenerateRequest(token_ids=ids, sampling=sampling, stopping=stopping, response=response))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One answer, to the bit."""
+
+    text: str
+    tokens: tuple[tuple[int, float], ...]  # log-probabilities are float32, which a Python float keeps
+    end: bytes  # reason, stop and usage, encoded
+
+    @classmethod
+    def of(cls, stream: Stream) -> Told:
+        deltas = [message.delta for message in stream.messages]
+        finished = stream.messages[-1].finished
+        finished.ClearField("timings")
+        tokens = tuple((token.id, token.logprob) for delta in deltas for token in delta.tokens)
+        return cls("".join(delta.text for delta in deltas), tokens, finished.SerializeToString(deterministic=True))
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What processes of the service hold of the machine."""
+
+    descriptors: int  # of the coordinator
+    threads: int  # of the coordinator
+    memory: int  # bytes of the coordinator
+    processes: int  # of the service, with the coordinator
+    shared_memory: frozenset[str] = frozenset(os.listdir("/dev/shm"))
+
+    @classmethod
+    def of(cls, server: ServeProcess) -> Holdings:
+        coordinator = psutil.Process(server.process.pid)
+        return cls(
+            len(open_files(server.process.pid)),
+            coordinator.num_threads(),
+            coordinator.memory_info().rss,
+            1 + len(coordinator.children(recursive=True)),
+            frozenset(os.listdir("/dev/shm")),
+        )
+
+
+Harm = Callable[[ServeProcess, Client, random.Random], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the streams over all losses."""
+
+    different: list[str] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)  # seconds from the harm until the first stream went on
+    resumed: int = 0  # streams that told of a loss
+    idle: int = 0  # losses while no stream was at work
+    before: Holdings | None = None
+    after: Holdings | None = None
+
+    def __str__(self) -> str:
+        pauses = sorted(self.pauses) or [float("nan")]
+        lines = [
+            f"{len(self.pauses)} losses under {STREAMS} streams, of which {self.resumed} resumed",
+            f"{self.idle} more at a moment without a stream at work",
+            f"from the loss to the next token: median {median(pauses):.2f} s, longest {pauses[-1]:.2f} s",
+            f"the coordinator's before: {self.before}",
+            f"and after:                {self.after}",
+        ]
+        return "\n".join([*lines, *(self.different or ["every answer was that of an undisturbed service, to the bit"])])
+
+
+class Campaign:
+    """Rounds of all requests at once, with one loss in each."""
+
+    def __init__(self, server: ServeProcess, client: Client, seed: int = 0) -> None:
+        self._server, self._client, self._random = server, client, random.Random(seed)
+        self._expected: list[Told] = []
+        self._seconds = 0.0  # of an undisturbed round
+        self.report = Report()
+
+    async def learn(self) -> None:
+        """Keep what everything is answered while nothing is lost."""
+        self._expected = [Told.of(stream) for stream in await self._round()]
+        began = time.monotonic()
+        assert [Told.of(stream) for stream in await self._round()] == self._expected
+        self._seconds = time.monotonic() - began
+
+    async def lose(self, harm: Harm) -> None:
+        """One round, with `harm` at a random moment; what an earlier one harmed is back."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while 0 in await self._client.workers():
+                await asyncio.sleep(0.05)
+        reading = asyncio.create_task(self._round())
+        await asyncio.sleep(self._random.uniform(0.0, 0.8 * self._seconds))
+        harmed = time.monotonic()
+        await harm(self._server, self._client, self._random)
+        streams = await reading
+        report = self.report
+        for index, (stream, expected) in enumerate(zip(streams, self._expected, strict=True)):
+            if Told.of(stream) != expected:
+                report.different.append(f"stream {index} was answered {Told.of(stream)}, not {expected}")
+        resumed = [stream.resumed_at for stream in streams if stream.resumed_at]
+        report.resumed += len(resumed)
+        if resumed:
+            report.pauses.append(min(resumed) - harmed)
+        else:
+            report.idle += 1
+
+    async def _round(self) -> list[Stream]:
+        streams = [self._client.stream(request) for request in requests()]
+        await asyncio.gather(*[stream.finish() for stream in streams])
+        return streams
+
+
+def killing(number: signal.Signals, seconds_until_continued: float | None = None) -> Harm:
+    """A signal to one of the workers."""
+
+    async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
+        await _signal([choice.choice(await client.workers())], number, seconds_until_continued)
+
+    return harm
+
+
+def killing_process(name: str) -> Harm:
+    """SIGKILL to the process of Ray's with this name."""
+
+    async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        await _signal([one.pid for one in children if one.name() == name], signal.SIGKILL, None)
+
+    return harm
+
+
+async def _signal(pids: Sequence[int], number: signal.Signals, seconds_until_continued: float | None) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+    if seconds_until_continued is not None:
+        await asyncio.sleep(seconds_until_continued)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
