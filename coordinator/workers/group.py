@@ -25,8 +25,8 @@ from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
-from numoe.coordinator.workers.expert_mover import ExpertMover
-from numoe.coordinator.workers.expert_tally import ExpertTally
+from numoe.coordinator.workers.experts.mover import ExpertMover
+from numoe.coordinator.workers.experts.tally import ExpertTally
 from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.ray_calls import call_apart
