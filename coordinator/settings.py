@@ -127,6 +127,9 @@ class WorkerSettings:
     """A worker counts as lost whose threads have neither computed nor waited for so long: a machine that swaps, or a
     debugger, is no death."""
 
+    standby: bool = True
+    """Keep a spare process beside each worker, of some 250 MB, so that one that is lost is replaced at once."""
+
     start_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest that starting, compiling and loading may take."""
 

@@ -28,7 +28,8 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
     plan = plan_this_machine(spec, settings)
     from numoe.coordinator.workers.starting import start_workers
 
-    workers = start_workers(spec=spec, plan=plan, settings=settings, progress=progress)
+    standby = settings.workers.standby
+    workers = start_workers(spec=spec, plan=plan, settings=settings, progress=progress, standby=standby)
     timeout = settings.workers.step_timeout_seconds
     experts = routed_experts(spec)
     engine = Engine(workers, tokenizer, settings.engine, experts=experts, step_timeout_seconds=timeout)

@@ -49,10 +49,11 @@ KERNEL_VARIABLES = ("NUMOE_ISA", "XDG_CACHE_HOME", "NPY_DISABLE_CPU_FEATURES")
 class ActorGroup:
     """The worker processes of one plan, from their start to their end; used by one thread at a time."""
 
-    def __init__(self, plan: ShardPlan) -> None:
+    def __init__(self, plan: ShardPlan, code: Sequence[str] = ()) -> None:
+        """`code`: what they will run tiles of, as worker/running/warm.py names it."""
         self.handles: list[Any] = []  # of WorkerActor, worker/running/actor.py
         self.over = False  # it was ended, and who waits for it waits in vain
-        self._shards = plan.shards
+        self._shards, self._code = plan.shards, code
         self._placement: Any = None
         self._processes = WatchedProcesses(())
         self._told: list[IO[bytes]] = []  # [workers] what its process told before it spoke to Ray
@@ -77,9 +78,16 @@ class ActorGroup:
             self._told.append(os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0))
             told = _path_of(self._told[-1])
             self.handles.append(call_apart(partial(_start_actor, shard, self._placement, told), look))
-        starting = [handle.pid.remote() for handle in self.handles]
+        starting = [handle.begin.remote(os.getpid()) for handle in self.handles]
         _await(starting, lambda: self._look_at_start(look))
         self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
+
+    def prepare(self, look: Callable[[], None]) -> None:
+        """Have every worker load the code that it will run; `look` as in `start`. Raises WorkerLost: one died."""
+        preparing = [handle.prepare.remote(self._code) for handle in self.handles]
+        _await(preparing, look)
+        for worker, reference in enumerate(preparing):
+            _result(worker, "starting", reference)
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
         """Have every worker load its shard; returns their ShardReports.

@@ -31,7 +31,8 @@ from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.coordinator.workers.ray_node import RayNode
-from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of
+from numoe.coordinator.workers.standby import Standby
+from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of, tile_types
 from numoe.coordinator.workers.step_boundary import StepBoundary
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
@@ -50,8 +51,13 @@ _log = structlog.get_logger()
 class HostGroup:
     """Implements Workers (placement.py): the executor of the engine's steps."""
 
-    def __init__(self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, node: RayNode | None) -> None:
-        """`node`: Ray, started for this group, which ends it; None: there was a Ray before, whose life is another's."""
+    def __init__(
+        self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, node: RayNode | None, *, standby: bool = False
+    ) -> None:
+        """`node`: Ray, started for this group, which ends it; None: there was a Ray before, whose life is another's.
+
+        With `standby`, for which Ray must have room, the processes of the next group are started beside those of this.
+        """
         self._spec, self._plan, self._settings, self._node = spec, plan, settings, node
         self._keep_logs = False  # of Ray's session: something went wrong that they may explain
         self.limits = step_limits(settings.engine, spec.context_length)
@@ -60,6 +66,7 @@ class HostGroup:
         self._changing = RLock()  # held while workers start or end
         self._closing, self._closed = Event(), False
         self._started: StartedWorkers | None = None
+        self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
         self._losses = 0  # how often all workers were given up as one was lost
 
     # ---- from start to end
@@ -78,7 +85,8 @@ class HostGroup:
         seconds = self._settings.workers.start_timeout_seconds
         end = time.monotonic() + seconds
         channel = open_channel(self._spec, self._plan, self.limits)
-        actors = self._new_actors()
+        waiting = self._standby.take(lambda: self._look_at_standby(progress)) if self._standby else None
+        actors = waiting or self._new_actors()
         self._started = started = StartedWorkers(channel, actors, after_loss=self._losses > 0)
 
         def look(phase: str) -> None:
@@ -87,7 +95,8 @@ class HostGroup:
             if time.monotonic() > end:
                 raise ServiceError(f"{phase} the workers took more than {seconds:.0f} s")
 
-        actors.start(lambda: look("starting"))
+        if waiting is None:
+            actors.start(lambda: look("starting"))
         assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor)
         reports = actors.load(assignments, lambda: look("loading"))
         states = [channel.part(shard.worker, "profile_state") for shard in self._plan.shards]
@@ -96,9 +105,15 @@ class HostGroup:
         for shard, report in zip(self._plan.shards, reports, strict=True):
             log_binding(shard, report.locality)
         self._keep_logs = kept
+        if self._standby:
+            self._standby.begin()
+
+    def _look_at_standby(self, progress: LoadProgress) -> None:
+        self._refuse_lost_ray()
+        progress("starting", 0, 0)
 
     def _new_actors(self) -> ActorGroup:
-        return ActorGroup(self._plan)
+        return ActorGroup(self._plan, tile_types(self._spec, kv_types(self._settings.engine)))
 
     def restart(self, look: Callable[[], None]) -> None:
         def check() -> None:
@@ -112,6 +127,8 @@ class HostGroup:
             if started is not None and not lost:
                 call_apart(started.actors.give_back, check)
             self._end()
+            if self._standby and lost:
+                self._standby.drop(give_back=False)
             if node is not None and lost:
                 node.end(keep_logs=True)
                 node.start(check)
@@ -137,12 +154,16 @@ class HostGroup:
         if self._closed:
             return
         self._closed = True
+        if self._standby:
+            self._standby.stop()
         if self._node is None and self._started is not None:
             self._started.actors.give_back()
         if self._node is not None:  # first, lest Ray tells of every worker that ends
             with self._moving:
                 self._node.end(keep_logs=self._keep_logs)
         self._end()
+        if self._standby:
+            self._standby.drop(give_back=self._node is None)
         self._tally.close()
 
     def _end(self) -> None:
@@ -221,6 +242,12 @@ class HostGroup:
             self._keep_logs = True
             workers = () if started is None or died else tuple(started.actors.ended())
             raise WorkerLost(lost, workers)
+
+    def _refuse_lost_ray(self) -> None:
+        """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes died."""
+        self._refuse_closing()
+        if self._node is not None and (died := self._node.lost()):
+            raise WorkerLost(f"Ray's {died} died, and the workers with it")
 
     def _refuse_closing(self) -> None:
         if self._closing.is_set():

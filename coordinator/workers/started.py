@@ -15,6 +15,8 @@ from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.gguf.kv_types import KvTypes
+from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, arena_policy, layout_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.arena import FAILED, LOADING, READY, STARTING
@@ -116,3 +118,9 @@ def _crowded(plan: ShardPlan) -> bool:
     """Whether two computing threads share a CPU."""
     cpus = [cpu for shard in plan.shards for cpu in shard.cpus]
     return len(set(cpus)) < len(cpus)
+
+
+def tile_types(spec: ModelSpec, kv_types: KvTypes) -> list[str]:
+    """What workers run tiles of, as worker/running/warm.py names it: the types of the matrices and of the KV cache."""
+    values = ["values"] if kv_types.values == TensorType.Q8_0 else []
+    return sorted(type_.name for type_ in spec.matrix_types | {*kv_types}) + values

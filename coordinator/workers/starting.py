@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import IO
 
 from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads when it is imported
-from numoe.model.gguf.kv_types import KvTypes
 
 # isort: split
 import ray
@@ -21,24 +20,28 @@ from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.started import tile_types
 from numoe.coordinator.workers.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import ServiceError, SetupError
 
 POLL_SECONDS = 0.1  # between two looks at the compiling process
 
 
-def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress) -> HostGroup:
+def start_workers(
+    *, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress, standby: bool = False
+) -> HostGroup:
     """Start Ray, compile what is not in the cache yet, and load a worker per shard.
+
+    With `standby`, a process for each is kept beside it.
 
     Raises:
         SetupError: a worker cannot become what the plan says; the message tells why.
         ServiceError: the workers did not start in time.
     """
     refuse_other_machine(platform.machine())
-    node = None if ray.is_initialized() else RayNode(_units(plan))
+    node = None if ray.is_initialized() else RayNode(_units(plan, 2.0 if standby else 1.0))
     if node is not None:
         start_watching()
     with compiling(tile_types(spec, kv_types(settings.engine))) as warming:
@@ -47,7 +50,7 @@ def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, 
             if node is not None:
                 node.start(lambda: progress("starting", 0, 0))
             warming.wait_for(settings.workers.start_timeout_seconds, progress)
-            group = HostGroup(spec, plan, settings, node)
+            group = HostGroup(spec, plan, settings, node, standby=standby and node is not None)
             try:
                 group.start(progress)
             except BaseException:
@@ -66,17 +69,11 @@ def refuse_other_machine(machine: str) -> None:
         raise SetupError(f"this machine is {machine}, expected x86-64: kernels and workers are written for it alone")
 
 
-def tile_types(spec: ModelSpec, kv_types: KvTypes) -> list[str]:
-    """What workers run tiles of, as worker/running/warm.py names it: the types of the matrices and of the KV cache."""
-    values = ["values"] if kv_types.values == TensorType.Q8_0 else []
-    return sorted(type_.name for type_ in spec.matrix_types | {*kv_types}) + values
-
-
-def _units(plan: ShardPlan) -> dict[str, float]:
-    """One unit of "numaN" per worker of NUMA node N."""
+def _units(plan: ShardPlan, of_worker: float) -> dict[str, float]:
+    """So many units of "numaN" for each worker of NUMA node N."""
     units: dict[str, float] = {}
     for shard in plan.shards:
-        units[f"numa{shard.node}"] = units.get(f"numa{shard.node}", 0.0) + 1.0
+        units[f"numa{shard.node}"] = units.get(f"numa{shard.node}", 0.0) + of_worker
     return units
 
 

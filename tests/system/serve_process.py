@@ -61,12 +61,17 @@ class ServeProcess:
     def __init__(
         self, log: Path, *arguments: str, program: Sequence[str] = (NUMOE,), folder: Path | None = None
     ) -> None:
-        """Run `program` in `folder`; None: the current one."""
+        """Run `program` in `folder`; None: the current one. Without spare processes, unless --standby asks for them."""
         self._shared_memory = frozenset(os.listdir("/dev/shm"))
         self._log = log
         with log.open("w") as errors:
             self.process = subprocess.Popen(
-                [*program, "serve", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder
+                [*program, "serve", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=folder,
+                env=os.environ | ({} if "--standby" in arguments else {"NUMOE_STANDBY": "false"}),
             )
         assert self.process.stdout is not None
         ready = _READY.fullmatch(self.process.stdout.readline())
@@ -86,6 +91,11 @@ class ServeProcess:
             shared_memory=self._shared_memory,
             port=int(self.address.rpartition(":")[2]),
         )
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
 
     def wait(self) -> tuple[int, str]:
         """Exit code and log, once it has ended."""

@@ -14,7 +14,7 @@ import ray
 from numoe.coordinator.settings import KV_TYPES, EngineSettings, ServeSettings
 from numoe.coordinator.workers import actors
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.starting import tile_types
+from numoe.coordinator.workers.started import tile_types
 from numoe.kernels.cpu.jit import cache_folder
 from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType

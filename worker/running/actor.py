@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import faulthandler
 import os
+from collections.abc import Sequence
 
 import ray
 
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import NumoeError, SetupError
 from numoe.worker.running.running_shard import RunningShard, ShardReport, end_with
+from numoe.worker.running.warm import load_code
 
 
 @ray.remote
 class WorkerActor:
     """One worker process."""
 
-    def pid(self) -> int:
-        """The process to watch."""
+    def begin(self, coordinator: int) -> int:
+        """End with the coordinator's process from now on; return the process to watch."""
+        end_with(coordinator)
         return os.getpid()
+
+    def prepare(self, code: Sequence[str]) -> None:
+        """Load the compiled step, and the tiles of what is named as in warm.py, which were compiled before."""
+        load_code(code)
 
     def load(self, assignment: WorkerAssignment, last_words: str) -> ShardReport | str:
         """Become the ordered shard; return a text where the operator must mend something.
 
         `last_words`: a file, in which what kills this process is told.
         """
-        end_with(assignment.coordinator)
         self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends
         faulthandler.enable(self._last_words, all_threads=False)
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +79,13 @@ def compile_step() -> None:
         0,
     )
     compile_for(abort_all, 0, 0, 0)
+
+
+def load_code(names: Sequence[str]) -> None:
+    """Load, into this process, the step and the tiles of all that is named; `main` has compiled them."""
+    compile_step()
+    tile_table([format_ for format_ in FORMATS if format_.name in names])
+    attention_tiles([], values=VALUES in names)
 
 
 def _once(folder: Path, name: str, compile_: Callable[[], object]) -> None:

@@ -146,13 +146,13 @@ async def test_a_rebalance_changes_the_map_and_is_told_while_it_goes_on(monkeypa
             moved_then.append(sum(len(at.experts) for at in seen.experts.moved))
         after = await operations.snapshot()
         events = operations.events.after()
-    total = len(workers.experts.moves)
+    total = len(workers.moves)
     assert [progress.done for progress, _ in during] == list(range(total + 1))
     assert all(shown == progress for progress, shown in during)
     assert moved_then == list(range(total + 1))  # the map changes with every move
     assert (before.experts.moved, after.service.rebalance) == ((), None)
     moved = {expert for at in after.experts.moved for expert in at.experts}
-    assert moved == {move.layer * SPEC.experts + move.expert for move in workers.experts.moves}
+    assert moved == {move.layer * SPEC.experts + move.expert for move in workers.moves}
     assert [(event.kind, event.text) for event in events] == [
         (EventKind.REBALANCE_BEGUN, f"{total} experts are to move, to even out the workers"),
         (EventKind.REBALANCE_ENDED, f"{total} of {total} experts moved"),
@@ -168,7 +168,7 @@ async def test_who_stops_looking_ends_the_moves_and_that_is_told() -> None:
         assert [(await anext(moving)).done for _ in range(2)] == [0, 1]
         await moving.aclose()
         last, status = operations.events.after()[-1], (await operations.snapshot()).service.rebalance
-    assert len(workers.experts.moves) == 1
+    assert len(workers.moves) == 1
     assert (last.kind, last.text.partition(" of ")[0], status) == (EventKind.REBALANCE_ENDED, "1", None)
 
 

@@ -29,7 +29,7 @@ async def until_moved(workers: Holders) -> None:
 async def test_popular_experts_are_taken_apart_without_being_asked() -> None:
     workers = whole()
     await until_moved(workers)
-    assert workers.experts.moves
+    assert workers.moves
 
 
 async def test_a_move_that_failed_is_tried_again() -> None:
@@ -46,7 +46,7 @@ async def test_a_few_tokens_move_nothing() -> None:
     await asyncio.sleep(0.2)
     assert not task.done()
     task.cancel()
-    assert not workers.experts.moves
+    assert not workers.moves
 
 
 class Restarting(Holders):
@@ -82,16 +82,16 @@ async def test_restarted_workers_are_rebalanced_by_what_they_count_anew() -> Non
     task = asyncio.create_task(rebalance_forever(SPEC, workers, seconds=0.001))
     try:
         async with asyncio.timeout(20):
-            while len(workers.experts.moves) < SPEC.layers:
+            while len(workers.moves) < SPEC.layers:
                 await asyncio.sleep(0.001)
-            made = len(workers.experts.moves)
+            made = len(workers.moves)
             workers.now = list(whole().now)
             workers.hits[:] = 0
             for _ in range(3):
                 looked.clear()
                 await looked.wait()
             workers.count(10 * LEAST_TOKENS)
-            while len(workers.experts.moves) == made:
+            while len(workers.moves) == made:
                 await asyncio.sleep(0.001)
     finally:
         task.cancel()

@@ -33,12 +33,14 @@ async def run(harm: str, losses: int, seed: int) -> Report:
         write_tiny_model(model, SHAPE)
         with serving(Path(folder) / "log", str(model), *SERVE_FLAGS) as server:
             async with connected(server.address) as client:
-                campaign = Campaign(server, client, seed)
+                campaign = Campaign(server, client, seed, rested=True)
                 await campaign.learn()
                 await campaign.lose(HARMS[harm])
+                await campaign.rest()
                 campaign.report.before = Holdings.of(server)
                 for _ in range(losses - 1):
                     await campaign.lose(HARMS[harm])
+                await campaign.rest()
                 campaign.report.after = Holdings.of(server)
                 return campaign.report
 

@@ -13,13 +13,14 @@ from statistics import median
 
 import psutil  # type: ignore[import-untyped]
 
+from numoe.coordinator.engine.engine import IDLE_CHECK_SECONDS
 from numoe.v1.generation_pb2 import GenerateRequest, ResponseOptions, Sampling, Stopping, TokenIds
 from tests.system.clients import SHAPE, Client, Stream
 from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess, open_files
 
 STREAMS = 16
 SERVE_FLAGS = (
-    *("--address", "127.0.0.1:0", "--workers", "2", "--threads-per-worker", "1", "--step-timeout-seconds", "5"),
+    *("--address", "127.0.0.1:0", "--workers", "2", "--threads-per-worker", "1", "--stuck-seconds", "3", "--standby"),
     *("--sequences", str(STREAMS - 4), "--context-tokens", "4096", "--kv-tokens", str(STREAMS * 4096)),
 )
 LONG_STOPS = tuple(f"{letter * 200}</tool_call>" for letter in "abc")  # as long as a tool's call, and never drawn
@@ -113,8 +114,9 @@ class Report:
 class Campaign:
     """Rounds of all requests at once, with one loss in each."""
 
-    def __init__(self, server: ServeProcess, client: Client, seed: int = 0) -> None:
-        self._server, self._client, self._random = server, client, random.Random(seed)
+    def __init__(self, server: ServeProcess, client: Client, seed: int = 0, *, rested: bool = False) -> None:
+        """`rested`: each loss waits until spare processes are there again."""
+        self._server, self._client, self._random, self._rested = server, client, random.Random(seed), rested
         self._expected: list[Told] = []
         self._seconds = 0.0  # of an undisturbed round
         self.report = Report()
@@ -122,15 +124,21 @@ class Campaign:
     async def learn(self) -> None:
         """Keep what everything is answered while nothing is lost."""
         self._expected = [Told.of(stream) for stream in await self._round()]
+        await self.rest()
         began = time.monotonic()
         assert [Told.of(stream) for stream in await self._round()] == self._expected
         self._seconds = time.monotonic() - began
 
-    async def lose(self, harm: Harm) -> None:
-        """One round, with `harm` at a random moment; what an earlier one harmed is back."""
+    async def rest(self) -> None:
+        """Wait until all that was lost is noticed, and back."""
+        await asyncio.sleep(2 * IDLE_CHECK_SECONDS)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while 0 in await self._client.workers():
+            while 0 in await self._client.workers() or (self._rested and not _has_spares(self._server)):
                 await asyncio.sleep(0.05)
+
+    async def lose(self, harm: Harm) -> None:
+        """One round, with `harm` at a random moment."""
+        await self.rest()
         reading = asyncio.create_task(self._round())
         await asyncio.sleep(self._random.uniform(0.0, 0.8 * self._seconds))
         harmed = time.monotonic()
@@ -151,6 +159,11 @@ class Campaign:
         streams = [self._client.stream(request) for request in requests()]
         await asyncio.gather(*[stream.finish() for stream in streams])
         return streams
+
+
+def _has_spares(server: ServeProcess) -> bool:
+    """Whether processes were started beside the workers since those started last."""
+    return server.log.count('"standby_ready"') > server.log.count('"workers_restarted"')
 
 
 def killing(number: signal.Signals, seconds_until_continued: float | None = None) -> Harm:

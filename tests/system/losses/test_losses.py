@@ -23,23 +23,28 @@ def server(served_model: Path) -> Iterator[ServeProcess]:
 
 @pytest.mark.parametrize(
     ("harm", "losses"),
-    [(killing(signal.SIGKILL), 5), (killing(signal.SIGSTOP), 1), (killing_process("gcs_server"), 1)],
+    [(killing(signal.SIGKILL), 4), (killing(signal.SIGSTOP), 1), (killing_process("gcs_server"), 1)],
     ids=["SIGKILL", "SIGSTOP", "gcs_server"],
 )
 async def test_every_stream_is_answered_as_if_nothing_had_been_lost(
     server: ServeProcess, harm: Harm, losses: int
 ) -> None:
     async with connected(server.address) as client:
-        campaign = Campaign(server, client)
+        campaign = Campaign(server, client, rested=True)
         await campaign.learn()
         await campaign.lose(harm)
+        await campaign.rest()
         before = Holdings.of(server)
         for _ in range(losses - 1):
             await campaign.lose(harm)
+        await campaign.rest()
         after = Holdings.of(server)
     report = campaign.report
     assert report.different == [], str(report)
     assert report.resumed > 0, str(report)
     assert after.memory < MOST_GROWTH * before.memory, (before, after)
-    before.memory = after.memory
-    assert after == before
+    assert (after.descriptors, after.threads, after.shared_memory) == (
+        before.descriptors,
+        before.threads,
+        before.shared_memory,
+    )

@@ -14,7 +14,7 @@ async def test_moves_are_made_in_their_order_and_told() -> None:
     workers.count(100)
     moves = wanted_moves(SPEC, workers, workers.expert_hits())
     assert [made async for made in make_moves(workers, moves)] == list(range(len(moves) + 1))
-    assert workers.experts.moves == moves
+    assert workers.moves == moves
 
 
 def test_rows_of_experts_cannot_move_and_unknown_workers_not_drain() -> None:
