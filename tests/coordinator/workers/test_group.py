@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,6 +51,9 @@ class Sleepers(ActorGroup):
         self._loading(look)
         return [SimpleNamespace(locality=LOCALITY, weight_bytes=1, kv_bytes=1) for _ in assignments]
 
+    def prepare(self, look: Callable[[], None]) -> None:
+        """They have no code to load."""
+
     def give_back(self) -> None:
         """Nothing: they are not Ray's."""
 
@@ -57,8 +61,8 @@ class Sleepers(ActorGroup):
 class SleepingGroup(HostGroup):
     """All but what the processes do is the product's own."""
 
-    def __init__(self) -> None:
-        super().__init__(SPEC, PLAN, SETTINGS, node=None)
+    def __init__(self, *, standby: bool = False) -> None:
+        super().__init__(SPEC, PLAN, SETTINGS, node=None, standby=standby)
         self.loading: Callable[[Callable[[], None]], None] = lambda look: None
         self.made: list[Sleepers] = []
 
@@ -226,3 +230,66 @@ def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGro
     assert (after.losses, after.ready_at > before) == (1, True)
     group.close()
     assert group.living == []
+
+
+@pytest.fixture
+def group_with_spares() -> Iterator[SleepingGroup]:
+    group = SleepingGroup(standby=True)
+    group.start(lambda phase, done, total: None)
+    yield group
+    group.close()
+    assert group.living == []
+
+
+def pids_of(group: SleepingGroup) -> list[int | None]:
+    return [worker.pid for worker in group.placement().workers]
+
+
+def until_spares_run(group: SleepingGroup, groups: int) -> None:
+    """Until the processes of so many groups were started."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while len(group.made) < groups or len(group.made[-1].processes) < len(PLAN.shards):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_spare_processes_take_the_place_of_lost_ones_and_new_ones_are_started(
+    group_with_spares: SleepingGroup,
+) -> None:
+    for losses in range(1, 4):
+        until_spares_run(group_with_spares, losses + 1)
+        spares = [process.pid for process in group_with_spares.made[losses].processes]
+        assert pids_of(group_with_spares) != spares
+        group_with_spares.made[losses - 1].processes[0].kill()
+        group_with_spares.restart(lambda: None)
+        assert pids_of(group_with_spares) == spares
+        assert group_with_spares.made[losses - 1].over
+
+
+def test_spare_processes_that_died_are_not_used(group_with_spares: SleepingGroup) -> None:
+    until_spares_run(group_with_spares, 2)
+    spare = group_with_spares.made[1].processes[1]
+    spare.kill()
+    spare.wait(PATIENCE_SECONDS)
+    group_with_spares.restart(lambda: None)
+    assert pids_of(group_with_spares) == [process.pid for process in group_with_spares.made[2].processes]
+    assert group_with_spares.made[1].over
+
+
+def test_spare_processes_that_cannot_be_started_are_told_and_done_without(
+    group_with_spares: SleepingGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_spares_run(group_with_spares, 2)
+    starting = Sleepers.start
+
+    def start(self: Sleepers, look: Callable[[], None]) -> None:
+        if threading.current_thread().name == "numoe-standby":
+            raise WorkerLost("no memory for a process")
+        starting(self, look)
+
+    monkeypatch.setattr(Sleepers, "start", start)
+    with capture_logs() as logged:
+        group_with_spares.restart(lambda: None)  # takes the spares, and cannot start others
+        group_with_spares.restart(lambda: None)
+        group_with_spares.close()
+    assert [line["error"] for line in logged if line["event"] == "standby_failed"] == ["no memory for a process"] * 2

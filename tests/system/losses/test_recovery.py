@@ -154,7 +154,6 @@ def beside_ray(process: psutil.Process) -> bool:
     ("name", "told", "streaming"),
     [
         ("raylet", "raylet", False),
-        ("gcs_server", "gcs_server", True),
         ("ray::RuntimeEnvAgent", "raylet", True),  # raylet ends with it
         ("gcs_server", "gcs_server", False),
     ],
