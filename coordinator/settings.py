@@ -127,6 +127,10 @@ class WorkerSettings:
     """A worker counts as lost whose threads have neither computed nor waited for so long: a machine that swaps, or a
     debugger, is no death."""
 
+    verify_weights: Annotated[float | None, POSITIVE] = None
+    """Compare all weights in memory with checksums taken at loading, in walks of so many seconds while nothing is
+    computed: a worker in which a bit flipped is replaced. Default: never."""
+
     standby: bool = True
     """Keep a spare process beside each worker, of some 250 MB, so that one that is lost is replaced at once."""
 

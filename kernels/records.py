@@ -188,7 +188,7 @@ class Memory(NamedTuple):
 class StepInput(NamedTuple):
     """The step slot of the arena (protos/arena.py draws it)."""
 
-    header: Ints  # [4] tokens, sequences, samples, the level of kernels/threads/profile.py
+    header: Ints  # [5] tokens, sequences, samples, the level of kernels/threads/profile.py, whether it is checked
     token_ids: Ints  # [T]
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables
@@ -202,3 +202,4 @@ class StepInput(NamedTuple):
     drawn_tokens: Ints  # [R], written
     drawn_logprobs: Floats  # [R], written
     experts_run: NDArray[np.int64]  # [S], written: of all layers and all tokens of each sequence in the step
+    not_finite: Ints  # [1], written by a checked step: where the residual stream was not finite first

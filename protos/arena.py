@@ -5,7 +5,7 @@
     +--------------------------------------------------------------------------------------------+ page
     | step slot  header | token_ids | positions | token_sequence | kv_tables | fewest_experts |    |  coordinator writes
     |            expert_threshold | samples | seen_* | expert_holders                              |
-    | results    drawn_tokens | drawn_logprobs | experts_run                                       |  workers write
+    | results    drawn_tokens | drawn_logprobs | experts_run | not_finite                          |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | step_bytes | chosen_bytes | expert_hits | profile_state |      |  worker 0 writes,
@@ -157,7 +157,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
     tables = -(-limits.context_tokens // limits.block_positions)
     seen = limits.sequences * limits.context_tokens
     return [
-        ("header", np.int32, (4,)),  # tokens, sequences, samples, what is noted of the step (profile.py)
+        ("header", np.int32, (5,)),  # tokens, sequences, samples, what is noted of the step (profile.py), if checked
         ("token_ids", np.int32, (limits.step_tokens,)),
         ("positions", np.int32, (limits.step_tokens,)),
         ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
@@ -171,6 +171,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
         ("drawn_tokens", np.int32, (limits.sequences,)),
         ("drawn_logprobs", np.float32, (limits.sequences,)),
         ("experts_run", np.int64, (limits.sequences,)),
+        ("not_finite", np.int32, (1,)),  # of a checked step, see messages.place_of
         ("transfer", np.uint8, (shape.transfer_bytes,)),
     ]
 

@@ -34,6 +34,7 @@ class Sampling:
 
 
 NOT_DRAWN = -1  # instead of a token id
+NOWHERE = -1  # in the residual stream
 NO_TOKENS: NDArray[np.int32] = np.zeros(0, np.int32)
 
 
@@ -58,6 +59,7 @@ class Step:
 
     number: int
     chunks: tuple[Chunk, ...]
+    checked: bool = False  # whether workers look for where numbers stop to be finite, which takes time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class StepResult:
     logprobs: NDArray[np.float32]  # [R] natural log, of the unmodified distribution (softmax of the raw logits)
     experts_run: NDArray[np.int64]  # [chunks] of all layers and all of the chunk's tokens; 0: the model has none
     seconds: float  # from the step's publication to the coordinator's look at what was drawn, its waking up included
+    not_finite: int = NOWHERE  # of a checked step: after what the residual stream was not finite first, see place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +86,13 @@ class StepLimits:
     context_tokens: int  # positions of one sequence
     kv_blocks: int  # blocks of the pool, ids 0 .. kv_blocks - 1
     block_positions: int  # positions in one block
+
+
+def place_of(not_finite: int) -> str:
+    """Which part of the model a number of StepResult.not_finite stands for, for people."""
+    if not_finite == NOWHERE:
+        return "the output layer"
+    if not_finite == 0:
+        return "the embedding"
+    layer, feed_forward = divmod(not_finite - 1, 2)
+    return f"the {'feed-forward' if feed_forward else 'attention'} of layer {layer}"

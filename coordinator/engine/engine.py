@@ -31,6 +31,7 @@ from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
+from numoe.coordinator.engine.nonsense import refuse_nonsense
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
@@ -42,7 +43,7 @@ from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
-from numoe.protos.messages import NOT_DRAWN, Step, StepResult
+from numoe.protos.messages import NOT_DRAWN, Chunk, Step, StepResult, place_of
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 
@@ -293,10 +294,11 @@ class Engine:
             return self._batch.next_work(now)
 
     def _apply(self, work: list[tuple[Sequence, int]], step: Step, result: StepResult) -> None:
-        self._refuse_nonsense(step, result)
+        refuse_nonsense(step, result, self.limits.vocabulary)
         now = time.monotonic()
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
-        for (sequence, tokens), experts_run in zip(work, result.experts_run.tolist(), strict=True):
+        not_drawn = []
+        for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
             if sequence.most_run == 0:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
@@ -305,25 +307,22 @@ class Engine:
             if sequence.pending == 0:
                 token_id, logprob = next(drawn)
                 if token_id == NOT_DRAWN:
-                    sequence.fail_not_finite()
+                    not_drawn.append((sequence, chunk))
                 else:
                     sequence.count_draw(self.counts, now)
                     sequence.take(token_id, logprob, now)
                     self._generated_tokens += 1
             self._undelivered.append(sequence)
         self._restarts.note_step()
+        for sequence, chunk in not_drawn:
+            sequence.fail_not_finite(self._place_not_finite(chunk))
 
-    def _refuse_nonsense(self, step: Step, result: StepResult) -> None:
-        """Raises WorkerLost where the answer cannot be that step's: nothing of it may be taken."""
-        draws, ids = sum(chunk.sampling is not None for chunk in step.chunks), result.token_ids
-        if result.number != step.number or len(ids) != draws:
-            raise WorkerLost(
-                f"the workers answered step {step.number}, which draws {draws} tokens, with {len(ids)} tokens of step "
-                f"{result.number}"
-            )
-        unknown = ids[(ids != NOT_DRAWN) & ((ids < 0) | (ids >= self.limits.vocabulary))]
-        if len(unknown):
-            raise WorkerLost(f"step {step.number} drew token id {unknown[0]}, which does not exist")
+    def _place_not_finite(self, chunk: Chunk) -> str:
+        """Runs a chunk once more, by itself and checked, as its logits were not finite; says which part is to blame."""
+        step = Step(self._steps, (chunk,), checked=True)
+        self._steps += 1
+        self._executor.submit(step)
+        return place_of(self._executor.collect(self._step_timeout_seconds).not_finite)
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -345,7 +344,7 @@ class Engine:
         with self._changed:
             self._restarting = False
             going_on = [sequence.most_run for sequence in self._batch.running]
-        again = f"; {len(going_on)} requests go on, {sum(going_on)} tokens of them are run again" if going_on else ""
+        again = f"; requests that go on: {len(going_on)}, tokens run again: {sum(going_on)}" if going_on else ""
         self.events.note(EventKind.WORKERS_RESTARTED, f"all workers are ready again{again}")
 
     def _wants_workers(self) -> bool:

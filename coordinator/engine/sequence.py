@@ -207,9 +207,10 @@ class Sequence:
         if reason is not None:
             self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
-    def fail_not_finite(self) -> None:
-        """No token could be drawn: the request ends."""
+    def fail_not_finite(self, place: str) -> None:
+        """No token could be drawn, as numbers stop to be finite in that part of the model: the request ends."""
         problem = f"the model computed no finite logits for position {self.known}, after {self.drawn} tokens generated"
+        problem += f": numbers stop to be finite in {place}"
         self.outcome = Failed(LogitsNotFinite(f"{problem}; tell the operator to check the model's file, {_OTHER}"))
 
     def deliver(self) -> None:

@@ -26,7 +26,7 @@ from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Progress, Service, Snapshot
 from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.settings import WorkerSettings
-from numoe.coordinator.workers.experts.moves import make_moves, wanted_moves
+from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from numoe.coordinator.workers.experts.moves import make_moves, wanted_moves
+from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove

@@ -22,8 +22,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numoe.coordinator.programs import python_command
-from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.ray_calls import call_apart
+from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment, binding_of
 from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.protos.errors import SetupError, WorkerLost

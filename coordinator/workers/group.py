@@ -25,15 +25,15 @@ from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
-from numoe.coordinator.workers.experts.mover import ExpertMover
-from numoe.coordinator.workers.experts.tally import ExpertTally
-from numoe.coordinator.workers.heartbeats import Heartbeats
+from numoe.coordinator.workers.expert_mover import ExpertMover
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.coordinator.workers.ray_node import RayNode
 from numoe.coordinator.workers.standby import Standby
 from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of, tile_types
 from numoe.coordinator.workers.step_boundary import StepBoundary
+from numoe.coordinator.workers.watching.heartbeats import Heartbeats
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove

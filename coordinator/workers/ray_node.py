@@ -46,9 +46,9 @@ import structlog
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.job_config import JobConfig
 
-from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.ray_calls import call_apart
-from numoe.coordinator.workers.survivors import end_of_log, hold_session, kill_session, remove_old_sessions
+from numoe.coordinator.workers.watching.processes import WatchedProcesses
+from numoe.coordinator.workers.watching.survivors import end_of_log, hold_session, kill_session, remove_old_sessions
 from numoe.protos.errors import NumoeError, ServiceError, SetupError
 
 ATTEMPTS = 4  # of half a minute each

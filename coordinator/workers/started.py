@@ -11,9 +11,9 @@ import numpy as np
 
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
-from numoe.coordinator.workers.heartbeats import Heartbeats
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, WorkerState
 from numoe.coordinator.workers.step_channel import StepChannel
+from numoe.coordinator.workers.watching.heartbeats import Heartbeats
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
@@ -109,6 +109,7 @@ def assignments_of(
             hadamard=settings.engine.k_cache_hadamard,
             lock_weights=settings.workers.mlock,
             packed=settings.model.packed and settings.model.packed.absolute(),
+            verify_seconds=settings.workers.verify_weights,
         )
         for shard in plan.shards
     ]

@@ -21,7 +21,7 @@ from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.started import tile_types
-from numoe.coordinator.workers.survivors import start_watching
+from numoe.coordinator.workers.watching.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import ServiceError, SetupError

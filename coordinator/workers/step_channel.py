@@ -16,7 +16,7 @@ from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, plac
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
-from numoe.protos.messages import Chunk, Step, StepResult
+from numoe.protos.messages import NOWHERE, Chunk, Step, StepResult
 from numoe.protos.profile import NOTHING
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
@@ -94,7 +94,8 @@ class StepChannel:
                 if chunk.draws > 1:
                     self._write_earlier(sample, last)
                 sample = last + 1
-        view["header"][:] = token, len(step.chunks), sample, self.profile_level
+        view["header"][:] = token, len(step.chunks), sample, self.profile_level, step.checked
+        view["not_finite"][0] = NOWHERE
         if self.profile_level != NOTHING:
             self.noted_positions += sum(c.first_position + 1 for c in step.chunks if len(c.token_ids) == 1)
         self._step, self._started = step, time.monotonic()
@@ -148,6 +149,7 @@ class StepChannel:
             logprobs=self._view["drawn_logprobs"][:samples].copy(),
             experts_run=self._view["experts_run"][: len(self._step.chunks)].copy(),
             seconds=time.monotonic() - self._started,
+            not_finite=int(self._view["not_finite"][0]),
         )
 
     def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V rounded up to 16]

@@ -25,7 +25,7 @@ from numoe.kernels.experts.phases import feed_forward
 from numoe.kernels.experts.sharing import share_routing
 from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.column_groups import group_all
-from numoe.kernels.matmul.columns import prepare
+from numoe.kernels.matmul.columns import gather_row, prepare
 from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise
@@ -48,6 +48,9 @@ from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.team import SEEN, Team, arrive, claimed, gather, release
 from numoe.kernels.threads.waiting import wait_idle
 from numoe.kernels.weights.embedding import embed_row
+
+NOWHERE = -1  # as in protos/messages.py; places count from the embedding, by two in each layer
+LARGEST = np.float32(3.4028234664e38)
 
 
 @kernel
@@ -148,6 +151,23 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
 
 
 @kernel
+def _look_at_hidden(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput, place: int) -> None:
+    """In a step that is checked: note the first place after which the residual stream holds what is no finite number.
+
+    One thread of all looks; between a gather and the next one nobody writes what it reads.
+    """
+    if step.header[4] == 0 or sizes.worker != 0 or team.thread != 0 or step.not_finite[0] != NOWHERE:
+        return
+    row = memory.rows[team.thread]
+    for token in range(step.header[0]):
+        gather_row(row.ctypes.data, memory.parts, token)
+        for value in range(sizes.width):
+            if not -LARGEST <= row[value] <= LARGEST:
+                step.not_finite[0] = place
+                return
+
+
+@kernel
 def run_step(
     team: Team, sizes: ShardSizes, constants: Constants, weights: Weights, memory: Memory, step: StepInput
 ) -> None:
@@ -162,11 +182,14 @@ def run_step(
         _begin(team.threads, sizes, memory, step)
         release(team)
     _embed(team, sizes, weights, memory, step)
+    _look_at_hidden(team, sizes, memory, step, 0)
     for index in range(sizes.layers):
         enter_layer(team.profile, index)
         attention(team, sizes, constants, weights, memory, step, index)
         attention_output(team, sizes, weights, memory, weights.layers[index])
+        _look_at_hidden(team, sizes, memory, step, 1 + 2 * index)
         feed_forward(team, sizes, constants, weights, memory, step, index)
+        _look_at_hidden(team, sizes, memory, step, 2 + 2 * index)
     enter_layer(team.profile, sizes.layers)
     if samples > 0:
         enter(team.profile, HEAD)

@@ -28,7 +28,7 @@ FENCES = {
         "coordinator/workers/starting.py",
         "coordinator/workers/ray_node.py",
         "coordinator/workers/actors.py",
-        "coordinator/workers/experts/mover.py",
+        "coordinator/workers/expert_mover.py",
         "worker/running/actor.py",
     ),
     "numba": ("kernels/*.py",),

@@ -46,7 +46,15 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/profiling": ("model/machine", *PLANNED),
-    "coordinator/workers": ("coordinator", "coordinator/engine", "coordinator/profiling", "model/machine", *PLANNED),
+    "coordinator/workers/watching": ("coordinator", "protos"),
+    "coordinator/workers": (
+        "coordinator",
+        "coordinator/engine",
+        "coordinator/profiling",
+        "coordinator/workers/watching",
+        "model/machine",
+        *PLANNED,
+    ),
     "coordinator/measuring": (
         "coordinator",
         "coordinator/machine",

@@ -20,8 +20,8 @@ from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, ModelSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.processes import WatchedProcesses
 from numoe.coordinator.workers.starting import start_workers
+from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.expert_owners import ExpertOwners

@@ -13,7 +13,13 @@ import pytest
 
 from numoe.coordinator.workers import ray_node
 from numoe.coordinator.workers.ray_node import RayNode
-from numoe.coordinator.workers.survivors import KEPT_SESSIONS, LOCK, hold_session, kill_session, remove_old_sessions
+from numoe.coordinator.workers.watching.survivors import (
+    KEPT_SESSIONS,
+    LOCK,
+    hold_session,
+    kill_session,
+    remove_old_sessions,
+)
 from numoe.protos.errors import SetupError
 
 JOIN = """

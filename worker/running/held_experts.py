@@ -20,6 +20,7 @@ from numoe.worker.loading.loader import LoadedWeights
 from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, give_back
 from numoe.worker.placing.pages import range_of
+from numoe.worker.running.verifying import Verifier
 
 Bytes = NDArray[np.uint8]
 
@@ -43,6 +44,7 @@ class HeldExperts:
         """`keep`: what is done with memory that an expert came to lie in, such as locking it."""
         self._tables, self._memory, self._transfer = loaded.arranged.experts, loaded.memory, transfer
         self._locality, self._keep = locality, keep
+        self.verifier: Verifier | None = None  # told of experts that come and go
         self._blocks: Sequence[ExpertBlock] = [expert_block(tensors, spec) for tensors in spec.layer_tensors]
         self._arrived: dict[tuple[int, int], Bytes] = {}
         self._arriving: dict[tuple[int, int], Bytes] = {}
@@ -59,7 +61,7 @@ class HeldExperts:
 
     def copy_out(self, layer: int, expert: int, first: int) -> int:
         """Put a held expert's bytes from `first` on into the transfer area, as many as fit; returns how many."""
-        part = self._block(layer, expert)[first : first + self._transfer.size]
+        part = self.block(layer, expert)[first : first + self._transfer.size]
         _copy(self._transfer[: part.size], part)
         return part.size
 
@@ -83,11 +85,15 @@ class HeldExperts:
         self._locality.arrive(layer, expert, range_of(block))
         self._arrived[layer, expert] = block
         self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)
+        if self.verifier is not None:
+            self.verifier.add(expert_name(layer, expert), block)
         return True
 
     def drop(self, layer: int, expert: int) -> None:
         """Give the memory of an expert back; no step may use it any more."""
-        block = self._block(layer, expert)
+        block = self.block(layer, expert)
+        if self.verifier is not None:
+            self.verifier.remove(expert_name(layer, expert))
         self._tables[layer, :, expert] = 0
         if self._arrived.pop((layer, expert), None) is not None:
             self._locality.leave(layer, expert)
@@ -95,11 +101,21 @@ class HeldExperts:
             with self._locality.changing(layer, range_of(block)):
                 self._given_back += give_back(block)
 
-    def _block(self, layer: int, expert: int) -> Bytes:
+    def held(self, layer: int) -> list[int]:
+        """The experts of a layer that are held."""
+        return [int(expert) for expert in np.flatnonzero(self._tables[layer, 0])]
+
+    def block(self, layer: int, expert: int) -> Bytes:
+        """The memory of a held expert."""
         if (layer, expert) in self._arrived:
             return self._arrived[layer, expert]
         start = int(self._tables[layer, 0, expert]) - self._memory.ctypes.data
         return self._memory[start : start + self._blocks[layer].bytes]
+
+
+def expert_name(layer: int, expert: int) -> str:
+    """An expert, for people."""
+    return f"expert {expert} of layer {layer}"
 
 
 def _copy(out: Bytes, source: Bytes) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
-from numoe.protos.arena import FAILED, LOADING, READY
+from numoe.protos.arena import DONE, FAILED, LOADING, READY, STEP
 from numoe.protos.last_words import FAILED_LINE
 from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
@@ -26,10 +26,11 @@ from numoe.worker.placing.locality import ShardMemory, look, settle
 from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
-from numoe.worker.running.held_experts import HeldExperts
+from numoe.worker.running.held_experts import HeldExperts, expert_name
 from numoe.worker.running.step_memory import memory_of, profile_states, step_input
 from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
 from numoe.worker.running.team import ThreadTeam
+from numoe.worker.running.verifying import Verifier
 
 _EXIT_FAILED = 70  # as sysexits.h: internal software error
 _FILL_BYTES = 64 << 20
@@ -112,8 +113,28 @@ class RunningShard:
         transfer = self._layout.view(self._arena, "transfer")
         keep = self._lock if assignment.lock_weights else None
         self.experts = HeldExperts(assignment.spec, self._weights, transfer, self._locality, keep)
+        if assignment.verify_seconds is not None:
+            verifier = Verifier(self._parts(), assignment.verify_seconds, self._is_idle, self._fail)
+            self.experts.verifier = verifier
+            verifier.start()
         self._state[0] = READY
         return self.report()
+
+    def _parts(self) -> dict[str, NDArray[np.uint8]]:
+        """All weights, by what they are: whole experts singly, as they may go."""
+        weights, parts = self._weights, {"the vocabulary": self._weights.vocabulary_memory}
+        for layer, owners in enumerate(self.assignment.plan.experts):
+            memory = weights.layer_memory(layer)
+            held = {} if owners is None else {one: self.experts.block(layer, one) for one in self.experts.held(layer)}
+            first = min((block.ctypes.data - memory.ctypes.data for block in held.values()), default=memory.size)
+            parts[f"layer {layer}"] = memory[:first]
+            parts |= {expert_name(layer, expert): block for expert, block in held.items()}
+        return parts
+
+    def _is_idle(self) -> bool:
+        """Whether no step is under way."""
+        words = self._arena[: 4 * 1024].view(np.int32)
+        return bool(words[STEP // 4] == words[DONE // 4])
 
     def report(self) -> ShardReport:
         """What the worker has become: as it was loaded, and as its experts came and went since."""

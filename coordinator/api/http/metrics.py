@@ -169,7 +169,9 @@ def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
         losses.add_metric([str(worker.worker), str(worker.node)], lost.get(worker.worker, 0))
     losses.add_metric(["unknown", "unknown"], lost.get(None, 0))
     yield losses
-    yield CounterMetricFamily("numoe_tokens_run_again", "Token positions of lost workers", counts.tokens_run_again)
+    yield CounterMetricFamily(
+        "numoe_tokens_run_again", "Positions that were run again as workers were lost", counts.tokens_run_again
+    )
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)
         for worker in snapshot.workers:

@@ -199,6 +199,9 @@ class NotFinite(FakeExecutor):
             assert chunk.sampling is not None
             if (chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)) == self._place:
                 result.token_ids[index], result.logprobs[index] = NOT_DRAWN, np.nan
+                if self.steps[-1].checked:
+                    assert len(drawn) == 1
+                    return replace(result, not_finite=2 + 2 * 17)
         return result
 
 
@@ -213,7 +216,8 @@ async def test_logits_that_are_not_finite_end_their_request_alone(position: int)
     assert [got.tokens for got in (first, last, after)] == [expected] * 3
     assert broken.tokens == expected[: position - len(PROMPT)]
     assert isinstance(broken.error, LogitsNotFinite)
-    assert f"position {position}" in str(broken.error)
+    assert f"position {position}, after {position - len(PROMPT)} tokens" in str(broken.error)
+    assert "numbers stop to be finite in the feed-forward of layer 17" in str(broken.error)
 
 
 async def test_a_bad_request_is_refused_before_it_is_queued() -> None:

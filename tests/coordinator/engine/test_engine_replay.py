@@ -61,7 +61,7 @@ async def test_open_requests_go_on_where_they_were_once_lost_workers_are_back() 
         assert (pause.reason, pause.tokens) == ("worker 1 (pid 4242) died in step 4", 4)
         assert 0.0 < pause.seconds < PATIENCE_SECONDS
         told = engine.events.after()[-1]
-        assert told.text == "all workers are ready again; 1 requests go on, 4 tokens of them are run again"
+        assert told.text == "all workers are ready again; requests that go on: 1, tokens run again: 4"
         assert engine.snapshot().restarts == executor.restarts == 1
         assert engine.counts.losses == {1: 1}
         assert engine.counts.tokens_run_again == 4

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.splitting import PlanOptions, make_plan

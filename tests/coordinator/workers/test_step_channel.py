@@ -81,7 +81,7 @@ def test_a_step_arrives_as_it_was_published(channel: StepChannel) -> None:
     with playing(channel, LAYOUT, keep):
         channel.publish(step)
         assert channel.wait(SECONDS) is not None
-    assert seen["header"].tolist() == [6, 3, 2, 0]
+    assert seen["header"].tolist() == [6, 3, 2, 0, 0]
     assert seen["token_ids"][:6].tolist() == [11, 12, 13, 21, 31, 32]
     assert seen["positions"][:6].tolist() == [0, 1, 2, 64, 130, 131]
     assert seen["token_sequence"][:6].tolist() == [0, 0, 0, 1, 2, 2]

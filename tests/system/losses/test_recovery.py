@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from numoe.coordinator.machine.model_file import read_spec
 from numoe.v1.placement_pb2 import WORKER_STATE_READY, WORKER_STATE_STUCK, GetPlacementRequest
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.coordinator.commands.terminal_process import OnTerminal
@@ -28,7 +30,7 @@ TOKENS = 50
 @pytest.fixture(scope="module")
 def server(served_model: Path) -> Iterator[ServeProcess]:
     """The last test of this file ends it."""
-    flags = (*SERVE_FLAGS, "--queue-length", "1", "--stuck-seconds", str(STUCK_SECONDS))
+    flags = (*SERVE_FLAGS, "--queue-length", "1", "--stuck-seconds", str(STUCK_SECONDS), "--verify-weights", "0.5")
     with serving(served_model.with_name("log"), str(served_model), *flags) as server:
         yield server
 
@@ -70,6 +72,43 @@ async def test_a_lost_worker_is_replaced_and_every_open_request_goes_on(
     assert await client.tokens(ask(TOKENS)) == before
     assert not set(pids) & set(await client.workers())
     assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+
+
+async def test_a_bit_that_flips_in_weights_is_found_and_the_worker_is_replaced(
+    served_model: Path, server: ServeProcess, client: Client
+) -> None:
+    before, health = await client.tokens(ask(TOKENS)), client.health()
+    await health.becomes(SERVING)
+    spec = read_spec(served_model)
+    with served_model.open("rb") as file:
+        file.seek(spec.token_embedding.offset)
+        rows = file.read(16 * spec.token_embedding.row_bytes)  # which lie in memory as in the file
+    try:
+        assert flip_a_bit_of((await client.workers())[0], rows) > 0
+    except PermissionError:
+        pytest.skip("other processes' memory cannot be written here")
+    await health.becomes(NOT_SERVING)
+    assert "worker 0 died: the weights of the vocabulary changed in memory since they were loaded" in server.log
+    await health.becomes(SERVING)
+    assert await client.tokens(ask(TOKENS)) == before
+
+
+def flip_a_bit_of(pid: int, wanted: bytes) -> int:
+    """Change the last byte of these bytes wherever a process has them in memory of its own; returns how often."""
+    changed = 0
+    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, rights, _, _, inode, *_ = line.split()
+            first, last = (int(end, 16) for end in place.split("-"))
+            if rights.startswith("rw-p") and inode == "0" and last - first < 1 << 30:
+                memory.seek(first)
+                with suppress(OSError):
+                    found = memory.read(last - first).find(wanted)
+                    if found >= 0:
+                        memory.seek(first + found + len(wanted) - 1)
+                        memory.write(bytes([wanted[-1] ^ 1]))
+                        changed += 1
+    return changed
 
 
 async def test_a_stopped_worker_is_shown_as_stuck_and_goes_on_where_it_was(client: Client) -> None:

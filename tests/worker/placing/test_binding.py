@@ -13,6 +13,7 @@ import pytest
 from numoe.model.machine.topology_reading import read_topology
 
 ROOT = Path(__file__).parents[3]
+PATIENCE_SECONDS = 60.0
 TELL = """
 import json, os, threading
 cpus = []
@@ -30,7 +31,7 @@ print(json.dumps({
 
 def run_bound(memory: object, cpus: object, *program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "numoe.worker.placing.binding", str(memory), str(cpus), *program]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
 
 
 def node_and_cpu() -> tuple[int, int]:

@@ -57,10 +57,10 @@ class ShardGroup:
         self.channel, self.processes = channel, processes
         self._number = 0
 
-    def run(self, *chunks: Chunk) -> StepResult:
+    def run(self, *chunks: Chunk, checked: bool = False) -> StepResult:
         """One step; fails the test where the workers do not answer."""
         self._number += 1
-        self.channel.publish(Step(self._number, chunks))
+        self.channel.publish(Step(self._number, chunks, checked))
         result = self.channel.wait(SECONDS)
         assert result is not None, [process.poll() for process in self.processes]
         return result

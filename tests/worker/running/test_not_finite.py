@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from numoe.model.gguf.tensors import TensorType
-from numoe.protos.messages import NOT_DRAWN, Chunk, Sampling, StepResult
+from numoe.protos.messages import NOT_DRAWN, NOWHERE, Chunk, Sampling, StepResult, place_of
 from tests.tiny_model import TinyShape, write_tiny_model
 from tests.worker.running.shard_process import ShardGroup, chunk, read_spec, running_shards
 
@@ -103,3 +103,33 @@ def test_one_infinite_logit_is_enough_whoever_computes_it(
     with running_shards(damaged(TinyShape(), "output.weight", 330, 3e38), ((0,), (0,))) as group:
         for sampling in SAMPLINGS:
             assert group.run(prompt(0, sampling)).token_ids.tolist() == [NOT_DRAWN]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("token_embd.weight", "the attention of layer 0"),  # whose norm squares what is finite still
+        ("blk.0.attn_output.weight", "the attention of layer 0"),
+        ("blk.1.ffn_down_exps.weight", "the feed-forward of layer 1"),
+        ("output.weight", "the output layer"),
+    ],
+)
+def test_a_checked_step_tells_where_numbers_stop_to_be_finite(
+    name: str, place: str, workers: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.gguf"
+    write_tiny_model(path, TinyShape())
+    spec = read_spec(path)
+    tensors = [spec.token_embedding, spec.output]
+    tensors += [getattr(layer, field) for layer in spec.layer_tensors for field in layer.__dataclass_fields__]
+    [tensor] = (one for one in tensors if one is not None and one.name == name)
+    with path.open("r+b") as file:
+        file.seek(tensor.offset)
+        file.write(np.full(int(np.prod(tensor.shape)), 3e38, np.float32).tobytes())
+    with running_shards(path, ((0,),) * workers) as group:
+        asked = chunk(0, (20, 4, 5, 9), (0,), Sampling())
+        plain = group.run(asked)
+        assert (plain.token_ids.tolist(), plain.not_finite) == ([NOT_DRAWN], NOWHERE)
+        checked = group.run(asked, checked=True)
+        assert (checked.token_ids.tolist(), place_of(checked.not_finite)) == ([NOT_DRAWN], place)

@@ -1,4 +1,4 @@
-"""Ends what outlives the coordinator: python -m numoe.coordinator.workers.survivors PID SID
+"""Ends what outlives the coordinator: python -m numoe.coordinator.workers.watching.survivors PID SID
 
 Most of Ray's processes are killed with the one that started them, and workers watch the coordinator themselves. But two
 agents of Ray, orphaned by a kill -9, live on for a minute: they try to tell so to a daemon that is dead as well. So a

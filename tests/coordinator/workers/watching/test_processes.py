@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.workers.processes import WatchedProcesses
+from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.protos.errors import WorkerLost
 
 SELECTABLE = 1024  # select() knows descriptors below

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.workers.experts.moves import make_moves, wanted_moves
+from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.protos.errors import InvalidRequest, PlanError
 from tests.coordinator.workers.holders import SPEC, Holders, whole
 

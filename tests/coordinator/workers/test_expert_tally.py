@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.coordinator.workers.experts import tally as expert_tally
-from numoe.coordinator.workers.experts.tally import ExpertTally
+from numoe.coordinator.workers import expert_tally
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.model.planning.expert_stats import load_stats
 from numoe.protos.errors import SetupError
 from tests.tiny_model import TinyShape, tiny_spec

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from numoe.coordinator.workers.heartbeats import NOTICED_SECONDS, TOLD_SECONDS, Heartbeats
+from numoe.coordinator.workers.watching.heartbeats import NOTICED_SECONDS, TOLD_SECONDS, Heartbeats
 from numoe.protos.profile import BEATS, STATE_WORDS
 
 LOOK_SECONDS = 0.05
