@@ -13,7 +13,9 @@ from numoe.model.planning.plan import ShardPlan
 from tests.coordinator.api.grpc.grpc_serving import FakeWorkers, fake_workers
 
 
-def start_workers(*, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress) -> FakeWorkers:
+def start_workers(
+    *, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress, standby: bool
+) -> FakeWorkers:
     assert spec.output.path.is_file()
     workers = fake_workers()
     workers.shards = plan
