@@ -78,7 +78,8 @@ class ActorGroup:
             self._told.append(os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0))
             told = _path_of(self._told[-1])
             self.handles.append(call_apart(partial(_start_actor, shard, self._placement, told), look))
-        starting = [handle.begin.remote(os.getpid()) for handle in self.handles]
+        files = map(_path_of, self._told)
+        starting = [handle.begin.remote(os.getpid(), path) for handle, path in zip(self.handles, files, strict=True)]
         _await(starting, lambda: self._look_at_start(look))
         self._processes = WatchedProcesses([_result(worker, "starting", one) for worker, one in enumerate(starting)])
 
@@ -98,10 +99,7 @@ class ActorGroup:
             SetupError: a worker cannot become what its assignment says.
             WorkerLost: a worker died.
         """
-        told = map(_path_of, self._told)
-        loading = [
-            handle.load.remote(given, path) for handle, given, path in zip(self.handles, assignments, told, strict=True)
-        ]
+        loading = [handle.load.remote(given) for handle, given in zip(self.handles, assignments, strict=True)]
         _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
@@ -119,7 +117,7 @@ class ActorGroup:
         """What a worker's process told of its end, to follow "died"; "": nothing."""
         try:
             descriptor = self._told[worker].fileno()
-        except ValueError:  # closed, as the group was ended by another thread
+        except (ValueError, IndexError):  # closed, as the group was ended by another thread, or started by others
             return ""
         first = max(0, os.fstat(descriptor).st_size - MOST_TOLD_BYTES)
         return cause_of_death(os.pread(descriptor, MOST_TOLD_BYTES, first).decode(errors="replace"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 from collections.abc import Sequence
+from typing import IO
 
 import ray
 
@@ -18,22 +20,22 @@ from numoe.worker.running.warm import load_code
 class WorkerActor:
     """One worker process."""
 
-    def begin(self, coordinator: int) -> int:
-        """End with the coordinator's process from now on; return the process to watch."""
+    def __init__(self) -> None:
+        self._last_words: IO[str] = sys.stderr  # until `begin`
+
+    def begin(self, coordinator: int, last_words: str) -> int:
+        """End with the coordinator's process from now on, and tell in a file what does; return the process to watch."""
         end_with(coordinator)
+        self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends
+        faulthandler.enable(self._last_words, all_threads=False)
         return os.getpid()
 
     def prepare(self, code: Sequence[str]) -> None:
         """Load the compiled step, and the tiles of what is named as in warm.py, which were compiled before."""
         load_code(code)
 
-    def load(self, assignment: WorkerAssignment, last_words: str) -> ShardReport | str:
-        """Become the ordered shard; return a text where the operator must mend something.
-
-        `last_words`: a file, in which what kills this process is told.
-        """
-        self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends
-        faulthandler.enable(self._last_words, all_threads=False)
+    def load(self, assignment: WorkerAssignment) -> ShardReport | str:
+        """Become the ordered shard; return a text where the operator must mend something."""
         try:
             self._shard = RunningShard(assignment, self._last_words)
             return self._shard.load()

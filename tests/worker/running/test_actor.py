@@ -22,7 +22,7 @@ from pathlib import Path
 from numoe.worker.running.actor import WorkerActor
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + (4 << 30), resource.RLIM_INFINITY))
-print(WorkerActor.__ray_metadata__.modified_class().load(pickle.load(sys.stdin.buffer), "/dev/null"))
+print(WorkerActor.__ray_metadata__.modified_class().load(pickle.load(sys.stdin.buffer)))
 """
 
 
