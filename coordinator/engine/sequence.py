@@ -11,7 +11,7 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -77,8 +77,9 @@ class Sequence:
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._owes_progress = False
-        self._resumed: Resumed | None = None  # told once it is as far again as it was when workers were lost
-        self._lost_at = 0.0
+        self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
+        self._again = 0  # tokens run again since
+        self._resumed: Resumed | None = None  # not delivered yet
         self._experts, self._experts_run = experts, 0
 
     @property
@@ -165,15 +166,16 @@ class Sequence:
 
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
-        if self._resumed is not None:
-            again = self._resumed.tokens + self.tokens_again(tokens)
-            self._resumed = replace(self._resumed, tokens=again, seconds=now - self._lost_at)
+        self._again += self.tokens_again(tokens)
         self.run += tokens
         self._experts_run += experts_run
         if self.run > self.most_run:
             self._owes_progress = self.most_run < self.prompt
             self.most_run = self.run
             self.losses = 0
+            if self._lost is not None:
+                why, at = self._lost
+                self._resumed, self._lost, self._again = Resumed(why, now - at, self._again), None, 0
 
     def note_loss(self, tokens: int) -> None:
         """Workers were lost while they ran so many tokens of it."""
@@ -181,8 +183,8 @@ class Sequence:
 
     def rewind(self, why: str, now: float) -> None:
         """The workers were lost, and with them what was run: all of it is to be run again."""
-        if self._resumed is None:
-            self._resumed, self._lost_at = Resumed(why, 0.0, 0), now
+        if self._lost is None:
+            self._lost = why, now
         self.run = self._experts_run = 0
 
     def count_draw(self, counts: EngineCounts, now: float) -> None:
@@ -216,7 +218,7 @@ class Sequence:
     def deliver(self) -> None:
         """Puts what is owed into the client's mailbox."""
         mailbox = self.generation.mailbox
-        if self._resumed is not None and self.run == self.most_run > 0:
+        if self._resumed is not None:
             mailbox.put_resumed(self._resumed)
             self._resumed = None
         if self._owes_progress:

