@@ -11,6 +11,8 @@ import pytest
 from tests.machines import Machine, write_machine
 from tests.project.rooms import room_of_path
 
+pytest_plugins = ["tests.hung"]
+
 RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
 
 

@@ -23,6 +23,7 @@ from numoe.protos.locality import Locality
 from numoe.protos.messages import StepLimits
 
 ROOT = Path(__file__).parents[3]
+END_SECONDS = 60.0  # of a killed process
 STEP_SECONDS = 120.0  # a step takes milliseconds, and where everything is emulated and shared still less than this
 
 
@@ -66,8 +67,13 @@ class LoadingProcess:
         return found
 
     def close(self) -> None:
+        """End it. Raises TimeoutExpired where the kernel cannot, see tests/hung.py."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.kill()
-        self._process.communicate()
+        self._process.wait(END_SECONDS)
+        self._process.stdin.close()
+        self._process.stdout.close()
 
 
 @contextmanager
