@@ -134,6 +134,14 @@ class WorkerSettings:
     standby: bool = True
     """Keep a spare process beside each worker, of some 250 MB, so that one that is lost is replaced at once."""
 
+    keeper: Literal["auto", "on", "off"] = "auto"
+    """Whether a small process keeps the weights, so that none is read again after a loss. Default: where shared memory
+    gets huge pages, without which decoding is slower; see `numoe doctor`."""
+
+    survive_coordinator: Annotated[float, NOT_NEGATIVE] = 0.0
+    """For how many seconds the keeper stays if this process is killed: the next `numoe serve` of the same model takes
+    the weights over. Not with --keeper off. Default: all ends with it."""
+
     start_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest that starting, compiling and loading may take."""
 
@@ -296,6 +304,8 @@ def check_settings(settings: ServeSettings) -> None:
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
         )
     expert_reduction(settings.engine)
+    if settings.workers.survive_coordinator and settings.workers.keeper == "off":
+        raise SetupError("--survive-coordinator needs a keeper, and --keeper is off: leave one of them away")
     for address in (settings.listen.address, http_address(settings.listen)):
         if address and not settings.listen.insecure and not is_loopback(address):
             raise SetupError(

@@ -1,4 +1,4 @@
-"""Folders of this user that several processes agree on: the cache.
+"""Folders of this user that several processes agree on: the cache, and where sockets are while something runs.
 
 A folder in which others could write is none of these: what is compiled, or measured, and kept there is believed.
 """
@@ -22,6 +22,14 @@ def cache_folder() -> Path:
     for base in (_from_root("XDG_CACHE_HOME"), _home_cache()):
         if base is not None and _can_be_made(base / "numoe"):
             return base / "numoe"
+    return Path(tempfile.gettempdir()) / f"numoe-{os.geteuid()}"
+
+
+def runtime_folder() -> Path:
+    """$XDG_RUNTIME_DIR/numoe, or a folder of ours in the temporary one; nothing is made."""
+    base = _from_root("XDG_RUNTIME_DIR")
+    if base is not None and _can_be_made(base / "numoe"):
+        return base / "numoe"
     return Path(tempfile.gettempdir()) / f"numoe-{os.geteuid()}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -80,9 +82,14 @@ def _run_experts(spec: ModelSpec, settings: ServeSettings) -> int | None:
     return reduction.fewest if reduction.threshold == 1.0 else None
 
 
-def plan_this_machine(spec: ModelSpec, settings: ServeSettings) -> ShardPlan:
-    """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory."""
-    topology = read_topology()
+def plan_this_machine(
+    spec: ModelSpec, settings: ServeSettings, kept: Mapping[int, int] = MappingProxyType({})
+) -> ShardPlan:
+    """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory.
+
+    `kept`: bytes of the model's weights that are in memory already, by node.
+    """
+    topology = read_topology().with_room(kept)
     shards = decide_plan(spec, topology, settings).plan
     limits = step_limits(settings.engine, spec.context_length)
     types = kv_types(settings.engine)

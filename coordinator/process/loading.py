@@ -14,6 +14,7 @@ from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.workers.keeping import wanted_keeping
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes
 
@@ -25,11 +26,19 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
     """
     # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
     spec, tokenizer, template = read_model(path, settings)
-    plan = plan_this_machine(spec, settings)
+    keeping = wanted_keeping(spec, settings.workers)
+    kept = keeping.adopt() if keeping else {}
+    plan = plan_this_machine(spec, settings, kept)
     from numoe.coordinator.workers.starting import start_workers
 
-    standby = settings.workers.standby
-    workers = start_workers(spec=spec, plan=plan, settings=settings, progress=progress, standby=standby)
+    workers = start_workers(
+        spec=spec,
+        plan=keeping.owners(plan) if keeping else plan,
+        settings=settings,
+        progress=progress,
+        standby=settings.workers.standby,
+        keeping=keeping,
+    )
     timeout = settings.workers.step_timeout_seconds
     experts = routed_experts(spec)
     engine = Engine(workers, tokenizer, settings.engine, experts=experts, step_timeout_seconds=timeout)

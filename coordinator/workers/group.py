@@ -27,6 +27,7 @@ from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
+from numoe.coordinator.workers.keeping import Keeping
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.coordinator.workers.ray_node import RayNode
@@ -52,11 +53,19 @@ class HostGroup:
     """Implements Workers (placement.py): the executor of the engine's steps."""
 
     def __init__(
-        self, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, node: RayNode | None, *, standby: bool = False
+        self,
+        spec: ModelSpec,
+        plan: ShardPlan,
+        settings: ServeSettings,
+        node: RayNode | None,
+        *,
+        standby: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         """`node`: Ray, started for this group, which ends it; None: there was a Ray before, whose life is another's.
 
         With `standby`, for which Ray must have room, the processes of the next group are started beside those of this.
+        With `keeping`, which this group ends, the next group finds the weights of this.
         """
         self._spec, self._plan, self._settings, self._node = spec, plan, settings, node
         self._keep_logs = False  # of Ray's session: something went wrong that they may explain
@@ -67,6 +76,7 @@ class HostGroup:
         self._closing, self._closed = Event(), False
         self._started: StartedWorkers | None = None
         self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
+        self._keeping, self._computed = keeping, True  # whether the workers have computed a step
         self._losses = 0  # how often all workers were given up as one was lost
 
     # ---- from start to end
@@ -84,6 +94,8 @@ class HostGroup:
         kept, self._keep_logs = self._keep_logs, True
         seconds = self._settings.workers.start_timeout_seconds
         end = time.monotonic() + seconds
+        if self._keeping:
+            self._keeping.start(self._plan)
         channel = open_channel(self._spec, self._plan, self.limits)
         waiting = self._standby.take(lambda: self._look_at_standby(progress)) if self._standby else None
         actors = waiting or self._new_actors()
@@ -97,13 +109,16 @@ class HostGroup:
 
         if waiting is None:
             actors.start(lambda: look("starting"))
-        assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor)
+        keeper = self._keeping.socket if self._keeping else None
+        assignments = assignments_of(self._spec, self._plan, self.limits, self._settings, channel.descriptor, keeper)
         reports = actors.load(assignments, lambda: look("loading"))
         states = [channel.part(shard.worker, "profile_state") for shard in self._plan.shards]
         beats = Heartbeats(states, time.monotonic())
         self._started = replace(started, reports=tuple(reports), ready_at=time.time(), heartbeats=beats)
         for shard, report in zip(self._plan.shards, reports, strict=True):
             log_binding(shard, report.locality)
+            if report.kept_bytes:
+                _log.info("weights_taken_up", worker=shard.worker, bytes=report.kept_bytes)
         self._keep_logs = kept
         if self._standby:
             self._standby.begin()
@@ -122,6 +137,9 @@ class HostGroup:
 
         with self._changing:
             self._losses += 1
+            if self._keeping and not self._computed:  # the weights may be what the workers died of
+                self._keeping.distrust()
+            self._computed = False
             node, started = self._node, self._started
             lost = node is not None and node.lost() is not None
             if started is not None and not lost:
@@ -143,6 +161,8 @@ class HostGroup:
             _log.error("ray_does_not_answer", seconds=CLOSE_SECONDS)
             if started is not None:
                 started.actors.end()
+            if self._keeping:
+                self._keeping.end()
             return  # to what ends this process; all others end with it
         try:
             self._close()
@@ -164,6 +184,8 @@ class HostGroup:
         self._end()
         if self._standby:
             self._standby.drop(give_back=self._node is None)
+        if self._keeping:
+            self._keeping.end()
         self._tally.close()
 
     def _end(self) -> None:
@@ -199,6 +221,7 @@ class HostGroup:
         while True:
             result = channel.wait(WATCH_SECONDS)
             if result is not None:
+                self._computed = True
                 self._tally.after_step(channel.expert_hits)
                 return result
             self.check()
@@ -300,6 +323,8 @@ class HostGroup:
                 experts = list(self._plan.experts)
                 experts[move.layer] = after
                 self._plan = replace(self._plan, experts=tuple(experts))  # what a restart will load
+                if self._keeping:
+                    self._keeping.keep_owners(move.layer, after)
 
             timeout = self._settings.workers.step_timeout_seconds
             look = partial(self._refuse_lost, started)

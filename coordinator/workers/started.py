@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,14 @@ def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepCh
 
 
 def assignments_of(
-    spec: ModelSpec, plan: ShardPlan, limits: StepLimits, settings: ServeSettings, arena: int
+    spec: ModelSpec,
+    plan: ShardPlan,
+    limits: StepLimits,
+    settings: ServeSettings,
+    arena: int,
+    keeper: Path | None,
 ) -> list[WorkerAssignment]:
-    """What each worker is told to become. `arena`: the descriptor of the arena, in this process."""
+    """What each worker is told to become. `arena`: its descriptor, in this process; `keeper`: its socket."""
     return [
         WorkerAssignment(
             worker=shard.worker,
@@ -109,6 +115,7 @@ def assignments_of(
             hadamard=settings.engine.k_cache_hadamard,
             lock_weights=settings.workers.mlock,
             packed=settings.model.packed and settings.model.packed.absolute(),
+            keeper=keeper,
             verify_seconds=settings.workers.verify_weights,
         )
         for shard in plan.shards

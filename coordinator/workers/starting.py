@@ -20,6 +20,7 @@ from numoe.coordinator.programs import last_line, open_errors, python_command
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.keeping import Keeping, wanted_keeping
 from numoe.coordinator.workers.started import tile_types
 from numoe.coordinator.workers.watching.survivors import start_watching
 from numoe.model.architectures.spec import ModelSpec
@@ -30,17 +31,25 @@ POLL_SECONDS = 0.1  # between two looks at the compiling process
 
 
 def start_workers(
-    *, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress, standby: bool = False
+    *,
+    spec: ModelSpec,
+    plan: ShardPlan,
+    settings: ServeSettings,
+    progress: LoadProgress,
+    standby: bool = False,
+    keeping: Keeping | None = None,
 ) -> HostGroup:
     """Start Ray, compile what is not in the cache yet, and load a worker per shard.
 
-    With `standby`, a process for each is kept beside it.
+    With `standby`, a process for each is kept beside it. `keeping`: of weights that there are before; None: there are
+    none, and whether a keeper is started the settings say.
 
     Raises:
         SetupError: a worker cannot become what the plan says; the message tells why.
         ServiceError: the workers did not start in time.
     """
     refuse_other_machine(platform.machine())
+    keeping = keeping or wanted_keeping(spec, settings.workers)
     node = None if ray.is_initialized() else RayNode(_units(plan, 2.0 if standby else 1.0))
     if node is not None:
         start_watching()
@@ -50,7 +59,8 @@ def start_workers(
             if node is not None:
                 node.start(lambda: progress("starting", 0, 0))
             warming.wait_for(settings.workers.start_timeout_seconds, progress)
-            group = HostGroup(spec, plan, settings, node, standby=standby and node is not None)
+            spare = standby and node is not None
+            group = HostGroup(spec, plan, settings, node, standby=spare, keeping=keeping)
             try:
                 group.start(progress)
             except BaseException:

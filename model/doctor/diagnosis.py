@@ -14,6 +14,7 @@ from numoe.model.doctor.linux_settings import (
     check_hardware_threads,
     check_huge_pages,
     check_reclaim,
+    check_shared_pages,
     check_swap,
 )
 from numoe.model.doctor.measured_bandwidth import check_local, check_remote, check_speed
@@ -61,6 +62,7 @@ def diagnose(
     needs: Needs | None = None,
     bandwidth: Bandwidth | None = None,
     trial: PolicyTrial | None = None,
+    shared_pages: bool | None = None,
 ) -> tuple[Finding, ...]:
     """Make every check, in the order in which a person would look.
 
@@ -70,12 +72,18 @@ def diagnose(
         needs: None leaves out what needs a model.
         bandwidth: None leaves out what needs a measurement.
         trial: what came of trying the memory policies; None in a copied tree.
+        shared_pages: whether shared memory got huge pages in a trial; None in a copied tree.
     """
-    return tuple(_findings(root, topology, needs or Needs(), bandwidth, trial))
+    return tuple(_findings(root, topology, needs or Needs(), bandwidth, trial, shared_pages))
 
 
 def _findings(
-    root: Path, topology: Topology, needs: Needs, bandwidth: Bandwidth | None, trial: PolicyTrial | None
+    root: Path,
+    topology: Topology,
+    needs: Needs,
+    bandwidth: Bandwidth | None,
+    trial: PolicyTrial | None,
+    shared_pages: bool | None,
 ) -> Iterator[Finding]:
     yield from check_sockets(topology)
     yield from check_memory_of_nodes(topology)
@@ -86,6 +94,7 @@ def _findings(
     yield from check_policies(root, topology, trial)
     yield from check_balancing(topology, policies_refused(root, trial))
     yield from check_huge_pages(root)
+    yield from check_shared_pages(root, shared_pages)
     yield from check_frequency(root)
     yield from check_reclaim(root, topology)
     yield from check_swap(root)

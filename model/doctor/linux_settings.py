@@ -8,6 +8,7 @@ from pathlib import Path
 
 from numoe.model.doctor.finding import Finding
 from numoe.model.machine.linux_files import chosen, meminfo_bytes, read_number, read_text
+from numoe.model.machine.shared_pages import GIVEN_AT_TOUCH, shared_setting
 from numoe.model.machine.topology import Topology
 
 MEBIBYTE, GIBIBYTE = 1 << 20, 1 << 30
@@ -49,6 +50,22 @@ def check_huge_pages(root: Path) -> Iterator[Finding]:
         yield Finding("note", subject, found, "part of the weights may lie on 4 KiB pages", f"{remedy}/defrag")
     else:
         yield Finding("ok", subject, f"transparent huge pages: {enabled}, defrag {defrag}")
+
+
+def check_shared_pages(root: Path, given: bool | None) -> Iterator[Finding]:
+    """Check whether weights that outlive their worker lie on huge pages; `given`: what a trial says, None: no trial."""
+    subject, setting = "kept weights", shared_setting(root)
+    if given or setting in GIVEN_AT_TOUCH:
+        how = "at once" if setting in GIVEN_AT_TOUCH else "on demand (MADV_COLLAPSE)"
+        yield Finding("ok", subject, f"shared memory gets huge pages {how}; shmem_enabled is {setting}")
+    elif given is not None:
+        yield Finding(
+            "note",
+            subject,
+            f"shared memory gets no huge pages: shmem_enabled is {setting}, and asking for them is refused",
+            "no keeper is started (--keeper on does): a worker that is lost reads its weights again",
+            f"echo advise > /{THP}/shmem_enabled",
+        )
 
 
 def check_reclaim(root: Path, topology: Topology) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ CPUs and nodes that the process may not use (CPU affinity, cgroup cpuset, a memo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy
@@ -79,6 +79,12 @@ class Topology:
         """How far one node's memory is from another's cores, 10 for a node's own."""
         order = [node.id for node in self.nodes]
         return self.node(from_id).distances[order.index(to_id)]
+
+    def with_room(self, kept: Mapping[int, int]) -> Topology:
+        """As if so many bytes of each node that are in use were available."""
+        nodes = [replace(node, available_bytes=node.available_bytes + kept.get(node.id, 0)) for node in self.nodes]
+        left = None if self.memory_left is None else self.memory_left + sum(kept.values())
+        return replace(self, nodes=tuple(nodes), memory_left=left)
 
     def restricted(self, cpus: Collection[int] | None, memory: Collection[int] | None) -> Topology:
         """What is left if only these CPUs, and the memory of these nodes, may be used; None: all that may be now."""

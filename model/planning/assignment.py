@@ -34,6 +34,7 @@ class WorkerAssignment:
     hadamard: bool = False  # spread queries and keys over all dimensions of a head
     lock_weights: bool = False  # in memory, so that they are never swapped out
     packed: Path | None = None  # a folder of panels to load instead of the model's file
+    keeper: Path | None = None  # the socket of who keeps the weights beyond this worker; None: they end with it
     verify_seconds: float | None = None  # for a walk that compares weights with digests of them; None: there is none
 
     @property

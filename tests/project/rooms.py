@@ -19,6 +19,7 @@ PLANNED = (
 ROOMS: Mapping[str, tuple[str, ...]] = {
     SCHEMAS: (),
     "protos": (),
+    "keeper": (),
     "model/gguf": ("protos",),
     "model/text": ("protos",),
     "model/machine": ("protos",),
@@ -37,9 +38,9 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "kernels/experts": ("kernels", "kernels/cpu", "kernels/threads", "kernels/weights", "kernels/matmul"),
     "kernels/step": ("kernels", "kernels/*"),
     "worker/placing": ("kernels/cpu", "kernels/threads", "model/machine", "model/planning", "protos"),
-    "worker/loading": ("worker/placing", "kernels", "kernels/weights", "model/packed", *PLANNED),
+    "worker/loading": ("worker/placing", "keeper", "kernels", "kernels/weights", "model/packed", *PLANNED),
     "worker/packing": ("worker/loading", "kernels/cpu", "kernels/weights", "model/packed", *PLANNED),
-    "worker/running": ("worker/placing", "worker/loading", "kernels", "kernels/*", *PLANNED),
+    "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
@@ -48,6 +49,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/profiling": ("model/machine", *PLANNED),
     "coordinator/workers/watching": ("coordinator", "protos"),
     "coordinator/workers": (
+        "keeper",
         "coordinator",
         "coordinator/engine",
         "coordinator/profiling",

@@ -18,6 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from numoe.coordinator.workers.ray_node import SESSIONS
+from numoe.keeper import process as keeper
 from tests.log_lines import read_log
 
 NUMOE = str(Path(sys.executable).with_name("numoe"))
@@ -91,6 +92,11 @@ class ServeProcess:
             shared_memory=self._shared_memory,
             port=int(self.address.rpartition(":")[2]),
         )
+
+    def keeper(self) -> psutil.Process:
+        """The process that keeps the weights."""
+        [found] = [one for one in psutil.Process(self.process.pid).children() if keeper.__file__ in one.cmdline()]
+        return found
 
     @property
     def log(self) -> str:

@@ -45,17 +45,25 @@ def layer_rows(
     yield "down", tensors.down, shard.width_rows if by_row else Range(0, spec.width)
 
 
-def arrange(spec: ModelSpec, plan: ShardPlan, shard: Shard) -> Arrangement:
-    """Lay out one worker's memory."""
+def arrange(
+    spec: ModelSpec, plan: ShardPlan, shard: Shard, held: Sequence[Sequence[int] | None] | None = None
+) -> Arrangement:
+    """Lay out one worker's memory.
+
+    `held`: [L] the whole experts that lie in it, of layers that are not split by row; None: those that the plan gives.
+    """
     arranger = _Arranger(spec)
-    layer_bytes = []
+    layer_bytes, first_experts = [], []
     for layer, (tensors, owners) in enumerate(zip(spec.layer_tensors, plan.experts, strict=True)):
         start = arranger.used
         arranger.layer(layer, {name: (tensor, rows) for name, tensor, rows in layer_rows(tensors, spec, shard, owners)})
         arranger.layers[layer]["whole"] = owners is not None
-        held = range(spec.experts) if owners is None else owners.held_by(shard.worker)
-        arranger.experts_of(layer, held, apart=owners is not None)
+        some = held[layer] if held else None if owners is None else owners.held_by(shard.worker)
+        first_experts.append(arranger.used)
+        arranger.experts_of(layer, range(spec.experts) if some is None else some, apart=owners is not None)
         layer_bytes.append(Range(start, arranger.used))
+        if some is None:
+            first_experts[layer] = arranger.used
     arranger.matrix([arranger.head[0]], [spec.output], shard.vocabulary, arranger.others[-1:].reshape(1, 1), (0,))
     start = arranger.used
     arranger.rows(spec.token_embedding, shard.vocabulary)
@@ -68,6 +76,7 @@ def arrange(spec: ModelSpec, plan: ShardPlan, shard: Shard) -> Arrangement:
         tuple(arranger.blocks),
         Range(start, arranger.used),
         tuple(layer_bytes),
+        tuple(first_experts),
         arranger.used,
     )
 

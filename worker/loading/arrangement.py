@@ -56,6 +56,7 @@ class Arrangement:
     blocks: tuple[Block, ...]  # the same, from a packed folder
     embedding: Range  # bytes of the embedding rows
     layer_bytes: tuple[Range, ...]  # [L] of each layer
+    first_experts: tuple[int, ...]  # [L] where all of a layer that is no whole expert ends
     bytes: int
 
     def place_at(self, address: int) -> None:

@@ -17,6 +17,7 @@ from numoe.worker.loading.arrangement import Arrangement, head_rows
 from numoe.worker.loading.files import Files
 from numoe.worker.loading.gguf_source import GgufSource
 from numoe.worker.loading.packed_source import PackedSource
+from numoe.worker.loading.weight_memory import WeightMemory
 from numoe.worker.placing.memory import allocate
 
 
@@ -28,6 +29,7 @@ class LoadedWeights:
     output_norm: NDArray[np.float32]  # [D]
     memory: NDArray[np.uint8]
     vectors: list[NDArray[np.float32]]
+    written_before: bool = False  # the memory had been, and was not read from a file
 
     @property
     def embedding(self) -> NDArray[np.uint8]:  # [v * row bytes]
@@ -64,8 +66,11 @@ def load_weights(
     threads: int,
     report: Callable[[int], None],
     packed: Path | None = None,
+    place: WeightMemory | None = None,
 ) -> LoadedWeights:
     """Read a shard as it was arranged; `report` receives the bytes of each piece when it is done.
+
+    Where the memory has been written before, norms and biases alone are read, some megabytes.
 
     Args:
         spec: the model.
@@ -74,13 +79,14 @@ def load_weights(
         threads: that compute on this worker's CPUs.
         report: may be called from any thread, one at a time.
         packed: the folder of panels to read; None: the model's files are read and packed.
+        place: gives the memory; None: it is this process's own.
 
     Raises:
         ModelFileError: it is not the file that the model was planned by, or was written to meanwhile, or a weight is
             infinite or no number, or a packed folder is damaged.
         OSError: it cannot be read.
     """
-    memory = allocate(arranged.bytes)
+    memory, written = place.load(arranged.bytes, threads) if place else (allocate(arranged.bytes), False)
     arranged.place_at(memory.ctypes.data)
     files = Files(spec.files)
     vectors = []
@@ -91,11 +97,16 @@ def load_weights(
             for field, values in _layer_vectors(source, tensors, spec, shard):
                 record[field] = values.ctypes.data if values.size else 0
                 vectors.append(values)
-        source.fill(memory, arranged, threads, report)
+        if written:
+            report(arranged.bytes)
+        else:
+            source.fill(memory, arranged, threads, report)
         files.check()
     finally:
         files.close()
-    return LoadedWeights(arranged, output_norm, memory, vectors)
+    if place and not written:
+        place.loaded()
+    return LoadedWeights(arranged, output_norm, memory, vectors, written)
 
 
 def _layer_vectors(

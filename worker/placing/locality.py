@@ -21,7 +21,7 @@ from numoe.model.machine.threads import thread_cpus
 from numoe.model.planning.plan import Shard
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import CPUS, INTERLEAVED, MEMORY, NONE, Locality, NodeBytes, total
-from numoe.worker.placing.memory import HUGE_PAGE
+from numoe.protos.mapping import HUGE_PAGE
 from numoe.worker.placing.pages import REFUSED, MemoryRange, count_bytes, move_to
 
 SETTING = "--allow-remote-memory"

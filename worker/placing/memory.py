@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from numoe.model.machine.memory_lock import lock_limit, refusal
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import PAGE
-from numoe.protos.mapping import map_memory
+from numoe.protos.mapping import HUGE_PAGE, map_memory
 
-HUGE_PAGE = 2 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.architectures.spec import ModelSpec
+from numoe.protos.locality import PAGE
 from numoe.worker.loading.expert_block import ExpertBlock, expert_block
 from numoe.worker.loading.loader import LoadedWeights
+from numoe.worker.loading.weight_memory import WeightMemory
 from numoe.worker.placing.locality_now import LocalityNow
-from numoe.worker.placing.memory import allocate, give_back
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.verifying import Verifier
 
@@ -37,18 +38,29 @@ class HeldExperts:
         self,
         spec: ModelSpec,
         loaded: LoadedWeights,
+        place: WeightMemory,
         transfer: Bytes,
         locality: LocalityNow,
         keep: Callable[[list[Bytes]], None] | None = None,
     ) -> None:
-        """`keep`: what is done with memory that an expert came to lie in, such as locking it."""
+        """`place` gave the memory of what was loaded. `keep`: what is done with memory that an expert came to lie in,
+        such as locking it.
+
+        Raises:
+            SetupError: the pages of an expert that came before are on another node, and cannot be moved, or locked.
+        """
         self._tables, self._memory, self._transfer = loaded.arranged.experts, loaded.memory, transfer
-        self._locality, self._keep = locality, keep
+        self._place, self._locality, self._keep = place, locality, keep
         self.verifier: Verifier | None = None  # told of experts that come and go
         self._blocks: Sequence[ExpertBlock] = [expert_block(tensors, spec) for tensors in spec.layer_tensors]
         self._arrived: dict[tuple[int, int], Bytes] = {}
         self._arriving: dict[tuple[int, int], Bytes] = {}
         self._given_back = 0
+        for layer, expert in place.left:
+            self._given_back += self._blocks[layer].bytes // PAGE * PAGE
+            self._tables[layer, :, expert] = 0
+        for (layer, expert), block in place.came.items():
+            self._hold(layer, expert, block)
 
     @property
     def bytes(self) -> int:
@@ -74,12 +86,18 @@ class HeldExperts:
         """
         size = self._blocks[layer].bytes
         if first == 0:
-            self._arriving[layer, expert] = allocate(size)
+            self._arriving[layer, expert] = self._place.expert(layer, expert, size)
         block = self._arriving[layer, expert]
         _copy(block[first : first + count], self._transfer[:count])
         if first + count < size:
             return False
         del self._arriving[layer, expert]
+        self._hold(layer, expert, block)
+        self._place.expert_came(layer, expert)
+        self._keep_digests()
+        return True
+
+    def _hold(self, layer: int, expert: int, block: Bytes) -> None:
         if self._keep is not None:
             self._keep([block])
         self._locality.arrive(layer, expert, range_of(block))
@@ -87,19 +105,24 @@ class HeldExperts:
         self._tables[layer, :, expert] = self._blocks[layer].addresses(block.ctypes.data)
         if self.verifier is not None:
             self.verifier.add(expert_name(layer, expert), block)
-        return True
 
     def drop(self, layer: int, expert: int) -> None:
         """Give the memory of an expert back; no step may use it any more."""
         block = self.block(layer, expert)
         if self.verifier is not None:
             self.verifier.remove(expert_name(layer, expert))
+        self._keep_digests()
         self._tables[layer, :, expert] = 0
         if self._arrived.pop((layer, expert), None) is not None:
             self._locality.leave(layer, expert)
+            self._place.expert_left(layer, expert)
         else:  # a part of what was loaded at once
             with self._locality.changing(layer, range_of(block)):
-                self._given_back += give_back(block)
+                self._given_back += self._place.loaded_expert_left(layer, expert, block)
+
+    def _keep_digests(self) -> None:
+        if self.verifier is not None:
+            self._place.keep_digests(self.verifier.digests)
 
     def held(self, layer: int) -> list[int]:
         """The experts of a layer that are held."""

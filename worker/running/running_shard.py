@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.keeper.client import KeeperClient
 from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
@@ -21,7 +22,9 @@ from numoe.protos.arena import DONE, FAILED, LOADING, READY, STEP
 from numoe.protos.last_words import FAILED_LINE
 from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
+from numoe.worker.loading.kept_memory import KeptMemory
 from numoe.worker.loading.loader import load_weights
+from numoe.worker.loading.weight_memory import PrivateMemory, WeightMemory, held_apart
 from numoe.worker.placing.locality import ShardMemory, look, settle
 from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, lock, map_arena
@@ -30,7 +33,7 @@ from numoe.worker.running.held_experts import HeldExperts, expert_name
 from numoe.worker.running.step_memory import memory_of, profile_states, step_input
 from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
 from numoe.worker.running.team import ThreadTeam
-from numoe.worker.running.verifying import Verifier
+from numoe.worker.running.verifying import Verifier, WeightsChanged
 
 _EXIT_FAILED = 70  # as sysexits.h: internal software error
 _FILL_BYTES = 64 << 20
@@ -42,6 +45,7 @@ class ShardReport:
 
     pid: int
     weight_bytes: int
+    kept_bytes: int  # of them, what had not to be read, as the worker before left it in the keeper's hands
     kv_bytes: int
     locality: Locality
     cpus: tuple[tuple[int, ...], ...]  # per computing thread: where the kernel lets it run
@@ -81,10 +85,13 @@ class RunningShard:
         first, last = self._layout.parts[assignment.worker]
         self._part = self._arena[first:last]
         self._part[::PAGE] |= 0  # touched now, as the KV cache is below
-        arranged = arrange(assignment.spec, assignment.plan, shard)
-        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         threads = len(set(shard.cpus))
-        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count, assignment.packed)
+        self._place = weight_memory(assignment, threads)
+        arranged = arrange(assignment.spec, assignment.plan, shard, self._place.held)
+        self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
+        self._weights = load_weights(
+            assignment.spec, shard, arranged, threads, self._count, assignment.packed, self._place
+        )
         if assignment.lock_weights:
             self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])
         self._kv = allocate(kv_bytes(assignment))
@@ -112,9 +119,14 @@ class RunningShard:
         self._locality = LocalityNow(found, shard, assignment.allow_remote_memory)
         transfer = self._layout.view(self._arena, "transfer")
         keep = self._lock if assignment.lock_weights else None
-        self.experts = HeldExperts(assignment.spec, self._weights, transfer, self._locality, keep)
+        self.experts = HeldExperts(assignment.spec, self._weights, self._place, transfer, self._locality, keep)
+        for layer, wanted in enumerate(held_apart(assignment.plan, assignment.worker)):
+            for expert in [] if wanted is None else set(self.experts.held(layer)).difference(wanted):
+                self.experts.drop(layer, expert)  # of a move that whoever began it could not end
         if assignment.verify_seconds is not None:
-            verifier = Verifier(self._parts(), assignment.verify_seconds, self._is_idle, self._fail)
+            known = self._place.digests
+            verifier = Verifier(self._parts(), assignment.verify_seconds, self._is_idle, self._fail, known)
+            self._place.keep_digests(verifier.digests)
             self.experts.verifier = verifier
             verifier.start()
         self._state[0] = READY
@@ -123,12 +135,11 @@ class RunningShard:
     def _parts(self) -> dict[str, NDArray[np.uint8]]:
         """All weights, by what they are: whole experts singly, as they may go."""
         weights, parts = self._weights, {"the vocabulary": self._weights.vocabulary_memory}
-        for layer, owners in enumerate(self.assignment.plan.experts):
-            memory = weights.layer_memory(layer)
-            held = {} if owners is None else {one: self.experts.block(layer, one) for one in self.experts.held(layer)}
-            first = min((block.ctypes.data - memory.ctypes.data for block in held.values()), default=memory.size)
-            parts[f"layer {layer}"] = memory[:first]
-            parts |= {expert_name(layer, expert): block for expert, block in held.items()}
+        arranged = weights.arranged
+        for layer, (held, first) in enumerate(zip(self._place.held, arranged.first_experts, strict=True)):
+            parts[f"layer {layer}"] = weights.memory[arranged.layer_bytes[layer].start : first]
+            for expert in () if held is None else self.experts.held(layer):
+                parts[expert_name(layer, expert)] = self.experts.block(layer, expert)
         return parts
 
     def _is_idle(self) -> bool:
@@ -153,6 +164,7 @@ class RunningShard:
         return ShardReport(
             pid=os.getpid(),
             weight_bytes=self._weights.memory.size + self.experts.bytes,
+            kept_bytes=self._weights.memory.size if self._weights.written_before else 0,
             kv_bytes=self._kv.size,
             locality=locality,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
@@ -177,11 +189,24 @@ class RunningShard:
     def _fail(self, error: BaseException) -> None:
         """End every wait of the group, and this process: the coordinator is to notice that a computing thread broke."""
         self._state[0] = FAILED
+        if isinstance(error, WeightsChanged):
+            self._place.distrust()  # or the next worker would take the same up
         traceback.print_exception(error)
         self._last_words.write(f"{FAILED_LINE}{error or type(error).__name__}\n")
         self._last_words.flush()
         self._team.abort()
         os._exit(_EXIT_FAILED)
+
+
+def weight_memory(assignment: WorkerAssignment, threads: int) -> WeightMemory:
+    """Where a worker's weights are to lie.
+
+    Pages that lie on several nodes in turn are not kept: the kernel chooses a node for each huge page of shared memory
+    by its first small one, whose turn is always the same.
+    """
+    if assignment.keeper is None or assignment.shard.spread is not None:
+        return PrivateMemory(assignment.plan, assignment.worker)
+    return KeptMemory(KeeperClient(assignment.keeper), assignment.spec, assignment.plan, assignment.worker, threads)
 
 
 def end_with(pid: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import numpy as np
 from blake3 import blake3
@@ -35,19 +36,21 @@ class Verifier:
         seconds: float,
         idle: Callable[[], bool],
         fail: Callable[[BaseException], None],
+        known: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
-        """Take the digests.
+        """Take the digests of parts that have none.
 
         Args:
             parts: weights that nobody writes any more.
             seconds: that a walk over all of them takes at least.
             idle: whether nothing is computed now.
             fail: told WeightsChanged.
+            known: digests of parts, taken when these had been loaded.
         """
         self._seconds, self._idle, self._fail = seconds, idle, fail
         self._lock = threading.Lock()
         with ThreadPoolExecutor() as pool:  # hashing leaves the GIL free
-            digests = list(pool.map(_digest, parts.values()))
+            digests = list(pool.map(lambda name: known.get(name) or _digest(parts[name]), parts))
         self._parts = {name: (part, digest) for (name, part), digest in zip(parts.items(), digests, strict=True)}
         self._over = threading.Event()
 
@@ -58,6 +61,12 @@ class Verifier:
     def stop(self) -> None:
         """Walk no more."""
         self._over.set()
+
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """Of every part, by name."""
+        with self._lock:
+            return {name: digest for name, (_, digest) in self._parts.items()}
 
     def add(self, name: str, part: Bytes) -> None:
         """A part has come."""

@@ -12,6 +12,7 @@ from numoe.model.doctor.linux_settings import (
     check_hardware_threads,
     check_huge_pages,
     check_reclaim,
+    check_shared_pages,
     check_swap,
 )
 from numoe.model.machine.topology_reading import read_topology
@@ -58,6 +59,24 @@ def test_huge_pages_must_be_given_on_request(root: Path, enabled: str, defrag: s
     write(root, f"{THP}/defrag", defrag)
     [(found, _)] = said(check_huge_pages(root), "huge pages")
     assert found == level
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "level"),
+    [
+        ("always within_size [advise] never deny force", None, "ok"),
+        ("always within_size [advise] never deny force", True, "ok"),
+        ("always within_size advise [never] deny force", True, "ok"),
+        ("always within_size advise [never] deny force", False, "note"),
+        ("always within_size advise [never] deny force", None, None),
+        ("always within_size advise never [deny] force", False, "note"),
+        ("", True, "ok"),
+        ("", False, "note"),
+    ],
+)
+def test_kept_weights_want_huge_pages(root: Path, setting: str, given: bool | None, level: str | None) -> None:
+    write(root, f"{THP}/shmem_enabled", setting)
+    assert [finding.level for finding in check_shared_pages(root, given)] == [level] * (level is not None)
 
 
 def test_zone_reclaim_matters_between_nodes(root: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SERVE_FLAGS = (
 LONG_STOPS = tuple(f"{letter * 200}</tool_call>" for letter in "abc")  # as long as a tool's call, and never drawn
 
 
-def requests() -> list[GenerateRequest]:
+def requests(scale: float = 1.0) -> list[GenerateRequest]:
     """Prompts of one token to many chunks, greedy and drawn, with penalties and stop strings, in one order."""
     samplings = (
         Sampling(),
@@ -36,8 +36,13 @@ def requests() -> list[GenerateRequest]:
     )
     made = []
     for index in range(STREAMS):
-        prompt = [(7 * index + 3 * place) % SHAPE.vocabulary for place in range((1, 20, 300, 1500)[index % 4])]
-        stopping = Stopping(max_tokens=300 + 20 * index, ignore_eos=True, stop=LONG_STOPS if index % 3 == 0 else ())
+        prompt = [
+            (7 * index + 3 * place) % SHAPE.vocabulary
+            for place in range(1 + int(scale * (0, 19, 299, 1499)[index % 4]))
+        ]
+        stopping = Stopping(
+            max_tokens=int(scale * (300 + 20 * index)), ignore_eos=True, stop=LONG_STOPS if index % 3 == 0 else ()
+        )
         sampling = samplings[index // 4]
         ids = TokenIds(ids=prompt)
         response = ResponseOptions(logprobs=True)
@@ -97,6 +102,7 @@ class Report:
     idle: int = 0  # losses while no stream was at work
     before: Holdings | None = None
     after: Holdings | None = None
+    log: str = ""  # the service's
 
     def __str__(self) -> str:
         pauses = sorted(self.pauses) or [float("nan")]
@@ -113,8 +119,11 @@ class Report:
 class Campaign:
     """Rounds of all requests at once, with one loss in each."""
 
-    def __init__(self, server: ServeProcess, client: Client, seed: int = 0, *, rested: bool = False) -> None:
-        """`rested`: each loss waits until spare processes are there again."""
+    def __init__(
+        self, server: ServeProcess, client: Client, seed: int = 0, *, rested: bool = False, scale: float = 1.0
+    ) -> None:
+        """`rested`: each loss waits until spare processes are there again. `scale`: of prompts and answers."""
+        self._requests = requests(scale)
         self._server, self._client, self._random, self._rested = server, client, random.Random(seed), rested
         self._expected: list[Told] = []
         self._seconds = 0.0  # of an undisturbed round
@@ -155,7 +164,7 @@ class Campaign:
             report.idle += 1
 
     async def _round(self) -> list[Stream]:
-        streams = [self._client.stream(request) for request in requests()]
+        streams = [self._client.stream(request) for request in self._requests]
         await asyncio.gather(*[stream.finish() for stream in streams])
         return streams
 
@@ -170,6 +179,16 @@ def killing(number: signal.Signals) -> Harm:
 
     async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
         os.kill(choice.choice(await client.workers()), number)
+
+    return harm
+
+
+def killing_keeper(number: signal.Signals) -> Harm:
+    """SIGKILL to what keeps the weights, and a signal to one of the workers."""
+
+    async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
+        server.keeper().kill()
+        await killing(number)(server, client, choice)
 
     return harm
 

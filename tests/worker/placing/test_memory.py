@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numoe.worker.placing.memory import HUGE_PAGE, allocate, map_arena
+from numoe.protos.mapping import HUGE_PAGE
+from numoe.worker.placing.memory import allocate, map_arena
 from tests.worker.placing.refusing import MADVISE
 
 ROOT = Path(__file__).parents[3]

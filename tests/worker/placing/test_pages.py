@@ -14,7 +14,8 @@ import pytest
 from numoe.model.machine.memory_policy import bind_memory, system_call
 from numoe.model.machine.topology_reading import read_topology
 from numoe.protos.locality import PAGE
-from numoe.worker.placing.memory import HUGE_PAGE, allocate
+from numoe.protos.mapping import HUGE_PAGE
+from numoe.worker.placing.memory import allocate
 from numoe.worker.placing.pages import BATCH_PAGES, REFUSED, MemoryRange, count_bytes, move_to, page_nodes, range_of
 
 ROOT = Path(__file__).parents[3]
