@@ -19,7 +19,7 @@ class NodeMemory:
     page_cache_bytes: int  # of files, given back on demand
     shared_bytes: int  # memfd and /dev/shm, the arena among them
     anonymous_bytes: int  # of processes, on pages of any size
-    transparent_huge_bytes: int  # of them, on huge pages
+    transparent_huge_bytes: int  # of both, on huge pages that nobody had to set aside
     huge_bytes: int  # set aside by the administrator as huge pages
     huge_free_bytes: int  # of them, free
 
@@ -47,7 +47,7 @@ def _memory(node: int, fields: dict[str, int], file_pages: int, huge_pages: Path
         page_cache_bytes=max(0, file_pages - shared),
         shared_bytes=shared,
         anonymous_bytes=fields.get("AnonPages", 0),
-        transparent_huge_bytes=fields.get("AnonHugePages", 0),
+        transparent_huge_bytes=fields.get("AnonHugePages", 0) + fields.get("ShmemHugePages", 0),
         huge_bytes=sum(_page_bytes(size) * (read_number(size / "nr_hugepages") or 0) for size in sizes),
         huge_free_bytes=sum(_page_bytes(size) * (read_number(size / "free_hugepages") or 0) for size in sizes),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from numoe.keeper.client import close_all
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.id_lists import format_id_list, parse_id_list
 from numoe.model.machine.topology_reading import read_topology
@@ -16,6 +18,7 @@ from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.locality import Locality
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
+from tests.keeper.running import Running
 from tests.numa.kernel_view import OneNodeOnly, anonymous_bytes, mapped_bytes, migrate, thread_cpus
 from tests.worker.placing.loading_process import STEP_SECONDS, Group, LoadingProcess, group
 
@@ -103,6 +106,31 @@ def test_all_memory_and_threads_are_on_their_own_node_also_after_a_worker_was_ki
         told = load(made, processes)
         assert generate(made) == tokens
         assert_at_home(made, shards, processes, told)
+
+
+def test_weights_that_outlive_a_killed_worker_are_on_its_node_and_not_read_again(
+    spec: ModelSpec, shards: ShardPlan, processes: list[LoadingProcess], tmp_path: Path
+) -> None:
+    keeper = Running(tmp_path / "keeper", 0.0)
+    try:
+        with group(spec, shards, LIMITS, keeper.path) as made:
+            told = load(made, processes)
+            tokens = generate(made)
+            kept = keeper.client.items()
+            processes[1].close()
+        processes[1] = start(shards, 1)
+        with group(spec, shards, LIMITS, keeper.path) as made:
+            again = load(made, processes)
+            assert generate(made) == tokens
+        assert [found.weights for found in again] == [found.weights for found in told]
+        assert [found.level for found in again] == ["cpus+memory, verified"] * 2
+        [one] = [one for one in kept if one.name == "1/loaded"]
+        assert one.descriptor is not None
+        size = os.fstat(one.descriptor).st_size
+        assert mapped_bytes(processes[1].pid, one.descriptor, 0, size) == {shards.shards[1].node: size}
+        close_all(kept)
+    finally:
+        keeper.close()
 
 
 def test_one_worker_draws_the_same_tokens(spec: ModelSpec, shards: ShardPlan, processes: list[LoadingProcess]) -> None:

@@ -67,7 +67,7 @@ class KeptMemory:
         loaded = kept.get("loaded")
         if loaded is None or loaded.descriptor is None or not isinstance(loaded.note, dict):
             return False
-        if loaded.note["key"] != self._key:
+        if loaded.note.get("key") != self._key:
             return False
         held = [None if mask is None else _experts(mask) for mask in loaded.note["held"]]
         left = {_place(name) for name in kept if name.startswith("left/")}

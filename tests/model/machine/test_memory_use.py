@@ -18,7 +18,7 @@ def test_every_node_of_a_recorded_machine_is_read(recorded_machines: Path) -> No
         told = {line.split()[2].rstrip(":"): int(line.split()[3]) * KIB for line in lines}
         assert memory.page_cache_bytes == told["FilePages"] - told["Shmem"]
         assert (memory.shared_bytes, memory.anonymous_bytes) == (told["Shmem"], told["AnonPages"])
-        assert memory.transparent_huge_bytes == told["AnonHugePages"]
+        assert memory.transparent_huge_bytes == told["AnonHugePages"] + told["ShmemHugePages"]
 
 
 def test_huge_pages_are_counted_in_bytes(tmp_path: Path) -> None:

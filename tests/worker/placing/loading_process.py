@@ -89,10 +89,10 @@ def loading_process(memory: int | str, cpus: str, refused: Sequence[int] = ()) -
 class Group:
     """The orders of a plan's workers and the arena that they share; its threads end with `close`."""
 
-    def __init__(self, spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> None:
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, limits: StepLimits, keeper: Path | None = None) -> None:
         self.layout = layout_of(spec, plan, limits)
         self.channel = StepChannel(self.layout, plan.experts, map(arena_policy, plan.shards))
-        self._spec, self._plan, self._limits = spec, plan, limits
+        self._spec, self._plan, self._limits, self._keeper = spec, plan, limits, keeper
 
     def assignment(self, worker: int, allow_remote_memory: bool = False) -> WorkerAssignment:
         """What a worker is to become."""
@@ -100,7 +100,7 @@ class Group:
         assignment = WorkerAssignment(
             worker, self._spec, self._plan, self._limits, HALF_FLOATS, *channel, 100, STEP_SECONDS
         )
-        return replace(assignment, allow_remote_memory=allow_remote_memory)
+        return replace(assignment, allow_remote_memory=allow_remote_memory, keeper=self._keeper)
 
     def close(self) -> None:
         self.channel.abort()
@@ -108,9 +108,9 @@ class Group:
 
 
 @contextmanager
-def group(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> Iterator[Group]:
-    """One for the length of a block."""
-    made = Group(spec, plan, limits)
+def group(spec: ModelSpec, plan: ShardPlan, limits: StepLimits, keeper: Path | None = None) -> Iterator[Group]:
+    """One for the length of a block; `keeper`: the socket of who keeps the weights."""
+    made = Group(spec, plan, limits, keeper)
     try:
         yield made
     finally:
