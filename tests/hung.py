@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 MOST_LINES = 400
-TOLD = ("Name", "State", "SigBlk", "SigIgn", "SigCgt")  # of /proc/PID/task/TID/status
+MOST_CALLS = 5  # of a thread's stack
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,7 +31,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 
 def processes_and_pipes() -> list[str]:
-    """A line for each thread below this process, and one for each process that holds a pipe which this one has."""
+    """What each process below this one does, and which processes hold a pipe that this one has, a line each."""
     own = {pipe: number for number, pipe in _pipes(os.getpid())}
     lines = [f"this process {os.getpid()} holds {own}"]
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
@@ -42,11 +43,9 @@ def processes_and_pipes() -> list[str]:
             if pid == os.getpid() or not _is_below(pid, os.getpid()):
                 continue
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
-            for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
-                where = " < ".join(re.findall(r"\] ([\w.]+)", _read(task / "stack"))) or _read(task / "wchan")
-                status = dict(line.split(":\t", 1) for line in _read(task / "status").splitlines() if ":\t" in line)
-                told = ", ".join(f"{key} {status.get(key, '?').strip()}" for key in TOLD)
-                lines.append(f"{pid}/{task.name} {told} in {where}: {command}")
+            threads = Counter(_place(task) for task in Path(f"/proc/{pid}/task").iterdir())
+            lines.append(f"{pid} {_signals(pid)}: {command}")
+            lines += [f"    {count} threads: {place}" for place, count in threads.items()]
     return lines
 
 
@@ -56,6 +55,22 @@ def _pipes(pid: int) -> Iterator[tuple[int, str]]:
         with suppress(OSError):
             if (pipe := os.readlink(entry)).startswith("pipe:"):
                 yield int(entry.name), pipe
+
+
+def _place(task: Path) -> str:
+    """What a thread does, and in which calls of the kernel."""
+    stack = re.findall(r"\] ([\w.]+)", _read(task / "stack"))[:MOST_CALLS]
+    return f"{_field(task / 'status', 'State')} in {' < '.join(stack) or _read(task / 'wchan')}"
+
+
+def _signals(pid: int) -> str:
+    status = Path(f"/proc/{pid}/status")
+    return ", ".join(f"{name} {_field(status, name)}" for name in ("SigBlk", "SigIgn", "SigCgt"))
+
+
+def _field(status: Path, name: str) -> str:
+    found = re.search(rf"^{name}:\t(.*)", _read(status), re.MULTILINE)
+    return found[1] if found else "?"
 
 
 def _is_below(pid: int, ancestor: int) -> bool:
