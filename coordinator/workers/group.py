@@ -20,6 +20,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from numoe.coordinator.engine.restarts import FORGET_SECONDS
 from numoe.coordinator.limits import step_limits
 from numoe.coordinator.profiling.taking import Profiling
 from numoe.coordinator.progress import LoadProgress
@@ -137,7 +138,7 @@ class HostGroup:
 
         with self._changing:
             self._losses += 1
-            if self._keeping and not self._computed:  # the weights may be what the workers died of
+            if self._keeping and self._suspects_weights():
                 self._keeping.distrust()
             self._computed = False
             node, started = self._node, self._started
@@ -151,6 +152,11 @@ class HostGroup:
                 node.end(keep_logs=True)
                 node.start(check)
             self._start(lambda phase, done, total: look())
+
+    def _suspects_weights(self) -> bool:
+        """Whether the weights may be what the workers died of: so soon, and without a step."""
+        ready_at = None if self._started is None else self._started.ready_at
+        return not self._computed and (ready_at is None or time.time() - ready_at < FORGET_SECONDS)
 
     def close(self) -> None:
         self._closing.set()
