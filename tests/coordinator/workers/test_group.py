@@ -16,8 +16,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from numoe.coordinator.settings import EngineSettings, ServeSettings
+from numoe.coordinator.workers import group as group_module
 from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.keeping import Keeping
 from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.model.planning.plan import ShardPlan
@@ -49,7 +51,7 @@ class Sleepers(ActorGroup):
 
     def load(self, assignments: Sequence[WorkerAssignment], look: Callable[[], None]) -> list[Any]:
         self._loading(look)
-        return [SimpleNamespace(locality=LOCALITY, weight_bytes=1, kv_bytes=1) for _ in assignments]
+        return [SimpleNamespace(locality=LOCALITY, weight_bytes=1, kept_bytes=0, kv_bytes=1) for _ in assignments]
 
     def prepare(self, look: Callable[[], None]) -> None:
         """They have no code to load."""
@@ -61,8 +63,8 @@ class Sleepers(ActorGroup):
 class SleepingGroup(HostGroup):
     """All but what the processes do is the product's own."""
 
-    def __init__(self, *, standby: bool = False) -> None:
-        super().__init__(SPEC, PLAN, SETTINGS, node=None, standby=standby)
+    def __init__(self, *, standby: bool = False, keeping: Keeping | None = None) -> None:
+        super().__init__(SPEC, PLAN, SETTINGS, node=None, standby=standby, keeping=keeping)
         self.loading: Callable[[Callable[[], None]], None] = lambda look: None
         self.made: list[Sleepers] = []
 
@@ -293,3 +295,37 @@ def test_spare_processes_that_cannot_be_started_are_told_and_done_without(
         group_with_spares.restart(lambda: None)
         group_with_spares.close()
     assert [line["error"] for line in logged if line["event"] == "standby_failed"] == ["no memory for a process"] * 2
+
+
+class NotedKeeping(Keeping):
+    """Starts nothing, and notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, 0.0)
+        self.calls: list[str] = []
+
+    def start(self, plan: ShardPlan) -> None:
+        self.calls.append("start")
+
+    def distrust(self) -> None:
+        self.calls.append("distrust")
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+
+@pytest.mark.parametrize(("forget_seconds", "suspected"), [(300.0, ["distrust"]), (0.0, [])])
+def test_weights_are_read_anew_once_workers_that_took_them_up_are_lost_soon_and_without_a_step(
+    forget_seconds: float, suspected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "FORGET_SECONDS", forget_seconds)
+    keeping = NotedKeeping()
+    group = SleepingGroup(keeping=keeping)
+    try:
+        group.start(lambda phase, done, total: None)
+        group.restart(lambda: None)
+        group.restart(lambda: None)
+    finally:
+        group.close()
+    assert group.living == []
+    assert keeping.calls == ["start", "start", *suspected, "start", "end"]
