@@ -37,15 +37,17 @@ class Belongings:
     arenas: frozenset[int]  # inodes
     shared_memory: frozenset[str]  # what /dev/shm held before it started
     port: int
+    socket: Path  # of its keeper
 
     def left(self) -> list[str]:
         """What is still there, described; empty when all is gone."""
-        found = [f"process {process}" for process in self.processes if _lives(process)]
+        found = [f"process {process}" for process in self.processes if lives(process)]
         for process in psutil.process_iter():
             files = open_files(process.pid)
             found += [f"{process} holds {path}" for path in files.values() if self.session.search(path)]
             found += [f"{process} holds the arena" for inode in files if inode in self.arenas]
         found += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self.shared_memory]
+        found += [f"{self.socket}"] * self.socket.exists()
         try:
             socket.create_server(("127.0.0.1", self.port)).close()
         except OSError:
@@ -62,7 +64,7 @@ class ServeProcess:
     def __init__(
         self, log: Path, *arguments: str, program: Sequence[str] = (NUMOE,), folder: Path | None = None
     ) -> None:
-        """Run `program` in `folder`; None: the current one. Without spare processes, unless --standby asks for them."""
+        """Run `program` in `folder`; None: the current one. With a keeper of weights; without spare processes, unless --standby asks."""
         self._shared_memory = frozenset(os.listdir("/dev/shm"))
         self._log = log
         with log.open("w") as errors:
@@ -72,7 +74,7 @@ class ServeProcess:
                 stderr=errors,
                 text=True,
                 cwd=folder,
-                env=os.environ | ({} if "--standby" in arguments else {"NUMOE_STANDBY": "false"}),
+                env=os.environ | {"NUMOE_KEEPER": "on", "NUMOE_STANDBY": str("--standby" in arguments).lower()},
             )
         assert self.process.stdout is not None
         ready = _READY.fullmatch(self.process.stdout.readline())
@@ -91,6 +93,7 @@ class ServeProcess:
             arenas=arenas,
             shared_memory=self._shared_memory,
             port=int(self.address.rpartition(":")[2]),
+            socket=Path(self.keeper().cmdline()[4]),
         )
 
     def keeper(self) -> psutil.Process:
@@ -152,7 +155,8 @@ def _session_folder(pid: int) -> Path:
     return max(SESSIONS.glob(f"session_*_{pid}"), key=lambda path: path.stat().st_ctime)
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs still; nobody may have asked yet what became of it."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

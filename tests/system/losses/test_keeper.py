@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import pytest
 
 from numoe.v1.placement_pb2 import GetPlacementRequest, GetPlacementResponse, RebalanceRequest
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, Client, ask, connected
-from tests.system.serve_process import ServeProcess, serving, wait_until
+from tests.system.serve_process import ServeProcess, lives, serving, wait_until
 
 TOKENS = 50
 
@@ -45,7 +43,7 @@ async def lose_a_worker(client: Client) -> None:
 
 
 async def test_weights_are_taken_up_and_after_the_keeper_s_death_read_once_more(served_model: Path) -> None:
-    flags = (*SERVE_FLAGS, "--keeper", "on", "--split", "expert", "--standby")
+    flags = (*SERVE_FLAGS, "--split", "expert", "--standby")
     with serving(served_model.with_name("kept log"), str(served_model), *flags) as server:
         async with connected(server.address) as client:
             before, where = await client.tokens(ask(TOKENS)), await placement_of(client)
@@ -67,17 +65,8 @@ async def test_weights_are_taken_up_and_after_the_keeper_s_death_read_once_more(
             assert server.keeper() != keeper
 
 
-async def test_weights_that_were_read_and_killed_workers_at_once_are_not_trusted(served_model: Path) -> None:
-    """Two losses without a step between."""
-    with serving(served_model.with_name("distrust log"), str(served_model), *SERVE_FLAGS, "--standby") as server:
-        async with connected(server.address) as client:
-            await lose_a_worker(client)
-            await lose_a_worker(client)
-            assert server.log.count('"weights_taken_up"') == 2
-
-
 async def test_the_next_coordinator_takes_over_what_a_killed_one_left(served_model: Path) -> None:
-    flags = (*SERVE_FLAGS, "--keeper", "on", "--split", "expert", "--survive-coordinator", "120")
+    flags = (*SERVE_FLAGS, "--split", "expert", "--survive-coordinator", "120")
     log = served_model.with_name("survive log")
     first = ServeProcess(log, str(served_model), *flags)
     async with connected(first.address) as client:
@@ -89,25 +78,11 @@ async def test_the_next_coordinator_takes_over_what_a_killed_one_left(served_mod
     first.process.kill()
     first.wait()
     wait_until(lambda: not any(map(psutil.pid_exists, workers)))
-    assert keeper.is_running()
+    assert lives(keeper)
     with serving(served_model.with_name("next log"), str(served_model), *flags) as server:
         async with connected(server.address) as client:
             assert server.log.count('"keeper_adopted"') == 1
             assert server.log.count('"weights_taken_up"') == 2
             assert experts_of(await placement_of(client)) == experts
             assert await client.tokens(ask(TOKENS)) == tokens
-    assert not keeper.is_running()
-
-
-@pytest.mark.parametrize("seconds", ["0", "0.5"])
-async def test_nothing_stays_of_a_killed_coordinator_for_longer_than_was_said(served_model: Path, seconds: str) -> None:
-    flags = (*SERVE_FLAGS, "--keeper", "on", "--survive-coordinator", seconds)
-    server = ServeProcess(served_model.with_name("killed log"), str(served_model), *flags)
-    belongings, keeper = server.belongings(), server.keeper()
-    assert keeper in belongings.processes
-    socket = Path(keeper.cmdline()[4])
-    assert socket.exists()
-    server.process.kill()
-    await asyncio.to_thread(server.wait)
-    belongings.assert_gone()
-    assert not socket.exists()
+    wait_until(lambda: not lives(keeper))
