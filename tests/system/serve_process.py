@@ -64,7 +64,10 @@ class ServeProcess:
     def __init__(
         self, log: Path, *arguments: str, program: Sequence[str] = (NUMOE,), folder: Path | None = None
     ) -> None:
-        """Run `program` in `folder`; None: the current one. With a keeper of weights; without spare processes, unless --standby asks."""
+        """Run `program` in `folder`; None: the current one.
+
+        It keeps weights wherever it runs, and has no spare processes, unless --standby asks for them.
+        """
         self._shared_memory = frozenset(os.listdir("/dev/shm"))
         self._log = log
         with log.open("w") as errors:
