@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,14 @@ from tests.tiny_model import TinyShape, write_tiny_model
 
 MOST_WORKERS = 4
 ModelOf = Callable[[TinyShape], TinyModel]
+
+
+OTHER_SETS = [one.name for one in runnable() if one != INSTRUCTION_SET]
+COMPILE_EACH = """
+import os, subprocess, sys
+for name in sys.argv[1:]:
+    subprocess.run([sys.executable, "-m", "numoe.worker.running.warm"], env={**os.environ, "NUMOE_ISA": name})
+"""
 
 
 def compile_all() -> None:
@@ -58,14 +68,22 @@ def ray_node(model_of: ModelOf) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
+def compiling() -> Iterator[None]:
+    """Fills the caches of other instruction sets, a minute and a half each, while tests wait for their processes."""
+    with subprocess.Popen([sys.executable, "-c", COMPILE_EACH, *OTHER_SETS], process_group=0) as process:
+        yield
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def processes(ray_node: None, compiling: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
     """Workers that run this CPU's best instructions."""
     started = WorkerProcesses(model_of(TinyShape()), MOST_WORKERS)
     yield started
     started.close()
 
 
-@pytest.fixture(scope="module", params=[one.name for one in runnable() if one != INSTRUCTION_SET])
+@pytest.fixture(scope="module", params=OTHER_SETS)
 def other_processes(
     request: pytest.FixtureRequest, ray_node: None, model_of: ModelOf
 ) -> Iterator[tuple[str, WorkerProcesses]]:

@@ -23,7 +23,7 @@ def server(served_model: Path) -> Iterator[ServeProcess]:
 
 @pytest.mark.parametrize(
     ("harm", "losses"),
-    [(killing(signal.SIGKILL), 4), (killing(signal.SIGSTOP), 1), (killing_process("gcs_server"), 1)],
+    [(killing(signal.SIGKILL), 3), (killing(signal.SIGSTOP), 1), (killing_process("gcs_server"), 1)],
     ids=["SIGKILL", "SIGSTOP", "gcs_server"],
 )
 async def test_every_stream_is_answered_as_if_nothing_had_been_lost(
