@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -36,7 +37,7 @@ from numoe.worker.running.team import ThreadTeam
 from numoe.worker.running.verifying import Verifier, WeightsChanged
 
 _EXIT_FAILED = 70  # as sysexits.h: internal software error
-_FILL_BYTES = 64 << 20
+_TOUCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class RunningShard:
         own = f"worker{assignment.worker}."
         self._state = self._layout.view(self._arena, own + "state")
         self._counters = self._layout.view(self._arena, own + "counters")
+
+    def _touch_kv(self, first: int) -> int:
+        """Have the kernel give a part of the KV cache's memory; returns how many bytes it is."""
+        part = self._kv[first : first + _TOUCH_BYTES]
+        part[::PAGE] = 0
+        return part.size
 
     def _map_arena(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         descriptor = os.open(
@@ -95,10 +102,9 @@ class RunningShard:
         if assignment.lock_weights:
             self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])
         self._kv = allocate(kv_bytes(assignment))
-        for first in range(0, self._kv.size, _FILL_BYTES):  # touched now, so that a full node shows now
-            part = self._kv[first : first + _FILL_BYTES]
-            part.fill(0)
-            self._count(part.size)
+        with ThreadPoolExecutor(threads, thread_name_prefix="pages") as pool:  # so that a full node shows now
+            for size in pool.map(self._touch_kv, range(0, self._kv.size, _TOUCH_BYTES)):
+                self._count(size)
         self._team = ThreadTeam(
             assignment,
             self._arena,
