@@ -63,7 +63,7 @@ def check_shared_pages(root: Path, given: bool | None) -> Iterator[Finding]:
             "note",
             subject,
             f"shared memory gets no huge pages: shmem_enabled is {setting}, and asking for them is refused",
-            "no keeper is started, so a lost worker reads its weights again; with --keeper on it decodes a tenth slower",
+            "no keeper is started, so a lost worker reads weights again; with --keeper on it decodes a tenth slower",
             f"echo advise > /{THP}/shmem_enabled",
         )
 
