@@ -47,23 +47,18 @@ class Keeping:
 
     def adopt(self) -> dict[int, int]:
         """Adopt what a coordinator of the same model left; returns the bytes that are kept, by node."""
-        folder = runtime_folder()
-        for path in sorted(folder.glob(f"{self._model}-*.keeper")) if self._seconds else ():
+        found: dict[int, int] = {}
+        for path in sorted(runtime_folder().glob(f"{self._model}-*.keeper")) if self._seconds else ():
             client = KeeperClient(path)
-            try:
-                if path.lstat().st_uid == os.geteuid() and client.adopt(os.getpid(), self._seconds):
-                    kept = list(_notes(client.items()))
+            with suppress(KeeperGone):
+                if client.adopt(os.getpid(), self._seconds):
                     self.socket, self._client = path, client
-                    found: dict[int, int] = {}
-                    for name, note in kept:
+                    for name, note in _notes(client.items()):
                         if name.endswith(LOADED) and isinstance(note, dict):
                             found[note["node"]] = found.get(note["node"], 0) + note["bytes"]
                     _log.info("keeper_adopted", bytes=sum(found.values()))
-                    return found
-            except (KeeperGone, OSError) as error:
-                if isinstance(error.__cause__, ConnectionRefusedError):  # it was killed
-                    path.unlink(missing_ok=True)
-        return {}
+                    break
+        return found
 
     def start(self, plan: ShardPlan) -> None:
         """Have a keeper for the workers of a plan, unless one lives.
@@ -90,9 +85,8 @@ class Keeping:
     def _start(self) -> None:
         folder = runtime_folder()
         make_private(folder, folder)
+        _remove_unheard(folder)
         path = folder / f"{self._model}-{os.getpid()}.keeper"
-        with suppress(FileNotFoundError):
-            path.unlink()
         command = [sys.executable, "-I", "-S", process.__file__, str(path), str(os.getpid()), str(self._seconds)]
         with open_errors() as errors:
             keeper = subprocess.Popen(
@@ -156,6 +150,16 @@ def wanted_keeping(spec: ModelSpec, chosen: WorkerSettings) -> Keeping | None:
     if required or (chosen.keeper == "auto" and shared_huge_pages(shared_setting())):
         return Keeping(spec, chosen.survive_coordinator, required=required)
     return None
+
+
+def _remove_unheard(folder: Path) -> None:
+    """Remove the sockets of keepers that were killed."""
+    for path in folder.glob("*.keeper"):
+        try:
+            close_all(KeeperClient(path).items("none/"))
+        except KeeperGone as gone:
+            if isinstance(gone.__cause__, ConnectionRefusedError):
+                path.unlink(missing_ok=True)
 
 
 def _notes(kept: list[Kept]) -> Iterator[tuple[str, object]]:

@@ -102,12 +102,18 @@ def test_what_a_killed_coordinator_left_is_adopted_by_the_next_of_the_same_model
         left.close()
 
 
-def test_a_socket_behind_which_nobody_is_is_removed(folder: Path) -> None:
-    left = left_behind(folder)
+def test_a_socket_behind_which_nobody_is_is_removed_by_the_next_service(folder: Path) -> None:
+    left, living = left_behind(folder, OTHER), left_behind(folder)
     left.close()
     assert left.path.exists()
-    assert Keeping(SPEC, STAY_SECONDS).adopt() == {}
-    assert not left.path.exists()
+    kept = Keeping(SPEC, 0.0)
+    try:
+        kept.start(PLAN)
+        assert kept.socket is not None
+        assert sorted(folder.iterdir()) == sorted([living.path, kept.socket])
+    finally:
+        kept.end()
+        living.close()
 
 
 def test_owners_are_those_that_were_kept(kept: Keeping) -> None:
