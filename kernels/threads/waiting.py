@@ -68,5 +68,6 @@ def wait_idle(word: int, seen: np.int32, sleepers: int, abort: int, spins: int, 
             return
         relax()
         if spin % _SPINS_PER_YIELD == 0:
+            beat(profile)  # an offer that is taken lasts some milliseconds, and there are thousands
             offer_core()
     wait_while(word, seen, sleepers, abort, 0, 0, sign, profile)

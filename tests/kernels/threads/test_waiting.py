@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from numoe.kernels.threads.profile import BEATS
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.team import SHARED_SLEEPERS, TEAM_SLEEPERS, abort_all, barrier, gather
-from numoe.kernels.threads.waiting import StepAborted, StepTimedOut, wait_while
+from numoe.kernels.threads.waiting import StepAborted, StepTimedOut, wait_idle, wait_while
 from tests.kernels.numeric import address
 from tests.kernels.threads.teams import TeamWords, add_to, load_from
 
@@ -68,6 +69,24 @@ def test_a_wait_without_a_deadline_lasts_until_the_word_changes(spins: int) -> N
         futex_wake(address(word))
         assert future.result(60) is None
     assert sleepers[0] == 0
+
+
+def test_a_thread_that_offers_its_core_gives_signs_of_life() -> None:
+    """Where others take the offer, each of the thousands of times takes as long as their time slice."""
+    words, (word, sleepers) = TeamWords(1), np.zeros((2, 1), np.int32)
+    beats = words.profile.view(np.int64)[BEATS // 8 :]
+    with words.waiting() as pool:
+        arguments = address(word), np.int32(0), address(sleepers), words.abort, NEVER_SLEEP, 0, address(words.profile)
+        future = pool.submit(wait_idle, *arguments)
+        end = time.monotonic() + 60.0
+        try:
+            while beats[0] < 100:
+                assert time.monotonic() < end, "no sign of life"
+                os.sched_yield()
+            assert sleepers[0] == 0
+        finally:
+            add_to(address(word), 1)
+        assert future.result(60) is None
 
 
 def test_the_clock_is_the_monotonic_one() -> None:
