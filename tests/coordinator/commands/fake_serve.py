@@ -8,13 +8,20 @@ from types import ModuleType
 from numoe.coordinator.commands.main import main
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.workers.keeping import Keeping
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan import ShardPlan
 from tests.coordinator.api.grpc.grpc_serving import FakeWorkers, fake_workers
 
 
 def start_workers(
-    *, spec: ModelSpec, plan: ShardPlan, settings: ServeSettings, progress: LoadProgress, standby: bool
+    *,
+    spec: ModelSpec,
+    plan: ShardPlan,
+    settings: ServeSettings,
+    progress: LoadProgress,
+    standby: bool,
+    keeping: Keeping | None,
 ) -> FakeWorkers:
     assert spec.output.path.is_file()
     workers = fake_workers()
