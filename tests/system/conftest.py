@@ -69,14 +69,17 @@ def ray_node(model_of: ModelOf) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def compiling() -> Iterator[None]:
-    """Fills the caches of other instruction sets, a minute and a half each, while tests wait for their processes."""
+    """Fills the caches of other instruction sets, a minute and a half each, while tests wait for their processes.
+
+    For tests to begin with that nobody times.
+    """
     with subprocess.Popen([sys.executable, "-c", COMPILE_EACH, *OTHER_SETS], process_group=0) as process:
         yield
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def processes(ray_node: None, compiling: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
+def processes(ray_node: None, model_of: ModelOf) -> Iterator[WorkerProcesses]:
     """Workers that run this CPU's best instructions."""
     started = WorkerProcesses(model_of(TinyShape()), MOST_WORKERS)
     yield started

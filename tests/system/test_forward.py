@@ -21,6 +21,8 @@ from tests.system.conftest import ModelOf
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
 from tests.tiny_model import TinyShape, shape_of_type
 
+pytestmark = pytest.mark.usefixtures("compiling")
+
 TOKENS, PROMPT = 64, 24
 LAST = 8  # positions of a long context that are looked at
 LONG_TOKENS, LONG_PROMPT = 600, 500  # decoding crosses from the first piece of attention into the second
