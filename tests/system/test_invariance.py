@@ -25,9 +25,9 @@ Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
 Q8_0_KEYS: Kv = ("q8_0", "f16")
 ReferenceOf = Callable[[TinyShape, Kv], Awaitable[Answers]]
 
-# Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
 pytestmark = pytest.mark.usefixtures("compiling")
 
+# Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
 QWEN = TinyShape(
     width=96, query_heads=6, kv_heads=3, experts=6, active_experts=3, expert_width=160, context_length=1024
 )
