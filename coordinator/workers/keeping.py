@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 import structlog
@@ -31,6 +32,8 @@ from numoe.protos.folders import make_private, runtime_folder
 
 LOADED = "/loaded"  # ends the names under which workers keep what they loaded at once, see kept_memory.py
 OWNERS = "owners/"  # begins those under which this process keeps who holds the whole experts of a layer
+
+_NUMBERS = count()  # of the keepers of this process
 
 _log = structlog.get_logger()
 
@@ -86,7 +89,7 @@ class Keeping:
         folder = runtime_folder()
         make_private(folder, folder)
         _remove_unheard(folder)
-        path = folder / f"{self._model}-{os.getpid()}.keeper"
+        path = folder / f"{self._model}-{os.getpid()}-{next(_NUMBERS)}.keeper"
         command = [sys.executable, "-I", "-S", process.__file__, str(path), str(os.getpid()), str(self._seconds)]
         with open_errors() as errors:
             keeper = subprocess.Popen(

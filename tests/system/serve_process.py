@@ -37,7 +37,7 @@ class Belongings:
     arenas: frozenset[int]  # inodes
     shared_memory: frozenset[str]  # what /dev/shm held before it started
     port: int
-    socket: Path  # of its keeper
+    socket: Path | None  # of its keeper; None: it adopted one
 
     def left(self) -> list[str]:
         """What is still there, described; empty when all is gone."""
@@ -47,7 +47,7 @@ class Belongings:
             found += [f"{process} holds {path}" for path in files.values() if self.session.search(path)]
             found += [f"{process} holds the arena" for inode in files if inode in self.arenas]
         found += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self.shared_memory]
-        found += [f"{self.socket}"] * self.socket.exists()
+        found += [f"{self.socket}"] if self.socket and self.socket.exists() else []
         try:
             socket.create_server(("127.0.0.1", self.port)).close()
         except OSError:
@@ -96,13 +96,16 @@ class ServeProcess:
             arenas=arenas,
             shared_memory=self._shared_memory,
             port=int(self.address.rpartition(":")[2]),
-            socket=Path(self.keeper().cmdline()[4]),
+            socket=Path(self._keepers()[0].cmdline()[4]) if self._keepers() else None,
         )
 
     def keeper(self) -> psutil.Process:
-        """The process that keeps the weights."""
-        [found] = [one for one in psutil.Process(self.process.pid).children() if keeper.__file__ in one.cmdline()]
+        """The process that keeps the weights, which it has started."""
+        [found] = self._keepers()
         return found
+
+    def _keepers(self) -> list[psutil.Process]:
+        return [one for one in psutil.Process(self.process.pid).children() if keeper.__file__ in one.cmdline()]
 
     @property
     def log(self) -> str:
