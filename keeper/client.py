@@ -43,7 +43,11 @@ class KeeperClient:
             _done(connection)
 
     def items(self, prefix: str = "") -> list[Kept]:
-        """All that is kept under names that begin so; descriptors are the caller's. Raises KeeperGone."""
+        """All that is kept below a name that ends with a slash, or all; descriptors are the caller's.
+
+        Raises:
+            KeeperGone: see there.
+        """
         found: list[Kept] = []
         try:
             with self._ask(["list", prefix]) as connection:
@@ -55,9 +59,13 @@ class KeeperClient:
             raise
         return found
 
-    def remove(self, prefix: str) -> None:
-        """Keep nothing under names that begin so any more. Raises KeeperGone."""
-        with self._ask(["remove", prefix]) as connection:
+    def look(self) -> None:
+        """Raise KeeperGone unless it answers."""
+        close_all(self.items("none/"))
+
+    def remove(self, name: str) -> None:
+        """Keep nothing under a name any more, or below one that ends with a slash. Raises KeeperGone."""
+        with self._ask(["remove", name]) as connection:
             _done(connection)
 
     def adopt(self, coordinator: int, seconds: float) -> bool:

@@ -4,11 +4,11 @@ Workers put descriptors of shared memory here, each under a name and with a note
 them up again. What is kept is gone once this process is. It ends with the process COORDINATOR, or so many SECONDS later
 unless another one adopts it meanwhile. It runs on the standard library alone, in some 12 MB, and maps nothing.
 
-One packet each way, a JSON list, with a descriptor where there is one; NAME begins with the worker's, "0/":
+One packet each way, a JSON list, with a descriptor where there is one. A PREFIX is empty or ends with a slash:
 
     ["put", NAME, NOTE] + descriptor or none   -> ["done"]
     ["list", PREFIX]                           -> ["item", NAME, NOTE] + descriptor or none, for each; ["done"]
-    ["remove", PREFIX]                         -> ["done"]
+    ["remove", NAME or PREFIX]                 -> ["done"]
     ["adopt", COORDINATOR, SECONDS]            -> ["done"], or ["taken"]: its own coordinator lives
     ["end"]                                    -> ["done"], and it ends
 """
@@ -54,6 +54,12 @@ def receive(connection: socket.socket) -> tuple[list[object], int | None]:
     return json.loads(packet), descriptors[0] if descriptors else None
 
 
+def allow_many_files() -> None:
+    """Let this process have as many open as it may: there is a descriptor for each expert that was moved."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class Keeper:
     """What is kept, and for whom."""
 
@@ -92,7 +98,10 @@ class Keeper:
                     return
 
     def _greet(self) -> None:
-        client, _ = self._door.accept()
+        try:
+            client, _ = self._door.accept()
+        except OSError:  # too many files are open: who waits is told by its own limit of time
+            return
         if owner_of_peer(client) != os.geteuid():
             client.close()
             return
@@ -118,7 +127,7 @@ class Keeper:
         answer: list[object] = ["done"]
         if verb == "put":
             name, note = arguments
-            self._remove(str(name), exactly=True)
+            self._remove(str(name))
             self._kept[str(name)] = note, descriptor
         elif verb == "list":
             for name, (note, kept) in [item for item in self._kept.items() if item[0].startswith(str(arguments[0]))]:
@@ -134,8 +143,9 @@ class Keeper:
             raise ValueError(verb)
         send(client, answer)
 
-    def _remove(self, prefix: str, *, exactly: bool = False) -> None:
-        for name in [one for one in self._kept if (one == prefix if exactly else one.startswith(prefix))]:
+    def _remove(self, wanted: str) -> None:
+        below = wanted.endswith("/") or not wanted
+        for name in [one for one in self._kept if one == wanted or (below and one.startswith(wanted))]:
             _, descriptor = self._kept.pop(name)
             if descriptor is not None:
                 os.close(descriptor)
@@ -144,8 +154,7 @@ class Keeper:
 def main() -> None:
     """Keep until the end."""
     path, coordinator, seconds = sys.argv[1:]
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each expert that was moved
+    allow_many_files()
     keeper = Keeper(path, int(coordinator), float(seconds))
     sys.stdout.write("ready\n")
     sys.stdout.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.keeper.running import Running
 from tests.machines import Machine, write_machine
 from tests.project.rooms import room_of_path
 
@@ -37,6 +38,14 @@ def recorded_machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (root / member.name).parent.mkdir(parents=True, exist_ok=True)
                 (root / member.name).write_bytes(content.read())
     return root
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A keeper, and the process that it ends with."""
+    one = Running(tmp_path / "socket", 0.0)
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

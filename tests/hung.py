@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from numoe.model.machine.linux_files import labelled_lines, read_text
+
 MOST_LINES = 400
 MOST_CALLS = 5  # of a thread's stack
 
@@ -39,7 +41,7 @@ def processes_and_pipes() -> list[str]:
             held = {number: own[pipe] for number, pipe in _pipes(pid) if pipe in own} if pid != os.getpid() else {}
             if held:
                 pairs = ", ".join(f"{theirs} (here {ours})" for theirs, ours in held.items())
-                lines.append(f"{pid} {_read(Path(f'/proc/{pid}/comm'))} holds {pairs}")
+                lines.append(f"{pid} {read_text(Path(f'/proc/{pid}/comm'))} holds {pairs}")
             if pid == os.getpid() or not _is_below(pid, os.getpid()):
                 continue
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
@@ -59,8 +61,8 @@ def _pipes(pid: int) -> Iterator[tuple[int, str]]:
 
 def _place(task: Path) -> str:
     """What a thread does, and in which calls of the kernel."""
-    stack = re.findall(r"\] ([\w.]+)", _read(task / "stack"))[:MOST_CALLS]
-    return f"{_field(task / 'status', 'State')} in {' < '.join(stack) or _read(task / 'wchan')}"
+    stack = re.findall(r"\] ([\w.]+)", read_text(task / "stack"))[:MOST_CALLS]
+    return f"{_field(task / 'status', 'State')} in {' < '.join(stack) or read_text(task / 'wchan')}"
 
 
 def _signals(pid: int) -> str:
@@ -69,21 +71,12 @@ def _signals(pid: int) -> str:
 
 
 def _field(status: Path, name: str) -> str:
-    found = re.search(rf"^{name}:\t(.*)", _read(status), re.MULTILINE)
-    return found[1] if found else "?"
+    return labelled_lines(read_text(status)).get(name, "?")
 
 
 def _is_below(pid: int, ancestor: int) -> bool:
     while pid > 1:
-        pid = int(_read(Path(f"/proc/{pid}/stat")).rpartition(") ")[2].split()[1])
+        pid = int(read_text(Path(f"/proc/{pid}/stat")).rpartition(") ")[2].split()[1])
         if pid == ancestor:
             return True
     return False
-
-
-def _read(path: Path) -> str:
-    """Empty where the kernel does not tell."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

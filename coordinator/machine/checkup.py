@@ -17,7 +17,7 @@ from numoe.model.doctor.finding import Finding, worst
 from numoe.model.doctor.measured_bandwidth import check_load
 from numoe.model.machine.bandwidth import Bandwidth, bandwidth_file, load_bandwidth, save_bandwidth
 from numoe.model.machine.memory_policy import PolicyTrial, try_policies
-from numoe.model.machine.shared_pages import shared_huge_pages, shared_setting
+from numoe.model.machine.shared_pages import shared_huge_pages
 from numoe.model.machine.topology import Topology
 from numoe.protos.errors import ServiceError
 
@@ -56,7 +56,7 @@ def examine(
         bandwidth, remarks = _measure(topology)
     else:
         bandwidth, remarks = load_bandwidth(bandwidth_file(), topology), []
-    findings = diagnose(root, topology, wanted, bandwidth, _try_policies(topology), shared_huge_pages(shared_setting()))
+    findings = diagnose(root, topology, wanted, bandwidth, _try_policies(topology), shared_huge_pages())
     return Checkup((*findings, *remarks), bandwidth, topology)
 
 

@@ -33,7 +33,7 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
 
     workers = start_workers(
         spec=spec,
-        plan=keeping.owners(plan) if keeping else plan,
+        plan=keeping.obeyed(plan) if keeping else plan,
         settings=settings,
         progress=progress,
         standby=settings.workers.standby,

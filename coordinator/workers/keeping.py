@@ -24,14 +24,15 @@ from numoe.coordinator.settings import WorkerSettings
 from numoe.keeper import process
 from numoe.keeper.client import KeeperClient, KeeperGone, Kept, close_all
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.machine.shared_pages import shared_huge_pages, shared_setting
+from numoe.model.machine.shared_pages import shared_huge_pages
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import ShardPlan
 from numoe.protos.errors import SetupError
 from numoe.protos.folders import make_private, runtime_folder
 
 LOADED = "/loaded"  # ends the names under which workers keep what they loaded at once, see kept_memory.py
-OWNERS = "owners/"  # begins those under which this process keeps who holds the whole experts of a layer
+# Of this process: which plan was made, before experts moved, and who holds those of each layer.
+PLAN, OWNERS = "plan/made", "plan/owners/"
 
 _NUMBERS = count()  # of the keepers of this process
 
@@ -44,6 +45,7 @@ class Keeping:
     def __init__(self, spec: ModelSpec, seconds: float, *, required: bool = False) -> None:
         """`seconds`: how long it stays once this process is dead. `required`: without one nothing is to start."""
         self._model, self._seconds, self._required = sha256(repr(spec).encode()).hexdigest()[:16], seconds, required
+        self._made = ""  # a digest of the plan that was made; "": nobody asked for one that is obeyed
         self._client: KeeperClient | None = None
         self._process: subprocess.Popen[bytes] | None = None  # None: there is no keeper, or it was adopted
         self.socket: Path | None = None  # None: there is no keeper
@@ -71,7 +73,7 @@ class Keeping:
         """
         if self._client is not None:
             with suppress(KeeperGone):
-                self._client.items("none/")
+                self._client.look()
                 return
             _log.warning("keeper_lost", effect="weights are read again now")
         self._forget()
@@ -81,6 +83,8 @@ class Keeping:
             if self._required:
                 raise SetupError(f"no keeper of weights: {error}") from error
             _log.warning("keeper_failed", error=str(error))
+        if self._made:
+            self._put(PLAN, self._made)
         for layer, owners in enumerate(plan.experts):
             if owners is not None:
                 self.keep_owners(layer, owners)
@@ -104,29 +108,40 @@ class Keeping:
                 raise SetupError(f"its process did not start: {last_line(errors) or 'no message'}")
         self.socket, self._client = path, KeeperClient(path)
 
-    def owners(self, plan: ShardPlan) -> ShardPlan:
-        """The plan with whole experts where those workers hold them whose weights are kept."""
-        if self._client is None:
-            return plan
-        experts = list(plan.experts)
-        with suppress(KeeperGone):
-            for name, note in _notes(self._client.items(OWNERS)):
-                layer = int(name.removeprefix(OWNERS))
-                if experts[layer] is not None and isinstance(note, list):
-                    experts[layer] = ExpertOwners(tuple(map(tuple, note)))
-        return replace(plan, experts=tuple(experts))
+    def obeyed(self, made: ShardPlan) -> ShardPlan:
+        """The plan that was made for this service, but with whole experts where those have them whose weights are kept.
+
+        If they were kept of another plan, it is obeyed as it was made.
+        """
+        self._made = sha256(repr((made.shards, made.experts)).encode()).hexdigest()
+        experts = list(made.experts)
+        if self._client is not None:
+            with suppress(KeeperGone):
+                kept = dict(_notes(self._client.items("plan/")))
+                if kept.get(PLAN) == self._made:
+                    for layer, owners in enumerate(experts):
+                        holders = kept.get(f"{OWNERS}{layer}")
+                        if owners is not None and isinstance(holders, list):
+                            experts[layer] = ExpertOwners(tuple(map(tuple, holders)))
+                else:
+                    self._client.remove("plan/")
+                    self._client.put(PLAN, self._made)
+        return replace(made, experts=tuple(experts))
 
     def keep_owners(self, layer: int, owners: ExpertOwners) -> None:
         """Note that the whole experts of a layer have other owners now."""
+        self._put(f"{OWNERS}{layer}", owners.workers)
+
+    def _put(self, name: str, note: object) -> None:
         if self._client is not None:
             with suppress(KeeperGone):  # which the next start notices
-                self._client.put(f"{OWNERS}{layer}", owners.workers)
+                self._client.put(name, note)
 
     def distrust(self) -> None:
         """Give all weights back, as workers that took them up were lost again."""
         if self._client is not None:
             with suppress(KeeperGone):
-                for worker in {name.partition("/")[0] for name, _ in _notes(self._client.items())} - {OWNERS[:-1]}:
+                for worker in {name.partition("/")[0] for name, _ in _notes(self._client.items())} - {"plan"}:
                     self._client.remove(f"{worker}/")
 
     def end(self) -> None:
@@ -150,7 +165,7 @@ class Keeping:
 def wanted_keeping(spec: ModelSpec, chosen: WorkerSettings) -> Keeping | None:
     """Where weights are to be kept: as was said, or else wherever shared memory gets huge pages."""
     required = chosen.keeper == "on" or chosen.survive_coordinator > 0.0
-    if required or (chosen.keeper == "auto" and shared_huge_pages(shared_setting())):
+    if required or (chosen.keeper == "auto" and shared_huge_pages()):
         return Keeping(spec, chosen.survive_coordinator, required=required)
     return None
 
@@ -159,7 +174,7 @@ def _remove_unheard(folder: Path) -> None:
     """Remove the sockets of keepers that were killed."""
     for path in folder.glob("*.keeper"):
         try:
-            close_all(KeeperClient(path).items("none/"))
+            KeeperClient(path).look()
         except KeeperGone as gone:
             if isinstance(gone.__cause__, ConnectionRefusedError):
                 path.unlink(missing_ok=True)

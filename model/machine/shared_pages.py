@@ -39,9 +39,9 @@ def shared_setting(root: Path = Path("/")) -> str:
     return chosen(read_text(root / "sys/kernel/mm/transparent_hugepage/shmem_enabled"))
 
 
-def shared_huge_pages(setting: str) -> bool:
-    """Whether shared memory that asks for huge pages gets them, by a trial where the setting does not promise it."""
-    if setting in GIVEN_AT_TOUCH:
+def shared_huge_pages() -> bool:
+    """Whether shared memory that asks for huge pages gets them here, by a trial where no setting promises it."""
+    if shared_setting() in GIVEN_AT_TOUCH:
         return True
     with suppress(OSError, MemoryError):
         descriptor = shared_memory("numoe-trial", HUGE_PAGE)

@@ -23,13 +23,6 @@ MOST_MEMORY = 50 << 20
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    one = Running(tmp_path / "socket", 0.0)
-    yield one
-    one.close()
-
-
-@pytest.fixture
 def staying(tmp_path: Path) -> Iterator[Running]:
     one = Running(tmp_path / "socket", 60.0)
     yield one
@@ -68,6 +61,13 @@ def test_what_was_put_is_found_by_its_name_until_it_is_removed_or_put_again(runn
     [kept] = running.client.items("1/")
     assert kept.note == {"bytes": 6}
     close_all([kept])
+
+
+def test_one_thing_is_removed_by_its_name_and_nothing_whose_name_begins_so(running: Running) -> None:
+    for expert in (1, 12):
+        put(running.client, f"0/came/3/{expert}", b"text")
+    running.client.remove("0/came/3/1")
+    assert texts(running.client) == {"0/came/3/12": b"text"}
 
 
 def test_memory_that_is_removed_is_given_back(running: Running) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,28 +108,24 @@ def test_all_memory_and_threads_are_on_their_own_node_also_after_a_worker_was_ki
 
 
 def test_weights_that_outlive_a_killed_worker_are_on_its_node_and_not_read_again(
-    spec: ModelSpec, shards: ShardPlan, processes: list[LoadingProcess], tmp_path: Path
+    spec: ModelSpec, shards: ShardPlan, processes: list[LoadingProcess], running: Running
 ) -> None:
-    keeper = Running(tmp_path / "keeper", 0.0)
-    try:
-        with group(spec, shards, LIMITS, keeper.path) as made:
-            told = load(made, processes)
-            tokens = generate(made)
-            kept = keeper.client.items()
-            processes[1].close()
-        processes[1] = start(shards, 1)
-        with group(spec, shards, LIMITS, keeper.path) as made:
-            again = load(made, processes)
-            assert generate(made) == tokens
-        assert [found.weights for found in again] == [found.weights for found in told]
-        assert [found.level for found in again] == ["cpus+memory, verified"] * 2
-        [one] = [one for one in kept if one.name == "1/loaded"]
-        assert one.descriptor is not None
-        size = os.fstat(one.descriptor).st_size
-        assert mapped_bytes(processes[1].pid, one.descriptor, 0, size) == {shards.shards[1].node: size}
-        close_all(kept)
-    finally:
-        keeper.close()
+    with group(spec, shards, LIMITS, running.path) as made:
+        told = load(made, processes)
+        tokens = generate(made)
+        kept = running.client.items()
+        processes[1].close()
+    processes[1] = start(shards, 1)
+    with group(spec, shards, LIMITS, running.path) as made:
+        again = load(made, processes)
+        assert generate(made) == tokens
+    assert [found.weights for found in again] == [found.weights for found in told]
+    assert [found.level for found in again] == ["cpus+memory, verified"] * 2
+    [one] = [one for one in kept if one.name == "1/loaded"]
+    assert one.descriptor is not None
+    size = os.fstat(one.descriptor).st_size
+    assert mapped_bytes(processes[1].pid, one.descriptor, 0, size) == {shards.shards[1].node: size}
+    close_all(kept)
 
 
 def test_one_worker_draws_the_same_tokens(spec: ModelSpec, shards: ShardPlan, processes: list[LoadingProcess]) -> None:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from numoe.v1.generation_pb2 import GenerateRequest, GenerateResponse, Sampling, Stopping, TokenIds
 from numoe.v1.generation_pb2_grpc import GenerationServiceStub
-from numoe.v1.placement_pb2 import GetPlacementRequest
+from numoe.v1.placement_pb2 import GetPlacementRequest, GetPlacementResponse
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.system.serve_process import PATIENCE_SECONDS
 from tests.tiny_model import TinyShape
@@ -118,10 +118,15 @@ class Client:
         stream.call.cancel()
         return tokens
 
+    async def placement(self) -> GetPlacementResponse:
+        """Where everything lies."""
+        answer = await PlacementServiceStub(self.channel).GetPlacement(GetPlacementRequest())
+        assert isinstance(answer, GetPlacementResponse)
+        return answer
+
     async def workers(self) -> list[int]:
         """Process ids."""
-        placement = await PlacementServiceStub(self.channel).GetPlacement(GetPlacementRequest())
-        return [worker.pid for worker in placement.workers]
+        return [worker.pid for worker in (await self.placement()).workers]
 
     def health(self) -> HealthWatch:
         return HealthWatch(health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest()))

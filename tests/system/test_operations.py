@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.v1.placement_pb2 import GetPlacementRequest, GetPlacementResponse
-from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.coordinator.api.http.http_client import messages, order
-from tests.system.clients import SERVE_FLAGS, SHAPE, Client, ask, connected
+from tests.system.clients import SERVE_FLAGS, SHAPE, ask, connected
 from tests.system.serve_process import ServeProcess, serving
 
 PROMPT, ANSWER = 3, 60
@@ -53,16 +51,10 @@ def counts(packed: dict[str, Any]) -> NDArray[np.int64]:
     return np.frombuffer(base64.b64decode(packed["data"]), kind).reshape(packed["shape"]).astype(np.int64)
 
 
-async def placement_of(client: Client) -> GetPlacementResponse:
-    answer = await PlacementServiceStub(client.channel).GetPlacement(GetPlacementRequest())
-    assert isinstance(answer, GetPlacementResponse)
-    return answer
-
-
 async def test_workers_show_what_they_do_and_where_they_are(server: ServeProcess) -> None:
     async with connected(server.address) as client:
         await client.tokens(ask(ANSWER))
-        placed = (await placement_of(client)).workers
+        placed = (await client.placement()).workers
     positions = PROMPT + ANSWER - 1  # the last token drawn is never run
     state = await state_when(server, lambda state: bool(counts(state["ever"]["counts"]).any()))
     assert (counts(state["ever"]["counts"]).sum(1) == positions * SHAPE.active_experts).all()
@@ -127,6 +119,6 @@ async def test_experts_that_move_change_the_map(server: ServeProcess) -> None:
     moved = {expert for some in after["experts"]["moved"] for expert in some["experts"]}
     assert moved == set(np.flatnonzero(counts(before["experts"]["holders"]) == 2).tolist())
     async with connected(server.address) as client:
-        first, second = (await placement_of(client)).workers
+        first, second = (await client.placement()).workers
     assert [list(some.experts) for some in first.experts] == [list(range(SHAPE.experts))]
     assert [list(some.experts) for some in second.experts] == [[]]

@@ -25,7 +25,7 @@ from numoe.protos.locality import PAGE
 from numoe.v1 import placement_pb2, placement_pb2_grpc
 from numoe.worker.loading.expert_block import expert_block
 from tests.coordinator.api.grpc.grpc_serving import info_of
-from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, Client, ask, connected
+from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, SHAPE, ask, connected
 from tests.system.conftest import ModelOf
 from tests.system.groups import RecordedWorkers, WorkerProcesses, plan_of
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, run_alone, run_together
@@ -172,13 +172,6 @@ def rebalance(server: ServeProcess, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-async def placement_of(client: Client) -> placement_pb2.GetPlacementResponse:
-    stub = placement_pb2_grpc.PlacementServiceStub(client.channel)
-    answer = await stub.GetPlacement(placement_pb2.GetPlacementRequest())
-    assert isinstance(answer, placement_pb2.GetPlacementResponse)
-    return answer
-
-
 def bytes_by_layer(worker: placement_pb2.WorkerPlacement) -> list[int]:
     """[L] on all nodes."""
     return [sum(at.bytes for at in layer.nodes) for layer in worker.locality.layers]
@@ -186,13 +179,13 @@ def bytes_by_layer(worker: placement_pb2.WorkerPlacement) -> list[int]:
 
 async def test_a_drained_worker_is_left_by_all_its_experts_and_answers_stay(server: ServeProcess) -> None:
     async with connected(server.address) as client:
-        loaded = [bytes_by_layer(worker) for worker in (await placement_of(client)).workers]
+        loaded = [bytes_by_layer(worker) for worker in (await client.placement()).workers]
         before = await client.tokens(ask(20))
         done = await asyncio.to_thread(rebalance, server, "--drain", "1")
         assert done.returncode == 0, done.stderr
         half = SHAPE.layers * (SHAPE.experts // 2)
         assert done.stdout == f"{half} experts moved\n"
-        placement = await placement_of(client)
+        placement = await client.placement()
         size = expert_block(tiny_spec(SHAPE).layer_tensors[0], tiny_spec(SHAPE)).bytes
         moved = SHAPE.experts // 2
         assert [bytes_by_layer(worker) for worker in placement.workers] == [
@@ -226,7 +219,7 @@ async def test_the_stream_tells_of_every_move(server: ServeProcess) -> None:
 async def test_a_worker_lost_while_experts_move_is_told_and_the_next_group_moves_them(server: ServeProcess) -> None:
     async with connected(server.address) as client:
         tokens, pids = await client.tokens(ask(20)), await client.workers()
-        before = await placement_of(client)
+        before = await client.placement()
         drained = max(before.workers, key=lambda worker: len(worker.experts[0].experts)).worker
         health = client.health()
         await health.becomes(SERVING)
@@ -242,10 +235,10 @@ async def test_a_worker_lost_while_experts_move_is_told_and_the_next_group_moves
         assert info_of(lost.value) == ("WORKER_LOST", "numoe")
         await health.becomes(NOT_SERVING)
         await health.becomes(SERVING)
-        after = await placement_of(client)
+        after = await client.placement()
         assert [worker.experts for worker in after.workers] == [worker.experts for worker in before.workers]
         assert await client.tokens(ask(20)) == tokens
         told = [answer async for answer in stub.Rebalance(placement_pb2.RebalanceRequest(drain_worker=drained))]
         assert told[-1].made == told[-1].moves > 0
-        assert not any(some.experts for some in (await placement_of(client)).workers[drained].experts)
+        assert not any(some.experts for some in (await client.placement()).workers[drained].experts)
         assert await client.tokens(ask(20)) == tokens

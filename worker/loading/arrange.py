@@ -20,6 +20,7 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.locality import PAGE
 from numoe.worker.loading.arrangement import Arrangement, Block, Piece, head_rows, panel_bytes
+from numoe.worker.loading.weight_memory import held_apart
 
 DENSE = ("q", "k", "v", "output", "router")  # record fields of a layer's matrices but the experts'
 EXPERT = ("gate", "up", "down")
@@ -53,17 +54,16 @@ def arrange(
     `held`: [L] the whole experts that lie in it, of layers that are not split by row; None: those that the plan gives.
     """
     arranger = _Arranger(spec)
+    held = held or held_apart(plan, shard.worker)
     layer_bytes, first_experts = [], []
     for layer, (tensors, owners) in enumerate(zip(spec.layer_tensors, plan.experts, strict=True)):
         start = arranger.used
         arranger.layer(layer, {name: (tensor, rows) for name, tensor, rows in layer_rows(tensors, spec, shard, owners)})
         arranger.layers[layer]["whole"] = owners is not None
-        some = held[layer] if held else None if owners is None else owners.held_by(shard.worker)
-        first_experts.append(arranger.used)
-        arranger.experts_of(layer, range(spec.experts) if some is None else some, apart=owners is not None)
+        shared, apart = arranger.used, held[layer]
+        arranger.experts_of(layer, range(spec.experts) if apart is None else apart, apart=apart is not None)
         layer_bytes.append(Range(start, arranger.used))
-        if some is None:
-            first_experts[layer] = arranger.used
+        first_experts.append(arranger.used if apart is None else shared)
     arranger.matrix([arranger.head[0]], [spec.output], shard.vocabulary, arranger.others[-1:].reshape(1, 1), (0,))
     start = arranger.used
     arranger.rows(spec.token_embedding, shard.vocabulary)

@@ -24,6 +24,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from numoe.keeper.client import KeeperClient, KeeperGone, Kept, close_all
+from numoe.keeper.process import allow_many_files
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.panels import PANEL_LAYOUT
 from numoe.model.planning.plan import ShardPlan
@@ -50,6 +51,7 @@ class KeptMemory:
         self.left: Collection[Place] = ()
         self.came: Mapping[Place, Bytes] = {}
         self.digests: Mapping[str, bytes] = {}
+        allow_many_files()
         try:
             found = self._keeper.items(self._prefix)
         except KeeperGone as gone:
@@ -71,7 +73,8 @@ class KeptMemory:
             return False
         held = [None if mask is None else _experts(mask) for mask in loaded.note["held"]]
         left = {_place(name) for name in kept if name.startswith("left/")}
-        came = {_place(name): one for name, one in kept.items() if name.startswith("came/")}
+        whole = {name: one for name, one in kept.items() if one.descriptor is not None}  # what came with its memory
+        came = {_place(name): one for name, one in whole.items() if name.startswith("came/")}
         there = {(layer, expert) for layer, some in enumerate(held) for expert in some or ()} - left | set(came)
         wanted = {(layer, expert) for layer, some in enumerate(self.held) for expert in some or ()}
         if not wanted <= there:
@@ -87,13 +90,13 @@ class KeptMemory:
         assert kept.descriptor is not None, kept
         return map_shared(kept.descriptor, int(str(kept.note)), self._threads)
 
-    def load(self, size: int, threads: int) -> tuple[Bytes, bool]:  # [size]
+    def load(self, size: int) -> tuple[Bytes, bool]:  # [size]
         """See WeightMemory."""
         if self._loaded >= 0:
             assert size == self._bytes, (size, self._bytes)
-            self._memory = map_shared(self._loaded, size, threads)
+            self._memory = map_shared(self._loaded, size, self._threads)
             return self._memory, True
-        self._memory, self._loaded = allocate_shared(size, threads)
+        self._memory, self._loaded = allocate_shared(size, self._threads)
         return self._memory, False
 
     def loaded(self) -> None:

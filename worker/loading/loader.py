@@ -18,7 +18,6 @@ from numoe.worker.loading.files import Files
 from numoe.worker.loading.gguf_source import GgufSource
 from numoe.worker.loading.packed_source import PackedSource
 from numoe.worker.loading.weight_memory import WeightMemory
-from numoe.worker.placing.memory import allocate
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,8 @@ def load_weights(
     arranged: Arrangement,
     threads: int,
     report: Callable[[int], None],
+    place: WeightMemory,
     packed: Path | None = None,
-    place: WeightMemory | None = None,
 ) -> LoadedWeights:
     """Read a shard as it was arranged; `report` receives the bytes of each piece when it is done.
 
@@ -78,15 +77,15 @@ def load_weights(
         arranged: how it is to lie.
         threads: that compute on this worker's CPUs.
         report: may be called from any thread, one at a time.
+        place: gives the memory.
         packed: the folder of panels to read; None: the model's files are read and packed.
-        place: gives the memory; None: it is this process's own.
 
     Raises:
         ModelFileError: it is not the file that the model was planned by, or was written to meanwhile, or a weight is
             infinite or no number, or a packed folder is damaged.
         OSError: it cannot be read.
     """
-    memory, written = place.load(arranged.bytes, threads) if place else (allocate(arranged.bytes), False)
+    memory, written = place.load(arranged.bytes)
     arranged.place_at(memory.ctypes.data)
     files = Files(spec.files)
     vectors = []
@@ -104,7 +103,7 @@ def load_weights(
         files.check()
     finally:
         files.close()
-    if place and not written:
+    if not written:
         place.loaded()
     return LoadedWeights(arranged, output_norm, memory, vectors, written)
 

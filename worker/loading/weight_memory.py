@@ -31,7 +31,7 @@ class WeightMemory(Protocol):
     digests: Mapping[str, bytes]
     """Of parts that were there before this worker came, what somebody had them kept with."""
 
-    def load(self, size: int, threads: int) -> tuple[Bytes, bool]:  # [size]
+    def load(self, size: int) -> tuple[Bytes, bool]:  # [size]
         """The memory of all that is loaded at once, and whether it has been written before. Raises MemoryError."""
 
     def loaded(self) -> None:
@@ -71,7 +71,7 @@ class PrivateMemory:
     def __init__(self, plan: ShardPlan, worker: int) -> None:
         self.held: Sequence[Sequence[int] | None] = held_apart(plan, worker)
 
-    def load(self, size: int, threads: int) -> tuple[Bytes, bool]:  # [size]
+    def load(self, size: int) -> tuple[Bytes, bool]:  # [size]
         """See WeightMemory."""
         return allocate(size), False
 

@@ -97,7 +97,7 @@ class RunningShard:
         arranged = arrange(assignment.spec, assignment.plan, shard, self._place.held)
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
         self._weights = load_weights(
-            assignment.spec, shard, arranged, threads, self._count, assignment.packed, self._place
+            assignment.spec, shard, arranged, threads, self._count, self._place, assignment.packed
         )
         if assignment.lock_weights:
             self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])

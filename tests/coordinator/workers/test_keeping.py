@@ -116,17 +116,25 @@ def test_a_socket_behind_which_nobody_is_is_removed_by_the_next_service(folder: 
         living.close()
 
 
-def test_owners_are_those_that_were_kept(kept: Keeping) -> None:
-    plan = replace(PLAN, experts=(share_experts([1.0] * 4, 2), *[None] * (SPEC.layers - 1)))
-    assert kept.owners(plan) == plan
-    moved = ExpertOwners(((1,), (0, 1), (1,), (0,)))
-    kept.keep_owners(0, moved)
-    assert kept.owners(plan) == replace(plan, experts=(moved, *plan.experts[1:]))
-    assert kept.socket is not None
-    KeeperClient(kept.socket).put("0/loaded", 1)
-    kept.distrust()
-    assert kept.owners(plan) == replace(plan, experts=(moved, *plan.experts[1:]))
-    assert [one.name for one in KeeperClient(kept.socket).items()] == ["owners/0"]
+def test_owners_are_those_that_were_kept_of_the_same_plan(folder: Path) -> None:
+    plan = replace(PLAN, experts=(share_experts([1.0] * 4, 2), *PLAN.experts[1:]))
+    moved, left = ExpertOwners(((1,), (0, 1), (1,), (0,))), left_behind(folder)
+    try:
+        first = Keeping(SPEC, STAY_SECONDS)
+        first.adopt()
+        assert first.obeyed(plan) == plan
+        first.start(plan)
+        first.keep_owners(0, moved)
+        first.distrust()  # of weights
+        next_ = Keeping(SPEC, STAY_SECONDS)
+        next_._client = first._client
+        assert next_.obeyed(plan) == replace(plan, experts=(moved, *plan.experts[1:]))
+        other = replace(plan, shards=plan.shards[:1])
+        assert next_.obeyed(other) == other
+        assert next_.obeyed(plan) == plan, "what was kept of another plan is of no use any more"
+        first.end()
+    finally:
+        left.close()
 
 
 def test_a_keeper_that_cannot_start_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,5 +187,5 @@ def test_a_keeper_ends_with_a_coordinator_that_is_killed(folder: Path) -> None:
 def test_weights_are_kept_where_that_costs_nothing(
     chosen: str, given: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "shared_huge_pages", lambda setting: given)
+    monkeypatch.setattr(keeping, "shared_huge_pages", lambda: given)
     assert (wanted_keeping(SPEC, WorkerSettings(keeper=chosen)) is not None) is wanted  # type: ignore[arg-type]

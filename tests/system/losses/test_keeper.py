@@ -8,18 +8,12 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from numoe.v1.placement_pb2 import GetPlacementRequest, GetPlacementResponse, RebalanceRequest
+from numoe.v1.placement_pb2 import GetPlacementResponse, RebalanceRequest
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.system.clients import NOT_SERVING, SERVE_FLAGS, SERVING, Client, ask, connected
 from tests.system.serve_process import ServeProcess, lives, serving, wait_until
 
 TOKENS = 50
-
-
-async def placement_of(client: Client) -> GetPlacementResponse:
-    answer = await PlacementServiceStub(client.channel).GetPlacement(GetPlacementRequest())
-    assert isinstance(answer, GetPlacementResponse)
-    return answer
 
 
 def experts_of(placement: GetPlacementResponse) -> list[list[tuple[int, ...]]]:
@@ -46,11 +40,11 @@ async def test_weights_are_taken_up_and_after_the_keeper_s_death_read_once_more(
     flags = (*SERVE_FLAGS, "--split", "expert", "--standby")
     with serving(served_model.with_name("kept log"), str(served_model), *flags) as server:
         async with connected(server.address) as client:
-            before, where = await client.tokens(ask(TOKENS)), await placement_of(client)
+            before, where = await client.tokens(ask(TOKENS)), await client.placement()
             await lose_a_worker(client)
             assert server.log.count('"weights_taken_up"') == 2
             assert await client.tokens(ask(TOKENS)) == before
-            after = await placement_of(client)
+            after = await client.placement()
             assert pages_of(after) == pages_of(where)
             keeper = server.keeper()
             assert keeper.memory_info().rss < 50 << 20
@@ -73,7 +67,7 @@ async def test_the_next_coordinator_takes_over_what_a_killed_one_left(served_mod
         tokens = await client.tokens(ask(TOKENS))
         moving = PlacementServiceStub(client.channel).Rebalance(RebalanceRequest(drain_worker=1))
         assert [answer.made async for answer in moving][-1] > 0
-        experts, workers = experts_of(await placement_of(client)), await client.workers()
+        experts, workers = experts_of(await client.placement()), await client.workers()
     keeper = first.keeper()
     first.process.kill()
     first.wait()
@@ -83,6 +77,6 @@ async def test_the_next_coordinator_takes_over_what_a_killed_one_left(served_mod
         async with connected(server.address) as client:
             assert server.log.count('"keeper_adopted"') == 1
             assert server.log.count('"weights_taken_up"') == 2
-            assert experts_of(await placement_of(client)) == experts
+            assert experts_of(await client.placement()) == experts
             assert await client.tokens(ask(TOKENS)) == tokens
     wait_until(lambda: not lives(keeper))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from tests.keeper.running import Running
 from tests.tiny_model import write_tiny_model
 from tests.worker.running.expert_holders import EXPERT, LAYER, SHAPE, TRANSFER_BYTES, Worker, copy, size_of
 from tests.worker.running.shard_process import even_plan, read_spec
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    one = Running(tmp_path / "socket", 0.0)
-    yield one
-    one.close()
 
 
 @pytest.fixture
@@ -151,6 +143,16 @@ def test_an_expert_that_is_wanted_and_gone_has_all_read_anew(
     assert not next_.weights.written_before
     assert bytes_of(next_) == before
     assert [one.name for one in running.client.items()] == ["1/loaded"]
+
+
+def test_memory_that_came_without_its_descriptor_has_all_read_anew(
+    running: Running, spec: ModelSpec, plan: ShardPlan
+) -> None:
+    """As where too many files are open."""
+    come(running, spec, plan, 0)
+    after = moved(plan)
+    running.client.put(f"0/came/{LAYER}/{EXPERT}", 100)
+    assert not come(running, spec, after, 0).weights.written_before
 
 
 def test_another_plan_or_file_has_all_read_anew(running: Running, spec: ModelSpec, plan: ShardPlan) -> None:

@@ -23,6 +23,7 @@ from numoe.worker.loading import arrange as arranging
 from numoe.worker.loading.arrange import arrange, layer_rows
 from numoe.worker.loading.arrangement import panel_bytes
 from numoe.worker.loading.loader import LoadedWeights, load_weights
+from numoe.worker.loading.weight_memory import PrivateMemory
 from tests.kernels.numeric import dequantised, packed
 from tests.tiny_model import TinyShape, Weights, shape_of_type, split_paths, write_tiny_model
 from tests.worker.running.shard_process import even_plan, read_spec
@@ -114,7 +115,8 @@ def check_vector(address: int, tensor: TensorInfo | None, weights: Weights) -> N
 def load(spec: ModelSpec, plan: ShardPlan, shard: Shard, threads: int = 2) -> tuple[LoadedWeights, list[int]]:
     """Load a shard; also what was reported."""
     told: list[int] = []
-    return load_weights(spec, shard, arrange(spec, plan, shard), threads, told.append), told
+    place = PrivateMemory(plan, shard.worker)
+    return load_weights(spec, shard, arrange(spec, plan, shard), threads, told.append, place), told
 
 
 def plan_of(spec: ModelSpec, workers: int, whole: Sequence[int] = ()) -> ShardPlan:

@@ -16,6 +16,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.protos.errors import ModelFileError
 from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import load_weights
+from numoe.worker.loading.weight_memory import PrivateMemory
 from tests.tiny_model import split_paths, write_tiny_model
 from tests.worker.loading.test_loader import UNEVEN, load, plan_of
 from tests.worker.running.shard_process import read_spec
@@ -97,7 +98,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(own_file: tuple[P
             write_into(path)
 
     with pytest.raises(ModelFileError, match="was changed or replaced"):
-        load_weights(spec, shard, arrange(spec, plan, shard), 1, change)
+        load_weights(spec, shard, arrange(spec, plan, shard), 1, change, PrivateMemory(plan, shard.worker))
     assert changed
 
 

@@ -25,6 +25,7 @@ from numoe.worker.loading.arrangement import Arrangement
 from numoe.worker.loading.direct_files import BLOCK_BYTES
 from numoe.worker.loading.loader import LoadedWeights, load_weights
 from numoe.worker.loading.page_cache import PageCache
+from numoe.worker.loading.weight_memory import PrivateMemory
 from tests.packed_model import copies, flip, pack_here
 from tests.tiny_model import TinyShape, split_paths, write_tiny_model
 from tests.worker.loading.page_cache_tools import bytes_from_disk, drop_from_cache
@@ -63,7 +64,8 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def load_packed(spec: ModelSpec, folder: Path, plan: ShardPlan, shard: Shard) -> tuple[LoadedWeights, list[int]]:
     told: list[int] = []
-    return load_weights(spec, shard, arrange(spec, plan, shard), 2, told.append, folder), told
+    place = PrivateMemory(plan, shard.worker)
+    return load_weights(spec, shard, arrange(spec, plan, shard), 2, told.append, place, folder), told
 
 
 def places(arranged: Arrangement, memory: NDArray[np.uint8]) -> NDArray[np.int64]:

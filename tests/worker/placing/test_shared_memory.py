@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numoe.model.machine.shared_pages import shared_huge_pages, shared_setting
+from numoe.model.machine.shared_pages import shared_huge_pages
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import PAGE
 from numoe.protos.mapping import HUGE_PAGE
@@ -46,7 +46,7 @@ def test_what_is_written_is_found_where_it_is_mapped_again(size: int) -> None:
 
 
 def test_pages_are_huge_where_the_kernel_gives_such_to_shared_memory() -> None:
-    if not shared_huge_pages(shared_setting()):
+    if not shared_huge_pages():
         pytest.skip("the kernel gives none")
     size = 4 * HUGE_PAGE + PAGE
     memory, descriptor = allocate_shared(size, 1)

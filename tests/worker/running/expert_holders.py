@@ -38,7 +38,7 @@ class Worker:
     ) -> None:
         self.shard, self.spec, self.place, self.read = plan.shards[number], spec, place, 0
         arranged = arrange(spec, plan, self.shard, place.held)
-        self.weights: LoadedWeights = load_weights(spec, self.shard, arranged, 1, self.count, place=place)
+        self.weights: LoadedWeights = load_weights(spec, self.shard, arranged, 1, self.count, place)
         self.other = allocate(PAGE)  # as if this were the KV cache
         self.found = look(self.memory(), self.shard)
         self.transfer = transfer
