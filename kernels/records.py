@@ -109,6 +109,7 @@ class ShardSizes(NamedTuple):
     first_width: int  # of the worker's slice of D
     own_vocabulary: int  # v
     first_vocabulary: int
+    embeds: int  # 1: the step begins with its tokens, 0: with the rows of another host's last layer
     embedding_tile: int  # tile number of the embedding's format, and the bytes of its rows
     embedding_row_bytes: int
     key_format: int  # of the KV cache: a row of the tile table
@@ -190,6 +191,7 @@ class StepInput(NamedTuple):
 
     header: Ints  # [5] tokens, sequences, samples, the level of kernels/threads/profile.py, whether it is checked
     token_ids: Ints  # [T]
+    hidden_in: Floats  # [T, D] the residual stream, where the step does not begin with tokens; else [0, D]
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables
     kv_tables: Ints  # [S, blocks of the longest context]

@@ -3,8 +3,8 @@
     +--------------------------------------------------------------------------------------------+ 0
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
     +--------------------------------------------------------------------------------------------+ page
-    | step slot  header | token_ids | positions | token_sequence | kv_tables | fewest_experts |    |  coordinator writes
-    |            expert_threshold | samples | seen_* | expert_holders                              |
+    | step slot  header | token_ids | hidden_in | positions | token_sequence | kv_tables |         |  coordinator writes
+    |            fewest_experts | expert_threshold | samples | seen_* | expert_holders             |
     | results    drawn_tokens | drawn_logprobs | experts_run | not_finite                          |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
@@ -107,6 +107,7 @@ class ArenaShape:
     active_experts: int  # A
     parts: tuple[PartShape, ...]
     transfer_bytes: int = 0  # for experts on their way from worker to worker
+    embeds: bool = True  # steps begin with tokens; else with rows of the residual stream
 
 
 def dense_columns(tokens: int) -> int:
@@ -146,6 +147,11 @@ class ArenaLayout:
     parts: tuple[tuple[int, int], ...]  # first and last byte + 1 of each worker's part, whole pages
     bytes: int
 
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn from what the last layer makes."""
+        return any(field.bytes for name, field in self.fields.items() if name.endswith(".logits"))
+
     def view(self, memory: NDArray[np.uint8], name: str) -> NDArray[Any]:
         """The array `name` of the arena mapped as `memory`."""
         field = self.fields[name]
@@ -159,6 +165,7 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
     return [
         ("header", np.int32, (5,)),  # tokens, sequences, samples, what is noted of the step (profile.py), if checked
         ("token_ids", np.int32, (limits.step_tokens,)),
+        ("hidden_in", np.float32, (0 if shape.embeds else limits.step_tokens, shape.width)),
         ("positions", np.int32, (limits.step_tokens,)),
         ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
         ("kv_tables", np.int32, (limits.sequences, tables)),
@@ -189,7 +196,7 @@ def _worker_part(shape: ArenaShape, part: PartShape) -> list[tuple[str, Any, tup
         ("profile_state", np.int64, (part.threads, STATE_WORDS)),  # drawn in kernels/threads/profile.py
         ("profile_cells", np.int64, (part.threads, shape.layers + 1, len(PHASES), 3)),
         ("profile_events", np.int64, (part.threads, most_events(shape.layers), EVENT_WORDS)),
-        ("embedding", np.float32, (limits.step_tokens, shape.width)),
+        ("embedding", np.float32, (limits.step_tokens if shape.embeds else 0, shape.width)),
         ("hidden", np.float32, (tokens, part.width)),
         # Groups and columns as in kernels/matmul/groups.py: at most 4 bytes a value, most of them rounded to less.
         ("attention", np.float32, (tokens, part.attention_width)),

@@ -30,47 +30,45 @@ class Batch:
     def remove_ended(self, now: float) -> list[Sequence]:
         """Takes out every sequence that ended, was cancelled or is too late; returns those that are too late.
 
-        No step may be in flight: slots and blocks are given back.
+        One whose tokens are under way keeps its slot and blocks until they are run.
         """
         late = [s for s in (*self.queue, *self.running) if s.deadline <= now and s.outcome is None]
         for sequence in late:
             sequence.outcome = Failed(DeadlineExceeded(_late_message(sequence, now)))
         self.queue.remove_ended()
-        over = [sequence for sequence in self.running if sequence.is_over]
+        over = [sequence for sequence in self.running if sequence.is_over and not sequence.under_way]
         if over:
-            self.running = [sequence for sequence in self.running if not sequence.is_over]
+            self.running = [sequence for sequence in self.running if sequence not in over]
         for sequence in over:
             sequence.close()
             self.queue.note_service_time(now - sequence.started_at)
         return late
 
-    def next_work(self, now: float) -> list[tuple[Sequence, int]]:
-        """Admits what fits, and says which sequence runs how many tokens in the next step."""
+    def next_work(self, now: float, depth: int) -> list[tuple[Sequence, int]]:
+        """Admits what fits, and says which sequence runs how many tokens in the next of `depth` steps at once."""
         free_slots = slots(self._limits) - len(self.running)
         state = SchedulerState(
-            running=[RunningSequence(sequence.pending) for sequence in self.running],
+            running=[RunningSequence(0 if one.is_over else one.pending) for one in self.running],
             waiting=[
                 WaitingSequence(sequence.pending, self.pool.blocks_for(sequence.positions))
                 for sequence in self.queue.head(free_slots)
             ],
             unreserved_blocks=self.pool.unreserved,
         )
-        decided = schedule(state, self._limits, self._prefill_chunk)
+        decided = schedule(state, self._limits, self._prefill_chunk, depth)
         for _ in range(decided.admitted):
             sequence = self.queue.take_first()
             sequence.admit(self.pool.open(sequence.positions), now)
             self.running.append(sequence)
-        assert decided.chunks or not (self.running or self.queue), "work is open, but none can be scheduled"
+        under_way = any(sequence.under_way for sequence in self.running)
+        assert decided.chunks or under_way or not self.has_open, "work is open, but none can be scheduled"
         return [(self.running[chunk.sequence], chunk.tokens) for chunk in decided.chunks]
 
-    def rewind(self, in_flight: list[tuple[Sequence, int]], lost: WorkerLost, now: float) -> list[Sequence]:
+    def rewind(self, lost: WorkerLost, now: float) -> list[Sequence]:
         """The workers were lost, with all keys and values: what is at work runs all its tokens again, in its blocks.
 
-        Returns those that fail instead: the step under way, in which workers were lost, ran so many new tokens of each,
-        and that was not the first time.
+        Returns those that fail instead: new tokens of theirs were under way, and that was not the first time.
         """
-        for sequence, tokens in in_flight:
-            sequence.note_loss(tokens)
         for sequence in self.running:
             sequence.rewind(str(lost), now)
         failed = [sequence for sequence in self.running if sequence.losses >= MOST_LOSSES and sequence.outcome is None]

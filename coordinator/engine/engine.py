@@ -5,9 +5,9 @@
                                         +----- apply <----+        then deliver: texts, while the next step computes
 
 The thread's round: decide the next step and send it, deliver the texts of the last one, collect the answer, apply it.
-One step is in flight at a time, so between two steps no worker touches any block: there a request that ended, was
-cancelled or ran out of time gives back its slot and its blocks. Without requests the thread sleeps on a condition, and
-looks at the workers now and then.
+One step is under way at a time, or one for each host that runs a part of the model. A request that ended, was cancelled
+or ran out of time gives back its slot and its blocks once no step under way has tokens of it, as no worker touches
+them then. Without requests the thread sleeps on a condition, and looks at the workers now and then.
 
 *Guarantees*: exactly one terminal event per request; no client can hold up a step. After WorkerLost all open requests
 go on once the workers are back: their tokens are run again, prompt and answer alike, and the next ones are drawn as if
@@ -31,11 +31,11 @@ from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
-from numoe.coordinator.engine.nonsense import refuse_nonsense
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
+from numoe.coordinator.engine.under_way import StepsUnderWay, Work
 from numoe.coordinator.requests.events import Accepted, Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
@@ -43,7 +43,7 @@ from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
-from numoe.protos.messages import NOT_DRAWN, Chunk, Step, StepResult, place_of
+from numoe.protos.messages import NOT_DRAWN, Chunk, Step, StepResult
 
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 
@@ -71,7 +71,6 @@ class Engine:
         self._executor = executor
         self._tokenizer = tokenizer
         self._settings = settings
-        self._step_timeout_seconds = step_timeout_seconds
         context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
         self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
         self._experts, self._reduction = experts, expert_reduction(settings)
@@ -88,9 +87,9 @@ class Engine:
         self._closed = False  # the executor, or it is being closed
 
         # Written by the thread alone.
-        self._in_flight: list[tuple[Sequence, int]] = []  # what the step under way runs, and how many tokens of each
+        self._under_way = StepsUnderWay(executor, step_timeout_seconds, tokenizer.vocabulary)
+        self._not_drawn: list[tuple[Sequence, Chunk]] = []  # as its logits were not finite, and nobody knows where yet
         self._undelivered: list[Sequence] = []
-        self._steps = 0
         self._step_began_at: float | None = None
         self._prompt_tokens = 0
         self._generated_tokens = 0
@@ -187,7 +186,7 @@ class Engine:
                 queued=len(self._batch.queue),
                 kv_blocks_used=self._batch.pool.used,
                 kv_blocks=self._batch.pool.blocks,
-                steps=self._steps,
+                steps=self._under_way.total,
                 prompt_tokens=self._prompt_tokens,
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts.total,
@@ -262,67 +261,68 @@ class Engine:
             return not self._stopping
 
     def _run_step(self) -> None:
-        counts = self.counts
+        counts, depth = self.counts, self._executor.depth
         counts.begin_round()
-        work = self._next_work()
-        if not work:
-            self._deliver()
-            return
-        counts.end_phase("schedule")
-        step = Step(self._steps, tuple(sequence.chunk(tokens) for sequence, tokens in work))
-        self._steps += 1
-        self._in_flight = work
-        self._step_began_at = time.monotonic()
         try:
-            self._executor.submit(step)
-            counts.end_phase("publish")
+            while len(self._under_way) < depth and not self._not_drawn and self._send_next(depth):
+                pass
             self._deliver()
+            if not self._under_way:
+                return
             counts.end_phase("deliver")
-            result = self._executor.collect(self._step_timeout_seconds)
+            self._step_began_at = self._step_began_at or time.monotonic()
+            work, step, result = self._under_way.collect()
         finally:
             self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
-        self._in_flight = []
+        if not self._under_way:
+            self._place_not_finite()
         counts.end_phase("apply")
 
-    def _next_work(self) -> list[tuple[Sequence, int]]:
-        """Drops what is over, admits what fits, and says which sequence runs how many tokens."""
+    def _send_next(self, depth: int) -> bool:
+        """Drops what is over, admits what fits, and sends the next step; False: there is nothing to run."""
         now = time.monotonic()
         with self._changed:
             self._undelivered += self._batch.remove_ended(now)
-            return self._batch.next_work(now)
+            work = self._batch.next_work(now, depth)
+        if not work:
+            return False
+        self.counts.end_phase("schedule")
+        self._step_began_at = self._step_began_at or time.monotonic()
+        self._under_way.send(work)
+        self.counts.end_phase("publish")
+        return True
 
-    def _apply(self, work: list[tuple[Sequence, int]], step: Step, result: StepResult) -> None:
-        refuse_nonsense(step, result, self.limits.vocabulary)
+    def _apply(self, work: Work, step: Step, result: StepResult) -> None:
         now = time.monotonic()
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
-        not_drawn = []
         for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
             if sequence.most_run == 0:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
             self.counts.tokens_run_again += sequence.tokens_again(tokens)
             sequence.ran(tokens, experts_run, now)
-            if sequence.pending == 0:
+            if chunk.sampling is not None:
                 token_id, logprob = next(drawn)
                 if token_id == NOT_DRAWN:
-                    not_drawn.append((sequence, chunk))
-                else:
+                    sequence.not_finite = True
+                    self._not_drawn.append((sequence, chunk))
+                elif sequence.outcome is None:  # it may have come too late meanwhile
                     sequence.count_draw(self.counts, now)
                     sequence.take(token_id, logprob, now)
                     self._generated_tokens += 1
             self._undelivered.append(sequence)
         self._restarts.note_step()
-        for sequence, chunk in not_drawn:
-            sequence.fail_not_finite(self._place_not_finite(chunk))
 
-    def _place_not_finite(self, chunk: Chunk) -> str:
-        """Runs a chunk once more, by itself and checked, as its logits were not finite; says which part is to blame."""
-        step = Step(self._steps, (chunk,), checked=True)
-        self._steps += 1
-        self._executor.submit(step)
-        return place_of(self._executor.collect(self._step_timeout_seconds).not_finite)
+    def _place_not_finite(self) -> None:
+        """Ends each request whose logits were not finite; its chunk, run by itself, says which part is to blame."""
+        while self._not_drawn:
+            sequence, chunk = self._not_drawn[-1]
+            sequence.fail_not_finite(self._under_way.find_not_finite(chunk))
+            self._not_drawn.pop()
+            if sequence not in self._undelivered:
+                self._undelivered.append(sequence)
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -335,10 +335,11 @@ class Engine:
         self._restarts.note_lost(lost, self.events)
         self._lost = lost
         self._deliver()
-        in_flight, self._in_flight = self._in_flight, []
+        self._under_way.forget()
+        self._not_drawn.clear()
         with self._changed:
             self._restarting = True
-            self._undelivered += self._batch.rewind(in_flight, lost, time.monotonic())
+            self._undelivered += self._batch.rewind(lost, time.monotonic())
         self._restarts.run(lost, self.events, self._wants_workers, self._look_while_restarting)
         self._lost = None
         with self._changed:

@@ -14,11 +14,15 @@ class StepExecutor(Protocol):
     @property
     def limits(self) -> StepLimits: ...
 
+    @property
+    def depth(self) -> int:
+        """How many steps may be under way at once: as many as there are hosts that run a part of each."""
+
     def submit(self, step: Step) -> None:
         """Hands the step to the workers and returns at once; reads none of its arrays later. May raise WorkerLost."""
 
     def collect(self, timeout_seconds: float) -> StepResult:
-        """Waits for the step submitted last; raises WorkerLost when a worker died or the time is up."""
+        """Waits for the oldest step under way; raises WorkerLost when a worker died or the time is up."""
 
     def check(self) -> None:
         """Looks at workers that have nothing to do, and returns at once; raises WorkerLost when one died."""

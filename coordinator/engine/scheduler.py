@@ -1,12 +1,14 @@
 """Which sequences run which positions in the next step: a pure decision.
 
 Decodes go first, one position each: a sequence that streams is never held up by prompts. What is left of the step's
-tokens goes to prompts, first come first served, each at most one chunk. Then the queue's head is admitted while a
+tokens goes to prompts, first come first served, each at most one chunk. Where several hosts run a part of each step,
+several steps are under way: each takes its share of the sequences, so that no host waits, and no sequence decodes in
+two of them, but a prompt's chunks follow each other. Then the queue's head is admitted while a
 slot, tokens of this step and unreserved KV blocks for all it may ever need are there; a head that does not fit waits,
 and nobody overtakes it.
 
-*Guarantees*, by property tests: no limit of the step is exceeded; first come first served; in every step all decodes
-run and the oldest unfinished prompt progresses; nobody in the queue starves.
+*Guarantees*, by property tests: no limit of the step is exceeded; first come first served; in every step, or in one of
+as many as are under way, all decodes run and the oldest unfinished prompt progresses; nobody in the queue starves.
 *Rejected*: letting small requests overtake a head that waits for blocks: better use of the pool, no bound on its wait.
 """
 
@@ -20,9 +22,9 @@ from numoe.protos.messages import StepLimits
 
 @dataclass(frozen=True, slots=True)
 class RunningSequence:
-    """An admitted sequence that has tokens to run."""
+    """An admitted sequence."""
 
-    pending: int  # known tokens not run yet: 1 for a decode, more in a prompt
+    pending: int  # known tokens neither run nor under way: 1 for a decode, more in a prompt, 0 while it must wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ def slots(limits: StepLimits) -> int:
     return min(limits.sequences, limits.step_tokens)
 
 
-def schedule(state: SchedulerState, limits: StepLimits, prefill_chunk: int) -> Schedule:
-    """Decides the next step; without anything to run the answer has no chunks."""
+def schedule(state: SchedulerState, limits: StepLimits, prefill_chunk: int, depth: int = 1) -> Schedule:
+    """Decides the next of `depth` steps at once; without anything to run the answer has no chunks."""
     decodes = [ScheduledChunk(index, 1) for index, running in enumerate(state.running) if running.pending == 1]
+    decodes = decodes[: -(-len(state.running) // depth)]
     tokens = limits.step_tokens - len(decodes)
     prompts: list[ScheduledChunk] = []
     for index, running in enumerate(state.running):

@@ -61,7 +61,9 @@ class Sequence:
         self.positions = self.prompt + budget - 1  # the last token drawn is never run
         self.known = self.prompt  # tokens of prompt and answer so far
         self.run = 0  # of these, run through the model
+        self.sent = 0  # of these, run or under way
         self.most_run = 0  # as `run`, but before workers were lost: the most there ever were
+        self.not_finite = False  # whether its last step drew nothing, and it is not known yet where numbers overflow
         self.losses = 0  # of workers, in a row, while tokens of this request were run for the first time
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
@@ -88,8 +90,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Known tokens still to run."""
-        return self.known - self.run
+        """Known tokens that are neither run nor under way."""
+        return self.known - self.sent
+
+    @property
+    def under_way(self) -> bool:
+        """Whether workers run tokens of it, and so read and write its blocks."""
+        return self.sent > self.run
 
     @property
     def is_over(self) -> bool:
@@ -145,16 +152,16 @@ class Sequence:
             self.table.close()
             self.table = None
 
-    def chunk(self, tokens: int) -> Chunk:
-        """The next `tokens` pending tokens, as the workers get them."""
+    def send(self, tokens: int) -> Chunk:
+        """The next `tokens` pending tokens, as the workers get them; from now on they are under way."""
         assert self.table is not None
-        end = self.run + tokens
-        blocks = self.table.grow(end)
+        start, end = self.sent, self.sent + tokens
+        self.sent, blocks = end, self.table.grow(end)
         if end < self.known:
-            return Chunk(self.run, self._tokens[self.run : end], blocks, experts=self._reduction)
+            return Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
         seen, counts = (NO_TOKENS, NO_TOKENS) if self._seen is None else self._seen.arrays()
         sampling = self.request.sampling
-        return Chunk(self.run, self._tokens[self.run : end], blocks, sampling, seen, counts, self._reduction)
+        return Chunk(start, self._tokens[start:end], blocks, sampling, seen, counts, self._reduction)
 
     def new_prompt_tokens(self, tokens: int) -> int:
         """How many of the next `tokens` are the prompt's, and were never run before."""
@@ -177,15 +184,13 @@ class Sequence:
                 why, at = self._lost
                 self._resumed, self._lost, self._again = Resumed(why, now - at, self._again), None, 0
 
-    def note_loss(self, tokens: int) -> None:
-        """Workers were lost while they ran so many tokens of it."""
-        self.losses += self.run + tokens > self.most_run
-
     def rewind(self, why: str, now: float) -> None:
         """The workers were lost, and with them what was run: all of it is to be run again."""
+        self.losses += self.sent > self.most_run or self.not_finite
+        self.not_finite = False
         if self._lost is None:
             self._lost = why, now
-        self.run = self._experts_run = 0
+        self.run = self.sent = self._experts_run = 0
 
     def count_draw(self, counts: EngineCounts, now: float) -> None:
         """Count the times of a token that is about to be taken."""

@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from numoe.coordinator.workers import ray_node  # noqa: F401  sets what Ray reads when it is imported
+from numoe.coordinator.cluster import ray_node  # noqa: F401  sets what Ray reads when it is imported
 
 # isort: split
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from numoe.coordinator.cluster.ray_calls import call_apart
 from numoe.coordinator.programs import python_command
-from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment, binding_of
 from numoe.model.planning.plan import Shard, ShardPlan

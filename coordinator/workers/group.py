@@ -20,6 +20,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from numoe.coordinator.cluster.ray_calls import call_apart
+from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.coordinator.engine.restarts import FORGET_SECONDS
 from numoe.coordinator.limits import step_limits
 from numoe.coordinator.profiling.taking import Profiling
@@ -30,8 +32,6 @@ from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.keeping import Keeping
 from numoe.coordinator.workers.placement import Placement, log_binding
-from numoe.coordinator.workers.ray_calls import call_apart
-from numoe.coordinator.workers.ray_node import RayNode
 from numoe.coordinator.workers.standby import Standby
 from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of, tile_types
 from numoe.coordinator.workers.step_boundary import StepBoundary
@@ -78,6 +78,7 @@ class HostGroup:
         self._started: StartedWorkers | None = None
         self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
         self._keeping, self._computed = keeping, True  # whether the workers have computed a step
+        self.depth = 1
         self._losses = 0  # how often all workers were given up as one was lost
 
     # ---- from start to end

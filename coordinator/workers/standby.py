@@ -14,8 +14,8 @@ from contextlib import suppress
 
 import structlog
 
+from numoe.coordinator.cluster.ray_calls import call_apart
 from numoe.coordinator.workers.actors import ActorGroup
-from numoe.coordinator.workers.ray_calls import call_apart
 from numoe.protos.errors import WorkerLost
 
 POLL_SECONDS = 0.05  # between two looks of who waits for them

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from numoe.coordinator.workers.ray_node import RayNode  # sets what Ray reads when it is imported
+from numoe.coordinator.cluster.ray_node import RayNode  # sets what Ray reads when it is imported
 
 # isort: split
 import ray

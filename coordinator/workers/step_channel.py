@@ -54,6 +54,7 @@ class StepChannel:
             os.close(self.descriptor)
             raise
         self._words = self._arena[: 4 * 1024].view(np.int32)
+        self._draws = layout.draws
         for policy, (first, last) in zip(policies, layout.parts, strict=False):
             self._place(first, last - first, policy)
         self._published = 0
@@ -76,8 +77,13 @@ class StepChannel:
             with suppress(OSError):
                 place_range(self._arena.ctypes.data + first, size, policy)
 
-    def publish(self, step: Step) -> None:
-        """Write the step into the slot and wake the workers; the last one must be done."""
+    def publish(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
+        """Write the step into the slot and wake the workers; the last one must be done.
+
+        `hidden`: [T, D] what the layers before these made of its tokens; None: there are none before.
+        """
+        if hidden is not None:
+            self._view["hidden_in"][: len(hidden)] = hidden
         view, token, sample, seen = self._view, 0, 0, 0
         for row, chunk in enumerate(step.chunks):
             count = len(chunk.token_ids)
@@ -88,7 +94,7 @@ class StepChannel:
             view["fewest_experts"][row] = chunk.experts.fewest
             view["expert_threshold"][row] = chunk.experts.threshold
             token += count
-            if chunk.sampling is not None:
+            if chunk.sampling is not None and self._draws:
                 last = sample + chunk.draws - 1
                 seen = self._write_sample(last, chunk, token - 1, seen)
                 if chunk.draws > 1:
@@ -151,6 +157,12 @@ class StepChannel:
             seconds=time.monotonic() - self._started,
             not_finite=int(self._view["not_finite"][0]),
         )
+
+    def hidden(self) -> NDArray[np.float32]:  # [T, D]
+        """What the last layer made of the last step's tokens, put together from all workers."""
+        tokens, workers = int(self._view["header"][0]), range(len(self._layout.parts))
+        parts = [self._layout.view(self._arena, f"worker{worker}.hidden")[:tokens] for worker in workers]
+        return np.concatenate(parts, axis=1)
 
     def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V rounded up to 16]
         """The logits that the last step drew from, put together from all workers; for measuring, not for serving."""

@@ -76,9 +76,18 @@ def _begin(threads: int, sizes: ShardSizes, memory: Memory, step: StepInput) -> 
 
 @kernel
 def _embed(team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput) -> None:
-    """Embed each token, by the owner of its row; then every worker takes its slice as residual stream."""
+    """Embed each token, by the owner of its row; then every worker takes its slice as residual stream.
+
+    Where another host has run the layers before, every worker takes its slice of what that made.
+    """
     tokens = step.header[0]
     own = memory.parts[sizes.worker]
+    if sizes.embeds == 0:
+        for token in claimed(team, tokens):
+            source = step.hidden_in.ctypes.data + 4 * (sizes.width * token + sizes.first_width)
+            copy_floats(own.hidden + 4 * own.width * token, source, own.width)
+        gather(team)
+        return
     for token in claimed(team, tokens):
         row = step.token_ids[token] - sizes.first_vocabulary
         if 0 <= row < sizes.own_vocabulary:

@@ -7,7 +7,7 @@ F/f expert width, V/v vocabulary, L layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from numoe.model.gguf.file_identity import FileIdentity
@@ -61,8 +61,16 @@ class LayerTensors:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Which part of a model one host runs, where several run it one after the other."""
+
+    model: ModelSpec  # the whole
+    first_layer: int  # of the part
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model: its sizes, its arithmetic, and where its tensors lie."""
+    """A model, or consecutive layers of one: its sizes, its arithmetic, and where its tensors lie."""
 
     architecture: str
     name: str
@@ -83,6 +91,27 @@ class ModelSpec:
     output: TensorInfo  # [V, D]; the token embedding itself when tied
     layer_tensors: tuple[LayerTensors, ...]
     files: tuple[FileIdentity, ...] = ()  # that were read, and that must be found when the weights are; none: any
+    stage: Stage | None = None  # of which whole model it is a part; None: it is one itself
+
+    @property
+    def model(self) -> ModelSpec:
+        """The whole model."""
+        return self if self.stage is None else self.stage.model
+
+    @property
+    def first_layer(self) -> int:
+        """Which of the whole model's layers the first one is."""
+        return 0 if self.stage is None else self.stage.first_layer
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the first layer reads embedded tokens, not what another part made of them."""
+        return self.first_layer == 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn from what the last layer makes."""
+        return self.first_layer + self.layers == self.model.layers
 
     @property
     def tied_output(self) -> bool:
@@ -98,4 +127,16 @@ class ModelSpec:
     def matrix_types(self) -> frozenset[TensorType]:
         """The types of all matrices that activations are multiplied with."""
         layers = (tensor for layer in self.layer_tensors for tensor in layer.matrices)
-        return frozenset(tensor.type for tensor in (self.output, *layers))
+        return frozenset(tensor.type for tensor in (*((self.output,) if self.draws else ()), *layers))
+
+
+def stage_of(model: ModelSpec, start: int, stop: int) -> ModelSpec:
+    """Layers start to stop - 1 of a whole model, as one host runs them.
+
+    The first part embeds tokens and the last one draws; the embedding and the output are of no other part.
+    """
+    assert 0 <= start < stop <= model.layers, (start, stop, model.layers)
+    if stop - start == model.layers:
+        return model
+    tensors = model.layer_tensors[start:stop]
+    return replace(model, layers=stop - start, layer_tensors=tensors, stage=Stage(model, start))

@@ -66,11 +66,11 @@ def layout_of(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> ArenaLayo
             attention_width=shard.heads.size * spec.head_size,
             expert_width=spec.expert_width if whole else shard.expert_rows.size,
             output_width=spec.width if whole else 0,
-            vocabulary=shard.vocabulary.size,
+            vocabulary=shard.vocabulary.size if spec.draws else 0,
             threads=len(shard.cpus),
         )
         for shard in plan.shards
     )
     transfer = TRANSFER_BYTES if whole else 0
-    shape = ArenaShape(limits, spec.layers, spec.width, spec.experts, spec.active_experts, parts, transfer)
-    return arena_layout(shape)
+    sizes = spec.layers, spec.width, spec.experts, spec.active_experts
+    return arena_layout(ArenaShape(limits, *sizes, parts, transfer, embeds=spec.embeds))

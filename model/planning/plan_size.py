@@ -49,14 +49,14 @@ def shard_bytes(
     Bytes read of whole experts suppose that tokens choose all experts alike, and that holders of one take turns.
     """
     held, vectors = 0, spec.output_norm.bytes
-    output = rows_bytes(spec.output, shard.vocabulary.size)
+    output = rows_bytes(spec.output, shard.vocabulary.size) if spec.draws else 0
     read = float(output)
     for layer, owners in zip(spec.layer_tensors, plan.experts, strict=True):
         dense, size = dense_bytes(spec, layer, shard), expert_bytes(layer, shard, whole=owners is not None)
         held = _add_experts(held + dense, size, spec.experts, owners, shard.worker)
         read += dense + size * _active_experts(spec, owners, shard.worker)
         vectors += _vector_bytes(spec, layer, shard)
-    embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size
+    embedding = spec.token_embedding.bytes // spec.vocabulary * shard.vocabulary.size if spec.embeds else 0
     return ShardBytes(
         weights=held + output + embedding + vectors,
         kv_cache=kv_position_bytes(spec, shard.kv_heads.size, kv_types) * kv_positions,

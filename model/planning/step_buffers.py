@@ -55,14 +55,15 @@ def buffer_bytes(spec: ModelSpec, shard: Shard, workers: int, limits: StepLimits
         "dense": of_tokens,
         "routed": of_tokens,
         "expert": _grouping_bytes(experts, spec.experts),
-        "candidates": 4 * threads * whole_panels(spec.vocabulary),
+        "candidates": 4 * threads * whole_panels(spec.vocabulary) if spec.draws else 0,
         "candidate_buckets": threads * BUCKET_BYTES,
     }
 
 
 def touched_buffers(spec: ModelSpec, plan: ShardPlan, sizes: Mapping[str, int]) -> dict[str, int]:
     """Those of the buffers that steps write to: others are addresses without memory behind them."""
-    matrices = [matrix for layer in spec.layer_tensors for matrix in layer.matrices] + [spec.output]
+    matrices = [matrix for layer in spec.layer_tensors for matrix in layer.matrices]
+    matrices += [spec.output] if spec.draws else []
     floats = [matrix.type in FLOAT_TYPES for matrix in matrices]
     packed = [
         _of_columns(layer, by_row=owners is None)

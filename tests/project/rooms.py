@@ -48,15 +48,18 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/profiling": ("model/machine", *PLANNED),
     "coordinator/workers/watching": ("coordinator", "protos"),
+    "coordinator/cluster": ("coordinator/workers/watching", "protos"),
     "coordinator/workers": (
         "keeper",
         "coordinator",
         "coordinator/engine",
         "coordinator/profiling",
+        "coordinator/cluster",
         "coordinator/workers/watching",
         "model/machine",
         *PLANNED,
     ),
+    "coordinator/stages": ("coordinator", "coordinator/engine", "coordinator/workers", SCHEMAS, *PLANNED),
     "coordinator/measuring": (
         "coordinator",
         "coordinator/machine",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from tests.system.clients import SHAPE
 from tests.system.groups import TinyModel, WorkerProcesses, tiny_model

@@ -181,6 +181,10 @@ class RecordedWorkers:
     def limits(self) -> StepLimits:
         return self.workers.limits
 
+    @property
+    def depth(self) -> int:
+        return self.workers.depth
+
     def submit(self, step: Step) -> None:
         self.before_step(step.number)
         self._step = step

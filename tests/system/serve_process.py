@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from numoe.coordinator.workers.ray_node import SESSIONS
+from numoe.coordinator.cluster.ray_node import SESSIONS
 from numoe.keeper import process as keeper
 from tests.log_lines import read_log
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.workers import ray_node
-from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.cluster import ray_node
+from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.coordinator.workers.watching.survivors import (
     KEPT_SESSIONS,
     LOCK,
@@ -30,7 +30,7 @@ print("joined", ray.get(ray.remote(lambda: 1).remote()))
 OPEN = """
 import os
 from pathlib import Path
-from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.cluster.ray_node import RayNode
 import ray
 node = RayNode({"numa0": 1.0})
 node.start()
@@ -45,7 +45,7 @@ if any("agent" in argument for argument in sys.orig_argv):
     time.sleep(max(0.0, float(os.environ["SLOW_UNTIL"]) - time.time()))
 """
 START = """
-from numoe.coordinator.workers.ray_node import RayNode
+from numoe.coordinator.cluster.ray_node import RayNode
 import ray
 RayNode({"numa0": 1.0}).start(attempts=ATTEMPTS)
 print("started with", ray.cluster_resources()["numa0"])
@@ -131,7 +131,7 @@ def test_a_full_disk_is_said_at_once_with_its_folder(tmp_path: Path) -> None:
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this machine lets nobody mount a small file system")
-    program = f"from pathlib import Path; from numoe.coordinator.workers import ray_node; {START_IN.format(tmp_path)}"
+    program = f"from pathlib import Path; from numoe.coordinator.cluster import ray_node; {START_IN.format(tmp_path)}"
     done = subprocess.run([*command, sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
     assert "SetupError: " in done.stderr, done.stderr
     said = done.stderr.splitlines()[-1]

@@ -64,9 +64,11 @@ def arrange(
         arranger.experts_of(layer, range(spec.experts) if apart is None else apart, apart=apart is not None)
         layer_bytes.append(Range(start, arranger.used))
         first_experts.append(arranger.used if apart is None else shared)
-    arranger.matrix([arranger.head[0]], [spec.output], shard.vocabulary, arranger.others[-1:].reshape(1, 1), (0,))
+    none = Range(0, 0)
+    drawn, embedded = shard.vocabulary if spec.draws else none, shard.vocabulary if spec.embeds else none
+    arranger.matrix([arranger.head[0]], [spec.output], drawn, arranger.others[-1:].reshape(1, 1), (0,))
     start = arranger.used
-    arranger.rows(spec.token_embedding, shard.vocabulary)
+    arranger.rows(spec.token_embedding, embedded)
     return Arrangement(
         arranger.layers,
         arranger.head,

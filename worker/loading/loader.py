@@ -90,7 +90,7 @@ def load_weights(
     files = Files(spec.files)
     vectors = []
     try:
-        source: Source = GgufSource(files) if packed is None else PackedSource(files, packed, spec)
+        source: Source = GgufSource(files) if packed is None else PackedSource(files, packed, spec.model)
         output_norm = source.vector(spec.output_norm)
         for record, tensors in zip(arranged.layers, spec.layer_tensors, strict=True):
             for field, values in _layer_vectors(source, tensors, spec, shard):

@@ -1,4 +1,7 @@
-"""The Ray actor of a worker: Ray starts, places and ends it, and carries nothing else."""
+"""The Ray actor of a worker: Ray starts, places and ends it, and carries nothing else.
+
+The coordinator, which names the class, computes nothing: what brings the kernels is imported by workers alone (1.8 s).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import faulthandler
 import os
 import sys
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import ray
 
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import NumoeError, SetupError
-from numoe.worker.running.running_shard import RunningShard, ShardReport, end_with
-from numoe.worker.running.warm import load_code
+
+if TYPE_CHECKING:
+    from numoe.worker.running.running_shard import RunningShard, ShardReport
 
 
 @ray.remote
@@ -25,6 +29,8 @@ class WorkerActor:
 
     def begin(self, coordinator: int, last_words: str) -> int:
         """End with the coordinator's process from now on, and tell in a file what does; return the process to watch."""
+        from numoe.worker.running.running_shard import end_with
+
         end_with(coordinator)
         self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends
         faulthandler.enable(self._last_words, all_threads=False)
@@ -32,12 +38,16 @@ class WorkerActor:
 
     def prepare(self, code: Sequence[str]) -> None:
         """Load the compiled step, and the tiles of what is named as in warm.py, which were compiled before."""
+        from numoe.worker.running.warm import load_code
+
         load_code(code)
 
     def load(self, assignment: WorkerAssignment) -> ShardReport | str:
         """Become the ordered shard; return a text where the operator must mend something."""
+        from numoe.worker.running.running_shard import RunningShard
+
         try:
-            self._shard = RunningShard(assignment, self._last_words)
+            self._shard: RunningShard = RunningShard(assignment, self._last_words)
             return self._shard.load()
         except (NumoeError, OSError) as error:
             return str(error)

@@ -96,7 +96,7 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
     own = f"worker{assignment.worker}."
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
-    vocabulary = whole_panels(spec.vocabulary)
+    vocabulary = whole_panels(spec.vocabulary) if spec.draws else 0
     of_tokens = _grouping(dense, 1)
     heads_per_kv = spec.query_heads // spec.kv_heads
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0

@@ -55,6 +55,7 @@ def sizes_of(assignment: WorkerAssignment) -> ShardSizes:
         first_width=shard.width_rows.start,
         own_vocabulary=shard.vocabulary.size,
         first_vocabulary=shard.vocabulary.start,
+        embeds=int(spec.embeds),
         embedding_tile=NUMBERS[BY_GGML_TYPE[spec.token_embedding.type].name],
         embedding_row_bytes=spec.token_embedding.row_bytes,
         key_format=key_format,

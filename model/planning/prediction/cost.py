@@ -220,6 +220,8 @@ class CostModel:
     def _step_seconds(self) -> Seconds:
         """The time of what a step does once, not per layer."""
         spec, tensor = self._spec, self._spec.output
+        if not spec.draws:
+            return Seconds(exchanges=STEP_GATHERS * self._gather_seconds, rest=STEP_SECONDS)
         output = max(
             rates.matrix_seconds(tensor, shard.vocabulary.size, self._batch)
             for shard, rates in zip(self._shards, self._rates, strict=True)

@@ -6,6 +6,7 @@ changes the tokens; `expected_tokens` says what they must be. Every step is chec
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -57,6 +58,7 @@ class FakeExecutor:
         before_collect: Callable[[Step], None] = lambda step: None,
         before_restart: Callable[[], None] = lambda: None,
         in_check: Callable[[], None] = lambda: None,
+        depth: int = 1,
     ) -> None:
         self.alphabet = alphabet
         self.before_collect = before_collect
@@ -67,15 +69,17 @@ class FakeExecutor:
         self.closed = 0
         self._limits = limits
         self._cells: dict[tuple[int, int], int] = {}  # (block, offset) -> hash of the sequence up to there
-        self._in_flight: tuple[Step, StepResult] | None = None
+        self.depth = depth
+        self._in_flight: deque[tuple[Step, StepResult]] = deque()
 
     @property
     def limits(self) -> StepLimits:
         return self._limits
 
     def submit(self, step: Step) -> None:
-        assert self._in_flight is None, "the last step was not collected"
+        assert len(self._in_flight) < self.depth, "the oldest step was not collected"
         check_step(step, self._limits, self.steps)
+        check_apart(step, [other for other, _ in self._in_flight])
         self.steps.append(step)
         drawn = [self._run(chunk) for chunk in step.chunks]
         tokens = [pair for pair in drawn if pair is not None]
@@ -86,11 +90,11 @@ class FakeExecutor:
             np.array([EXPERTS_RUN * len(chunk.token_ids) for chunk in step.chunks]),
             seconds=0.001,
         )
-        self._in_flight = (step, result)
+        self._in_flight.append((step, result))
 
     def collect(self, timeout_seconds: float) -> StepResult:
-        assert self._in_flight is not None, "nothing was submitted"
-        (step, result), self._in_flight = self._in_flight, None
+        assert self._in_flight, "nothing was submitted"
+        step, result = self._in_flight.popleft()
         self.before_collect(step)
         return result
 
@@ -99,6 +103,7 @@ class FakeExecutor:
 
     def restart(self, look: Callable[[], None]) -> None:
         look()
+        self._in_flight.clear()
         self._cells.clear()
         self.before_restart()
         self.restarts += 1
@@ -118,6 +123,15 @@ class FakeExecutor:
             digest = absorb(digest, token_id)
             self._cells[blocks[position // size], position % size] = digest
         return None if chunk.sampling is None else draw(digest, chunk.sampling, position + 1, self.alphabet)
+
+
+def check_apart(step: Step, others: Sequence[Step]) -> None:
+    """Steps under way at once share no sequence, but for the chunks of one prompt, which follow each other."""
+    ends = {other.kv_blocks[0]: other for before in others for other in before.chunks}
+    for chunk in step.chunks:
+        if (before := ends.get(chunk.kv_blocks[0])) is not None:
+            assert before.sampling is None, "a token is run before the one that it follows was drawn"
+            assert chunk.first_position == before.first_position + len(before.token_ids)
 
 
 def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:

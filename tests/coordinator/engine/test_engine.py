@@ -32,10 +32,10 @@ def _mixed_requests(count: int) -> list[GenerationRequest]:
     return requests
 
 
-@pytest.mark.parametrize("prefill_chunk", [None, 7, 1])
-async def test_tokens_do_not_depend_on_batch_mates_nor_on_the_chunk_size(prefill_chunk: int | None) -> None:
+@pytest.mark.parametrize(("prefill_chunk", "depth"), [(None, 1), (7, 1), (1, 1), (None, 2), (7, 3)])
+async def test_tokens_do_not_depend_on_batch_mates_nor_on_the_chunk_size(prefill_chunk: int | None, depth: int) -> None:
     requests = _mixed_requests(40)
-    executor = FakeExecutor(ALL_IDS)
+    executor = FakeExecutor(ALL_IDS, depth=depth)
     async with serving(executor, prefill_chunk=prefill_chunk) as engine:
         answers = await asyncio.gather(*[answer(engine.submit(each)) for each in requests])
     for asked, got in zip(requests, answers, strict=True):
@@ -188,27 +188,29 @@ async def test_penalties_see_the_distinct_tokens_and_how_often_each_was_drawn() 
 class NotFinite(FakeExecutor):
     """Draws nothing for the sequence that a given seed names, from a given position on."""
 
-    def __init__(self, seed: int, position: int) -> None:
-        super().__init__(LETTERS)
+    def __init__(self, seed: int, position: int, depth: int) -> None:
+        super().__init__(LETTERS, depth=depth)
         self._place = (seed, position)
 
     def collect(self, timeout_seconds: float) -> StepResult:
+        step, _ = self._in_flight[0]
         result = super().collect(timeout_seconds)
-        drawn = [chunk for chunk in self.steps[-1].chunks if chunk.sampling is not None]
+        drawn = [chunk for chunk in step.chunks if chunk.sampling is not None]
         for index, chunk in enumerate(drawn):
             assert chunk.sampling is not None
             if (chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)) == self._place:
                 result.token_ids[index], result.logprobs[index] = NOT_DRAWN, np.nan
-                if self.steps[-1].checked:
+                if step.checked:
                     assert len(drawn) == 1
                     return replace(result, not_finite=2 + 2 * 17)
         return result
 
 
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("position", [len(PROMPT), len(PROMPT) + 5])
-async def test_logits_that_are_not_finite_end_their_request_alone(position: int) -> None:
+async def test_logits_that_are_not_finite_end_their_request_alone(position: int, depth: int) -> None:
     asked = [replace(request(PROMPT, 20, sampling=Sampling(seed=seed)), request_id=f"r{seed}") for seed in range(3)]
-    async with serving(NotFinite(1, position)) as engine:
+    async with serving(NotFinite(1, position, depth)) as engine:
         first, broken, last = await asyncio.gather(*[answer(engine.submit(each)) for each in asked])
         after = await answer(engine.submit(asked[0]))
         assert engine.snapshot().generated_tokens == 3 * 20 + position - len(PROMPT)

@@ -87,8 +87,9 @@ async def answers_of(executor: FakeExecutor) -> list[Answer]:
         return await asyncio.gather(*[answer(engine.submit(one)) for one in many_requests()])
 
 
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("seed", range(10))
-async def test_answers_are_those_of_an_undisturbed_engine_whenever_workers_are_lost(seed: int) -> None:
+async def test_answers_are_those_of_an_undisturbed_engine_whenever_workers_are_lost(seed: int, depth: int) -> None:
     undisturbed = await answers_of(FakeExecutor(ALL_IDS))
     random, last = Random(seed), 0
 
@@ -98,7 +99,7 @@ async def test_answers_are_those_of_an_undisturbed_engine_whenever_workers_are_l
             last = step.number
             raise WorkerLost("worker 0 died")
 
-    executor = FakeExecutor(ALL_IDS, before_collect=lose)
+    executor = FakeExecutor(ALL_IDS, before_collect=lose, depth=depth)
     disturbed = await answers_of(executor)
     assert executor.restarts > 0
     for got, expected in zip(disturbed, undisturbed, strict=True):

@@ -31,7 +31,7 @@ class Simulated:
     prompt: int
     answer: int
     leaves_after: int | None  # steps after its admission at which it is cancelled
-    run: list[int] = field(default_factory=list)  # positions, in the order they ran
+    run: list[int] = field(default_factory=list)  # positions, in the order they ran or are under way
     drawn: int = 0
     admitted_at: int = -1
     table: BlockTable | None = None

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.architectures.reading import model_spec
@@ -57,10 +58,10 @@ class ShardGroup:
         self.channel, self.processes = channel, processes
         self._number = 0
 
-    def run(self, *chunks: Chunk, checked: bool = False) -> StepResult:
-        """One step; fails the test where the workers do not answer."""
+    def run(self, *chunks: Chunk, checked: bool = False, hidden: NDArray[np.float32] | None = None) -> StepResult:
+        """One step; fails the test where the workers do not answer. `hidden`: of the layers before."""
         self._number += 1
-        self.channel.publish(Step(self._number, chunks, checked))
+        self.channel.publish(Step(self._number, chunks, checked), hidden)
         result = self.channel.wait(SECONDS)
         assert result is not None, [process.poll() for process in self.processes]
         return result
@@ -68,10 +69,10 @@ class ShardGroup:
 
 @contextmanager
 def running_shards(
-    path: Path, cpus: Sequence[tuple[int, ...]], kv_types: KvTypes = HALF_FLOATS
+    model: Path | ModelSpec, cpus: Sequence[tuple[int, ...]], kv_types: KvTypes = HALF_FLOATS
 ) -> Iterator[ShardGroup]:
     """Start a process per worker and end them afterwards."""
-    spec = read_spec(path)
+    spec = read_spec(model) if isinstance(model, Path) else model
     plan = even_plan(spec, cpus)
     channel = StepChannel(layout_of(spec, plan, LIMITS), plan.experts)
     processes: list[subprocess.Popen[bytes]] = []

@@ -46,7 +46,7 @@ import structlog
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.job_config import JobConfig
 
-from numoe.coordinator.workers.ray_calls import call_apart
+from numoe.coordinator.cluster.ray_calls import call_apart
 from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.coordinator.workers.watching.survivors import end_of_log, hold_session, kill_session, remove_old_sessions
 from numoe.protos.errors import NumoeError, ServiceError, SetupError
@@ -76,8 +76,10 @@ SESSIONS = _own_folder() / "ray"
 _log = structlog.get_logger()
 # Ray prints among what a service tells on standard output what its logs have too, and would be waited for at its end.
 ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
-# Its autoscaler has nothing to do, and would tell metrics to anybody on every interface, as prometheus-client is there.
-ray._private.node.Node.start_monitor = lambda self: None  # type: ignore[method-assign]
+# Of its processes, these have nothing to do here, and each takes a second or two of a core, as its agent would:
+# the autoscaler, which would tell metrics on every interface, too; the dashboard's server; who copies logs to drivers.
+for _unwanted in ("start_monitor", "start_api_server", "start_log_monitor"):
+    setattr(ray._private.node.Node, _unwanted, lambda self, **options: None)
 logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of how it starts, which is as it should be
 
 
@@ -148,7 +150,7 @@ class RayNode:
             job_config=_without_folders(),
             _temp_dir=str(SESSIONS),
             address="local",
-            num_cpus=1,  # actors ask for none
+            num_cpus=max(1, round(sum(self._resources.values()))),  # so many processes start at once; none asks for any
             resources=self._resources,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -212,6 +214,22 @@ def _with_own_patience(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
 
 
 ray._private.services.start_raylet = _with_own_patience(ray._private.services.start_raylet)
+
+
+def _with_idle_agent(command_of: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """As `command_of`, by which Ray starts a program of its own; idle_agent.py then takes its agent's arguments."""
+
+    def command(component: str, *arguments: Any, **options: Any) -> list[str]:
+        if component == ray._private.ray_constants.PROCESS_TYPE_DASHBOARD_AGENT:
+            return [sys.executable, "-I", "-S", str(Path(__file__).with_name("idle_agent.py"))]
+        return command_of(component, *arguments, **options)
+
+    return command
+
+
+ray._private.services._build_python_executable_command_memory_profileable = _with_idle_agent(
+    ray._private.services._build_python_executable_command_memory_profileable
+)
 
 
 def _refuse_path(python: Path) -> None:
