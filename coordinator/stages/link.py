@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
-import structlog
+import numpy as np
+from numpy.typing import NDArray
 
 from numoe.coordinator.stages.step_messages import read_answer, write_step
 from numoe.protos.errors import ServiceError, WorkerLost
@@ -24,8 +25,6 @@ from numoe.v1 import stage_pb2_grpc
 BEAT_SECONDS = 0.1
 LATE_SECONDS = 0.4  # of silence: something is wrong
 SILENT_SECONDS = 3.0  # of silence, after which the host is given up
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,9 @@ class StageLink:
         if self._problem is not None:
             raise self._problem
 
-    def send(self, step: Step, hidden: bytes | object) -> None:
+    def send(self, step: Step, hidden: NDArray[np.float32]) -> None:
         """Hand a step on, with the rows that the layers so far made of its tokens."""
-        self._outgoing.put(pb.RunRequest(step=write_step(step, hidden)))  # type: ignore[arg-type]
+        self._outgoing.put(pb.RunRequest(step=write_step(step, hidden)))
 
     def close(self) -> None:
         """End the stream; nothing is called any more."""

@@ -78,7 +78,6 @@ class HostGroup:
         self._started: StartedWorkers | None = None
         self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
         self._keeping, self._computed = keeping, True  # whether the workers have computed a step
-        self.depth = 1
         self._losses = 0  # how often all workers were given up as one was lost
 
     # ---- from start to end
@@ -207,12 +206,16 @@ class HostGroup:
                 started.channel.close()
             self._started = None
 
-    # ---- steps, by the engine's thread
+    # ---- steps, by one thread: the engine's, or a stage's
 
-    def submit(self, step: Step) -> None:
+    @property
+    def depth(self) -> int:
+        return 1
+
+    def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         channel = self._sound().channel
         self._boundary.begin()
-        channel.publish(step)
+        channel.publish(step, hidden)
 
     def collect(self, timeout_seconds: float) -> StepResult:
         try:
@@ -235,6 +238,11 @@ class HostGroup:
             if time.monotonic() > end:
                 self._keep_logs = True
                 raise WorkerLost(f"a step took more than {timeout_seconds:.1f} s: the workers do not answer")
+
+    def hidden(self) -> NDArray[np.float32]:  # [T, D]
+        """What the last layer made of the tokens of the step collected last."""
+        assert self._started is not None
+        return self._started.channel.hidden()
 
     def logits(self, rows: slice = slice(None)) -> NDArray[np.float32]:  # [R, V]
         """What the step collected last drew from, or some of its rows; for measuring, not for serving."""

@@ -33,6 +33,7 @@ class WorkerPlacement:
     weight_bytes: int | None = None  # None: not loaded yet
     kv_bytes: int | None = None  # None: not set aside yet
     locality: Locality | None = None  # as found when it had loaded, and of experts, since; None: not yet
+    host: str = ""  # the name of another host that it runs on; "": on this one
 
 
 @dataclass(frozen=True, slots=True)

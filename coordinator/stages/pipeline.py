@@ -1,0 +1,244 @@
+"""All hosts of a service as one executor of steps: this host's workers run the first layers, the others' the rest.
+
+    engine -> session of this host -> stream -> next host -> ...
+                     ^                                |
+                     +------- what was drawn ---------+
+
+As many steps are under way as there are hosts. Where anything is lost, on whichever host, all steps under way are; hosts
+whose workers live keep them, and only what died is started anew.
+
+*Guarantees*: as HostGroup's; `close` by any thread ends whoever waits.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.stages.link import Wire
+from numoe.coordinator.stages.session import StageSession
+from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.moves import ExpertMove
+from numoe.protos.errors import Unavailable, WorkerLost
+from numoe.protos.messages import Step, StepLimits, StepResult
+from numoe.protos.profile import Profile
+
+WATCH_SECONDS = 0.05  # how often who waits looks whether something was lost
+OPEN_SECONDS = 60.0  # for all hosts to open their streams
+
+Look = Callable[[], None]
+
+
+class StageHost(Protocol):
+    """Another host of the service; all but `restore` by any thread."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def address(self) -> str:
+        """Of its stream."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its layers."""
+
+    def restore(self, look: Look) -> None:
+        """Have all of its workers live, loaded and idle, whatever of them died; raises WorkerLost, SetupError."""
+
+    def placement(self) -> Placement: ...
+
+    def counters(self) -> list[np.void]: ...
+
+    def expert_hits(self) -> NDArray[np.int64]: ...
+
+    def move_expert(self, move: ExpertMove) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one host has, as all others see it: its workers are counted on from those of the hosts before."""
+
+    first_layer: int
+    placement: Placement
+
+    @property
+    def workers(self) -> int:
+        return len(self.placement.workers)
+
+
+class Pipeline:
+    """Implements Workers (workers/placement.py)."""
+
+    def __init__(
+        self, group: HostGroup, spec: ModelSpec, hosts: Sequence[StageHost], wire: Wire, step_timeout_seconds: float
+    ) -> None:
+        """`group`: this host's workers, which are loaded, of the layers that `spec` has; `hosts`: in their order."""
+        self._group, self._spec, self._hosts, self._wire = group, spec, tuple(hosts), wire
+        self._timeout = step_timeout_seconds
+        self._answers: queue.SimpleQueue[StepResult | WorkerLost] = queue.SimpleQueue()
+        self._began: dict[int, float] = {}
+        self._session: StageSession | None = None
+        self._losses, self._closed = 0, False
+
+    @property
+    def limits(self) -> StepLimits:
+        return self._group.limits
+
+    @property
+    def depth(self) -> int:
+        return 1 + len(self._hosts)
+
+    # ---- from start to end
+
+    def open(self) -> None:
+        """Open the streams from host to host. Raises WorkerLost."""
+        self._answers, self._began = queue.SimpleQueue(), {}
+        answers = self._answers
+        session = StageSession(self._group, 0, self._timeout, answers.put, answers.put)
+        session.open(self._wire, tuple(host.address for host in self._hosts), OPEN_SECONDS)
+        self._session = session
+
+    def restart(self, look: Look) -> None:
+        self._losses += 1
+        self._end_session()
+        with ThreadPoolExecutor(1 + len(self._hosts), thread_name_prefix="numoe-restore") as pool:
+            restoring: list[Future[None]] = [pool.submit(self._restore_own, look)]
+            restoring += [pool.submit(host.restore, look) for host in self._hosts]
+            while wait(restoring, WATCH_SECONDS).not_done:
+                look()
+            for one in restoring:
+                one.result()
+        self.open()
+
+    def _restore_own(self, look: Look) -> None:
+        try:
+            self._group.check()
+        except WorkerLost:
+            self._group.restart(look)
+
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._answers.put(_ended())
+        self._group.close()
+        self._end_session()
+        for host in self._hosts:
+            host.close()
+
+    # ---- steps, by the engine's thread
+
+    def submit(self, step: Step) -> None:
+        session = self._sound()
+        self._began[step.number] = time.monotonic()
+        session.run(step, None)
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        end = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                answer = self._answers.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                self._sound()
+                if time.monotonic() > end:
+                    problem = f"a step took more than {timeout_seconds:.1f} s: the hosts do not answer"
+                    raise WorkerLost(problem) from None
+                continue
+            if isinstance(answer, WorkerLost):
+                raise answer
+            return replace(answer, seconds=time.monotonic() - self._began.pop(answer.number, end))
+
+    def check(self) -> None:
+        self._sound()
+
+    def _sound(self) -> StageSession:
+        if self._closed:
+            raise _ended()
+        if self._session is None:
+            raise WorkerLost("the hosts were lost")
+        self._session.check()
+        return self._session
+
+    # ---- where everything lies, by any thread
+
+    def placement(self) -> Placement:
+        parts = self._parts()
+        workers: list[WorkerPlacement] = []
+        experts: list[ExpertOwners | None] = []
+        for host, part in zip(("", *(host.name for host in self._hosts)), parts, strict=True):
+            workers += [_seen(worker, host, len(workers)) for worker in part.placement.workers]
+            experts += [_shifted(owners, len(workers) - part.workers) for owners in part.placement.experts]
+        splits, ready = {part.placement.split for part in parts}, [part.placement.ready_at for part in parts]
+        since = None if None in ready else max(at for at in ready if at is not None)
+        split = splits.pop() if len(splits) == 1 else "mixed"
+        return Placement(split, tuple(workers), tuple(experts), self._losses, since)
+
+    def experts(self) -> tuple[ExpertOwners | None, ...]:
+        return self.placement().experts
+
+    def counters(self) -> list[np.void]:
+        return [*self._group.counters(), *(one for host in self._hosts for one in host.counters())]
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        return np.concatenate([self._group.expert_hits(), *(host.expert_hits() for host in self._hosts)])
+
+    def begin_profile(self, level: int) -> Profiling:
+        raise Unavailable("a profile is taken of one host: serve on one to take it")
+
+    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+        raise AssertionError("none was begun")
+
+    def move_expert(self, move: ExpertMove) -> None:
+        first = 0
+        moves: list[Callable[[ExpertMove], None]] = [self._group.move_expert]
+        moves += [partial(_move_on, host) for host in self._hosts]
+        for part, make in zip(self._parts(), moves, strict=True):
+            layer = move.layer - part.first_layer
+            if layer < len(part.placement.experts):
+                target = None if move.target is None else move.target - first
+                make(replace(move, layer=layer, source=move.source - first, target=target))
+                return
+            first += part.workers
+
+    def _parts(self) -> list[_Part]:
+        own = _Part(0, self._group.placement())
+        return [own, *(_Part(host.spec.first_layer, host.placement()) for host in self._hosts)]
+
+
+def _move_on(host: StageHost, move: ExpertMove) -> None:
+    host.move_expert(move)
+
+
+def _seen(worker: WorkerPlacement, host: str, first: int) -> WorkerPlacement:
+    return replace(worker, host=host, shard=replace(worker.shard, worker=worker.shard.worker + first))
+
+
+def _shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:
+    if owners is None:
+        return None
+    return ExpertOwners(tuple(tuple(worker + first for worker in holders) for holders in owners.workers))
+
+
+def _ended() -> WorkerLost:
+    return WorkerLost("the workers were ended, as the service ends")
