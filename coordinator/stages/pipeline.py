@@ -4,7 +4,7 @@
                      ^                                |
                      +------- what was drawn ---------+
 
-As many steps are under way as there are hosts. Where anything is lost, on whichever host, all steps under way are; hosts
+As many steps are under way as there are hosts. Where anything is lost, on whichever host, all of them are; hosts
 whose workers live keep them, and only what died is started anew.
 
 *Guarantees*: as HostGroup's; `close` by any thread ends whoever waits.

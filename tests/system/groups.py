@@ -96,15 +96,19 @@ class WorkerProcesses:
         shares: Shares | None = None,
         spread: Spread | None = None,
         packed: Path | None = None,
+        spec: ModelSpec | None = None,
+        first: int = 0,
     ) -> RecordedWorkers:
-        """Make the first `workers` of the processes a group; the group before must be closed.
+        """Make `workers` of the processes, from the `first` on, a group; the group before must be closed.
 
         Args:
             experts: who holds the whole experts of each layer; none: all layers are split by row.
             shares: what part of all else each worker owns; None: equal ones.
             spread: how one worker lies that is not bound; None: all are.
             packed: a folder of panels to load, of which the model was read; None: its file.
+            spec: the layers of the model to load; None: all.
         """
+        spec = spec or model.spec
         self._loads += 1
         if self._loads > MOST_LOADS:
             self.close()
@@ -112,13 +116,13 @@ class WorkerProcesses:
                 for name, value in self._environment.items():
                     environment.setenv(name, value)
                 self._start()
-        shards = plan_of(model.spec, workers, threads, spread)
+        shards = plan_of(spec, workers, threads, spread)
         shards = replace(shards, experts=tuple(experts) or shards.experts)
-        shards = shards if shares is None else cut_anew(shards, model.spec, shares)
+        shards = shards if shares is None else cut_anew(shards, spec, shares)
         # Bound to the CPUs that they were started for.
         workers_settings, from_folder = WorkerSettings(allow_remote_memory=True), ModelSettings(packed=packed)
         settings = ServeSettings(engine=engine, workers=workers_settings, model=from_folder)
-        group = _ReusedWorkers(model.spec, shards, settings, self)
+        group = _ReusedWorkers(spec, shards, settings, self, first)
         group.start(lambda phase, done, total: None)
         return RecordedWorkers(group)
 
@@ -138,13 +142,13 @@ class WorkerProcesses:
 
 
 class _ReusedActors(ActorGroup):
-    """The first of the processes that are there already."""
+    """Some of the processes that are there already."""
 
-    def __init__(self, plan: ShardPlan, processes: WorkerProcesses) -> None:
+    def __init__(self, plan: ShardPlan, processes: WorkerProcesses, first: int) -> None:
         super().__init__(plan)
-        count = len(plan.shards)
-        self.handles = processes.handles[:count]
-        self._processes = WatchedProcesses(processes.pids[:count])
+        own = slice(first, first + len(plan.shards))
+        self.handles = processes.handles[own]
+        self._processes = WatchedProcesses(processes.pids[own])
 
     def start(self, look: Callable[[], None]) -> None:
         """Nothing: the processes run."""
@@ -159,12 +163,14 @@ class _ReusedActors(ActorGroup):
 class _ReusedWorkers(HostGroup):
     """A group in processes that are there already and stay; all but that is the product's own code."""
 
-    def __init__(self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses) -> None:
+    def __init__(
+        self, spec: ModelSpec, shards: ShardPlan, settings: ServeSettings, processes: WorkerProcesses, first: int
+    ) -> None:
         super().__init__(spec, shards, settings, node=None)
-        self._processes = processes
+        self._processes, self._first = processes, first
 
     def _new_actors(self) -> ActorGroup:
-        return _ReusedActors(self._plan, self._processes)
+        return _ReusedActors(self._plan, self._processes, self._first)
 
 
 class RecordedWorkers:
@@ -185,20 +191,23 @@ class RecordedWorkers:
     def depth(self) -> int:
         return self.workers.depth
 
-    def submit(self, step: Step) -> None:
+    def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         self.before_step(step.number)
         self._step = step
-        self.workers.submit(step)
+        self.workers.submit(step, hidden)
 
     def collect(self, timeout_seconds: float) -> StepResult:
         result = self.workers.collect(timeout_seconds)
         drawn = [chunk for chunk in self._step.chunks if chunk.sampling is not None]
-        if drawn:
+        if drawn and result.token_ids.size:
             for chunk, row in zip(drawn, self.workers.logits(), strict=True):
                 assert chunk.sampling is not None
                 self.logits[chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)] = row.copy()
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
         return result
+
+    def hidden(self) -> NDArray[np.float32]:
+        return self.workers.hidden()
 
     def check(self) -> None:
         self.workers.check()

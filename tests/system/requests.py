@@ -111,7 +111,7 @@ async def run_together(workers: RecordedWorkers, model: TinyModel, settings: Eng
         assert [(await answer(generation)).error.__class__.__name__ for generation in cancelled] == [
             "RequestCancelled"
         ] * 2
-    assert max(len(chunks) for chunks in workers.chunks) >= len(requests)
+    assert max(len(chunks) for chunks in workers.chunks) * workers.depth >= len(requests)
     assert any(1 in chunks and max(chunks) > 1 for chunks in workers.chunks), "no step mixed prefill and decode"
     return _answers(told, workers)
 

@@ -19,6 +19,7 @@ from numoe.model.planning.splitting import Shares
 from tests.system.conftest import ModelOf
 from tests.system.groups import TinyModel, WorkerProcesses
 from tests.system.requests import CONTEXT_TOKENS, KINDS, NEIGHBOURS, Answers, run_alone, run_together
+from tests.system.stages import HostOf, load_hosts
 from tests.tiny_model import TinyShape
 
 Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
@@ -264,6 +265,42 @@ async def test_no_bit_depends_on_the_instruction_set(
     model, settings = model_of(shape), engine(kv, 512)
     found = await run_together(others.load(model, 2, 1, settings), model, settings)
     assert found == await reference_of(shape, kv)
+
+
+# Of hosts that run a layer each: their workers and threads.
+HOSTS = {"1x2, 2x1": ((1, 2), (2, 1)), "2x1, 1x1": ((2, 1), (1, 1)), "three": ((1, 1), (2, 2), (1, 2))}
+
+
+@pytest.mark.parametrize("hosts", HOSTS.values(), ids=HOSTS)
+@pytest.mark.parametrize("shape", [SHAPES["Q8_0"], SHAPES["K mix"], SHAPES["mixtral"]], ids=lambda s: s.type.name)
+async def test_no_bit_depends_on_the_hosts_that_run_the_layers(
+    shape: TinyShape,
+    hosts: tuple[tuple[int, int], ...],
+    processes: WorkerProcesses,
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    shape = replace(shape, layers=len(hosts))
+    model, expected, settings = model_of(shape), await reference_of(shape, "f16"), engine("f16", 7)
+    parts = [
+        HostOf(place + 1, processes, workers, threads, sum(before for before, _ in hosts[:place]))
+        for place, (workers, threads) in enumerate(hosts)
+    ]
+    for run in (run_together, run_alone):
+        assert await run(load_hosts(model, parts, settings), model, settings) == expected
+
+
+async def test_no_bit_depends_on_the_instruction_set_of_each_host(
+    processes: WorkerProcesses,
+    other_processes: tuple[str, WorkerProcesses],
+    model_of: ModelOf,
+    reference_of: ReferenceOf,
+) -> None:
+    model, settings = model_of(SHAPES["K mix"]), engine("f16", 512)
+    parts = [HostOf(1, processes, 2, 1), HostOf(2, other_processes[1], 1, 2)]
+    assert await run_together(load_hosts(model, parts, settings), model, settings) == await reference_of(
+        SHAPES["K mix"], "f16"
+    )
 
 
 def test_numpy_runs_the_code_of_this_cpu_elsewhere(processes: WorkerProcesses) -> None:

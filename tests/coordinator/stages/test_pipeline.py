@@ -1,4 +1,4 @@
-"""Steps through several hosts, over real streams: in order, several at once, and what becomes of them when one is lost."""
+"""Steps through several hosts, over real streams: in order, several at once, and what becomes of them in a loss."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_worker_that_dies_while_nothing_is_computed_is_noticed(tmp_path: Path)
 def test_closing_ends_who_waits(tmp_path: Path) -> None:
     with fake_pipeline(tiny_spec(tmp_path), (0, 1, 3)) as (pipeline, groups):
         held = threading.Event()
-        groups[1].before_collect = lambda step: held.wait(SECONDS)  # type: ignore[assignment,return-value]
+        groups[1].before_collect = lambda step: held.wait(SECONDS)  # type: ignore[assignment]
         pipeline.submit(step_of(0, [1]))
         closing = threading.Timer(0.2, pipeline.close)
         closing.start()
