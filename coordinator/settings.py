@@ -134,6 +134,10 @@ class WorkerSettings:
     standby: bool = True
     """Keep a spare process beside each worker, of some 250 MB, so that one that is lost is replaced at once."""
 
+    hosts: str | None = None
+    """Run the layers on several hosts, one after the other: auto for all that have joined, a number of them, or a file
+    with their addresses, this one's first. Needs `numoe host start` on each. Default: this host alone."""
+
     keeper: Literal["auto", "on", "off"] = "auto"
     """Whether a small process keeps the weights, so that none is read again after a loss. Default: where shared memory
     gets huge pages, without which decoding is slower; see `numoe doctor`."""

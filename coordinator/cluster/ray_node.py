@@ -29,6 +29,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Ray would print a stack trace when SIGTERM asks this process to drain.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+# Of calls whose callers have left it would print traces: what matters of them is told by who gave them up.
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 # A call after `ray.shutdown`, as a move of an expert may make, would start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # Ray's client ends the process that it is in when GCS is gone for a minute. No other setting keeps it from that.
@@ -124,33 +126,34 @@ class RayNode:
             look()
             began = time.time()
             try:
-                folder = call_apart(self._start_once, look)
+                folder = call_apart(self._begin, look)
             except NumoeError:  # of `look`; what Ray started so far must go, and nothing waits for the rest
                 atexit.unregister(ray.shutdown)
-                kill_session(os.getpid(), os.getsid(0))
+                self._kill_rest(None)
                 raise
             except Exception as error:  # Ray raises bare ones
                 told = end_of_log(SESSIONS, began)
-                self._shut_down()
+                self._shut_down(None)
                 if attempt == attempts:
                     raise ServiceError(f"Ray did not start, {attempts} times over: {error} {told}".rstrip()) from error
                 _log.warning("ray_did_not_start", attempt=attempt, error=str(error), log=told)
             else:
                 break
-        started = {name: one[0].process.pid for name, one in _processes().items() if name in WATCHED}
+        started = self._processes()
         try:
             self._watched = WatchedProcesses(tuple(started.values()), "process of Ray")
         except NumoeError:
-            self._shut_down()
+            self._shut_down(folder)
             raise
-        self._names, self._folder, self._mark = tuple(started), folder, hold_session(folder)
+        self._names, self._folder, self._mark = tuple(started), folder, self._hold(folder)
 
-    def _start_once(self) -> Path:
+    def _begin(self) -> Path:
+        """One attempt; returns the folder of its logs and sockets."""
         started = ray.init(
-            job_config=_without_folders(),
+            job_config=without_folders(),
             _temp_dir=str(SESSIONS),
             address="local",
-            num_cpus=max(1, round(sum(self._resources.values()))),  # so many processes start at once; none asks for any
+            num_cpus=self._cpus,
             resources=self._resources,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -158,6 +161,26 @@ class RayNode:
             configure_logging=False,
         )
         return Path(started.address_info["session_dir"])  # type: ignore[attr-defined]  # of a node of our own
+
+    @property
+    def _cpus(self) -> int:
+        """As many processes as Ray starts at once; none asks for any."""
+        return max(1, round(sum(self._resources.values())))
+
+    def _processes(self) -> Mapping[str, int]:
+        """The pids of those that are watched, by their kind."""
+        return watched_of(ray._private.worker._global_node)  # nothing public tells
+
+    def _hold(self, folder: Path) -> int:
+        return hold_session(folder)
+
+    def _stop(self) -> None:
+        """Disconnect, and end what runs."""
+        ray.shutdown()
+
+    def _kill_rest(self, folder: Path | None) -> None:
+        """Kill what outlives that, as agents without their raylet do for a while."""
+        kill_session(os.getpid(), os.getsid(0))
 
     def lost(self) -> str | None:
         """What died of the processes without which there is no Ray, for people; None: nothing did."""
@@ -175,13 +198,13 @@ class RayNode:
         folder, self._folder = self._folder, None
         if folder is None:
             return
-        os.close(self._mark)
-        self._shut_down()
+        if self._mark >= 0:
+            os.close(self._mark)
+        self._shut_down(folder)
         if not keep_logs:
             shutil.rmtree(folder, ignore_errors=True)  # some 200 KB, which Ray itself never removes
 
-    def _shut_down(self) -> None:
-        """Disconnect, end what runs, and kill what outlives that, as agents without their raylet do for a while."""
+    def _shut_down(self, folder: Path | None) -> None:
         end = time.monotonic() + SHUTDOWN_SECONDS
 
         def look() -> None:
@@ -189,18 +212,18 @@ class RayNode:
                 raise ServiceError(f"Ray does not end within {SHUTDOWN_SECONDS:.0f} s")
 
         try:
-            call_apart(ray.shutdown, look)
+            call_apart(self._stop, look)
         except ServiceError:
             atexit.unregister(ray.shutdown)  # it would hang once more
             raise
         finally:
-            kill_session(os.getpid(), os.getsid(0))
+            self._kill_rest(folder)
 
 
-def _processes() -> Mapping[str, Sequence[Any]]:
-    """Ray's processes that this one started, by their kind."""
-    node = ray._private.worker._global_node  # nothing public tells
-    return {} if node is None else node.all_processes
+def watched_of(node: Any) -> Mapping[str, int]:
+    """Of the processes that a node of Ray's started, those that are watched: their pids, by kind."""
+    every: Mapping[str, Sequence[Any]] = {} if node is None else node.all_processes
+    return {name: one[0].process.pid for name, one in every.items() if name in WATCHED}
 
 
 def _with_own_patience(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
@@ -267,7 +290,7 @@ def _refuse_full_disk() -> None:
         ) from error
 
 
-def _without_folders() -> JobConfig:
+def without_folders() -> JobConfig:
     """Workers are to import nothing from the current folder, which Ray would put first on their path."""
     config = JobConfig()
     config._runtime_env_has_working_dir = lambda: True  # type: ignore[method-assign]  # no option says it

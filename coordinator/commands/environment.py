@@ -34,6 +34,9 @@ def _read_by_commands(app: App) -> Iterable[str]:
     for name, command in app.resolved_commands().items():
         if name.startswith("-"):
             continue  # --help and --version
+        if command.default_command is None:  # a group of commands of two words
+            yield from _read_by_commands(command)
+            continue
         for argument in command.assemble_argument_collection():
             yield from argument.parameter.env_var or ()
             if command.config and argument.name != "*":  # "*" is a group of settings

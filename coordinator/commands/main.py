@@ -32,6 +32,7 @@ from numoe.protos.errors import NumoeError, SetupError
 HELP_FLAGS = {"--help", "-h", "--version"}
 _SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
 LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity", "profile")  # take flags of llama.cpp's
+GROUPS = {"host": "Several machines that serve a model together: see `numoe host start --help`."}
 _origins: dict[str, str] = {}
 _answers: list[str] = []
 
@@ -129,10 +130,20 @@ def _check_readable(path: Path) -> None:
         raise SetupError(f"the configuration file {path} does not exist")
 
 
-def _add_command(place: str, description: str, *, configured: bool = False, epilogue: str = "") -> None:
+def _add_command(
+    place: str, description: str, *, configured: bool = False, epilogue: str = "", group: str | None = None
+) -> None:
     """Add the command at `place`, "file:function"; if `configured`, environment and --config set its flags too."""
     sources = [Env(PREFIX, command=False), _read_config_file, _note_origins] if configured else []
-    app.command(f"numoe.coordinator.commands.{place}", help=description, config=sources, help_epilogue=epilogue)
+    of = app if group is None else _group(group)
+    of.command(f"numoe.coordinator.commands.{place}", help=description, config=sources, help_epilogue=epilogue)
+
+
+def _group(name: str) -> App:
+    """The commands that have two words, of which the first is this."""
+    if name not in app:
+        app.command(App(name=name, help=GROUPS[name]))
+    return app[name]
 
 
 # Each description is that of the function's docstring: said here, `numoe --help` needs to import none of them.
@@ -203,6 +214,23 @@ _add_command(
 _add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
+)
+_add_command(
+    "host:start",
+    """Make this machine one of the hosts that serve a model together, until Ctrl-C or SIGTERM.
+
+    On the first host `numoe host start --head`, on all others `--join` with the address that it tells, and with its
+    token, a file that must be copied to them. Then `numoe serve --hosts auto` on the first one.
+    """,
+    group="host",
+)
+_add_command(
+    "host:certificates",
+    """Write certificates by which hosts know each other, and an authority of your own where there is none yet.
+
+    They live for 400 days: call it again with the same folder, copy what it writes, and start the hosts anew.
+    """,
+    group="host",
 )
 _add_command("topology:topology", "Show the machine as the planner sees it: packages, NUMA nodes, cores, memory.")
 _add_command(

@@ -80,12 +80,13 @@ class MachineLook:
             now = read_topology(self._root)
             self._findings = diagnose(self._root, now, None, load_bandwidth(bandwidth_file(), now), self._trial)
         memory = {one.node: one for one in read_node_memory([node.id for node in topology.nodes], self._root)}
-        held = _held_bytes(workers)
+        here = [worker for worker in workers if not worker.host]
+        held = _held_bytes(here)
         nodes = tuple(_node_use(node, memory[node.id], held, speeds) for node in topology.nodes)
         host = Host(
             socket.gethostname(), topology.processor.name, topology.transparent_huge_pages, speeds.source, nodes
         )
-        return MachineFacts(host, dict(_threads(workers)), self._findings)
+        return MachineFacts(host, dict(_threads(here)), self._findings)
 
 
 def _threads(workers: Sequence[WorkerPlacement]) -> list[tuple[int, Threads]]:

@@ -17,7 +17,7 @@ MOST_REQUESTS = 100  # 20 kB of JSON
 
 def workers_now(placement: Placement, now: Sample, before: Sample, facts: MachineFacts) -> tuple[WorkerNow, ...]:
     """Every worker; rates of what it did since `before`."""
-    nodes = [node for worker in placement.workers for node in worker.shard.memory_nodes]
+    nodes = [node for worker in placement.workers if not worker.host for node in worker.shard.memory_nodes]
     return tuple(_worker_now(worker, placement.ready_at, now, before, facts, nodes) for worker in placement.workers)
 
 
@@ -34,7 +34,9 @@ def _worker_now(
     counted = now.workers[number] if known else dict.fromkeys(("loaded_bytes", "total_bytes", "steps", "tokens"), 0)
     change = worker_change(now, before, number) if known else {"steps": 0, "step_ns": 0}
     seconds, steps = change["step_ns"] / 1e9, change["steps"]
-    peak = sum(facts.peak(node) / nodes.count(node) for node in shard.memory_nodes)
+    # Of another host nothing is known that it does not count itself: neither bandwidths nor its clock.
+    peak = 0.0 if worker.host else sum(facts.peak(node) / nodes.count(node) for node in shard.memory_nodes)
+    seen_ns = 0 if worker.host else counted.get("seen_ns")
     rate = change["bytes_read"] / seconds if seconds else None
     threads = facts.threads.get(number) if worker.pid is not None else None
     on_node, off_node = _bytes_by_place(worker)
@@ -65,7 +67,7 @@ def _worker_now(
         wait_share=short(change["wait_ns"] / change["step_ns"]) if seconds else None,
         steps=counted["steps"],
         tokens=counted["tokens"],
-        seen_ago=max(0.0, round(now.at - counted["seen_ns"] / 1e9, 2)) if counted.get("seen_ns") else None,
+        seen_ago=max(0.0, round(now.at - seen_ns / 1e9, 2)) if seen_ns else None,
         restarts=now.engine.restarts,
         ready_at=None if ready_at is None else round(ready_at, 1),
     )

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.coordinator.cluster.certificates import HostCredentials
 from numoe.coordinator.stages.step_messages import read_answer, write_step
 from numoe.protos.errors import ServiceError, WorkerLost
 from numoe.protos.messages import Step, StepResult
@@ -34,7 +35,7 @@ class Wire:
     version: str  # of numoe, on both ends
     service: str  # by which hosts know whom they belong to
     message_bytes: int  # of the largest step
-    credentials: grpc.ChannelCredentials | None = None  # None: unencrypted
+    credentials: HostCredentials | None = None  # this host's own; None: unencrypted
 
     def options(self) -> list[tuple[str, int]]:
         """Of channels and servers."""
@@ -49,7 +50,7 @@ class Wire:
         """To a host of the service."""
         if self.credentials is None:
             return grpc.insecure_channel(address, self.options())
-        return grpc.secure_channel(address, self.credentials, self.options())
+        return grpc.secure_channel(address, self.credentials.client, self.options())
 
 
 class StageLink:

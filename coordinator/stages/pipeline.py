@@ -31,6 +31,7 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan import Range
 from numoe.protos.errors import Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepLimits, StepResult
 from numoe.protos.profile import Profile
@@ -110,7 +111,7 @@ class Pipeline:
         """Open the streams from host to host. Raises WorkerLost."""
         self._answers, self._began = queue.SimpleQueue(), {}
         answers = self._answers
-        session = StageSession(self._group, 0, self._timeout, answers.put, answers.put)
+        session = StageSession(self._group, self._spec.first_layer, self._timeout, answers.put, answers.put)
         session.open(self._wire, tuple(host.address for host in self._hosts), OPEN_SECONDS)
         self._session = session
 
@@ -142,10 +143,11 @@ class Pipeline:
             return
         self._closed = True
         self._answers.put(_ended())
+        with ThreadPoolExecutor(1 + len(self._hosts), thread_name_prefix="numoe-close") as pool:
+            for host in self._hosts:  # first, as this host's group ends the connection to the others
+                pool.submit(host.close)
         self._group.close()
         self._end_session()
-        for host in self._hosts:
-            host.close()
 
     # ---- steps, by the engine's thread
 
@@ -187,8 +189,9 @@ class Pipeline:
         workers: list[WorkerPlacement] = []
         experts: list[ExpertOwners | None] = []
         for host, part in zip(("", *(host.name for host in self._hosts)), parts, strict=True):
-            workers += [_seen(worker, host, len(workers)) for worker in part.placement.workers]
-            experts += [_shifted(owners, len(workers) - part.workers) for owners in part.placement.experts]
+            before = len(workers)
+            workers += [_seen(worker, host, part, before) for worker in part.placement.workers]
+            experts += [_shifted(owners, before) for owners in part.placement.experts]
         splits, ready = {part.placement.split for part in parts}, [part.placement.ready_at for part in parts]
         since = None if None in ready else max(at for at in ready if at is not None)
         split = splits.pop() if len(splits) == 1 else "mixed"
@@ -230,8 +233,10 @@ def _move_on(host: StageHost, move: ExpertMove) -> None:
     host.move_expert(move)
 
 
-def _seen(worker: WorkerPlacement, host: str, first: int) -> WorkerPlacement:
-    return replace(worker, host=host, shard=replace(worker.shard, worker=worker.shard.worker + first))
+def _seen(worker: WorkerPlacement, host: str, part: _Part, before: int) -> WorkerPlacement:
+    shard = replace(worker.shard, worker=worker.shard.worker + before)
+    layers = Range(part.first_layer, part.first_layer + len(part.placement.experts))
+    return replace(worker, host=host, shard=shard, layers=layers)
 
 
 def _shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:

@@ -36,7 +36,6 @@ class StageServer:
         group: StepGroup,
         wire: Wire,
         step_timeout_seconds: float,
-        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         """`address`: HOST:PORT, port 0: any; `name`: of this host, for people. Raises SetupError: it is taken."""
         self._name, self._spec, self._group, self._wire = name, spec, group, wire
@@ -47,10 +46,10 @@ class StageServer:
         self._server = grpc.server(pool, options=wire.options())
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Servicer(self), self._server)
         try:
-            if credentials is None:
+            if wire.credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = self._server.add_secure_port(address, wire.credentials.server)
         except RuntimeError as error:
             raise SetupError(f"{name} cannot listen on {address}: {error}") from error
         self.address = f"{address.rpartition(':')[0]}:{port}"

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -30,6 +31,10 @@ Hidden = NDArray[np.float32]
 
 class StepGroup(Protocol):
     """The workers of one host; used by one thread at a time."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
 
     def submit(self, step: Step, hidden: Hidden | None = None) -> None: ...
 
@@ -64,7 +69,7 @@ class StageSession:
     def open(self, wire: Wire, hosts: tuple[str, ...], seconds: float) -> None:
         """Open the stream to the hosts after this one, if there are any, and begin. Raises WorkerLost."""
         if hosts:
-            self._link = StageLink(wire, hosts, self._take, self._fail)
+            self._link = StageLink(wire, hosts, self._take, self._fail_after)
             self._link.wait_open(seconds)
         self._thread.start()
 
@@ -109,8 +114,7 @@ class StageSession:
     def _look(self) -> None:
         if not self._over.is_set():
             self._group.check()
-            if self._link is not None:
-                self._link.check()
+            self._check_link()
 
     def _run(self, step: Step, hidden: Hidden | None) -> None:
         self._group.submit(step, hidden)
@@ -120,8 +124,13 @@ class StageSession:
             self._answered(result)
             return
         self._handed_on.append(result)
-        self._link.check()
+        self._check_link()
         self._link.send(step, self._group.hidden())
+
+    def _check_link(self) -> None:
+        if self._link is not None:
+            with suppress(WorkerLost):  # which it has told by itself
+                self._link.check()
 
     def _place(self, not_finite: int) -> int:
         """As in the whole model, of which these are not the first layers."""
@@ -136,6 +145,10 @@ class StageSession:
         first = answer.not_finite if own.not_finite == NOWHERE else own.not_finite
         run = own.experts_run + answer.experts_run
         self._answered(replace(answer, experts_run=run, not_finite=first, seconds=own.seconds))
+
+    def _fail_after(self, problem: WorkerLost) -> None:
+        """Something of the hosts after this one was lost, whose workers are counted on from this one's."""
+        self._fail(WorkerLost(str(problem), tuple(worker + self._group.size for worker in problem.workers)))
 
     def _fail(self, problem: WorkerLost) -> None:
         with self._lock:

@@ -31,6 +31,7 @@ from numoe.protos.foreign_text import one_line
 from numoe.protos.last_words import FAILED_LINE
 
 POLL_SECONDS = 0.1  # between two looks at how far loading is
+HERE = 0.001  # of what Ray has 1.0 of on each host, named after it: workers start where their arena is
 MOST_TOLD_BYTES = 4096
 # Ray keeps for itself what a process that it starts says before it can speak to Ray, and starts it anew, for ever.
 TELLING = 'echo "pid $$" >> "$0"; exec "$@" 2>> "$0"'
@@ -72,7 +73,8 @@ class ActorGroup:
             SetupError: a worker cannot run where it is to.
             WorkerLost: a worker died.
         """
-        bundles = [{f"numa{shard.node}": 1.0} for shard in self._shards]
+        here = {f"node:{ray.util.get_node_ip_address()}": HERE}  # type: ignore[no-untyped-call]
+        bundles = [{f"numa{shard.node}": 1.0, **here} for shard in self._shards]
         self._placement = call_apart(lambda: placement_group(bundles, strategy="STRICT_PACK"), look)
         for shard in self._shards:
             self._told.append(os.fdopen(os.memfd_create("numoe-start"), "rb", buffering=0))

@@ -212,6 +212,11 @@ class HostGroup:
     def depth(self) -> int:
         return 1
 
+    @property
+    def size(self) -> int:
+        """How many workers there are, or will be."""
+        return len(self._plan.shards)
+
     def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         channel = self._sound().channel
         self._boundary.begin()

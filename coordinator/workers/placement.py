@@ -14,7 +14,7 @@ from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.profiling.taking import Profiling
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import Shard
+from numoe.model.planning.plan import Range, Shard
 from numoe.protos.locality import VERIFIED, Locality
 from numoe.protos.profile import Profile
 
@@ -34,6 +34,7 @@ class WorkerPlacement:
     kv_bytes: int | None = None  # None: not set aside yet
     locality: Locality | None = None  # as found when it had loaded, and of experts, since; None: not yet
     host: str = ""  # the name of another host that it runs on; "": on this one
+    layers: Range | None = None  # of the model, that its host runs; None: all
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,12 @@ def start_workers(
     progress: LoadProgress,
     standby: bool = False,
     keeping: Keeping | None = None,
+    joined: RayNode | None = None,
 ) -> HostGroup:
     """Start Ray, compile what is not in the cache yet, and load a worker per shard.
 
     With `standby`, a process for each is kept beside it. `keeping`: of weights that there are before; None: there are
-    none, and whether a keeper is started the settings say.
+    none, and whether a keeper is started the settings say. `joined`: Ray, started before for the group, which ends it.
 
     Raises:
         SetupError: a worker cannot become what the plan says; the message tells why.
@@ -50,17 +51,17 @@ def start_workers(
     """
     refuse_other_machine(platform.machine())
     keeping = keeping or wanted_keeping(spec, settings.workers)
-    node = None if ray.is_initialized() else RayNode(_units(plan, 2.0 if standby else 1.0))
+    started = None if ray.is_initialized() else RayNode(_units(plan, 2.0 if standby else 1.0))
+    node = joined or started
     if node is not None:
         start_watching()
     with compiling(tile_types(spec, kv_types(settings.engine))) as warming:
         try:
             progress("starting", 0, 0)
-            if node is not None:
-                node.start(lambda: progress("starting", 0, 0))
+            if started is not None:
+                started.start(lambda: progress("starting", 0, 0))
             warming.wait_for(settings.workers.start_timeout_seconds, progress)
-            spare = standby and node is not None
-            group = HostGroup(spec, plan, settings, node, standby=spare, keeping=keeping)
+            group = HostGroup(spec, plan, settings, node, standby=standby, keeping=keeping)
             try:
                 group.start(progress)
             except BaseException:

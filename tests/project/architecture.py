@@ -21,12 +21,18 @@ MOST_FILES = 15  # of code in one folder; past that it is about two things
 EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor.WorkerActor")}
 
 # Libraries that only some files may import: patterns of those files.
-GRPC_FILES = ("coordinator/api/grpc/*.py", "coordinator/commands/asking/client.py", "coordinator/stages/*.py")
+GRPC_FILES = (
+    "coordinator/api/grpc/*.py",
+    "coordinator/commands/asking/client.py",
+    "coordinator/stages/*.py",
+    "coordinator/cluster/certificates.py",
+)
 HTTP_FILES = ("coordinator/api/http/*.py",)
 FENCES = {
     "ray": (
         "coordinator/workers/starting.py",
-        "coordinator/cluster/ray_node.py",
+        "coordinator/cluster/*.py",
+        "coordinator/stages/*.py",
         "coordinator/workers/actors.py",
         "coordinator/workers/expert_mover.py",
         "worker/running/actor.py",

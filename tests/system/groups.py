@@ -206,6 +206,10 @@ class RecordedWorkers:
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
         return result
 
+    @property
+    def size(self) -> int:
+        return self.workers.size
+
     def hidden(self) -> NDArray[np.float32]:
         return self.workers.hidden()
 

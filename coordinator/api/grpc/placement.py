@@ -70,15 +70,18 @@ def _worker(worker: WorkerPlacement, experts: Sequence[ExpertOwners | None]) -> 
         weight_bytes=worker.weight_bytes,
         kv_bytes=worker.kv_bytes,
         locality=None if worker.locality is None else _locality(worker.locality),
-        experts=_held(shard.worker, experts),
+        experts=_held(worker, experts),
+        host=worker.host,
+        first_layer=worker.layers.start if worker.layers else 0,
     )
 
 
-def _held(worker: int, experts: Sequence[ExpertOwners | None]) -> list[placement_pb2.HeldExperts]:
+def _held(worker: WorkerPlacement, experts: Sequence[ExpertOwners | None]) -> list[placement_pb2.HeldExperts]:
     layers: dict[tuple[int, ...], list[int]] = {}
-    for layer, owners in enumerate(experts):
+    own = worker.layers or Range(0, len(experts))
+    for layer, owners in enumerate(experts[own.start : own.stop], own.start):
         if owners is not None:
-            layers.setdefault(owners.held_by(worker), []).append(layer)
+            layers.setdefault(owners.held_by(worker.shard.worker), []).append(layer)
     return [placement_pb2.HeldExperts(layers=some, experts=held) for held, some in layers.items()]
 
 

@@ -31,11 +31,14 @@ def describe_placement(placement: GetPlacementResponse) -> RenderableType:
 
 
 def _worker_table(workers: Sequence[WorkerPlacement]) -> RenderableType:
-    shown = ruled_table("workers", "worker", "pid", "node", "CPUs", "state", "binding", "threads bound")
+    several = any(worker.host for worker in workers)
+    hosts = ["host"] if several else []
+    shown = ruled_table("workers", "worker", *hosts, "pid", "node", "CPUs", "state", "binding", "threads bound")
     for worker in workers:
         found = worker.locality
         shown.add_row(
             str(worker.worker),
+            *([harmless(worker.host) or "this"] if several else []),
             str(worker.pid) if worker.HasField("pid") else "-",
             str(worker.numa_node) if worker.HasField("numa_node") else "-",
             format_id_list(worker.cpus),
@@ -66,7 +69,7 @@ def _memory_of(worker: WorkerPlacement) -> Iterator[tuple[str, str]]:
         weights = _total([*found.layers, found.vocabulary])
         yield "all weights", _by_node(weights) if known else human_bytes(worker.weight_bytes)
     alike: dict[str, list[int]] = {}
-    for layer, part in enumerate(found.layers if known else ()):
+    for layer, part in enumerate(found.layers if known else (), worker.first_layer):
         alike.setdefault(_by_node(_total([part])), []).append(layer)
     for where, layers in alike.items():
         yield f"{'layer' if len(layers) == 1 else 'each of layers'} {format_id_list(layers)}", where

@@ -40,7 +40,7 @@ class FakeGroup:
     """Implements StepGroup, and what of HostGroup a pipeline asks: every layer adds one to all values of a row."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec, self.limits = spec, LIMITS
+        self.spec, self.limits, self.size = spec, LIMITS, 2
         self.steps: list[Step] = []
         self.restarts, self.closed = 0, 0
         self.before_collect: Callable[[Step], None] = lambda step: None

@@ -76,6 +76,7 @@ def test_a_loss_on_any_host_is_told_and_only_what_died_is_started_anew(which: in
         with pytest.raises(WorkerLost, match="worker 1 died") as told:
             pipeline.collect(SECONDS)
         assert which == 0 or f"host{which}" in str(told.value)
+        assert told.value.workers == (2 * which + 1,)
         with pytest.raises(WorkerLost):
             pipeline.check()
         groups[which].before_collect = lambda step: None

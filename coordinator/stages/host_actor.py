@@ -1,0 +1,172 @@
+"""What runs on another host of a service, started by Ray: plans its layers, has workers load them, serves steps.
+
+Ray carries orders and reports; steps come by the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import ray
+import structlog
+from numpy.typing import NDArray
+
+from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
+from numoe.coordinator.cluster.host_state import read_state
+from numoe.coordinator.logs import configure_logging
+from numoe.coordinator.machine.model_file import read_spec
+from numoe.coordinator.machine.planning import plan_this_machine
+from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.stages.file_identity import same_model
+from numoe.coordinator.stages.forecast import forecast_here
+from numoe.coordinator.stages.link import Wire
+from numoe.coordinator.stages.server import StageServer
+from numoe.coordinator.workers.group import HostGroup
+from numoe.coordinator.workers.keeping import wanted_keeping
+from numoe.coordinator.workers.placement import Placement
+from numoe.coordinator.workers.starting import start_workers
+from numoe.model.architectures.spec import stage_of
+from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.prediction.host_layers import HostForecast
+from numoe.protos.errors import NumoeError, SetupError, WorkerLost
+
+_log = structlog.get_logger()
+
+
+Result = TypeVar("Result")
+
+
+def credentials_here(secure: bool) -> HostCredentials | None:
+    """This host's; raises SetupError where one has certificates and the other has none."""
+    state = read_state()
+    folder = None if state is None else state.certificates
+    if secure != (folder is not None):
+        found = "has certificates, and the first host has none" if folder else "has none, and the first host has"
+        raise SetupError(f"this host {found}: start all with --certificates, or none")
+    return None if state is None or folder is None else load_credentials(Path(folder), state.ip)
+
+
+@dataclass(frozen=True, slots=True)
+class HostOrder:
+    """What a host is to do."""
+
+    path: Path | None  # of the model, the same on all hosts; None: the settings name a packed folder
+    settings: ServeSettings
+    fingerprint: bytes  # of the model on the first host
+    first_layer: int
+    layers: int
+    address: str  # to listen on for the stream
+    name: str
+    wire: Wire  # without credentials, which each host has of its own
+    secure: bool  # whether the first host has certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something was not done; `lost` workers may come back, all else an operator must mend."""
+
+    message: str
+    lost: bool = False
+    workers: tuple[int, ...] = ()
+
+
+def answer(call: Callable[[], Result]) -> Result | Refusal:
+    """What a call returns, or why it does not, as it goes through Ray."""
+    try:
+        return call()
+    except WorkerLost as lost:
+        return Refusal(str(lost), True, lost.workers)
+    except (NumoeError, OSError) as error:
+        return Refusal(str(error))
+
+
+@ray.remote
+class HostActor:
+    """One other host."""
+
+    def __init__(self) -> None:
+        configure_logging()
+        self._group: HostGroup | None = None
+        self._server: StageServer | None = None
+        self._progress = ("starting", 0, 0)
+
+    def forecast(self, path: Path | None, settings: ServeSettings) -> HostForecast | Refusal:
+        """How fast this host would run the whole model, and what room it has."""
+        return answer(lambda: forecast_here(read_spec(path, settings), settings))
+
+    def load(self, order: HostOrder) -> str | Refusal:
+        """Have workers load the layers ordered; returns the address of the stream."""
+        return answer(lambda: self._load(order))
+
+    def progress(self) -> tuple[str, int, int]:
+        """How far loading is."""
+        return self._progress
+
+    def restore(self) -> Refusal | None:
+        """Have all workers live, loaded and idle."""
+        return answer(self._restore)
+
+    def placement(self) -> Placement:
+        """Where this host's layers lie."""
+        return self._running.placement()
+
+    def counters(self) -> list[np.void]:
+        """What each worker has counted."""
+        return self._running.counters()
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        """[L, E] of this host's layers."""
+        return self._running.expert_hits()
+
+    def move_expert(self, move: ExpertMove) -> Refusal | None:
+        """Move an expert between workers of this host."""
+        return answer(lambda: self._running.move_expert(move))
+
+    def close(self) -> None:
+        """End all that was started here."""
+        if self._server is not None:
+            self._server.close()
+        if self._group is not None:
+            self._group.close()
+
+    @property
+    def _running(self) -> HostGroup:
+        assert self._group is not None
+        return self._group
+
+    def _load(self, order: HostOrder) -> str:
+        whole = read_spec(order.path, order.settings)
+        if same_model(whole, order.settings.model.packed) != order.fingerprint:
+            found = f"{order.path or order.settings.model.packed} on {order.name} is not the model of the first host"
+            raise SetupError(f"{found}: its head, or one of its tensors' beginnings, differs; copy it again")
+        spec = stage_of(whole, order.first_layer, order.first_layer + order.layers)
+        keeping = wanted_keeping(spec, order.settings.workers)
+        plan = plan_this_machine(spec, order.settings, keeping.adopt() if keeping else {})
+        self._group = start_workers(
+            spec=spec,
+            plan=keeping.obeyed(plan) if keeping else plan,
+            settings=order.settings,
+            progress=self._note_progress,
+            standby=order.settings.workers.standby,
+            keeping=keeping,
+        )
+        wire = replace(order.wire, credentials=credentials_here(order.secure))
+        timeout = order.settings.workers.step_timeout_seconds
+        self._server = StageServer(order.address, order.name, spec, self._group, wire, timeout)
+        return self._server.address
+
+    def _note_progress(self, phase: str, done: int, total: int) -> None:
+        self._progress = (phase, done, total)
+
+    def _restore(self) -> None:
+        assert self._server is not None
+        self._server.end_session()
+        try:
+            self._running.check()
+        except WorkerLost as lost:
+            _log.warning("workers_lost", error=str(lost))
+            self._running.restart(lambda: None)

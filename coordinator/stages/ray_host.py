@@ -1,0 +1,153 @@
+"""Another host of the service, as its coordinator sees it: an actor of Ray's there, called and started anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.coordinator.cluster import ray_node  # noqa: F401  sets what Ray reads when it is imported
+
+# isort: split
+import ray
+
+from numoe.coordinator.progress import LoadProgress
+from numoe.coordinator.stages.host_actor import HostActor, HostOrder, Refusal
+from numoe.coordinator.workers.actors import HERE, fetch
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.architectures.spec import ModelSpec
+from numoe.model.planning.moves import ExpertMove
+from numoe.protos.errors import ServiceError, SetupError, Unavailable, WorkerLost
+
+ASK_SECONDS = 5.0  # for an actor that lives to answer; one that does not is replaced
+CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restoring do
+
+
+class RayHost:
+    """Implements StageHost (pipeline.py)."""
+
+    def __init__(self, ip: str, spec: ModelSpec, order: HostOrder, start_timeout_seconds: float) -> None:
+        """`spec`: its layers, as the first host reads them."""
+        self.name, self.spec, self.address = ip, spec, ""
+        self._order, self._timeout = order, start_timeout_seconds
+        self._actor: Any = None
+        self._loaded = False
+        self._seen: Placement | None = None  # as it told last
+
+    def begin(self, progress: LoadProgress) -> None:
+        """Start the actor there, and have it load. Raises SetupError, WorkerLost, and what `progress` raises."""
+        self._loaded = False
+        self._actor = actor = start_actor(self.name)
+        loading, end = actor.load.remote(self._order), time.monotonic() + self._timeout
+        asked, told = actor.progress.remote(), ("starting", 0, 0)
+
+        def look() -> None:
+            nonlocal asked, told
+            if ray.wait([asked], timeout=0)[0]:
+                told, asked = self._fetch(asked, lambda: None), actor.progress.remote()
+            progress(*told)
+            if time.monotonic() > end:
+                raise ServiceError(f"host {self.name} did not load within {self._timeout:.0f} s")
+
+        self.address = self._told(self._fetch(loading, look))
+        self._loaded = True
+
+    def restore(self, look: Callable[[], None]) -> None:
+        if self._actor is not None and self._lives():
+            try:
+                self._told(self._fetch(self._actor.restore.remote(), look))
+            except WorkerLost:
+                self._end_actor()
+                raise
+            return
+        self._end_actor()
+        self.begin(lambda phase, done, total: look())
+
+    def placement(self) -> Placement:
+        try:
+            self._seen = self._ask(lambda: self._actor.placement.remote())
+        except WorkerLost:
+            if self._seen is None:
+                return Placement("tensor", (), (None,) * self.spec.layers)
+            lost = tuple(WorkerPlacement(worker.shard, "lost") for worker in self._seen.workers)
+            return Placement(self._seen.split, lost, self._seen.experts, self._seen.losses)
+        assert self._seen is not None
+        return self._seen
+
+    def counters(self) -> list[np.void]:
+        try:
+            found: list[np.void] = self._ask(lambda: self._actor.counters.remote())
+        except WorkerLost:
+            return []
+        return found
+
+    def expert_hits(self) -> NDArray[np.int64]:
+        try:
+            found: NDArray[np.int64] = self._ask(lambda: self._actor.expert_hits.remote())
+        except WorkerLost as lost:
+            raise Unavailable("a host is being restarted; try again in a few seconds") from lost
+        return found
+
+    def move_expert(self, move: ExpertMove) -> None:
+        self._told(self._ask(lambda: self._actor.move_expert.remote(move)))
+
+    def close(self) -> None:
+        actor, self._actor = self._actor, None
+        if actor is not None:
+            end_actor(actor)
+
+    def _lives(self) -> bool:
+        try:
+            self._ask(lambda: self._actor.progress.remote())
+        except WorkerLost:
+            return False
+        return True
+
+    def _end_actor(self) -> None:
+        actor, self._actor, self._loaded = self._actor, None, False
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """What the actor answers soon. Raises WorkerLost: it does not."""
+        if self._actor is None or not self._loaded:
+            raise WorkerLost(f"host {self.name} was lost")
+        end = time.monotonic() + ASK_SECONDS
+
+        def look() -> None:
+            if time.monotonic() > end:
+                raise WorkerLost(f"host {self.name} does not answer")
+
+        return self._fetch(call(), look)
+
+    def _fetch(self, reference: Any, look: Callable[[], None]) -> Any:
+        try:
+            return fetch(reference, look)
+        except ray.exceptions.RayError as error:
+            raise WorkerLost(f"host {self.name}: {str(error).splitlines()[0]}") from error
+
+    def _told(self, found: Any) -> Any:
+        if isinstance(found, Refusal):
+            told = f"host {self.name}: {found.message}"
+            raise WorkerLost(told, found.workers) if found.lost else SetupError(told)
+        return found
+
+
+def start_actor(ip: str) -> Any:
+    """An actor on the host of this address."""
+    return HostActor.options(  # type: ignore[attr-defined]  # added by ray.remote
+        num_cpus=0, max_concurrency=CALLS, resources={f"node:{ip}": HERE}
+    ).remote()
+
+
+def end_actor(actor: Any) -> None:
+    """Have an actor end all that it started, and itself."""
+    try:
+        ray.get(actor.close.remote(), timeout=ASK_SECONDS)
+    except ray.exceptions.RayError:
+        pass
+    finally:
+        ray.kill(actor, no_restart=True)

@@ -1,0 +1,259 @@
+"""Starts a service on several hosts: who they are, which layers each runs, and the pipeline of all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import structlog
+
+from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
+from numoe.coordinator.cluster.host_node import JoinedRay
+from numoe.coordinator.cluster.host_state import HOW, HostState, read_state, read_token
+
+# isort: split
+import ray
+
+from numoe.coordinator.limits import step_limits
+from numoe.coordinator.machine.planning import plan_this_machine
+from numoe.coordinator.progress import LoadProgress
+from numoe.coordinator.settings import ServeSettings
+from numoe.coordinator.stages.file_identity import same_model
+from numoe.coordinator.stages.forecast import forecast_here, layer_bytes
+from numoe.coordinator.stages.host_actor import HostOrder, Refusal
+from numoe.coordinator.stages.link import Wire
+from numoe.coordinator.stages.pipeline import Pipeline
+from numoe.coordinator.stages.ray_host import RayHost, end_actor, start_actor
+from numoe.coordinator.stages.step_messages import largest_message
+from numoe.coordinator.workers.actors import fetch
+from numoe.coordinator.workers.keeping import wanted_keeping
+from numoe.coordinator.workers.starting import start_workers
+from numoe.model.architectures.spec import ModelSpec, stage_of
+from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, share_layers
+from numoe.protos.errors import NumoeError, SetupError
+
+POLL_SECONDS = 0.1
+PARKED_SECONDS = 60.0  # for which another host's weights outlive the process that directs its workers
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The hosts that there are."""
+
+    state: HostState  # of this one
+    node: JoinedRay
+    others: tuple[str, ...]  # addresses, in their order
+
+    def hosts(self, wanted: str) -> tuple[str, ...]:
+        """The other hosts to serve on: `wanted` is "auto" for all, a number with this one, or a file of addresses."""
+        if wanted == "auto":
+            return self.others
+        if wanted.isdecimal():
+            count = int(wanted)
+            if not 1 <= count <= 1 + len(self.others):
+                raise SetupError(f"--hosts is {count}, and {1 + len(self.others)} are there: {', '.join(self._all)}")
+            return self.others[: count - 1]
+        named = _read_hosts(Path(wanted))
+        if missing := [host for host in named if host not in self._all]:
+            raise SetupError(f"--hosts {wanted}: no node runs on {', '.join(missing)}; found {', '.join(self._all)}")
+        return tuple(host for host in named if host != self.state.ip)
+
+    @property
+    def _all(self) -> tuple[str, ...]:
+        return (self.state.ip, *self.others)
+
+
+def _read_hosts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"--hosts is {path}, expected auto, a number, or a file of addresses: {error}") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def join_cluster(progress: LoadProgress) -> Cluster:
+    """Connect to the node of this host. Raises SetupError: there is none."""
+    state = read_state()
+    if state is None:
+        raise SetupError(f"no node of a cluster runs on this host: {HOW}")
+    node = JoinedRay(state, read_token(Path(state.token)))
+    node.start(lambda: progress("starting", 0, 0))
+    every = ray.nodes()  # type: ignore[no-untyped-call]
+    found = [one["NodeManagerAddress"] for one in every if one["Alive"]]
+    return Cluster(state, node, tuple(sorted(ip for ip in found if ip != state.ip)))
+
+
+def ask_forecasts(
+    hosts: Sequence[str], path: Path | None, settings: ServeSettings, look: Callable[[], None]
+) -> list[HostForecast]:
+    """What each host says of itself. Raises SetupError: one has not the model, or cannot serve it."""
+    actors = [start_actor(host) for host in hosts]
+    try:
+        found: list[Any] = [fetch(one.forecast.remote(path, settings), look) for one in actors]
+    finally:
+        for actor in actors:
+            end_actor(actor)
+    for host, one in zip(hosts, found, strict=True):
+        if isinstance(one, Refusal):
+            raise SetupError(f"host {host}: {one.message}")
+    return found
+
+
+def start_pipeline(
+    path: Path | None, spec: ModelSpec, settings: ServeSettings, hosts: str, progress: LoadProgress
+) -> Pipeline:
+    """Start workers on all hosts, and have each load its layers.
+
+    Raises:
+        SetupError: there is no cluster, or a host cannot become what it is to.
+        ServiceError: the workers did not start in time.
+    """
+    cluster = join_cluster(progress)
+    try:
+        return _start(path, spec, settings, cluster, cluster.hosts(hosts), progress)
+    except BaseException:
+        cluster.node.end(keep_logs=True)
+        raise
+
+
+def _start(
+    path: Path | None,
+    spec: ModelSpec,
+    settings: ServeSettings,
+    cluster: Cluster,
+    others: Sequence[str],
+    progress: LoadProgress,
+) -> Pipeline:
+    own_settings = replace(settings, workers=replace(settings.workers, expert_stats=None))
+    path = path and path.absolute()
+    forecasts = [forecast_here(spec, settings)]
+    forecasts += ask_forecasts(others, path, own_settings, lambda: progress("starting", 0, 0))
+    shared = share_layers(layer_bytes(spec, settings), forecasts)
+    log_shares(shared, [cluster.state.ip, *others], spec)
+    ends = [*shared.starts[1:], spec.layers]
+    parts = [stage_of(spec, start, stop) for start, stop in zip(shared.starts, ends, strict=True)]
+    limits = step_limits(settings.engine, spec.context_length)
+    credentials = _own_credentials(cluster.state, others, settings)
+    wire = Wire(version("numoe"), secrets.token_hex(8), largest_message(limits, spec.width))
+    parked = replace(own_settings.workers, survive_coordinator=_parked(own_settings))
+    order = HostOrder(
+        path=path,
+        settings=replace(own_settings, workers=parked),
+        fingerprint=same_model(spec, settings.model.packed),
+        first_layer=0,
+        layers=0,
+        address="",
+        name="",
+        wire=wire,
+        secure=credentials is not None,
+    )
+    started = [
+        RayHost(
+            ip,
+            part,
+            replace(
+                order,
+                first_layer=part.first_layer,
+                layers=part.layers,
+                address=f"{ip}:{cluster.state.ports.stream}",
+                name=ip,
+            ),
+            settings.workers.start_timeout_seconds,
+        )
+        for ip, part in zip(others, parts[1:], strict=True)
+    ]
+    told = _Progress(progress, 1 + len(started))
+    try:
+        with ThreadPoolExecutor(1 + len(started), thread_name_prefix="numoe-hosts") as pool:
+            loading = [pool.submit(host.begin, told.of(number)) for number, host in enumerate(started, 1)]
+            own = pool.submit(_start_own, parts[0], own_settings, cluster.node, told.of(0))
+            while wait([own, *loading], POLL_SECONDS).not_done:
+                told.tell()
+            group = own.result()
+            for one in loading:
+                one.result()
+        own_wire = replace(wire, credentials=credentials)
+        pipeline = Pipeline(group, parts[0], started, own_wire, settings.workers.step_timeout_seconds)
+        pipeline.open()
+    except BaseException:
+        for host in started:
+            host.close()
+        raise
+    return pipeline
+
+
+def _own_credentials(state: HostState, others: Sequence[str], settings: ServeSettings) -> HostCredentials | None:
+    """What streams to other hosts go by. Raises SetupError: nothing protects them, and nobody said that it need not."""
+    if state.certificates is not None:
+        return load_credentials(Path(state.certificates), state.ip)
+    if others and not settings.listen.insecure:
+        problem = f"steps would go to {', '.join(others)} unencrypted, and those would take them from anybody"
+        remedy = "make certificates (`numoe host certificates`), and start all hosts with --certificates"
+        raise SetupError(f"{problem}: {remedy}; or say --insecure, where nobody else is on that network")
+    return None
+
+
+def _parked(settings: ServeSettings) -> float:
+    return 0.0 if settings.workers.keeper == "off" else max(PARKED_SECONDS, settings.workers.survive_coordinator)
+
+
+def _start_own(spec: ModelSpec, settings: ServeSettings, node: JoinedRay, progress: LoadProgress) -> Any:
+    keeping = wanted_keeping(spec, settings.workers)
+    plan = plan_this_machine(spec, settings, keeping.adopt() if keeping else {})
+    return start_workers(
+        spec=spec,
+        plan=keeping.obeyed(plan) if keeping else plan,
+        settings=settings,
+        progress=progress,
+        standby=settings.workers.standby,
+        keeping=keeping,
+        joined=node,
+    )
+
+
+def log_shares(shared: HostLayers, hosts: Sequence[str], spec: ModelSpec) -> None:
+    """Say which host runs which layers, and how fast that should be."""
+    ends = [*shared.starts[1:], spec.layers]
+    for host, start, stop, seconds in zip(hosts, shared.starts, ends, shared.seconds, strict=True):
+        _log.info("host_layers", host=host, first=start, last=stop - 1, milliseconds=round(1e3 * seconds, 2))
+    if shared.one_host is not None:
+        _log.warning("one_host_is_faster", host=hosts[shared.one_host], reason="it has room for the whole model")
+
+
+class _Progress:
+    """How far all hosts are together."""
+
+    def __init__(self, progress: LoadProgress, hosts: int) -> None:
+        self._progress, self._found = progress, [("starting", 0, 0)] * hosts
+        self._lock, self._ended = Lock(), False
+
+    def of(self, host: int) -> LoadProgress:
+        """To be told of one host, by any thread."""
+
+        def note(phase: str, done: int, total: int) -> None:
+            with self._lock:
+                self._found[host] = (phase, done, total)
+            if self._ended:
+                raise NumoeError("the start was given up")
+
+        return note
+
+    def tell(self) -> None:
+        """By the thread that waits for all; what it raises ends all."""
+        with self._lock:
+            found = list(self._found)
+        phases = [phase for phase, _, _ in found]
+        phase = next(one for one in ("starting", "compiling", "loading", phases[0]) if one in phases)
+        try:
+            self._progress(phase, sum(done for _, done, _ in found), sum(total for _, _, total in found))
+        except BaseException:
+            self._ended = True
+            raise

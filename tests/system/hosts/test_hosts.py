@@ -1,0 +1,98 @@
+"""A service on two hosts: real nodes with a wire between them, and streams that go on whatever is lost on either."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.clients import SHAPE, Client, connected
+from tests.system.hosts.harms import HARMS
+from tests.system.hosts.two_hosts import HERE, OTHER, PORT, THERE, TwoHosts, serving_on, two_hosts, why_not
+from tests.system.losses.campaign import SERVE_FLAGS, Campaign
+from tests.system.serve_process import NUMOE, ServeProcess, serving
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
+
+LISTENERS = {  # as README has them, by the number that is added to the first port
+    "gcs_server": {0},
+    "raylet": {1, 2},
+    "ray::RuntimeEnv": {3},
+    "ray::HostActor": {4},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hosts") / "tiny.gguf"
+    write_tiny_model(path, SHAPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    with two_hosts() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def server(hosts: TwoHosts, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    with serving_on(hosts, tmp_path_factory.mktemp("log") / "log", str(model), *SERVE_FLAGS) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: ServeProcess) -> AsyncIterator[Client]:
+    async with connected(server.address) as found:
+        yield found
+
+
+async def test_two_hosts_answer_as_one_does_and_as_before_after_any_loss(
+    hosts: TwoHosts, server: ServeProcess, client: Client, model: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "log", str(model), *SERVE_FLAGS) as one_host:
+        async with connected(one_host.address) as other:
+            alone = Campaign(one_host, other)
+            await alone.learn()
+    campaign = Campaign(server, client)
+    await campaign.learn()
+    assert campaign._expected == alone._expected
+    for harm in ("worker", "wire", "leader"):
+        await campaign.lose(HARMS[harm](hosts))
+        await campaign.rest()
+        assert campaign.report.different == [], harm
+    assert campaign.report.resumed > 0
+
+
+async def test_all_workers_of_both_hosts_are_shown(server: ServeProcess, client: Client) -> None:
+    placement = await client.placement()
+    assert [worker.host for worker in placement.workers] == ["", "", THERE, THERE]
+    assert [worker.worker for worker in placement.workers] == [0, 1, 2, 3]
+    shown = subprocess.run(
+        [NUMOE, "placement", "--address", server.address], capture_output=True, text=True, check=True
+    )
+    assert THERE in shown.stdout
+
+
+def test_nothing_listens_beyond_loopback_but_what_the_table_names(hosts: TwoHosts, server: ServeProcess) -> None:
+    told = subprocess.run(["ip", "netns", "exec", OTHER, "ss", "-Hltnp"], capture_output=True, text=True, check=True)
+    workers = range(PORT + 10, PORT + 90)
+    for line in told.stdout.splitlines():
+        port = int(line.split()[3].rpartition(":")[2])
+        names = [name for name in (*LISTENERS, "ray::WorkerActo") if f'"{name}' in line]
+        assert any(port - PORT in LISTENERS.get(name, ()) for name in names) or (names and port in workers), line
+
+
+def test_steps_are_not_sent_to_hosts_that_nothing_protects(hosts: TwoHosts, model: Path, tmp_path: Path) -> None:
+    """And a host is not started twice, nor joined with another token."""
+    command = [*hosts.environment(HERE), NUMOE, "host", "start", "--head", "--ip", HERE]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "runs on this host already" in again.stderr
+    elsewhere = ["env", f"XDG_RUNTIME_DIR={tmp_path}", NUMOE, "serve", str(model), "--hosts", "auto"]
+    alone = subprocess.run(elsewhere, capture_output=True, text=True, check=False)
+    assert alone.returncode == 2
+    assert "no node of a cluster runs on this host: start it with `numoe host start --head`" in alone.stderr
