@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from numoe.coordinator.commands.screen.terminal import out
+from numoe.coordinator.service_manager import ServiceManager
 from numoe.protos.errors import NumoeError, SetupError
 
 LOOK_SECONDS = 0.5  # between two looks at Ray's processes
@@ -24,7 +25,10 @@ def start(
     token: Path | None = None,
     certificates: Path | None = None,
 ) -> None:
-    """Run this host's node of the cluster until Ctrl-C or SIGTERM.
+    """Make this machine one of the hosts that serve a model together, until Ctrl-C or SIGTERM.
+
+    On the first host `numoe host start --head`, on all others `--join` with the address that it tells, and with its
+    token, a file that must be copied to them. Then `numoe serve --hosts auto` on the first one.
 
     Parameters
     ----------
@@ -65,7 +69,7 @@ def start(
     from numoe.model.machine.topology_reading import read_topology
 
     configure_logging()
-    log = structlog.get_logger()
+    log, manager = structlog.get_logger(), ServiceManager()
     if (running := read_state()) is not None:
         raise SetupError(f"a node of this user runs on this host already (pid {running.pid}): stop that one first")
     secret = token or default_token_path()
@@ -91,11 +95,13 @@ def start(
             write_state(
                 HostState(os.getpid(), node.cluster, own, port, session, str(secret.absolute()), folder, node.processes)
             )
+            manager.ready(f"Ray's node of {own}, of the cluster {node.cluster}")
             out().print(f"HOST READY cluster={node.cluster} ip={own} nodes={len(nodes)} token={secret}", soft_wrap=True)
             while (lost := node.lost()) is None and not stopping.wait(LOOK_SECONDS):
-                pass
+                manager.lives()
             remove_state()
             if stopping.is_set():
+                manager.stopping("ending Ray's node")
                 return
             log.warning("host_node_lost", processes=lost)
             node.end(keep_logs=True)
@@ -108,6 +114,8 @@ def start(
 
 def certificates(folder: Path, /, *, host: list[str]) -> None:
     """Write certificates by which hosts know each other, and an authority of your own where there is none yet.
+
+    They live for 400 days: call it again with the same folder, copy what it writes, and start the hosts anew.
 
     Parameters
     ----------

@@ -222,6 +222,7 @@ _add_command(
     On the first host `numoe host start --head`, on all others `--join` with the address that it tells, and with its
     token, a file that must be copied to them. Then `numoe serve --hosts auto` on the first one.
     """,
+    configured=True,
     group="host",
 )
 _add_command(

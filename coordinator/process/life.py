@@ -33,6 +33,7 @@ from numoe.coordinator.process.request_log import RequestLog, Traces
 from numoe.coordinator.process.tracing import start_tracing
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.requests.request_end import RequestEnd
+from numoe.coordinator.service_manager import ServiceManager
 from numoe.coordinator.settings import ServeSettings, check_settings
 from numoe.protos.errors import NumoeError, ServiceError, Unavailable
 
@@ -87,6 +88,7 @@ class Coordinator:
         self._configuration = effective_settings(settings, origins)
         self._served: ServedModel | None = None
         self._operations: Operations | None = None
+        self._manager = ServiceManager()
         self._signals = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -171,6 +173,7 @@ class Coordinator:
         self._note_loading()
         self._service = replace(self._service, loading=Progress(phase, done, total))
         self._progress(phase, done, total)
+        self._manager.loading(phase, done, total)
 
     def _note_loading(self) -> None:
         """Loading has begun, once all is looked at that can be refused before."""
@@ -185,7 +188,8 @@ class Coordinator:
         placement = served.workers.placement()
         shards = [worker.shard for worker in placement.workers]
         threads = sum(len(shard.cpus) for shard in shards)
-        tasks = [asyncio.create_task(self._mirror_health(served)), asyncio.create_task(operations.sample_forever())]
+        forever = self._mirror_health(served), operations.sample_forever(), self._show_life()
+        tasks = [asyncio.create_task(one) for one in forever]
         if self._settings.workers.rebalance == "auto" and any(served.workers.experts()):
             tasks.append(asyncio.create_task(rebalance_forever(served.spec, served.workers, operations.move)))
         try:
@@ -198,6 +202,7 @@ class Coordinator:
                 addresses.grpc, served.spec.name, len(shards), threads, placement.binding, seconds, addresses.http
             )
             self._announce(ready)
+            self._manager.ready(told)
             await _first(self._stop.wait(), served.engine.wait_stopped())
         finally:
             for task in tasks:
@@ -212,6 +217,7 @@ class Coordinator:
         status = served.engine.snapshot()
         told = f"{status.running} requests run, {status.queued} wait"
         self._events.note(EventKind.DRAINING, told, running=status.running, queued=status.queued)
+        self._manager.stopping(f"draining: {told}")
         await _first(served.engine.drain(self._settings.engine.drain_timeout_seconds), self._hurry.wait())
         operations.close()
         if served.template is not None:
@@ -240,6 +246,12 @@ class Coordinator:
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)
             await self._doors.set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
+
+    async def _show_life(self) -> None:
+        """To a service manager that watches; what workers do has watchers of its own."""
+        while self._manager.watchdog_seconds:
+            self._manager.lives()
+            await asyncio.sleep(self._manager.watchdog_seconds / 3)
 
 
 async def serve(

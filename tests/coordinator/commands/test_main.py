@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from numoe.coordinator.commands.environment import refuse_misspelt
 from numoe.coordinator.commands.main import app, chosen_origins, main
@@ -113,10 +114,15 @@ print(sorted({heavy} & set(sys.modules)))
     assert said[-1] == "[]"
 
 
+def named(group: App) -> list[App]:
+    return [command for name, command in group.resolved_commands().items() if not name.startswith("-")]
+
+
 def test_the_list_of_commands_describes_each_as_its_docstring_does() -> None:
-    commands = {name: command for name, command in app.resolved_commands().items() if not name.startswith("-")}
-    assert len(commands) == 17
-    for command in commands.values():
+    groups = (app, *(command for command in named(app) if command.default_command is None))
+    commands = [command for group in groups for command in named(group) if command.default_command is not None]
+    assert len(commands) == 19
+    for command in commands:
         assert command.default_command is not None
         description, parameters, _ = inspect.cleandoc(command.default_command.__doc__ or "").partition(
             "\n\nParameters\n"
