@@ -15,9 +15,10 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -60,7 +61,8 @@ class StageHost(Protocol):
     def restore(self, look: Look) -> None:
         """Have all of its workers live, loaded and idle, whatever of them died; raises WorkerLost, SetupError."""
 
-    def placement(self) -> Placement: ...
+    def placement(self, *, ask: bool = True) -> Placement:
+        """As of now, or as it told last where it is not to be asked."""
 
     def counters(self) -> list[np.void]: ...
 
@@ -118,20 +120,27 @@ class Pipeline:
     def restart(self, look: Look) -> None:
         self._losses += 1
         self._end_session()
-        with ThreadPoolExecutor(1 + len(self._hosts), thread_name_prefix="numoe-restore") as pool:
-            restoring: list[Future[None]] = [pool.submit(self._restore_own, look)]
-            restoring += [pool.submit(host.restore, look) for host in self._hosts]
-            while wait(restoring, WATCH_SECONDS).not_done:
-                look()
+        try:
+            self._group.check()
+        except WorkerLost:  # first, as it may bring the connection to the others back
+            self._group.restart(look)
+        given_up = Event()
+
+        def look_apart() -> None:  # `look` is for this thread alone
+            if given_up.is_set():
+                raise WorkerLost("the restart was given up")
+
+        with ThreadPoolExecutor(len(self._hosts), thread_name_prefix="numoe-restore") as pool:
+            restoring = [pool.submit(host.restore, look_apart) for host in self._hosts]
+            try:
+                while wait(restoring, WATCH_SECONDS).not_done:
+                    look()
+            except BaseException:
+                given_up.set()
+                raise
             for one in restoring:
                 one.result()
         self.open()
-
-    def _restore_own(self, look: Look) -> None:
-        try:
-            self._group.check()
-        except WorkerLost:
-            self._group.restart(look)
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -225,8 +234,10 @@ class Pipeline:
             first += part.workers
 
     def _parts(self) -> list[_Part]:
-        own = _Part(0, self._group.placement())
-        return [own, *(_Part(host.spec.first_layer, host.placement()) for host in self._hosts)]
+        own, session = _Part(0, self._group.placement()), self._session
+        late = session is not None and session.late > 0
+        parts = [_Part(host.spec.first_layer, host.placement(ask=not late)) for host in self._hosts]
+        return [own, *(_silent(part) if late else part for part in parts)]
 
 
 def _move_on(host: StageHost, move: ExpertMove) -> None:
@@ -237,6 +248,12 @@ def _seen(worker: WorkerPlacement, host: str, part: _Part, before: int) -> Worke
     shard = replace(worker.shard, worker=worker.shard.worker + before)
     layers = Range(part.first_layer, part.first_layer + len(part.placement.experts))
     return replace(worker, host=host, shard=shard, layers=layers)
+
+
+def _silent(part: _Part) -> _Part:
+    """As it is shown of a host that says nothing any more."""
+    workers = tuple(replace(one, state="stuck") if one.state == "ready" else one for one in part.placement.workers)
+    return replace(part, placement=replace(part.placement, workers=workers))
 
 
 def _shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:

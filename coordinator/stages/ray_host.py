@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numoe.coordinator.workers.actors import HERE, fetch
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import ServiceError, SetupError, Unavailable, WorkerLost
+from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailable, WorkerLost
 
 ASK_SECONDS = 5.0  # for an actor that lives to answer; one that does not is replaced
 CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restoring do
@@ -47,18 +48,18 @@ class RayHost:
         def look() -> None:
             nonlocal asked, told
             if ray.wait([asked], timeout=0)[0]:
-                told, asked = self._fetch(asked, lambda: None), actor.progress.remote()
+                told, asked = self._fetch(lambda: asked, lambda: None), actor.progress.remote()
             progress(*told)
             if time.monotonic() > end:
                 raise ServiceError(f"host {self.name} did not load within {self._timeout:.0f} s")
 
-        self.address = self._told(self._fetch(loading, look))
+        self.address = self._told(self._fetch(lambda: loading, look))
         self._loaded = True
 
     def restore(self, look: Callable[[], None]) -> None:
         if self._actor is not None and self._lives():
             try:
-                self._told(self._fetch(self._actor.restore.remote(), look))
+                self._told(self._fetch(lambda: self._actor.restore.remote(), look))
             except WorkerLost:
                 self._end_actor()
                 raise
@@ -66,7 +67,9 @@ class RayHost:
         self._end_actor()
         self.begin(lambda phase, done, total: look())
 
-    def placement(self) -> Placement:
+    def placement(self, *, ask: bool = True) -> Placement:
+        if not ask and self._seen is not None:
+            return self._seen
         try:
             self._seen = self._ask(lambda: self._actor.placement.remote())
         except WorkerLost:
@@ -109,7 +112,8 @@ class RayHost:
     def _end_actor(self) -> None:
         actor, self._actor, self._loaded = self._actor, None, False
         if actor is not None:
-            ray.kill(actor, no_restart=True)
+            with suppress(Exception):  # of Ray's, which may have been lost itself
+                ray.kill(actor, no_restart=True)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """What the actor answers soon. Raises WorkerLost: it does not."""
@@ -121,13 +125,16 @@ class RayHost:
             if time.monotonic() > end:
                 raise WorkerLost(f"host {self.name} does not answer")
 
-        return self._fetch(call(), look)
+        return self._fetch(call, look)
 
-    def _fetch(self, reference: Any, look: Callable[[], None]) -> Any:
+    def _fetch(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
+        """What a call of the actor returns. Raises WorkerLost where Ray cannot tell."""
         try:
-            return fetch(reference, look)
-        except ray.exceptions.RayError as error:
-            raise WorkerLost(f"host {self.name}: {str(error).splitlines()[0]}") from error
+            return fetch(call(), look)
+        except NumoeError:
+            raise
+        except Exception as error:  # of Ray's, whatever it is
+            raise WorkerLost(f"host {self.name}: {str(error).partition(chr(10))[0]}") from error
 
     def _told(self, found: Any) -> Any:
         if isinstance(found, Refusal):
@@ -145,9 +152,7 @@ def start_actor(ip: str) -> Any:
 
 def end_actor(actor: Any) -> None:
     """Have an actor end all that it started, and itself."""
-    try:
+    with suppress(Exception):  # of Ray's, which may be lost: then its processes are, too
         ray.get(actor.close.remote(), timeout=ASK_SECONDS)
-    except ray.exceptions.RayError:
-        pass
-    finally:
+    with suppress(Exception):
         ray.kill(actor, no_restart=True)

@@ -79,6 +79,7 @@ class StageSession:
 
     def check(self) -> None:
         """Raise WorkerLost where something of it, or of the hosts after it, was lost."""
+        self._check_link()
         if self._problem is not None:
             raise self._problem
 

@@ -48,7 +48,7 @@ class GroupHost:
     def restore(self, look: Callable[[], None]) -> None:
         raise AssertionError("nothing is lost here")
 
-    def placement(self) -> Placement:
+    def placement(self, *, ask: bool = True) -> Placement:
         return self.group.placement()
 
     def counters(self) -> list[np.void]:

@@ -77,7 +77,7 @@ class FakeGroup:
         look()
         self.restarts, self.lost = self.restarts + 1, None
 
-    def placement(self) -> Placement:
+    def placement(self, *, ask: bool = True) -> Placement:
         one, rows = Range(0, 1), Range(0, 32)
         shards = [Shard(worker, 0, (0,), one, one, rows, rows, rows) for worker in range(2)]
         workers = tuple(WorkerPlacement(shard, "ready", pid=7) for shard in shards)
