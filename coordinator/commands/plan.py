@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from numoe.coordinator.commands.options import HUB_OPTIONS, ROOT, SERVE_SETTINGS, HubOptions, read_machine
 from numoe.coordinator.commands.screen.progress import LoadingView
@@ -12,6 +13,9 @@ from numoe.coordinator.commands.screen.terminal import out
 from numoe.coordinator.hub.names import HubName
 from numoe.coordinator.settings import ServeSettings, check_settings, kv_types
 from numoe.protos.errors import SetupError
+
+if TYPE_CHECKING:
+    from numoe.model.architectures.spec import ModelSpec
 
 
 def plan(
@@ -62,6 +66,11 @@ def plan(
         spec, _, template = read_model(path, settings)  # what `numoe serve` would refuse of the text, too
     if template is not None:
         template.close()
+    if settings.workers.hosts is not None:
+        if output is not None:
+            raise SetupError("--output writes the plan of one host, and --hosts names several: leave one of them away")
+        _plan_hosts(path, spec, settings)
+        return
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
     limits = step_limits(settings.engine, spec.context_length)
@@ -72,6 +81,15 @@ def plan(
         _write_text(output, to_toml(decision.plan))  # also one that does not fit, to be edited until it does
     check_placement(decision.plan, spec, topology, limits, types)
     check_lock(decision.plan, spec, settings.workers, root)
+
+
+def _plan_hosts(path: Path | None, spec: ModelSpec, settings: ServeSettings) -> None:
+    """Show which host would run which layers. Each plans its own part as it would the whole of a model."""
+    from numoe.coordinator.commands.tables.hosts import describe_hosts
+    from numoe.coordinator.stages.starting import plan_hosts
+
+    shared = plan_hosts(path, spec, settings)
+    out().print(describe_hosts(shared.hosts, shared.forecasts, shared.bytes, shared.layers))
 
 
 @contextmanager

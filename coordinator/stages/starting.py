@@ -35,7 +35,7 @@ from numoe.coordinator.workers.actors import fetch
 from numoe.coordinator.workers.keeping import wanted_keeping
 from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec, stage_of
-from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, share_layers
+from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, LayerBytes, share_layers
 from numoe.protos.errors import NumoeError, SetupError
 
 POLL_SECONDS = 0.1
@@ -107,6 +107,39 @@ def ask_forecasts(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SharedHosts:
+    """Which host runs which layers, and what that rests on."""
+
+    hosts: tuple[str, ...]  # addresses, this one first
+    forecasts: tuple[HostForecast, ...]
+    bytes: LayerBytes
+    layers: HostLayers
+
+
+def share_hosts(
+    path: Path | None,
+    spec: ModelSpec,
+    settings: ServeSettings,
+    hosts: tuple[str, ...],
+    look: Callable[[], None] = lambda: None,
+) -> SharedHosts:
+    """Ask all hosts, of which the first is this one, and share the layers out. Raises SetupError, PlanError."""
+    forecasts = (forecast_here(spec, settings), *ask_forecasts(hosts[1:], path, settings, look))
+    sizes = layer_bytes(spec, settings)
+    return SharedHosts(hosts, forecasts, sizes, share_layers(sizes, forecasts))
+
+
+def plan_hosts(path: Path | None, spec: ModelSpec, settings: ServeSettings) -> SharedHosts:
+    """As a service on the hosts of the settings would share the layers out. Raises SetupError, PlanError."""
+    cluster = join_cluster(lambda phase, done, total: None)
+    try:
+        hosts = (cluster.state.ip, *cluster.hosts(settings.workers.hosts or "auto"))
+        return share_hosts(path and path.absolute(), spec, settings, hosts)
+    finally:
+        cluster.node.end(keep_logs=True)
+
+
 def start_pipeline(
     path: Path | None, spec: ModelSpec, settings: ServeSettings, hosts: str, progress: LoadProgress
 ) -> Pipeline:
@@ -134,10 +167,9 @@ def _start(
 ) -> Pipeline:
     own_settings = replace(settings, workers=replace(settings.workers, expert_stats=None))
     path = path and path.absolute()
-    forecasts = [forecast_here(spec, settings)]
-    forecasts += ask_forecasts(others, path, own_settings, lambda: progress("starting", 0, 0))
-    shared = share_layers(layer_bytes(spec, settings), forecasts)
-    log_shares(shared, [cluster.state.ip, *others], spec)
+    hosts = (cluster.state.ip, *others)
+    shared = share_hosts(path, spec, own_settings, hosts, lambda: progress("starting", 0, 0)).layers
+    log_shares(shared, hosts, spec)
     ends = [*shared.starts[1:], spec.layers]
     parts = [stage_of(spec, start, stop) for start, stop in zip(shared.starts, ends, strict=True)]
     limits = step_limits(settings.engine, spec.context_length)

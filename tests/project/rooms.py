@@ -146,6 +146,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/hub",
         "coordinator/machine",
         "coordinator/process",
+        "coordinator/stages",
         "coordinator/commands/tables",
         "coordinator/commands/screen",
         "coordinator/commands/asking",

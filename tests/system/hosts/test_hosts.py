@@ -77,6 +77,18 @@ async def test_all_workers_of_both_hosts_are_shown(server: ServeProcess, client:
     assert THERE in shown.stdout
 
 
+def test_a_plan_says_which_host_would_run_which_layers(hosts: TwoHosts, server: ServeProcess, model: Path) -> None:
+    command = [*hosts.environment(HERE), NUMOE, "plan", str(model), "--hosts", "auto", "--workers", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split("│") for line in shown.splitlines() if HERE in line or THERE in line]
+    assert [(row[1].strip(), row[4].strip()) for row in rows[:2]] == [(HERE, "0-0"), (THERE, "1-1")]
+    assert "tokens/s for one stream" in shown
+    for flag in ("--plan-file", "--output"):
+        refused = subprocess.run([*command, flag, "plan.toml"], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert "--hosts names several" in refused.stderr
+
+
 def test_nothing_listens_beyond_loopback_but_what_the_table_names(hosts: TwoHosts, server: ServeProcess) -> None:
     told = subprocess.run(["ip", "netns", "exec", OTHER, "ss", "-Hltnp"], capture_output=True, text=True, check=True)
     workers = range(PORT + 10, PORT + 90)
