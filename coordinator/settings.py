@@ -138,6 +138,9 @@ class WorkerSettings:
     """Run the layers on several hosts, one after the other: auto for all that have joined, a number of them, or a file
     with their addresses, this one's first. Needs `numoe host start` on each. Default: this host alone."""
 
+    host_gone_seconds: Annotated[float, POSITIVE] = 60.0
+    """For how long a host that is gone is waited for, before those that remain take its layers over."""
+
     keeper: Literal["auto", "on", "off"] = "auto"
     """Whether a small process keeps the weights, so that none is read again after a loss. Default: where shared memory
     gets huge pages, without which decoding is slower; see `numoe doctor`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ from threading import Event
 from typing import Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.profiling.taking import Profiling
@@ -42,6 +43,12 @@ OPEN_SECONDS = 60.0  # for all hosts to open their streams
 
 Look = Callable[[], None]
 
+_log = structlog.get_logger()
+
+
+class HostGone(WorkerLost):
+    """A host is not there any more, and was waited for."""
+
 
 class StageHost(Protocol):
     """Another host of the service; all but `restore` by any thread."""
@@ -59,7 +66,10 @@ class StageHost(Protocol):
         """Its layers."""
 
     def restore(self, look: Look) -> None:
-        """Have all of its workers live, loaded and idle, whatever of them died; raises WorkerLost, SetupError."""
+        """Have all of its workers live, loaded and idle, whatever of them died.
+
+        Raises WorkerLost, HostGone, SetupError.
+        """
 
     def placement(self, *, ask: bool = True) -> Placement:
         """As of now, or as it told last where it is not to be asked."""
@@ -85,15 +95,33 @@ class _Part:
         return len(self.placement.workers)
 
 
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """All hosts of a service, whose workers are loaded."""
+
+    group: HostGroup  # this host's, with the first layers
+    others: tuple[StageHost, ...]  # in the order of their layers
+    wire: Wire
+
+    def close(self) -> None:
+        """End the workers of all."""
+        if self.others:
+            with ThreadPoolExecutor(len(self.others), thread_name_prefix="numoe-close") as pool:
+                for host in self.others:  # first, as this host's group ends the connection to the others
+                    pool.submit(host.close)
+        self.group.close()
+
+
+# Loads the layers on this host and on those of the names given.
+LoadAnew = Callable[[tuple[str, ...], Look], Hosts]
+
+
 class Pipeline:
     """Implements Workers (workers/placement.py)."""
 
-    def __init__(
-        self, group: HostGroup, spec: ModelSpec, hosts: Sequence[StageHost], wire: Wire, step_timeout_seconds: float
-    ) -> None:
-        """`group`: this host's workers, which are loaded, of the layers that `spec` has; `hosts`: in their order."""
-        self._group, self._spec, self._hosts, self._wire = group, spec, tuple(hosts), wire
-        self._timeout = step_timeout_seconds
+    def __init__(self, hosts: Hosts, step_timeout_seconds: float, load_anew: LoadAnew) -> None:
+        """`load_anew`: on the hosts that remain, where one is gone."""
+        self._all, self._timeout, self._load_anew = hosts, step_timeout_seconds, load_anew
         self._answers: queue.SimpleQueue[StepResult | WorkerLost] = queue.SimpleQueue()
         self._began: dict[int, float] = {}
         self._session: StageSession | None = None
@@ -102,6 +130,14 @@ class Pipeline:
     @property
     def limits(self) -> StepLimits:
         return self._group.limits
+
+    @property
+    def _group(self) -> HostGroup:
+        return self._all.group
+
+    @property
+    def _hosts(self) -> tuple[StageHost, ...]:
+        return self._all.others
 
     @property
     def depth(self) -> int:
@@ -113,8 +149,8 @@ class Pipeline:
         """Open the streams from host to host. Raises WorkerLost."""
         self._answers, self._began = queue.SimpleQueue(), {}
         answers = self._answers
-        session = StageSession(self._group, self._spec.first_layer, self._timeout, answers.put, answers.put)
-        session.open(self._wire, tuple(host.address for host in self._hosts), OPEN_SECONDS)
+        session = StageSession(self._group, 0, self._timeout, answers.put, answers.put)
+        session.open(self._all.wire, tuple(host.address for host in self._hosts), OPEN_SECONDS)
         self._session = session
 
     def restart(self, look: Look) -> None:
@@ -130,17 +166,31 @@ class Pipeline:
             if given_up.is_set():
                 raise WorkerLost("the restart was given up")
 
-        with ThreadPoolExecutor(len(self._hosts), thread_name_prefix="numoe-restore") as pool:
-            restoring = [pool.submit(host.restore, look_apart) for host in self._hosts]
+        with ThreadPoolExecutor(self.depth, thread_name_prefix="numoe-restore") as pool:
+            restoring = {host: pool.submit(host.restore, look_apart) for host in self._hosts}
             try:
-                while wait(restoring, WATCH_SECONDS).not_done:
+                while wait(restoring.values(), WATCH_SECONDS).not_done:
                     look()
             except BaseException:
                 given_up.set()
                 raise
-            for one in restoring:
+        gone = [host.name for host, one in restoring.items() if isinstance(one.exception(), HostGone)]
+        if gone:
+            self._go_on_without(gone, look)
+        else:
+            for one in restoring.values():
                 one.result()
         self.open()
+
+    def _go_on_without(self, gone: Collection[str], look: Look) -> None:
+        """Have the hosts that remain run all layers. Raises what loading raises, as when they have not the room."""
+        remaining = tuple(host.name for host in self._hosts if host.name not in gone)
+        _log.warning("hosts_gone", hosts=list(gone), remaining=1 + len(remaining))
+        self._all.close()
+        self._all = self._load_anew(remaining, look)
+        if self._closed:
+            self._all.close()
+            raise _ended()
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -152,10 +202,7 @@ class Pipeline:
             return
         self._closed = True
         self._answers.put(_ended())
-        with ThreadPoolExecutor(1 + len(self._hosts), thread_name_prefix="numoe-close") as pool:
-            for host in self._hosts:  # first, as this host's group ends the connection to the others
-                pool.submit(host.close)
-        self._group.close()
+        self._all.close()
         self._end_session()
 
     # ---- steps, by the engine's thread

@@ -17,6 +17,7 @@ import ray
 
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.stages.host_actor import HostActor, HostOrder, Refusal
+from numoe.coordinator.stages.pipeline import HostGone
 from numoe.coordinator.workers.actors import HERE, fetch
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
@@ -30,10 +31,11 @@ CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restor
 class RayHost:
     """Implements StageHost (pipeline.py)."""
 
-    def __init__(self, ip: str, spec: ModelSpec, order: HostOrder, start_timeout_seconds: float) -> None:
+    def __init__(self, ip: str, spec: ModelSpec, order: HostOrder) -> None:
         """`spec`: its layers, as the first host reads them."""
         self.name, self.spec, self.address = ip, spec, ""
-        self._order, self._timeout = order, start_timeout_seconds
+        self._order, chosen = order, order.settings.workers
+        self._timeout, self._gone_seconds = chosen.start_timeout_seconds, chosen.host_gone_seconds
         self._actor: Any = None
         self._loaded = False
         self._seen: Placement | None = None  # as it told last
@@ -44,9 +46,13 @@ class RayHost:
         self._actor = actor = start_actor(self.name)
         loading, end = actor.load.remote(self._order), time.monotonic() + self._timeout
         asked, told = actor.progress.remote(), ("starting", 0, 0)
+        there = time.monotonic()
 
         def look() -> None:
-            nonlocal asked, told
+            nonlocal asked, told, there
+            there = time.monotonic() if self._is_there() else there
+            if time.monotonic() - there > self._gone_seconds:
+                raise HostGone(f"host {self.name} has been gone for {self._gone_seconds:.0f} s")
             if ray.wait([asked], timeout=0)[0]:
                 told, asked = self._fetch(lambda: asked, lambda: None), actor.progress.remote()
             progress(*told)
@@ -101,6 +107,10 @@ class RayHost:
         actor, self._actor = self._actor, None
         if actor is not None:
             end_actor(actor)
+
+    def _is_there(self) -> bool:
+        every = ray.nodes()  # type: ignore[no-untyped-call]
+        return any(one["Alive"] and one["NodeManagerAddress"] == self.name for one in every)
 
     def _lives(self) -> bool:
         try:

@@ -28,7 +28,7 @@ from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here, layer_bytes
 from numoe.coordinator.stages.host_actor import HostOrder, Refusal
 from numoe.coordinator.stages.link import Wire
-from numoe.coordinator.stages.pipeline import Pipeline
+from numoe.coordinator.stages.pipeline import Hosts, Pipeline
 from numoe.coordinator.stages.ray_host import RayHost, end_actor, start_actor
 from numoe.coordinator.stages.step_messages import largest_message
 from numoe.coordinator.workers.actors import fetch
@@ -149,22 +149,37 @@ def start_pipeline(
         SetupError: there is no cluster, or a host cannot become what it is to.
         ServiceError: the workers did not start in time.
     """
-    cluster = join_cluster(progress)
+
+    def load(choose: Callable[[Cluster], tuple[str, ...]], progress: LoadProgress) -> Hosts:
+        cluster = join_cluster(progress)
+        try:
+            return _load(path, spec, settings, cluster, choose(cluster), progress)
+        except BaseException:
+            cluster.node.end(keep_logs=True)
+            raise
+
+    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
+        chosen = lambda cluster: tuple(host for host in remaining if host in cluster.others)  # noqa: E731
+        return load(chosen, lambda phase, done, total: look())
+
+    loaded = load(lambda cluster: cluster.hosts(hosts), progress)
+    pipeline = Pipeline(loaded, settings.workers.step_timeout_seconds, load_anew)
     try:
-        return _start(path, spec, settings, cluster, cluster.hosts(hosts), progress)
+        pipeline.open()
     except BaseException:
-        cluster.node.end(keep_logs=True)
+        pipeline.close()
         raise
+    return pipeline
 
 
-def _start(
+def _load(
     path: Path | None,
     spec: ModelSpec,
     settings: ServeSettings,
     cluster: Cluster,
     others: Sequence[str],
     progress: LoadProgress,
-) -> Pipeline:
+) -> Hosts:
     own_settings = replace(settings, workers=replace(settings.workers, expert_stats=None))
     path = path and path.absolute()
     hosts = (cluster.state.ip, *others)
@@ -198,7 +213,6 @@ def _start(
                 address=f"{ip}:{cluster.state.ports.stream}",
                 name=ip,
             ),
-            settings.workers.start_timeout_seconds,
         )
         for ip, part in zip(others, parts[1:], strict=True)
     ]
@@ -212,14 +226,11 @@ def _start(
             group = own.result()
             for one in loading:
                 one.result()
-        own_wire = replace(wire, credentials=credentials)
-        pipeline = Pipeline(group, parts[0], started, own_wire, settings.workers.step_timeout_seconds)
-        pipeline.open()
     except BaseException:
         for host in started:
             host.close()
         raise
-    return pipeline
+    return Hosts(group, tuple(started), replace(wire, credentials=credentials))
 
 
 def _own_credentials(state: HostState, others: Sequence[str], settings: ServeSettings) -> HostCredentials | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.settings import EngineSettings
 from numoe.coordinator.stages.link import Wire
-from numoe.coordinator.stages.pipeline import Pipeline
+from numoe.coordinator.stages.pipeline import Hosts, Pipeline
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.stages.step_messages import largest_message
 from numoe.coordinator.workers.group import HostGroup
@@ -93,6 +93,10 @@ class RecordedPipeline(RecordedWorkers):
         self.pipeline.close()
 
 
+def _refuse_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
+    raise AssertionError(f"no host is gone, and {remaining} remain")
+
+
 def load_hosts(model: TinyModel, hosts: Sequence[HostOf], engine: EngineSettings) -> RecordedPipeline:
     """The model over hosts, each of which loads its layers; the groups before must be closed."""
     cuts = [0, *(host.stop for host in hosts)]
@@ -106,6 +110,6 @@ def load_hosts(model: TinyModel, hosts: Sequence[HostOf], engine: EngineSettings
         GroupHost(f"host{number}", spec, group, wire)
         for number, (spec, group) in enumerate(zip(specs[1:], groups[1:], strict=True), 1)
     ]
-    pipeline = Pipeline(groups[0].workers, specs[0], others, wire, PATIENCE_SECONDS)
+    pipeline = Pipeline(Hosts(groups[0].workers, tuple(others), wire), PATIENCE_SECONDS, _refuse_anew)
     pipeline.open()
     return RecordedPipeline(pipeline, groups[-1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.stages.link import Wire
-from numoe.coordinator.stages.pipeline import Pipeline
+from numoe.coordinator.stages.pipeline import HostGone, Hosts, LoadAnew, Pipeline
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.reading import model_spec
@@ -102,7 +102,7 @@ class FakeHost(FakeGroup):
 
     def __init__(self, name: str, spec: ModelSpec, wire: Wire = WIRE) -> None:
         super().__init__(spec)
-        self.name = name
+        self.name, self.gone = name, False
         self.server = StageServer("127.0.0.1:0", name, spec, self, wire, SECONDS)
 
     @property
@@ -110,6 +110,8 @@ class FakeHost(FakeGroup):
         return self.server.address
 
     def restore(self, look: Callable[[], None]) -> None:
+        if self.gone:
+            raise HostGone(f"host {self.name} has been gone for 60 s")
         self.server.end_session()
         if self.lost is not None:
             self.restart(look)
@@ -119,12 +121,19 @@ class FakeHost(FakeGroup):
         self.server.close()
 
 
+def refuse_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
+    raise AssertionError(f"no host is gone, and {remaining} remain")
+
+
 @contextmanager
-def fake_pipeline(spec: ModelSpec, cuts: Sequence[int]) -> Iterator[tuple[Pipeline, list[FakeGroup]]]:
+def fake_pipeline(
+    spec: ModelSpec, cuts: Sequence[int], load_anew: LoadAnew = refuse_anew
+) -> Iterator[tuple[Pipeline, list[FakeGroup]]]:
     """The layers of `spec` cut there, opened; and the groups of all hosts."""
     first, *rest = [stage_of(spec, *layers) for layers in pairwise(cuts)]
     own, hosts = FakeGroup(first), [FakeHost(f"host{number}", part) for number, part in enumerate(rest, 1)]
-    pipeline = Pipeline(own, first, hosts, WIRE, SECONDS)  # type: ignore[arg-type]  # as much of a group as it uses
+    loaded = Hosts(own, tuple(hosts), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
+    pipeline = Pipeline(loaded, SECONDS, load_anew)
     try:
         pipeline.open()
         yield pipeline, [own, *hosts]

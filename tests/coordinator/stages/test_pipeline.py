@@ -8,15 +8,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from numoe.coordinator.stages import link
+from numoe.coordinator.stages.pipeline import Hosts
+from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import NOWHERE, Step
-from tests.coordinator.stages.fake_hosts import SECONDS, WIRE, FakeHost, fake_pipeline, step_of, tiny_spec, wait_for
+from tests.coordinator.stages.fake_hosts import (
+    SECONDS,
+    WIRE,
+    FakeGroup,
+    FakeHost,
+    fake_pipeline,
+    step_of,
+    tiny_spec,
+    wait_for,
+)
 
 
 def test_steps_go_through_all_hosts_and_come_back_in_order(tmp_path: Path) -> None:
@@ -180,3 +192,29 @@ def test_workers_and_experts_are_counted_on_from_host_to_host(tmp_path: Path) ->
         pipeline.move_expert(ExpertMove(layer=0, expert=4, source=0, target=None))
         assert groups[1].moves == [ExpertMove(layer=1, expert=5, source=1, target=0)]
         assert groups[0].moves == [ExpertMove(layer=0, expert=4, source=0, target=None)]
+
+
+def test_hosts_that_remain_run_all_layers_where_one_is_gone(tmp_path: Path) -> None:
+    spec, asked, anew = tiny_spec(tmp_path), list[tuple[str, ...]](), list[FakeGroup]()
+
+    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
+        look()
+        asked.append(remaining)
+        first, last = stage_of(spec, 0, 2), stage_of(spec, 2, 3)
+        anew[:] = [FakeGroup(first), FakeHost("host1", last)]
+        return Hosts(anew[0], (anew[1],), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
+
+    with fake_pipeline(spec, (0, 1, 2, 3), load_anew) as (pipeline, groups):
+        host = groups[2]
+        assert isinstance(host, FakeHost)
+        host.gone = True
+        host.server.close()
+        with pytest.raises(WorkerLost):
+            wait_for(lambda: pipeline.check() is not None)  # type: ignore[func-returns-value]
+        pipeline.restart(lambda: None)
+        assert asked == [("host1",)]
+        assert [group.closed for group in groups] == [1, 1, 1]
+        assert pipeline.depth == 2
+        pipeline.submit(step_of(1, [5, 6]))
+        assert pipeline.collect(SECONDS).token_ids.tolist() == [9]
+    assert [group.closed for group in anew] == [1, 1]
