@@ -49,10 +49,20 @@ def wire(hosts: TwoHosts) -> Harm:
     return harm
 
 
+def gone(hosts: TwoHosts) -> Harm:
+    """The other host, for good."""
+
+    async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
+        hosts.kill(THERE)
+
+    return harm
+
+
 HARMS: Mapping[str, Callable[[TwoHosts], Harm]] = {
     "worker": worker,
     "leader": _to(signal.SIGKILL, "ray::HostActor"),
     "stop": _to(signal.SIGSTOP, "ray::HostActor"),
     "raylet": _to(signal.SIGKILL, "raylet"),
     "wire": wire,
+    "gone": gone,
 }

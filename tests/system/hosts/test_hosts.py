@@ -108,3 +108,15 @@ def test_steps_are_not_sent_to_hosts_that_nothing_protects(hosts: TwoHosts, mode
     alone = subprocess.run(elsewhere, capture_output=True, text=True, check=False)
     assert alone.returncode == 2
     assert "no node of a cluster runs on this host: start it with `numoe host start --head`" in alone.stderr
+
+
+async def test_a_host_that_is_gone_for_good_is_done_without(
+    hosts: TwoHosts, server: ServeProcess, client: Client
+) -> None:
+    """The last test of those of a file that share the hosts."""
+    campaign = Campaign(server, client)
+    await campaign.learn()
+    await campaign.lose(HARMS["gone"](hosts))
+    assert campaign.report.different == []
+    assert campaign.report.resumed > 0
+    assert [worker.host for worker in (await client.placement()).workers] == ["", ""]

@@ -18,6 +18,7 @@ from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, li
 OTHER, WIRE, OTHER_WIRE = "numoe-other", "numoe-here", "numoe-there"
 HERE, THERE = "10.231.77.1", "10.231.77.2"
 PORT = 51160
+GONE_SECONDS = "15"  # a node that is started anew takes less
 
 
 def why_not() -> str:
@@ -67,6 +68,16 @@ class TwoHosts:
         """Those of a host's node whose titles begin so."""
         below = psutil.Process(self.nodes[host].pid).children(recursive=True)
         return [one for one in below if _titled(one, name)]
+
+    def kill(self, host: str) -> None:
+        """End a host as a loss of power does."""
+        node = self.nodes.pop(host)
+        for one in [node, *psutil.Process(node.pid).children(recursive=True)]:
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                one.kill()
+        node.wait(PATIENCE_SECONDS)
+        assert node.stdout is not None
+        node.stdout.close()
 
     def wire(self, state: str) -> None:
         """ "up" or "down"."""
@@ -126,7 +137,8 @@ def two_hosts() -> Iterator[TwoHosts]:
 @contextmanager
 def serving_on(hosts: TwoHosts, log: Path, *arguments: str) -> Iterator[ServeProcess]:
     """A service on both hosts, for the length of a block; no worker may be left on either."""
-    server = ServeProcess(log, *arguments, "--hosts", "auto", program=[*hosts.environment(HERE), NUMOE])
+    flags = ("--hosts", "auto", "--host-gone-seconds", GONE_SECONDS)
+    server = ServeProcess(log, *arguments, *flags, program=[*hosts.environment(HERE), NUMOE])
     try:
         yield server
     finally:
