@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ from numoe.v1 import stage_pb2_grpc
 STREAMS = 4  # at once: the one in use, and others that are about to notice that they are over
 OPEN_SECONDS = 30.0  # for the hosts after this one to answer
 STOP_SECONDS = 1.0
+LISTEN_SECONDS, LISTEN_POLL_SECONDS = 20.0, 0.2
 
 Responses = queue.SimpleQueue[pb.RunResponse]
 
@@ -43,17 +45,23 @@ class StageServer:
         self._session: StageSession | None = None
         self._opening = threading.Lock()
         pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="numoe-stream")
-        self._server = grpc.server(pool, options=wire.options())
+        self._server = grpc.server(pool, options=[*wire.options(), ("grpc.so_reuseport", 0)])
         stage_pb2_grpc.add_StageServiceServicer_to_server(_Servicer(self), self._server)
-        try:
-            if wire.credentials is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, wire.credentials.server)
-        except RuntimeError as error:
-            raise SetupError(f"{name} cannot listen on {address}: {error}") from error
-        self.address = f"{address.rpartition(':')[0]}:{port}"
+        self.address = f"{address.rpartition(':')[0]}:{self._listen(address)}"
         self._server.start()
+
+    def _listen(self, address: str) -> int:
+        """Returns the port. One that this host's process before, which was lost, still has is waited for."""
+        end = time.monotonic() + LISTEN_SECONDS
+        while True:
+            try:
+                if self._wire.credentials is None:
+                    return self._server.add_insecure_port(address)
+                return self._server.add_secure_port(address, self._wire.credentials.server)
+            except RuntimeError as error:
+                if time.monotonic() > end:
+                    raise SetupError(f"{self._name} cannot listen on {address}: {error}") from error
+                time.sleep(LISTEN_POLL_SECONDS)
 
     def end_session(self) -> None:
         """End the stream that is open, once the workers are done with their step; they are free for another use."""

@@ -100,10 +100,10 @@ class FakeGroup:
 class FakeHost(FakeGroup):
     """Implements StageHost too: a group behind a server."""
 
-    def __init__(self, name: str, spec: ModelSpec, wire: Wire = WIRE) -> None:
+    def __init__(self, name: str, spec: ModelSpec, wire: Wire = WIRE, address: str = "127.0.0.1:0") -> None:
         super().__init__(spec)
         self.name, self.gone = name, False
-        self.server = StageServer("127.0.0.1:0", name, spec, self, wire, SECONDS)
+        self.server = StageServer(address, name, spec, self, wire, SECONDS)
 
     @property
     def address(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from numoe.coordinator.stages import link
+from numoe.coordinator.stages import server as stage_server
 from numoe.coordinator.stages.pipeline import Hosts
 from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import WorkerLost
+from numoe.protos.errors import SetupError, WorkerLost
 from numoe.protos.messages import NOWHERE, Step
 from tests.coordinator.stages.fake_hosts import (
     SECONDS,
@@ -218,3 +220,21 @@ def test_hosts_that_remain_run_all_layers_where_one_is_gone(tmp_path: Path) -> N
         pipeline.submit(step_of(1, [5, 6]))
         assert pipeline.collect(SECONDS).token_ids.tolist() == [9]
     assert [group.closed for group in anew] == [1, 1]
+
+
+def test_a_port_that_a_lost_process_still_has_is_waited_for(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        threading.Timer(0.5, taken.close).start()
+        host = FakeHost("host1", spec, address=address)
+    assert host.address == address
+    host.close()
+
+
+def test_a_port_that_somebody_else_has_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_server, "LISTEN_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SetupError, match=f"host1 cannot listen on {address}"):
+            FakeHost("host1", tiny_spec(tmp_path), address=address)
