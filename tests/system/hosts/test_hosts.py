@@ -71,14 +71,13 @@ async def test_all_workers_of_both_hosts_are_shown(server: ServeProcess, client:
     placement = await client.placement()
     assert [worker.host for worker in placement.workers] == ["", "", THERE, THERE]
     assert [worker.worker for worker in placement.workers] == [0, 1, 2, 3]
-    shown = subprocess.run(
-        [NUMOE, "placement", "--address", server.address], capture_output=True, text=True, check=True
-    )
+    command = ["env", "COLUMNS=200", NUMOE, "placement", "--address", server.address]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert THERE in shown.stdout
 
 
 def test_a_plan_says_which_host_would_run_which_layers(hosts: TwoHosts, server: ServeProcess, model: Path) -> None:
-    command = [*hosts.environment(HERE), NUMOE, "plan", str(model), "--hosts", "auto", "--workers", "1"]
+    command = [*hosts.environment(HERE), "COLUMNS=200", NUMOE, "plan", str(model), "--hosts", "auto", "--workers", "1"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split("│") for line in shown.splitlines() if HERE in line or THERE in line]
     assert [(row[1].strip(), row[4].strip()) for row in rows[:2]] == [(HERE, "0-0"), (THERE, "1-1")]
