@@ -313,6 +313,8 @@ def check_settings(settings: ServeSettings) -> None:
     expert_reduction(settings.engine)
     if settings.workers.hosts is not None and settings.workers.plan_file is not None:
         raise SetupError("--plan-file is the plan of one host, and --hosts names several: leave one of them away")
+    if settings.workers.hosts is not None and settings.workers.rebalance == "auto":
+        raise SetupError("--rebalance auto moves experts within one host, and --hosts names several: leave one away")
     if settings.workers.survive_coordinator and settings.workers.keeper == "off":
         raise SetupError("--survive-coordinator needs a keeper, and --keeper is off: leave one of them away")
     for address in (settings.listen.address, http_address(settings.listen)):

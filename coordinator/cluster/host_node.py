@@ -125,5 +125,9 @@ class JoinedRay(RayNode):
     def _hold(self, folder: Path) -> int:
         return -1
 
+    def end(self, *, keep_logs: bool) -> None:
+        """Disconnect; the folder is the node's, which lives on."""
+        super().end(keep_logs=True)
+
     def _kill_rest(self, folder: Path | None) -> None:
         """Nothing: its processes are another's."""

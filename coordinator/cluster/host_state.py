@@ -61,6 +61,7 @@ class HostState:
     """A node that runs."""
 
     pid: int  # of `numoe host start`
+    started: int  # when that process did, in ticks since the machine's start: a pid is used again
     cluster: str  # ADDRESS:PORT of the first host's GCS
     ip: str  # of this host
     port: int  # the first of HostPorts
@@ -96,7 +97,15 @@ def read_state() -> HostState | None:
         found = HostState(**json.loads(state_path().read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return found if Path(f"/proc/{found.pid}").exists() else None
+    return found if start_of(found.pid) == found.started else None
+
+
+def start_of(pid: int) -> int:
+    """When a process started, in ticks since the machine did; -1: there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return -1
 
 
 def remove_state() -> None:

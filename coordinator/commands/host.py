@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from numoe.coordinator.commands.screen.terminal import out
@@ -63,6 +64,7 @@ def start(
         read_state,
         read_token,
         remove_state,
+        start_of,
         write_state,
     )
     from numoe.coordinator.logs import configure_logging
@@ -83,18 +85,29 @@ def start(
     nodes = [node.id for node in read_topology().nodes if node.memory_bytes]
     node = HostNode(own, HostPorts(port), nodes, join)
 
+    with suppress(OSError):  # of processes, lest a service that was started beside it ends with it
+        os.setsid()
+
     def look() -> None:
+        manager.lives()
         if stopping.is_set():
             raise _Stopped("a signal came")
 
     try:
         while True:
             node.start(look)
-            session = str(node.folder)
-            folder = None if certificates is None else str(certificates.absolute())
-            write_state(
-                HostState(os.getpid(), node.cluster, own, port, session, str(secret.absolute()), folder, node.processes)
+            state = HostState(
+                pid=os.getpid(),
+                started=start_of(os.getpid()),
+                cluster=node.cluster,
+                ip=own,
+                port=port,
+                session=str(node.folder),
+                token=str(secret.absolute()),
+                certificates=None if certificates is None else str(certificates.absolute()),
+                processes=node.processes,
             )
+            write_state(state)
             manager.ready(f"Ray's node of {own}, of the cluster {node.cluster}")
             out().print(f"HOST READY cluster={node.cluster} ip={own} nodes={len(nodes)} token={secret}", soft_wrap=True)
             while (lost := node.lost()) is None and not stopping.wait(LOOK_SECONDS):

@@ -34,7 +34,8 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range
-from numoe.protos.errors import Unavailable, WorkerLost
+from numoe.protos.arena import COUNTERS
+from numoe.protos.errors import PlanError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepLimits, StepResult
 from numoe.protos.profile import Profile
 
@@ -74,9 +75,11 @@ class StageHost(Protocol):
     def placement(self, *, ask: bool = True) -> Placement:
         """As of now, or as it told last where it is not to be asked."""
 
-    def counters(self) -> list[np.void]: ...
+    def counters(self, *, ask: bool = True) -> list[np.void]:
+        """Of each worker; as of now, or as it told last, or none."""
 
-    def expert_hits(self) -> NDArray[np.int64]: ...
+    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
+        """[L, E] as of now, or as it told last. Raises Unavailable: it told none."""
 
     def move_expert(self, move: ExpertMove) -> None: ...
 
@@ -125,6 +128,7 @@ class Pipeline:
         self._answers: queue.SimpleQueue[StepResult | WorkerLost] = queue.SimpleQueue()
         self._began: dict[int, float] = {}
         self._session: StageSession | None = None
+        self._remaining: tuple[str, ...] | None = None  # others that are to load anew, as one is gone; None: none are
         self._losses, self._closed = 0, False
 
     @property
@@ -156,6 +160,10 @@ class Pipeline:
     def restart(self, look: Look) -> None:
         self._losses += 1
         self._end_session()
+        if self._remaining is not None:
+            self._load_remaining(look)
+            self.open()
+            return
         try:
             self._group.check()
         except WorkerLost:  # first, as it may bring the connection to the others back
@@ -171,6 +179,7 @@ class Pipeline:
             try:
                 while wait(restoring.values(), WATCH_SECONDS).not_done:
                     look()
+                    self._group.check()
             except BaseException:
                 given_up.set()
                 raise
@@ -184,10 +193,14 @@ class Pipeline:
 
     def _go_on_without(self, gone: Collection[str], look: Look) -> None:
         """Have the hosts that remain run all layers. Raises what loading raises, as when they have not the room."""
-        remaining = tuple(host.name for host in self._hosts if host.name not in gone)
-        _log.warning("hosts_gone", hosts=list(gone), remaining=1 + len(remaining))
+        self._remaining = tuple(host.name for host in self._hosts if host.name not in gone)
+        _log.warning("hosts_gone", hosts=list(gone), remaining=1 + len(self._remaining))
         self._all.close()
-        self._all = self._load_anew(remaining, look)
+        self._load_remaining(look)
+
+    def _load_remaining(self, look: Look) -> None:
+        assert self._remaining is not None
+        self._all, self._remaining = self._load_anew(self._remaining, look), None
         if self._closed:
             self._all.close()
             raise _ended()
@@ -257,10 +270,22 @@ class Pipeline:
         return self.placement().experts
 
     def counters(self) -> list[np.void]:
-        return [*self._group.counters(), *(one for host in self._hosts for one in host.counters())]
+        parts = [(self._group.counters(), self._group.size)]
+        parts += [(host.counters(ask=self._heard), len(host.placement(ask=False).workers)) for host in self._hosts]
+        counted: list[np.void] = []
+        for own, workers in parts:  # of those that are lost zeros, so that nobody's are taken for another's
+            counted += own or list(np.zeros(workers, COUNTERS))
+        return counted
+
+    @property
+    def _heard(self) -> bool:
+        """Whether the other hosts answer, as far as is known."""
+        session = self._session
+        return session is not None and not session.late
 
     def expert_hits(self) -> NDArray[np.int64]:
-        return np.concatenate([self._group.expert_hits(), *(host.expert_hits() for host in self._hosts)])
+        others = [host.expert_hits(ask=self._heard) for host in self._hosts]
+        return np.concatenate([self._group.expert_hits(), *others])
 
     def begin_profile(self, level: int) -> Profiling:
         raise Unavailable("a profile is taken of one host: serve on one to take it")
@@ -276,15 +301,16 @@ class Pipeline:
             layer = move.layer - part.first_layer
             if layer < len(part.placement.experts):
                 target = None if move.target is None else move.target - first
+                if not {move.source - first, target or 0} <= set(range(part.workers)):
+                    raise PlanError(f"layer {move.layer} is another host's than worker {move.source} or {move.target}")
                 make(replace(move, layer=layer, source=move.source - first, target=target))
                 return
             first += part.workers
 
     def _parts(self) -> list[_Part]:
-        own, session = _Part(0, self._group.placement()), self._session
-        late = session is not None and session.late > 0
-        parts = [_Part(host.spec.first_layer, host.placement(ask=not late)) for host in self._hosts]
-        return [own, *(_silent(part) if late else part for part in parts)]
+        own, heard = _Part(0, self._group.placement()), self._heard
+        parts = [_Part(host.spec.first_layer, host.placement(ask=heard)) for host in self._hosts]
+        return [own, *(part if heard else _silent(part) for part in parts)]
 
 
 def _move_on(host: StageHost, move: ExpertMove) -> None:

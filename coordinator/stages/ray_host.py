@@ -38,7 +38,10 @@ class RayHost:
         self._timeout, self._gone_seconds = chosen.start_timeout_seconds, chosen.host_gone_seconds
         self._actor: Any = None
         self._loaded = False
-        self._seen: Placement | None = None  # as it told last
+        # As it told last.
+        self._seen: Placement | None = None
+        self._counters: list[np.void] = []
+        self._hits: NDArray[np.int64] | None = None
 
     def begin(self, progress: LoadProgress) -> None:
         """Start the actor there, and have it load. Raises SetupError, WorkerLost, and what `progress` raises."""
@@ -86,19 +89,21 @@ class RayHost:
         assert self._seen is not None
         return self._seen
 
-    def counters(self) -> list[np.void]:
-        try:
-            found: list[np.void] = self._ask(lambda: self._actor.counters.remote())
-        except WorkerLost:
-            return []
-        return found
+    def counters(self, *, ask: bool = True) -> list[np.void]:
+        if ask:
+            try:
+                self._counters = self._ask(lambda: self._actor.counters.remote())
+            except WorkerLost:
+                return []
+        return self._counters
 
-    def expert_hits(self) -> NDArray[np.int64]:
-        try:
-            found: NDArray[np.int64] = self._ask(lambda: self._actor.expert_hits.remote())
-        except WorkerLost as lost:
-            raise Unavailable("a host is being restarted; try again in a few seconds") from lost
-        return found
+    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
+        if ask:
+            with suppress(WorkerLost):
+                self._hits = self._ask(lambda: self._actor.expert_hits.remote())
+        if self._hits is None:
+            raise Unavailable("a host is being restarted; try again in a few seconds")
+        return self._hits
 
     def move_expert(self, move: ExpertMove) -> None:
         self._told(self._ask(lambda: self._actor.move_expert.remote(move)))

@@ -78,9 +78,10 @@ class StageServer:
         responses: Responses = queue.SimpleQueue()
         opening = next(requests, pb.RunRequest()).opening
         if (opening.version, opening.service) != (self._wire.version, self._wire.service):
-            found = f"numoe {opening.version or '?'} for service {opening.service or '?'}"
-            expected = f"numoe {self._wire.version} for service {self._wire.service}"
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self._name}: found {found}, expected {expected}")
+            found = (
+                f"found numoe {opening.version or '?'}, expected {self._wire.version}, and the service that began here"
+            )
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self._name}: {found}")
         try:
             session = self._open(tuple(opening.hosts), responses)
         except WorkerLost as lost:
@@ -92,7 +93,7 @@ class StageServer:
         reader.start()
         try:
             yield pb.RunResponse(opened=pb.StageOpened())
-            while context.is_active():
+            while context.is_active() and not session.over:
                 try:
                     response = responses.get(timeout=BEAT_SECONDS)
                 except queue.Empty:

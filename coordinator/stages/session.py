@@ -18,11 +18,14 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.stages.link import StageLink, Wire
 from numoe.protos.errors import NumoeError, WorkerLost
 from numoe.protos.messages import NOWHERE, Step, StepResult
+
+_log = structlog.get_logger()
 
 CHECK_SECONDS = 0.2  # between two looks at idle workers
 
@@ -73,6 +76,11 @@ class StageSession:
             self._link.wait_open(seconds)
         self._thread.start()
 
+    @property
+    def over(self) -> bool:
+        """Whether it was closed."""
+        return self._over.is_set()
+
     def run(self, step: Step, hidden: Hidden | None) -> None:
         """Run a step after those before it; `hidden`: of the hosts before, None: there are none."""
         self._steps.put((step, hidden))
@@ -108,8 +116,13 @@ class StageSession:
                     self._look()
                 else:
                     self._run(*job)
-            except NumoeError as error:
-                self._fail(error if isinstance(error, WorkerLost) else WorkerLost(str(error)))
+            except WorkerLost as lost:
+                self._fail(lost)
+                return
+            except Exception as error:  # whatever it is, this host answers no more
+                if not isinstance(error, NumoeError):
+                    _log.exception("stage_failed")
+                self._fail(WorkerLost(f"{type(error).__name__}: {error}"))
                 return
 
     def _look(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -36,9 +37,10 @@ from numoe.coordinator.workers.keeping import wanted_keeping
 from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, LayerBytes, share_layers
-from numoe.protos.errors import NumoeError, SetupError
+from numoe.protos.errors import NumoeError, ServiceError, SetupError, WorkerLost
 
 POLL_SECONDS = 0.1
+FORECAST_SECONDS = 180.0  # of imports, mostly, on busy cores
 PARKED_SECONDS = 60.0  # for which another host's weights outlive the process that directs its workers
 
 _log = structlog.get_logger()
@@ -95,9 +97,18 @@ def ask_forecasts(
     hosts: Sequence[str], path: Path | None, settings: ServeSettings, look: Callable[[], None]
 ) -> list[HostForecast]:
     """What each host says of itself. Raises SetupError: one has not the model, or cannot serve it."""
+    end = time.monotonic() + FORECAST_SECONDS
+
+    def look_on() -> None:
+        look()
+        if time.monotonic() > end:
+            raise ServiceError(f"not all of {', '.join(hosts)} say within {FORECAST_SECONDS:.0f} s how fast they are")
+
     actors = [start_actor(host) for host in hosts]
     try:
-        found: list[Any] = [fetch(one.forecast.remote(path, settings), look) for one in actors]
+        found: list[Any] = [fetch(one.forecast.remote(path, settings), look_on) for one in actors]
+    except ray.exceptions.RayError as error:
+        raise WorkerLost(f"a host was lost while it was asked: {str(error).partition(chr(10))[0]}") from error
     finally:
         for actor in actors:
             end_actor(actor)
@@ -216,19 +227,25 @@ def _load(
         )
         for ip, part in zip(others, parts[1:], strict=True)
     ]
-    told = _Progress(progress, 1 + len(started))
+    told, own = _Progress(progress, 1 + len(started)), None
     try:
         with ThreadPoolExecutor(1 + len(started), thread_name_prefix="numoe-hosts") as pool:
             loading = [pool.submit(host.begin, told.of(number)) for number, host in enumerate(started, 1)]
             own = pool.submit(_start_own, parts[0], own_settings, cluster.node, told.of(0))
             while wait([own, *loading], POLL_SECONDS).not_done:
+                if any(one.done() and one.exception() for one in (own, *loading)):
+                    told.give_up()
                 told.tell()
+            failures = [one.exception() for one in (own, *loading) if one.exception() is not None]
+            for failure in sorted(failures, key=lambda one: isinstance(one, GivenUp)):
+                assert failure is not None
+                raise failure  # the first cause, not what it ended
             group = own.result()
-            for one in loading:
-                one.result()
     except BaseException:
         for host in started:
             host.close()
+        if own is not None and own.done() and own.exception() is None:
+            own.result().close()
         raise
     return Hosts(group, tuple(started), replace(wire, credentials=credentials))
 
@@ -245,7 +262,9 @@ def _own_credentials(state: HostState, others: Sequence[str], settings: ServeSet
 
 
 def _parked(settings: ServeSettings) -> float:
-    return 0.0 if settings.workers.keeper == "off" else max(PARKED_SECONDS, settings.workers.survive_coordinator)
+    """How long another host's weights are kept without who directs its workers; asked for, a keeper must be there."""
+    asked = settings.workers.survive_coordinator
+    return max(PARKED_SECONDS, asked) if asked or settings.workers.keeper == "on" else 0.0
 
 
 def _start_own(spec: ModelSpec, settings: ServeSettings, node: JoinedRay, progress: LoadProgress) -> Any:
@@ -271,6 +290,10 @@ def log_shares(shared: HostLayers, hosts: Sequence[str], spec: ModelSpec) -> Non
         _log.warning("one_host_is_faster", host=hosts[shared.one_host], reason="it has room for the whole model")
 
 
+class GivenUp(NumoeError):
+    """What ends the others where one host cannot start."""
+
+
 class _Progress:
     """How far all hosts are together."""
 
@@ -285,9 +308,13 @@ class _Progress:
             with self._lock:
                 self._found[host] = (phase, done, total)
             if self._ended:
-                raise NumoeError("the start was given up")
+                raise GivenUp("the start was given up")
 
         return note
+
+    def give_up(self) -> None:
+        """Have all others end, as one cannot start."""
+        self._ended = True
 
     def tell(self) -> None:
         """By the thread that waits for all; what it raises ends all."""

@@ -34,6 +34,8 @@ def wanted_moves(
     experts, placed = workers.experts(), workers.placement().workers
     if not any(experts):
         raise PlanError("experts are split by row, there are no whole ones to move; serve with --split expert")
+    if any(worker.host for worker in placed):
+        raise PlanError("experts move between the workers of one host, and this model is served on several")
     if drained is not None and not drained < len(placed):
         raise InvalidRequest("drain_worker", f"is {drained}; the workers are 0 to {len(placed) - 1}")
     topology, nodes = read_topology(), [worker.shard.node for worker in placed]

@@ -51,10 +51,10 @@ class GroupHost:
     def placement(self, *, ask: bool = True) -> Placement:
         return self.group.placement()
 
-    def counters(self) -> list[np.void]:
+    def counters(self, *, ask: bool = True) -> list[np.void]:
         return self.group.counters()
 
-    def expert_hits(self) -> NDArray[np.int64]:
+    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
         return self.group.expert_hits()
 
     def move_expert(self, move: ExpertMove) -> None:

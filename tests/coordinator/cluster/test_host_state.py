@@ -16,12 +16,23 @@ from numoe.coordinator.cluster.host_state import (
     read_state,
     read_token,
     remove_state,
+    start_of,
     state_path,
     write_state,
 )
 from numoe.protos.errors import SetupError
 
-STATE = HostState(os.getpid(), "10.0.0.1:50160", "10.0.0.2", 50160, "/tmp/session", "/token", None, {"raylet": 7})
+STATE = HostState(
+    os.getpid(),
+    start_of(os.getpid()),
+    "10.0.0.1:50160",
+    "10.0.0.2",
+    50160,
+    "/tmp/session",
+    "/token",
+    None,
+    {"raylet": 7},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +47,8 @@ def test_a_node_is_found_as_long_as_it_lives() -> None:
     assert read_state() == STATE
     assert state_path().stat().st_mode & 0o777 == 0o600
     write_state(replace(STATE, pid=2**22 + 1))  # above the largest there can be
+    assert read_state() is None
+    write_state(replace(STATE, started=STATE.started - 1))  # another process has its pid now
     assert read_state() is None
     write_state(STATE)
     remove_state()

@@ -83,10 +83,10 @@ class FakeGroup:
         workers = tuple(WorkerPlacement(shard, "ready", pid=7) for shard in shards)
         return Placement("tensor", workers, (None,) * self.spec.layers, ready_at=float(self.spec.first_layer))
 
-    def counters(self) -> list[np.void]:
+    def counters(self, *, ask: bool = True) -> list[np.void]:
         return []
 
-    def expert_hits(self) -> NDArray[np.int64]:
+    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
         return np.full((self.spec.layers, 8), self.spec.first_layer)
 
     def move_expert(self, move: ExpertMove) -> None:

@@ -19,7 +19,7 @@ from numoe.coordinator.stages import server as stage_server
 from numoe.coordinator.stages.pipeline import Hosts
 from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import SetupError, WorkerLost
+from numoe.protos.errors import PlanError, SetupError, WorkerLost
 from numoe.protos.messages import NOWHERE, Step
 from tests.coordinator.stages.fake_hosts import (
     SECONDS,
@@ -127,7 +127,7 @@ def test_hosts_of_another_service_or_version_are_refused(tmp_path: Path) -> None
     other = FakeHost("host1", spec, link.Wire("1.3", "another", WIRE.message_bytes))
     try:
         stream = link.StageLink(WIRE, (other.address,), lambda result: None, lambda lost: None)
-        with pytest.raises(WorkerLost, match=r"host1: found numoe 1\.2 for service service, expected numoe 1\.3 for"):
+        with pytest.raises(WorkerLost, match=r"host1: found numoe 1\.2, expected 1\.3"):
             stream.wait_open(SECONDS)
         stream.close()
     finally:
@@ -190,10 +190,47 @@ def test_workers_and_experts_are_counted_on_from_host_to_host(tmp_path: Path) ->
         ]
         assert placement.ready_at == 1.0
         assert pipeline.expert_hits()[:, 0].tolist() == [0, 1, 1]
+        assert [int(one["steps"]) for one in pipeline.counters()] == [0, 0, 0, 0]
         pipeline.move_expert(ExpertMove(layer=2, expert=5, source=3, target=2))
         pipeline.move_expert(ExpertMove(layer=0, expert=4, source=0, target=None))
         assert groups[1].moves == [ExpertMove(layer=1, expert=5, source=1, target=0)]
         assert groups[0].moves == [ExpertMove(layer=0, expert=4, source=0, target=None)]
+        for source, target in ((0, 1), (2, 1), (3, 4)):
+            with pytest.raises(PlanError, match="another host's"):
+                pipeline.move_expert(ExpertMove(layer=2, expert=5, source=source, target=target))
+
+
+def test_a_defect_in_a_stage_is_a_loss_at_once(tmp_path: Path) -> None:
+    with fake_pipeline(tiny_spec(tmp_path), (0, 1, 3)) as (pipeline, groups):
+
+        def break_(step: Step) -> None:
+            raise ValueError("a defect")
+
+        groups[1].before_collect = break_
+        pipeline.submit(step_of(0, [1]))
+        with pytest.raises(WorkerLost, match="host1: ValueError: a defect"):
+            pipeline.collect(SECONDS)
+
+
+def test_what_could_not_be_loaded_without_a_host_is_tried_again(tmp_path: Path) -> None:
+    spec, tried, anew = tiny_spec(tmp_path), list[tuple[str, ...]](), FakeGroup(tiny_spec(tmp_path))
+
+    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
+        tried.append(remaining)
+        if len(tried) == 1:
+            raise WorkerLost("a worker died while loading")
+        return Hosts(anew, (), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
+
+    with fake_pipeline(spec, (0, 1, 3), load_anew) as (pipeline, groups):
+        host = groups[1]
+        assert isinstance(host, FakeHost)
+        host.gone = True
+        with pytest.raises(WorkerLost, match="while loading"):
+            pipeline.restart(lambda: None)
+        pipeline.restart(lambda: None)
+        assert tried == [(), ()]
+        pipeline.submit(step_of(1, [5]))
+        assert pipeline.collect(SECONDS).token_ids.tolist() == [8]
 
 
 def test_hosts_that_remain_run_all_layers_where_one_is_gone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numoe.model.gguf.model_file import open_gguf
 from numoe.protos.errors import NumoeError, SetupError
 from tests.tiny_model import TinyShape, write_tiny_model
 
-STATE = HostState(1, "10.0.0.1:50160", "10.0.0.1", 50160, "/tmp/session", "/token", None, {})
+STATE = HostState(1, 0, "10.0.0.1:50160", "10.0.0.1", 50160, "/tmp/session", "/token", None, {})
 NODE: Any = None  # nothing asks it here
 CLUSTER = Cluster(STATE, NODE, ("10.0.0.2", "10.0.0.3"))
 
