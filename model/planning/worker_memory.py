@@ -26,7 +26,7 @@ HUGE_PAGES_BYTES = 11 * 2 * MEBIBYTE  # of large buffers: the last page of each,
 # Two workers of the demo model, after a request: 180 MiB each beside weights, KV cache and arena, buffers included.
 PROCESS_BYTES = 220 * MEBIBYTE
 THREAD_BYTES = 5 * MEBIBYTE  # a piece of the file that it reads and packs (READ_BYTES of the loader), and its stack
-SERVICE_BYTES = 400 * MEBIBYTE  # 280 of a small model's: the coordinator, and of Ray four processes
+SERVICE_BYTES = 400 * MEBIBYTE  # 246 of a small model's: the coordinator, and of Ray four processes
 
 
 @dataclass(frozen=True, slots=True)
