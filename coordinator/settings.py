@@ -146,8 +146,8 @@ class WorkerSettings:
     gets huge pages, without which decoding is slower; see `numoe doctor`."""
 
     survive_coordinator: Annotated[float, NOT_NEGATIVE] = 0.0
-    """For how many seconds the keeper stays if this process is killed: the next `numoe serve` of the same model and plan
-    takes the weights over. Not with --keeper off. Default: all ends with it."""
+    """For how many seconds the keeper stays if this process is killed: the next `numoe serve` of the same model takes
+    the weights over, if its plan is the same. Not with --keeper off. Default: all ends with it."""
 
     start_timeout_seconds: Annotated[float, POSITIVE] = 3600.0
     """Longest that starting, compiling and loading may take."""
