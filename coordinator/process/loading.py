@@ -14,7 +14,7 @@ from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
-from numoe.coordinator.workers.keeping import wanted_keeping
+from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.plan_size import whole_expert_bytes
@@ -25,7 +25,6 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
 
     `path`: None where the settings name a packed folder.
     """
-    # Ray takes seconds to import: only a server pays for that, after everything that can be refused has been looked at.
     spec, tokenizer, template = read_model(path, settings)
     workers = _start(path, spec, settings, progress)
     timeout = settings.workers.step_timeout_seconds
@@ -40,19 +39,7 @@ def _start(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress
         from numoe.coordinator.stages.starting import start_pipeline
 
         return start_pipeline(path, spec, settings, settings.workers.hosts, progress)
-    keeping = wanted_keeping(spec, settings.workers)
-    kept = keeping.adopt() if keeping else {}
-    plan = plan_this_machine(spec, settings, kept)
-    from numoe.coordinator.workers.starting import start_workers
-
-    return start_workers(
-        spec=spec,
-        plan=keeping.obeyed(plan) if keeping else plan,
-        settings=settings,
-        progress=progress,
-        standby=settings.workers.standby,
-        keeping=keeping,
-    )
+    return load_layers(spec, settings, progress)
 
 
 def routed_experts(spec: ModelSpec) -> RoutedExperts | None:

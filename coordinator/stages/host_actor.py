@@ -19,16 +19,14 @@ from numoe.coordinator.cluster.certificates import HostCredentials, load_credent
 from numoe.coordinator.cluster.host_state import read_state
 from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here
 from numoe.coordinator.stages.link import Wire
+from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.keeping import wanted_keeping
 from numoe.coordinator.workers.placement import Placement
-from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.prediction.host_layers import HostForecast
@@ -143,18 +141,9 @@ class HostActor:
         if same_model(whole, order.settings.model.packed) != order.fingerprint:
             found = f"{order.path or order.settings.model.packed} on {order.name} is not the model of the first host"
             raise SetupError(f"{found}: its head, or one of its tensors' beginnings, differs; copy it again")
+        wire = replace(order.wire, credentials=credentials_here(order.secure))  # refused before minutes of loading
         spec = stage_of(whole, order.first_layer, order.first_layer + order.layers)
-        keeping = wanted_keeping(spec, order.settings.workers)
-        plan = plan_this_machine(spec, order.settings, keeping.adopt() if keeping else {})
-        self._group = start_workers(
-            spec=spec,
-            plan=keeping.obeyed(plan) if keeping else plan,
-            settings=order.settings,
-            progress=self._note_progress,
-            standby=order.settings.workers.standby,
-            keeping=keeping,
-        )
-        wire = replace(order.wire, credentials=credentials_here(order.secure))
+        self._group = load_layers(spec, order.settings, self._note_progress)
         timeout = order.settings.workers.step_timeout_seconds
         self._server = StageServer(order.address, order.name, spec, self._group, wire, timeout)
         return self._server.address

@@ -53,7 +53,7 @@ class RayHost:
 
         def look() -> None:
             nonlocal asked, told, there
-            there = time.monotonic() if self._is_there() else there
+            there = time.monotonic() if self.name in living_hosts() else there
             if time.monotonic() - there > self._gone_seconds:
                 raise HostGone(f"host {self.name} has been gone for {self._gone_seconds:.0f} s")
             if ray.wait([asked], timeout=0)[0]:
@@ -113,10 +113,6 @@ class RayHost:
         if actor is not None:
             end_actor(actor)
 
-    def _is_there(self) -> bool:
-        every = ray.nodes()  # type: ignore[no-untyped-call]
-        return any(one["Alive"] and one["NodeManagerAddress"] == self.name for one in every)
-
     def _lives(self) -> bool:
         try:
             self._ask(lambda: self._actor.progress.remote())
@@ -156,6 +152,12 @@ class RayHost:
             told = f"host {self.name}: {found.message}"
             raise WorkerLost(told, found.workers) if found.lost else SetupError(told)
         return found
+
+
+def living_hosts() -> list[str]:
+    """Addresses of the hosts that Ray takes to be there."""
+    every = ray.nodes()  # type: ignore[no-untyped-call]
+    return [one["NodeManagerAddress"] for one in every if one["Alive"]]
 
 
 def start_actor(ip: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,19 +22,17 @@ from numoe.coordinator.cluster.host_state import HOW, HostState, read_state, rea
 import ray
 
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here, layer_bytes
 from numoe.coordinator.stages.host_actor import HostOrder, Refusal
 from numoe.coordinator.stages.link import Wire
+from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.stages.pipeline import Hosts, Pipeline
-from numoe.coordinator.stages.ray_host import RayHost, end_actor, start_actor
+from numoe.coordinator.stages.ray_host import RayHost, end_actor, living_hosts, start_actor
 from numoe.coordinator.stages.step_messages import largest_message
 from numoe.coordinator.workers.actors import fetch
-from numoe.coordinator.workers.keeping import wanted_keeping
-from numoe.coordinator.workers.starting import start_workers
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, LayerBytes, share_layers
 from numoe.protos.errors import NumoeError, ServiceError, SetupError, WorkerLost
@@ -88,9 +86,7 @@ def join_cluster(progress: LoadProgress) -> Cluster:
         raise SetupError(f"no node of a cluster runs on this host: {HOW}")
     node = JoinedRay(state, read_token(Path(state.token)))
     node.start(lambda: progress("starting", 0, 0))
-    every = ray.nodes()  # type: ignore[no-untyped-call]
-    found = [one["NodeManagerAddress"] for one in every if one["Alive"]]
-    return Cluster(state, node, tuple(sorted(ip for ip in found if ip != state.ip)))
+    return Cluster(state, node, tuple(sorted(ip for ip in living_hosts() if ip != state.ip)))
 
 
 def ask_forecasts(
@@ -231,14 +227,14 @@ def _load(
     try:
         with ThreadPoolExecutor(1 + len(started), thread_name_prefix="numoe-hosts") as pool:
             loading = [pool.submit(host.begin, told.of(number)) for number, host in enumerate(started, 1)]
-            own = pool.submit(_start_own, parts[0], own_settings, cluster.node, told.of(0))
-            while wait([own, *loading], POLL_SECONDS).not_done:
-                if any(one.done() and one.exception() for one in (own, *loading)):
+            own = pool.submit(load_layers, parts[0], own_settings, told.of(0), cluster.node)
+            every: list[Future[Any]] = [own, *loading]
+            while wait(every, POLL_SECONDS).not_done:
+                if any(one.done() and one.exception() for one in every):
                     told.give_up()
                 told.tell()
-            failures = [one.exception() for one in (own, *loading) if one.exception() is not None]
+            failures = [failure for one in every if (failure := one.exception()) is not None]
             for failure in sorted(failures, key=lambda one: isinstance(one, GivenUp)):
-                assert failure is not None
                 raise failure  # the first cause, not what it ended
             group = own.result()
     except BaseException:
@@ -265,20 +261,6 @@ def _parked(settings: ServeSettings) -> float:
     """How long another host's weights are kept without who directs its workers; asked for, a keeper must be there."""
     asked = settings.workers.survive_coordinator
     return max(PARKED_SECONDS, asked) if asked or settings.workers.keeper == "on" else 0.0
-
-
-def _start_own(spec: ModelSpec, settings: ServeSettings, node: JoinedRay, progress: LoadProgress) -> Any:
-    keeping = wanted_keeping(spec, settings.workers)
-    plan = plan_this_machine(spec, settings, keeping.adopt() if keeping else {})
-    return start_workers(
-        spec=spec,
-        plan=keeping.obeyed(plan) if keeping else plan,
-        settings=settings,
-        progress=progress,
-        standby=settings.workers.standby,
-        keeping=keeping,
-        joined=node,
-    )
 
 
 def log_shares(shared: HostLayers, hosts: Sequence[str], spec: ModelSpec) -> None:

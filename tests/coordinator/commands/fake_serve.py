@@ -22,6 +22,7 @@ def start_workers(
     progress: LoadProgress,
     standby: bool,
     keeping: Keeping | None,
+    joined: None,
 ) -> FakeWorkers:
     assert spec.output.path.is_file()
     workers = fake_workers()
