@@ -95,7 +95,7 @@ class WorkerSettings:
     """Lock weights in memory, so that they are never swapped out."""
 
     plan_file: Path | None = None
-    """A plan written by `numoe plan`, to obey instead of making one."""
+    """A plan written by `numoe plan`, of this host or with --hosts of several, to obey instead of making one."""
 
     rebalance: Literal["off", "auto"] = "off"
     """Whether whole experts move between workers as requests make other ones popular; see `numoe rebalance`."""
@@ -135,8 +135,8 @@ class WorkerSettings:
     """Keep a spare process beside each worker, of some 250 MB, so that one that is lost is replaced at once."""
 
     hosts: str | None = None
-    """Run the layers on several hosts, one after the other: auto for all that have joined, a number of them, or a file
-    with their addresses, this one's first. Needs `numoe host start` on each. Default: this host alone."""
+    """Run the layers on several hosts, one after the other: auto for all that have joined, a number of them, their
+    addresses with commas between, or a file with one a line. Needs `numoe host start` on each. Default: this host."""
 
     host_gone_seconds: Annotated[float, POSITIVE] = 60.0
     """For how long a host that is gone is waited for, before those that remain take its layers over."""
@@ -311,8 +311,6 @@ def check_settings(settings: ServeSettings) -> None:
             f"--prefill-chunk is {settings.engine.prefill_chunk}, more than --step-tokens {settings.engine.step_tokens}"
         )
     expert_reduction(settings.engine)
-    if settings.workers.hosts is not None and settings.workers.plan_file is not None:
-        raise SetupError("--plan-file is the plan of one host, and --hosts names several: leave one of them away")
     if settings.workers.hosts is not None and settings.workers.rebalance == "auto":
         raise SetupError("--rebalance auto moves experts within one host, and --hosts names several: leave one away")
     if settings.workers.survive_coordinator and settings.workers.keeper == "off":

@@ -15,6 +15,8 @@
     +-- ServiceError          our own failure: retry, restart                             UNAVAILABLE
         +-- Unavailable           loading, draining, or restarting after a lost worker    UNAVAILABLE
         +-- WorkerLost            a worker process died or stopped answering              UNAVAILABLE
+        |   +-- HostsChanged          an operator has other hosts serve                      UNAVAILABLE
+        +-- HostsMissing          the hosts that are left cannot serve the model          UNAVAILABLE
         +-- LogitsNotFinite       the model computed no numbers for one request           DATA_LOSS
 
 The last column is the status of a call that ends with it. INTERNAL: no client is told more of it than an incident,
@@ -141,6 +143,16 @@ class WorkerLost(ServiceError):
     def __init__(self, message: str, workers: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.workers = workers
+
+
+class HostsChanged(WorkerLost):
+    """Nobody was lost: an operator has the layers shared out over other hosts."""
+
+
+class HostsMissing(ServiceError):
+    """A host is gone, and those that are left cannot serve the model; requests end with this until one comes back."""
+
+    reason = "HOSTS_MISSING"
 
 
 class LogitsNotFinite(ServiceError):

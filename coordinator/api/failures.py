@@ -15,6 +15,8 @@ import structlog
 from numoe.protos.errors import (
     AddressInUse,
     DeadlineExceeded,
+    HostsChanged,
+    HostsMissing,
     InvalidRequest,
     LogitsNotFinite,
     ModelFileError,
@@ -67,6 +69,8 @@ _KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.
     PlanError: FailureKind.UNSUPPORTED,
     Unavailable: FailureKind.UNAVAILABLE,
     WorkerLost: FailureKind.UNAVAILABLE,
+    HostsChanged: FailureKind.UNAVAILABLE,
+    HostsMissing: FailureKind.UNAVAILABLE,
     LogitsNotFinite: FailureKind.DAMAGED,
 }
 

@@ -67,9 +67,7 @@ def plan(
     if template is not None:
         template.close()
     if settings.workers.hosts is not None:
-        if output is not None:
-            raise SetupError("--output writes the plan of one host, and --hosts names several: leave one of them away")
-        _plan_hosts(path, spec, settings)
+        _plan_hosts(path, spec, settings, output)
         return
     topology = read_machine(root)
     decision = decide_plan(spec, topology, settings)
@@ -83,13 +81,19 @@ def plan(
     check_lock(decision.plan, spec, settings.workers, root)
 
 
-def _plan_hosts(path: Path | None, spec: ModelSpec, settings: ServeSettings) -> None:
+def _plan_hosts(path: Path | None, spec: ModelSpec, settings: ServeSettings, output: Path | None) -> None:
     """Show which host would run which layers. Each plans its own part as it would the whole of a model."""
-    from numoe.coordinator.commands.tables.hosts import describe_hosts
-    from numoe.coordinator.stages.starting import plan_hosts
+    from numoe.coordinator.commands.tables.hosts import describe_hosts, describe_workers
+    from numoe.coordinator.limits import step_limits
+    from numoe.coordinator.stages.sharing import plan_hosts
+    from numoe.model.planning.plan_file import hosts_to_toml
 
-    shared = plan_hosts(path, spec, settings)
+    shared, plan = plan_hosts(path, spec, settings)
     out().print(describe_hosts(shared.hosts, shared.forecasts, shared.bytes, shared.layers))
+    limits = step_limits(settings.engine, spec.context_length)
+    out().print(describe_workers(plan, spec, limits, kv_types(settings.engine)))
+    if output is not None:
+        _write_text(output, hosts_to_toml(plan))
 
 
 @contextmanager

@@ -340,7 +340,7 @@ class Engine:
         with self._changed:
             self._restarting = True
             self._undelivered += self._batch.rewind(lost, time.monotonic())
-        self._restarts.run(lost, self.events, self._wants_workers, self._look_while_restarting)
+        self._restarts.run(lost, self.events, self._wants_workers, self._look_while_restarting, self._fail_open)
         self._lost = None
         with self._changed:
             self._restarting = False

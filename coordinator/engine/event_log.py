@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     LOADING = "loading"  # the service listens, and loads the model
     SERVING = "serving"  # the model is loaded and requests are taken
     WORKER_LOST = "worker_lost"
+    HOSTS_CHANGING = "hosts_changing"  # an operator has the layers shared out over other hosts
     WORKERS_RESTARTING = "workers_restarting"
     WORKERS_RESTARTED = "workers_restarted"
     START_REFUSED = "start_refused"  # lost workers could not be brought back this time

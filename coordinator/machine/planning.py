@@ -48,8 +48,13 @@ class PlanDecision:
         return self.choice.best.plan
 
 
-def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) -> PlanDecision:
-    """Take the operator's plan where there is one, else the best for `topology`; its memory is not looked at."""
+def decide_plan(
+    spec: ModelSpec, topology: Topology, settings: ServeSettings, told: ShardPlan | None = None
+) -> PlanDecision:
+    """Take the operator's plan where there is one, else the best for `topology`; its memory is not looked at.
+
+    `told`: the plan, where it was read already.
+    """
     chosen = settings.workers
     if settings.engine.k_cache_hadamard and spec.head_size & (spec.head_size - 1):
         raise SetupError(f"--k-cache-hadamard: heads have {spec.head_size} dimensions, expected a power of two")
@@ -63,15 +68,22 @@ def decide_plan(spec: ModelSpec, topology: Topology, settings: ServeSettings) ->
     )
     speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
     part, options = plan_options(topology, chosen)
-    if chosen.plan_file is None:
+    if told is None and chosen.plan_file is None:
         return PlanDecision(choose_plan(spec, part, options, wishes, speeds, stats), speeds, stats)
-    try:
-        text = chosen.plan_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the plan {chosen.plan_file} cannot be read: {error}") from error
-    found = price_plan(spec, topology, from_toml(text, spec), wishes, speeds, stats)
-    choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file} says so")
+    if told is None and chosen.plan_file is not None:
+        told = from_toml(read_plan_text(chosen.plan_file), spec)
+    assert told is not None
+    found = price_plan(spec, topology, told, wishes, speeds, stats)
+    choice = Choice(replace(found, name=found.plan.split), (), f"{chosen.plan_file or 'the plan of all hosts'} says so")
     return PlanDecision(choice, speeds, stats)
+
+
+def read_plan_text(path: Path) -> str:
+    """Of a plan's file. Raises SetupError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the plan {path} cannot be read: {error}") from error
 
 
 def _run_experts(spec: ModelSpec, settings: ServeSettings) -> int | None:
@@ -83,14 +95,17 @@ def _run_experts(spec: ModelSpec, settings: ServeSettings) -> int | None:
 
 
 def plan_this_machine(
-    spec: ModelSpec, settings: ServeSettings, kept: Mapping[int, int] = MappingProxyType({})
+    spec: ModelSpec,
+    settings: ServeSettings,
+    kept: Mapping[int, int] = MappingProxyType({}),
+    told: ShardPlan | None = None,
 ) -> ShardPlan:
     """Decide on the plan to serve by, for this machine. Raises PlanError if it does not fit the memory.
 
-    `kept`: bytes of the model's weights that are in memory already, by node.
+    `kept`: bytes of the model's weights that are in memory already, by node; `told`: see decide_plan.
     """
     topology = read_topology().with_room(kept)
-    shards = decide_plan(spec, topology, settings).plan
+    shards = decide_plan(spec, topology, settings, told).plan
     limits = step_limits(settings.engine, spec.context_length)
     types = kv_types(settings.engine)
     check_placement(shards, spec, topology, limits, types)

@@ -107,7 +107,7 @@ class Operations:
             yield await self.snapshot()
             await self._wait_for_next()
 
-    async def watch_events(self, after: int) -> AsyncIterator[ServiceEvent]:
+    async def watch_events(self, after: int) -> AsyncGenerator[ServiceEvent, None]:
         """The events that are kept and came after the one with this id, and every further one, until `close`."""
         closed = asyncio.create_task(self._closed.wait())
         try:
@@ -232,6 +232,31 @@ class Operations:
         if drained is not None:
             told = f"worker {drained} holds no expert any more that could lie elsewhere"
             self.events.note(EventKind.WORKER_DRAINED, told, worker=drained)
+
+    async def change_hosts(self, wanted: str) -> Moving:
+        """Have the layers shared out over other hosts, named as --hosts does; tells once more when these serve.
+
+        Raises:
+            PlanError: they cannot; Unavailable: they could not, or the service ends.
+        """
+        last = self.events.last_id
+        hosts = await asyncio.to_thread(self._workers.change_hosts, wanted)
+        purpose = f"share the layers out over {', '.join(hosts)}"
+        try:
+            self._moving = Progress(purpose, 0, 1)
+            yield self._moving
+            async with aclosing(self.watch_events(last)) as events:
+                async for event in events:
+                    if event.kind is EventKind.WORKERS_RESTARTED:
+                        break
+                    if event.kind in (EventKind.START_REFUSED, EventKind.ENGINE_FAILED):
+                        raise Unavailable(event.text)
+                else:
+                    raise Unavailable("the service ends")
+            self._moving = Progress(purpose, 1, 1)
+            yield self._moving
+        finally:
+            self._moving = None
 
     async def empty(self, worker: int) -> Moving:
         """As `rebalance` of a drained worker; an InvalidRequest names the field "worker"."""

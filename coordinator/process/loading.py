@@ -38,7 +38,7 @@ def _start(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress
     if settings.workers.hosts is not None:
         from numoe.coordinator.stages.starting import start_pipeline
 
-        return start_pipeline(path, spec, settings, settings.workers.hosts, progress)
+        return start_pipeline(path, spec, settings, progress)
     return load_layers(spec, settings, progress)
 
 

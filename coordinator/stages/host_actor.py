@@ -19,6 +19,7 @@ from numoe.coordinator.cluster.certificates import HostCredentials, load_credent
 from numoe.coordinator.cluster.host_state import read_state
 from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.machine.model_file import read_spec
+from numoe.coordinator.machine.planning import decide_plan
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here
@@ -27,8 +28,10 @@ from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.group import HostGroup
 from numoe.coordinator.workers.placement import Placement
-from numoe.model.architectures.spec import stage_of
+from numoe.model.architectures.spec import ModelSpec, stage_of
+from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.moves import ExpertMove
+from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.prediction.host_layers import HostForecast
 from numoe.protos.errors import NumoeError, SetupError, WorkerLost
 
@@ -48,6 +51,15 @@ def credentials_here(secure: bool) -> HostCredentials | None:
     return None if state is None or folder is None else load_credentials(Path(folder), state.ip)
 
 
+def _same_spec(path: Path | None, settings: ServeSettings, fingerprint: bytes) -> ModelSpec:
+    """What this host's file holds. Raises SetupError: it is not the first host's model."""
+    found = read_spec(path, settings)
+    if same_model(found, settings.model.packed) != fingerprint:
+        problem = f"{path or settings.model.packed} is not the model of the first host"
+        raise SetupError(f"{problem}: its head, or one of its tensors' beginnings, differs; copy it again")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class HostOrder:
     """What a host is to do."""
@@ -57,6 +69,7 @@ class HostOrder:
     fingerprint: bytes  # of the model on the first host
     first_layer: int
     layers: int
+    plan: ShardPlan | None  # of these layers, where an operator gave one; None: to be made there
     address: str  # to listen on for the stream
     name: str
     wire: Wire  # without credentials, which each host has of its own
@@ -92,9 +105,18 @@ class HostActor:
         self._server: StageServer | None = None
         self._progress = ("starting", 0, 0)
 
-    def forecast(self, path: Path | None, settings: ServeSettings) -> HostForecast | Refusal:
+    def forecast(self, path: Path | None, settings: ServeSettings, fingerprint: bytes) -> HostForecast | Refusal:
         """How fast this host would run the whole model, and what room it has."""
-        return answer(lambda: forecast_here(read_spec(path, settings), settings))
+        return answer(lambda: forecast_here(_same_spec(path, settings, fingerprint), settings))
+
+    def plan(self, path: Path | None, settings: ServeSettings, layers: Range) -> ShardPlan | Refusal:
+        """How this host would share these layers out over its workers."""
+
+        def decide() -> ShardPlan:
+            spec = stage_of(read_spec(path, settings), layers.start, layers.stop)
+            return decide_plan(spec, read_topology(), settings).plan
+
+        return answer(decide)
 
     def load(self, order: HostOrder) -> str | Refusal:
         """Have workers load the layers ordered; returns the address of the stream."""
@@ -137,13 +159,10 @@ class HostActor:
         return self._group
 
     def _load(self, order: HostOrder) -> str:
-        whole = read_spec(order.path, order.settings)
-        if same_model(whole, order.settings.model.packed) != order.fingerprint:
-            found = f"{order.path or order.settings.model.packed} on {order.name} is not the model of the first host"
-            raise SetupError(f"{found}: its head, or one of its tensors' beginnings, differs; copy it again")
+        whole = _same_spec(order.path, order.settings, order.fingerprint)
         wire = replace(order.wire, credentials=credentials_here(order.secure))  # refused before minutes of loading
         spec = stage_of(whole, order.first_layer, order.first_layer + order.layers)
-        self._group = load_layers(spec, order.settings, self._note_progress)
+        self._group = load_layers(spec, order.settings, self._note_progress, told=order.plan)
         timeout = order.settings.workers.step_timeout_seconds
         self._server = StageServer(order.address, order.name, spec, self._group, wire, timeout)
         return self._server.address

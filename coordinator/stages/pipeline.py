@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range
 from numoe.protos.arena import COUNTERS
-from numoe.protos.errors import PlanError, Unavailable, WorkerLost
+from numoe.protos.errors import HostsChanged, PlanError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepLimits, StepResult
 from numoe.protos.profile import Profile
 
@@ -115,20 +115,29 @@ class Hosts:
         self.group.close()
 
 
-# Loads the layers on this host and on those of the names given.
-LoadAnew = Callable[[tuple[str, ...], Look], Hosts]
+class Loader(Protocol):
+    """Who loads the model on hosts."""
+
+    def load_anew(self, look: Look) -> Hosts:
+        """On the hosts that are there. Raises HostsMissing: they cannot serve the model; to be tried again."""
+
+    def want(self, wanted: str) -> tuple[str, ...]:
+        """By any thread: have `load_anew` take these hosts; returns which. Raises SetupError, ServiceError."""
+
+    def end(self) -> None:
+        """No more is loaded."""
 
 
 class Pipeline:
     """Implements Workers (workers/placement.py)."""
 
-    def __init__(self, hosts: Hosts, step_timeout_seconds: float, load_anew: LoadAnew) -> None:
-        """`load_anew`: on the hosts that remain, where one is gone."""
-        self._all, self._timeout, self._load_anew = hosts, step_timeout_seconds, load_anew
+    def __init__(self, hosts: Hosts, step_timeout_seconds: float, loader: Loader) -> None:
+        self._all, self._timeout, self._loader = hosts, step_timeout_seconds, loader
         self._answers: queue.SimpleQueue[StepResult | WorkerLost] = queue.SimpleQueue()
         self._began: dict[int, float] = {}
         self._session: StageSession | None = None
-        self._remaining: tuple[str, ...] | None = None  # others that are to load anew, as one is gone; None: none are
+        self._anew = ""  # why all layers are to be loaded anew, on other hosts; "": they are not
+        self._ended = False  # whether the workers of `_all` are
         self._losses, self._closed = 0, False
 
     @property
@@ -160,9 +169,8 @@ class Pipeline:
     def restart(self, look: Look) -> None:
         self._losses += 1
         self._end_session()
-        if self._remaining is not None:
-            self._load_remaining(look)
-            self.open()
+        if self._anew:
+            self._load_on_others(look)
             return
         try:
             self._group.check()
@@ -185,25 +193,38 @@ class Pipeline:
                 raise
         gone = [host.name for host, one in restoring.items() if isinstance(one.exception(), HostGone)]
         if gone:
-            self._go_on_without(gone, look)
-        else:
-            for one in restoring.values():
-                one.result()
+            _log.warning("hosts_gone", hosts=gone, remaining=1 + len(self._hosts) - len(gone))
+            self._anew = f"{', '.join(gone)} are gone, and others run their layers"
+            self._load_on_others(look)
+            return
+        for one in restoring.values():
+            one.result()
         self.open()
 
-    def _go_on_without(self, gone: Collection[str], look: Look) -> None:
-        """Have the hosts that remain run all layers. Raises what loading raises, as when they have not the room."""
-        self._remaining = tuple(host.name for host in self._hosts if host.name not in gone)
-        _log.warning("hosts_gone", hosts=list(gone), remaining=1 + len(self._remaining))
-        self._all.close()
-        self._load_remaining(look)
-
-    def _load_remaining(self, look: Look) -> None:
-        assert self._remaining is not None
-        self._all, self._remaining = self._load_anew(self._remaining, look), None
+    def _load_on_others(self, look: Look) -> None:
+        """Have the hosts that are there now run all layers. Raises what loading raises, as where they have no room."""
+        if not self._ended:
+            self._all.close()
+            self._ended = True
+        try:
+            self._all = self._loader.load_anew(look)
+        except BaseException:
+            if self._closed:
+                self._loader.end()
+            raise
+        self._anew, self._ended = "", False
         if self._closed:
             self._all.close()
             raise _ended()
+        self.open()
+
+    def change_hosts(self, wanted: str) -> tuple[str, ...]:
+        try:
+            hosts = self._loader.want(wanted)
+        except SetupError as error:
+            raise PlanError(str(error)) from error
+        self._anew = f"the layers are shared out over {', '.join(hosts)}"
+        return hosts
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -215,7 +236,9 @@ class Pipeline:
             return
         self._closed = True
         self._answers.put(_ended())
-        self._all.close()
+        if not self._ended:
+            self._all.close()
+        self._loader.end()
         self._end_session()
 
     # ---- steps, by the engine's thread
@@ -246,6 +269,8 @@ class Pipeline:
     def _sound(self) -> StageSession:
         if self._closed:
             raise _ended()
+        if self._anew:
+            raise HostsChanged(self._anew)
         if self._session is None:
             raise WorkerLost("the hosts were lost")
         self._session.check()

@@ -1,4 +1,4 @@
-"""Starts a service on several hosts: who they are, which layers each runs, and the pipeline of all."""
+"""Starts a service on several hosts, and again where others are there: the workers of all, and the pipeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -15,219 +15,179 @@ from typing import Any
 import structlog
 
 from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
-from numoe.coordinator.cluster.host_node import JoinedRay
-from numoe.coordinator.cluster.host_state import HOW, HostState, read_state, read_token
+from numoe.coordinator.cluster.host_state import HostState
+from numoe.coordinator.cluster.wanted_hosts import read_wanted
+from numoe.coordinator.stages.ray_host import RayHost
 
 # isort: split
-import ray
 
 from numoe.coordinator.limits import step_limits
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
-from numoe.coordinator.stages.forecast import forecast_here, layer_bytes
-from numoe.coordinator.stages.host_actor import HostOrder, Refusal
+from numoe.coordinator.stages.host_actor import HostOrder
 from numoe.coordinator.stages.link import Wire
-from numoe.coordinator.stages.own_layers import load_layers
+from numoe.coordinator.stages.own_layers import load_layers, own_settings
 from numoe.coordinator.stages.pipeline import Hosts, Pipeline
-from numoe.coordinator.stages.ray_host import RayHost, end_actor, living_hosts, start_actor
+from numoe.coordinator.stages.sharing import (
+    Cluster,
+    ask_whether_they_can,
+    join_cluster,
+    read_hosts_plan,
+    share_hosts,
+    wanted_of,
+)
 from numoe.coordinator.stages.step_messages import largest_message
-from numoe.coordinator.workers.actors import fetch
+from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec, stage_of
-from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, LayerBytes, share_layers
-from numoe.protos.errors import NumoeError, ServiceError, SetupError, WorkerLost
+from numoe.model.planning.plan import Range, ShardPlan
+from numoe.model.planning.prediction.host_layers import HostLayers
+from numoe.protos.errors import HostsMissing, NumoeError, SetupError
 
 POLL_SECONDS = 0.1
-FORECAST_SECONDS = 180.0  # of imports, mostly, on busy cores
 PARKED_SECONDS = 60.0  # for which another host's weights outlive the process that directs its workers
+WAIT_SECONDS = 1.0  # for other hosts, before requests are told that there are too few
+AGAIN_SECONDS = 30.0  # until the same hosts are tried again, as something else may have changed
 
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The hosts that there are."""
+class HostsLoader:
+    """Loads a model on the hosts that are wanted: at the start, and anew where other hosts are there.
 
-    state: HostState  # of this one
-    node: JoinedRay
-    others: tuple[str, ...]  # addresses, in their order
-
-    def hosts(self, wanted: str) -> tuple[str, ...]:
-        """The other hosts to serve on: `wanted` is "auto" for all, a number with this one, or a file of addresses."""
-        if wanted == "auto":
-            return self.others
-        if wanted.isdecimal():
-            count = int(wanted)
-            if not 1 <= count <= 1 + len(self.others):
-                raise SetupError(f"--hosts is {count}, and {1 + len(self.others)} are there: {', '.join(self._all)}")
-            return self.others[: count - 1]
-        named = _read_hosts(Path(wanted))
-        if missing := [host for host in named if host not in self._all]:
-            raise SetupError(f"--hosts {wanted}: no node runs on {', '.join(missing)}; found {', '.join(self._all)}")
-        return tuple(host for host in named if host != self.state.ip)
-
-    @property
-    def _all(self) -> tuple[str, ...]:
-        return (self.state.ip, *self.others)
-
-
-def _read_hosts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"--hosts is {path}, expected auto, a number, or a file of addresses: {error}") from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-
-
-def join_cluster(progress: LoadProgress) -> Cluster:
-    """Connect to the node of this host. Raises SetupError: there is none."""
-    state = read_state()
-    if state is None:
-        raise SetupError(f"no node of a cluster runs on this host: {HOW}")
-    node = JoinedRay(state, read_token(Path(state.token)))
-    node.start(lambda: progress("starting", 0, 0))
-    return Cluster(state, node, tuple(sorted(ip for ip in living_hosts() if ip != state.ip)))
-
-
-def ask_forecasts(
-    hosts: Sequence[str], path: Path | None, settings: ServeSettings, look: Callable[[], None]
-) -> list[HostForecast]:
-    """What each host says of itself. Raises SetupError: one has not the model, or cannot serve it."""
-    end = time.monotonic() + FORECAST_SECONDS
-
-    def look_on() -> None:
-        look()
-        if time.monotonic() > end:
-            raise ServiceError(f"not all of {', '.join(hosts)} say within {FORECAST_SECONDS:.0f} s how fast they are")
-
-    actors = [start_actor(host) for host in hosts]
-    try:
-        found: list[Any] = [fetch(one.forecast.remote(path, settings), look_on) for one in actors]
-    except ray.exceptions.RayError as error:
-        raise WorkerLost(f"a host was lost while it was asked: {str(error).partition(chr(10))[0]}") from error
-    finally:
-        for actor in actors:
-            end_actor(actor)
-    for host, one in zip(hosts, found, strict=True):
-        if isinstance(one, Refusal):
-            raise SetupError(f"host {host}: {one.message}")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class SharedHosts:
-    """Which host runs which layers, and what that rests on."""
-
-    hosts: tuple[str, ...]  # addresses, this one first
-    forecasts: tuple[HostForecast, ...]
-    bytes: LayerBytes
-    layers: HostLayers
-
-
-def share_hosts(
-    path: Path | None,
-    spec: ModelSpec,
-    settings: ServeSettings,
-    hosts: tuple[str, ...],
-    look: Callable[[], None] = lambda: None,
-) -> SharedHosts:
-    """Ask all hosts, of which the first is this one, and share the layers out. Raises SetupError, PlanError."""
-    forecasts = (forecast_here(spec, settings), *ask_forecasts(hosts[1:], path, settings, look))
-    sizes = layer_bytes(spec, settings)
-    return SharedHosts(hosts, forecasts, sizes, share_layers(sizes, forecasts))
-
-
-def plan_hosts(path: Path | None, spec: ModelSpec, settings: ServeSettings) -> SharedHosts:
-    """As a service on the hosts of the settings would share the layers out. Raises SetupError, PlanError."""
-    cluster = join_cluster(lambda phase, done, total: None)
-    try:
-        hosts = (cluster.state.ip, *cluster.hosts(settings.workers.hosts or "auto"))
-        return share_hosts(path and path.absolute(), spec, settings, hosts)
-    finally:
-        cluster.node.end(keep_logs=True)
-
-
-def start_pipeline(
-    path: Path | None, spec: ModelSpec, settings: ServeSettings, hosts: str, progress: LoadProgress
-) -> Pipeline:
-    """Start workers on all hosts, and have each load its layers.
-
-    Raises:
-        SetupError: there is no cluster, or a host cannot become what it is to.
-        ServiceError: the workers did not start in time.
+    Implements Loader (pipeline.py); used by one thread at a time, but for `want`.
     """
 
-    def load(choose: Callable[[Cluster], tuple[str, ...]], progress: LoadProgress) -> Hosts:
-        cluster = join_cluster(progress)
+    def __init__(self, path: Path | None, spec: ModelSpec, settings: ServeSettings) -> None:
+        """Raises SetupError, PlanError: what names hosts cannot be read."""
+        self._path, self._spec, self._settings = path and path.absolute(), spec, own_settings(settings)
+        self._told = read_hosts_plan(spec, settings)
+        self._wanted = wanted_of(settings, self._told)
+        self._cluster: Cluster | None = None
+        self._serving: tuple[str, ...] = ()  # the hosts that have loaded, this one first
+        self._waiting = False  # connected to the cluster, as nobody else is
+        self._refused: tuple[tuple[str, ...], float, str] | None = None  # hosts that cannot serve, when seen, and why
+
+    def load(self, progress: LoadProgress) -> Hosts:
+        """Load on the hosts that are wanted. Raises SetupError, ServiceError."""
+        cluster = self._join(progress)
+        hosts = cluster.hosts(self._wanted)
+        if self._told is not None and self._told.hosts[0].address != hosts[0]:
+            found = f"the plan begins with host {self._told.hosts[0].address}, and this one is {hosts[0]}"
+            raise SetupError(f"{found}: start `numoe serve` there, or change the order")
+        loaded = self._load_on(cluster, hosts, progress)
+        self._waiting = False
+        return loaded
+
+    def load_anew(self, look: Callable[[], None]) -> Hosts:
+        """Load on those of the wanted that live. Raises HostsMissing, soon: they cannot serve the model."""
+        nothing = lambda phase, done, total: look()  # noqa: E731
+        cluster = self._join(nothing)
+        hosts = self._wait_for_others(cluster, look)
         try:
-            return _load(path, spec, settings, cluster, choose(cluster), progress)
-        except BaseException:
-            cluster.node.end(keep_logs=True)
-            raise
+            loaded = self._load_on(cluster, hosts, nothing)
+        except SetupError as error:
+            self._refused = (hosts, time.monotonic(), f"on {', '.join(hosts)} the model cannot be served: {error}")
+            raise HostsMissing(self._refused[2]) from error
+        self._refused, self._waiting = None, False
+        return loaded
 
-    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
-        chosen = lambda cluster: tuple(host for host in remaining if host in cluster.others)  # noqa: E731
-        return load(chosen, lambda phase, done, total: look())
+    def want(self, wanted: str) -> tuple[str, ...]:
+        """Have `load_anew` take these hosts; returns which.
 
-    loaded = load(lambda cluster: cluster.hosts(hosts), progress)
-    pipeline = Pipeline(loaded, settings.workers.step_timeout_seconds, load_anew)
+        Raises:
+            SetupError: they are not there, have not the model, or serve already; all is then as before.
+            ServiceError: they cannot be asked.
+        """
+        assert self._cluster is not None
+        chosen = read_wanted(wanted)
+        hosts = self._cluster.hosts(chosen)
+        if hosts == self._serving:
+            raise SetupError(f"the layers lie on {', '.join(hosts)} already")
+        new = [host for host in hosts if host not in self._serving]
+        ask_whether_they_can(self._path, self._spec, self._settings, new)
+        self._wanted, self._told = chosen, None
+        return hosts
+
+    def end(self) -> None:
+        """Disconnect from the cluster, where nobody else does."""
+        if self._waiting and self._cluster is not None:
+            self._cluster.node.end(keep_logs=True)
+        self._waiting = False
+
+    def _join(self, progress: LoadProgress) -> Cluster:
+        if not self._waiting or self._cluster is None:
+            self._cluster = join_cluster(progress)
+            self._waiting = True
+        return self._cluster
+
+    def _wait_for_others(self, cluster: Cluster, look: Callable[[], None]) -> tuple[str, ...]:
+        """The hosts that live now; those that could not serve are not tried again for a while."""
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            hosts = cluster.hosts(self._wanted, all_of_them=False)
+            if self._refused is None or hosts != self._refused[0]:
+                return hosts
+            if time.monotonic() - self._refused[1] > AGAIN_SECONDS:
+                return hosts
+            if time.monotonic() > end:
+                raise HostsMissing(self._refused[2])
+            look()
+            time.sleep(POLL_SECONDS)
+
+    def _load_on(self, cluster: Cluster, hosts: tuple[str, ...], progress: LoadProgress) -> Hosts:
+        told = self._told
+        if told is not None and hosts == tuple(part.address for part in told.hosts):
+            ranges: tuple[Range, ...] = tuple(part.layers for part in told.hosts)
+            plans: tuple[ShardPlan | None, ...] = tuple(part.plan for part in told.hosts)
+            log_shares(hosts, ranges)
+        else:
+            shared = share_hosts(self._path, self._spec, self._settings, hosts, lambda: progress("starting", 0, 0))
+            ranges, plans = shared.ranges, (None,) * len(hosts)
+            log_shares(hosts, ranges, shared.layers)
+        parts = [stage_of(self._spec, layers.start, layers.stop) for layers in ranges]
+        limits = step_limits(self._settings.engine, self._spec.context_length)
+        credentials = _own_credentials(cluster.state, hosts[1:], self._settings)
+        wire = Wire(version("numoe"), secrets.token_hex(8), largest_message(limits, self._spec.width))
+        parked = replace(self._settings.workers, survive_coordinator=_parked(self._settings))
+        fingerprint = same_model(self._spec, self._settings.model.packed)
+        others = [
+            RayHost(
+                ip,
+                part,
+                HostOrder(
+                    path=self._path,
+                    settings=replace(self._settings, workers=parked),
+                    fingerprint=fingerprint,
+                    first_layer=part.first_layer,
+                    layers=part.layers,
+                    plan=plan,
+                    address=f"{ip}:{cluster.state.ports.stream}",
+                    name=ip,
+                    wire=wire,
+                    secure=credentials is not None,
+                ),
+            )
+            for ip, part, plan in zip(hosts[1:], parts[1:], plans[1:], strict=True)
+        ]
+
+        def load_here(progress: LoadProgress) -> HostGroup:
+            return load_layers(parts[0], self._settings, progress, cluster.node, plans[0])
+
+        group = _load_all(load_here, others, progress)
+        self._serving = hosts
+        return Hosts(group, tuple(others), replace(wire, credentials=credentials))
+
+
+def _load_all(
+    load_here: Callable[[LoadProgress], HostGroup], others: Sequence[RayHost], progress: LoadProgress
+) -> HostGroup:
+    """Have this host and the others load at once; what fails on one ends all."""
+    told, own = _Progress(progress, 1 + len(others)), None
     try:
-        pipeline.open()
-    except BaseException:
-        pipeline.close()
-        raise
-    return pipeline
-
-
-def _load(
-    path: Path | None,
-    spec: ModelSpec,
-    settings: ServeSettings,
-    cluster: Cluster,
-    others: Sequence[str],
-    progress: LoadProgress,
-) -> Hosts:
-    own_settings = replace(settings, workers=replace(settings.workers, expert_stats=None))
-    path = path and path.absolute()
-    hosts = (cluster.state.ip, *others)
-    shared = share_hosts(path, spec, own_settings, hosts, lambda: progress("starting", 0, 0)).layers
-    log_shares(shared, hosts, spec)
-    ends = [*shared.starts[1:], spec.layers]
-    parts = [stage_of(spec, start, stop) for start, stop in zip(shared.starts, ends, strict=True)]
-    limits = step_limits(settings.engine, spec.context_length)
-    credentials = _own_credentials(cluster.state, others, settings)
-    wire = Wire(version("numoe"), secrets.token_hex(8), largest_message(limits, spec.width))
-    parked = replace(own_settings.workers, survive_coordinator=_parked(own_settings))
-    order = HostOrder(
-        path=path,
-        settings=replace(own_settings, workers=parked),
-        fingerprint=same_model(spec, settings.model.packed),
-        first_layer=0,
-        layers=0,
-        address="",
-        name="",
-        wire=wire,
-        secure=credentials is not None,
-    )
-    started = [
-        RayHost(
-            ip,
-            part,
-            replace(
-                order,
-                first_layer=part.first_layer,
-                layers=part.layers,
-                address=f"{ip}:{cluster.state.ports.stream}",
-                name=ip,
-            ),
-        )
-        for ip, part in zip(others, parts[1:], strict=True)
-    ]
-    told, own = _Progress(progress, 1 + len(started)), None
-    try:
-        with ThreadPoolExecutor(1 + len(started), thread_name_prefix="numoe-hosts") as pool:
-            loading = [pool.submit(host.begin, told.of(number)) for number, host in enumerate(started, 1)]
-            own = pool.submit(load_layers, parts[0], own_settings, told.of(0), cluster.node)
+        with ThreadPoolExecutor(1 + len(others), thread_name_prefix="numoe-hosts") as pool:
+            loading = [pool.submit(host.begin, told.of(number)) for number, host in enumerate(others, 1)]
+            own = pool.submit(load_here, told.of(0))
             every: list[Future[Any]] = [own, *loading]
             while wait(every, POLL_SECONDS).not_done:
                 if any(one.done() and one.exception() for one in every):
@@ -236,14 +196,35 @@ def _load(
             failures = [failure for one in every if (failure := one.exception()) is not None]
             for failure in sorted(failures, key=lambda one: isinstance(one, GivenUp)):
                 raise failure  # the first cause, not what it ended
-            group = own.result()
+            return own.result()
     except BaseException:
-        for host in started:
+        for host in others:
             host.close()
         if own is not None and own.done() and own.exception() is None:
             own.result().close()
         raise
-    return Hosts(group, tuple(started), replace(wire, credentials=credentials))
+
+
+def start_pipeline(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress: LoadProgress) -> Pipeline:
+    """Start workers on all hosts, and have each load its layers.
+
+    Raises:
+        SetupError: there is no cluster, or a host cannot become what it is to.
+        ServiceError: the workers did not start in time.
+    """
+    loader = HostsLoader(path, spec, settings)
+    try:
+        loaded = loader.load(progress)
+    except BaseException:
+        loader.end()
+        raise
+    pipeline = Pipeline(loaded, settings.workers.step_timeout_seconds, loader)
+    try:
+        pipeline.open()
+    except BaseException:
+        pipeline.close()
+        raise
+    return pipeline
 
 
 def _own_credentials(state: HostState, others: Sequence[str], settings: ServeSettings) -> HostCredentials | None:
@@ -263,12 +244,12 @@ def _parked(settings: ServeSettings) -> float:
     return max(PARKED_SECONDS, asked) if asked or settings.workers.keeper == "on" else 0.0
 
 
-def log_shares(shared: HostLayers, hosts: Sequence[str], spec: ModelSpec) -> None:
+def log_shares(hosts: Sequence[str], ranges: Sequence[Range], shared: HostLayers | None = None) -> None:
     """Say which host runs which layers, and how fast that should be."""
-    ends = [*shared.starts[1:], spec.layers]
-    for host, start, stop, seconds in zip(hosts, shared.starts, ends, shared.seconds, strict=True):
-        _log.info("host_layers", host=host, first=start, last=stop - 1, milliseconds=round(1e3 * seconds, 2))
-    if shared.one_host is not None:
+    for number, (host, layers) in enumerate(zip(hosts, ranges, strict=True)):
+        fast = {} if shared is None else {"milliseconds": round(1e3 * shared.seconds[number], 2)}
+        _log.info("host_layers", host=host, first=layers.start, last=layers.stop - 1, **fast)
+    if shared is not None and shared.one_host is not None:
         _log.warning("one_host_is_faster", host=hosts[shared.one_host], reason="it has room for the whole model")
 
 

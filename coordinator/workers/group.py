@@ -40,7 +40,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import ShardPlan
-from numoe.protos.errors import ServiceError, Unavailable, WorkerLost
+from numoe.protos.errors import PlanError, ServiceError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepResult
 from numoe.protos.profile import Profile
 
@@ -315,6 +315,9 @@ class HostGroup:
 
     def _between_steps(self, change: Callable[[], None]) -> None:
         self._boundary.run(change, self._settings.workers.step_timeout_seconds)
+
+    def change_hosts(self, wanted: str) -> tuple[str, ...]:
+        raise PlanError("this service was started for one host: start it with --hosts to share its layers out")
 
     # ---- where everything lies, by any thread
 

@@ -78,6 +78,10 @@ class Workers(StepExecutor, Protocol):
     def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
         """What they noted since; `peak`: bytes per second of a NUMA node. Raises ServiceError, with profiling open."""
 
+    def change_hosts(self, wanted: str) -> tuple[str, ...]:
+        """Has the layers shared out over other hosts, named as --hosts does; returns which. Soon after, the workers end
+        with HostsChanged, and what was open goes on once they have loaded. Raises PlanError or ServiceError."""
+
     def move_expert(self, move: ExpertMove) -> None:
         """Moves one expert between two steps; raises PlanError or ServiceError, with the service as before."""
 

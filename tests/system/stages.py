@@ -19,6 +19,7 @@ from numoe.coordinator.workers.placement import Placement
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.messages import Step, StepResult
+from tests.coordinator.stages.fake_hosts import FakeLoader
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
 
 
@@ -93,10 +94,6 @@ class RecordedPipeline(RecordedWorkers):
         self.pipeline.close()
 
 
-def _refuse_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
-    raise AssertionError(f"no host is gone, and {remaining} remain")
-
-
 def load_hosts(model: TinyModel, hosts: Sequence[HostOf], engine: EngineSettings) -> RecordedPipeline:
     """The model over hosts, each of which loads its layers; the groups before must be closed."""
     cuts = [0, *(host.stop for host in hosts)]
@@ -110,6 +107,6 @@ def load_hosts(model: TinyModel, hosts: Sequence[HostOf], engine: EngineSettings
         GroupHost(f"host{number}", spec, group, wire)
         for number, (spec, group) in enumerate(zip(specs[1:], groups[1:], strict=True), 1)
     ]
-    pipeline = Pipeline(Hosts(groups[0].workers, tuple(others), wire), PATIENCE_SECONDS, _refuse_anew)
+    pipeline = Pipeline(Hosts(groups[0].workers, tuple(others), wire), PATIENCE_SECONDS, FakeLoader())
     pipeline.open()
     return RecordedPipeline(pipeline, groups[-1])

@@ -11,6 +11,7 @@ from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.plan import Range
+from numoe.protos.errors import InvalidRequest
 from numoe.protos.locality import Locality, NodeBytes
 from numoe.v1 import placement_pb2, placement_pb2_grpc
 
@@ -40,7 +41,11 @@ class PlacementService(placement_pb2_grpc.PlacementServiceServicer):
         end = self._operations().take_turn()
         context.add_done_callback(lambda _: end())  # type: ignore[arg-type]  # opaque in the stubs
         drained = request.drain_worker if request.HasField("drain_worker") else None
-        async with aclosing(self._operations().rebalance(drained)) as moving:
+        if request.hosts and drained is not None:
+            raise InvalidRequest("hosts", f"is {request.hosts}, expected none where drain_worker names a worker")
+        operations = self._operations()
+        made = operations.change_hosts(request.hosts) if request.hosts else operations.rebalance(drained)
+        async with aclosing(made) as moving:
             async for progress in moving:
                 yield placement_pb2.RebalanceResponse(made=progress.done, moves=progress.total)
 

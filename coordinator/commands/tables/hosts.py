@@ -8,7 +8,33 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from numoe.coordinator.commands.tables.figures import human_bytes, human_count, ruled_table
+from numoe.model.architectures.spec import ModelSpec, stage_of
+from numoe.model.gguf.kv_types import KvTypes
+from numoe.model.machine.id_lists import format_id_list
+from numoe.model.planning.hosts_plan import HostsPlan
+from numoe.model.planning.plan import Shard, ShardPlan
 from numoe.model.planning.prediction.host_layers import HostForecast, HostLayers, LayerBytes
+from numoe.model.planning.worker_memory import worker_memory
+from numoe.protos.messages import StepLimits
+
+
+def describe_workers(plan: HostsPlan, spec: ModelSpec, limits: StepLimits, types: KvTypes) -> RenderableType:
+    """Tabulate where each host's workers lie, and what they hold of its layers."""
+    table = ruled_table("workers", "host", "worker", "node", "CPUs", "experts", "weights", "KV cache")
+    for host in plan.hosts:
+        stage = stage_of(spec, host.layers.start, host.layers.stop)
+        for shard, memory in zip(host.plan.shards, worker_memory(host.plan, stage, limits, types), strict=True):
+            nodes, cpus = format_id_list(shard.memory_nodes), format_id_list(shard.allowed_cpus)
+            sizes = (human_bytes(memory.weights), human_bytes(memory.kv_cache))
+            table.add_row(host.address, str(shard.worker), nodes, cpus, _held(host.plan, shard), *sizes)
+    return table
+
+
+def _held(plan: ShardPlan, shard: Shard) -> str:
+    """Of each layer's experts."""
+    if plan.split != "tensor":
+        return "whole ones" if plan.split == "expert" else "whole ones or rows"
+    return f"rows {shard.expert_rows.start}-{shard.expert_rows.stop - 1} of each"
 
 
 def describe_hosts(

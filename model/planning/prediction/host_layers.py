@@ -84,14 +84,22 @@ def share_layers(model: LayerBytes, hosts: Sequence[HostForecast]) -> HostLayers
     for host in range(len(hosts), 0, -1):
         cuts.append(best[host][cuts[-1]][1])
     cuts.reverse()
-    parts = list(enumerate(pairwise(cuts)))
-    seconds = tuple(seconds_of(host, *cut, hosts[host].batched) for host, cut in parts)
-    alone = sum(seconds_of(host, *cut, hosts[host].alone) for host, cut in parts)
-    holding = [host for host in range(len(hosts)) if bytes_of(host, 0, count) <= hosts[host].room]
+    return price_layers(model, hosts, tuple(cuts[:-1]))
+
+
+def price_layers(model: LayerBytes, hosts: Sequence[HostForecast], starts: tuple[int, ...]) -> HostLayers:
+    """How fast hosts are predicted to be whose layers begin there."""
+    count, read = len(model.layers), sum(model.layers) + model.output
+    shares = [sum(model.layers[start:stop]) / read for start, stop in pairwise((*starts, count))]
+    shares[-1] += model.output / read
+    seconds = tuple(host.batched * share for host, share in zip(hosts, shares, strict=True))
+    alone = sum(host.alone * share for host, share in zip(hosts, shares, strict=True))
+    whole = sum(model.layers) + model.embedding + model.output
+    holding = [host for host in range(len(hosts)) if whole + hosts[host].fixed <= hosts[host].room]
     faster = min(holding, key=lambda host: hosts[host].alone, default=None)
     if faster is not None and hosts[faster].alone >= alone:
         faster = None
-    return HostLayers(tuple(cuts[:-1]), seconds, 1 / alone, hosts[0].batch / max(seconds), faster)
+    return HostLayers(starts, seconds, 1 / alone, hosts[0].batch / max(seconds), faster)
 
 
 def _no_room(model: LayerBytes, hosts: Sequence[HostForecast]) -> str:

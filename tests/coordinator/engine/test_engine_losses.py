@@ -11,11 +11,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.event_log import EventKind
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.restarts import FORGET_SECONDS, MOST_RESTARTS
 from numoe.coordinator.engine.state import EngineState
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import (
+    HostsMissing,
     ServiceError,
     SetupError,
     Unavailable,
@@ -63,6 +65,29 @@ async def test_a_restart_that_cannot_work_stops_the_engine_at_once() -> None:
         assert isinstance(await engine.wait_stopped(), SetupError)
         with pytest.raises(Unavailable):
             engine.submit(request(PROMPT))
+
+
+async def test_while_hosts_are_missing_requests_are_told_so_and_then_served() -> None:
+    missing, tries = True, 0
+
+    def restart() -> None:
+        nonlocal tries
+        tries += 1
+        if missing:
+            raise HostsMissing("on 10.0.0.1 the model cannot be served")
+
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose_worker_at(2), before_restart=restart)
+    async with serving(executor) as engine:
+        for _ in range(MOST_RESTARTS + 1):
+            assert isinstance((await answer(engine.submit(request(PROMPT)))).error, HostsMissing)
+            assert engine.snapshot().state is EngineState.RESTARTING
+        missing = False
+        while engine.snapshot().state is EngineState.RESTARTING:
+            await asyncio.sleep(0)
+        assert (await answer(engine.submit(request(PROMPT)))).tokens == expected_tokens(PROMPT, 8, ALL_IDS)
+        told = [event.text for event in engine.events.after() if event.kind is EventKind.START_REFUSED]
+        assert told == ["on 10.0.0.1 the model cannot be served"]
+    assert tries > MOST_RESTARTS
 
 
 @pytest.mark.parametrize("again", ["in the first step", "idle", "while loading"])

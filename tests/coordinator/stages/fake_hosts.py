@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.stages.link import Wire
-from numoe.coordinator.stages.pipeline import HostGone, Hosts, LoadAnew, Pipeline
+from numoe.coordinator.stages.pipeline import HostGone, Hosts, Loader, Pipeline
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.reading import model_spec
@@ -20,7 +20,7 @@ from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.gguf.model_file import open_gguf
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range, Shard
-from numoe.protos.errors import WorkerLost
+from numoe.protos.errors import SetupError, WorkerLost
 from numoe.protos.messages import NOWHERE, Chunk, Sampling, Step, StepLimits, StepResult
 from tests.tiny_model import TinyShape, write_tiny_model
 
@@ -121,19 +121,38 @@ class FakeHost(FakeGroup):
         self.server.close()
 
 
-def refuse_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
-    raise AssertionError(f"no host is gone, and {remaining} remain")
+class FakeLoader:
+    """Implements Loader: loads what it is given, once each, and raises what is no hosts."""
+
+    def __init__(self, *loaded: Hosts | Exception) -> None:
+        self.loaded = list(loaded)
+        self.ended = 0
+
+    def load_anew(self, look: Callable[[], None]) -> Hosts:
+        look()
+        found = self.loaded.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def want(self, wanted: str) -> tuple[str, ...]:
+        if wanted == "nobody":
+            raise SetupError("--hosts is nobody")
+        return tuple(wanted.split(","))
+
+    def end(self) -> None:
+        self.ended += 1
 
 
 @contextmanager
 def fake_pipeline(
-    spec: ModelSpec, cuts: Sequence[int], load_anew: LoadAnew = refuse_anew
+    spec: ModelSpec, cuts: Sequence[int], loader: Loader | None = None
 ) -> Iterator[tuple[Pipeline, list[FakeGroup]]]:
     """The layers of `spec` cut there, opened; and the groups of all hosts."""
     first, *rest = [stage_of(spec, *layers) for layers in pairwise(cuts)]
     own, hosts = FakeGroup(first), [FakeHost(f"host{number}", part) for number, part in enumerate(rest, 1)]
     loaded = Hosts(own, tuple(hosts), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
-    pipeline = Pipeline(loaded, SECONDS, load_anew)
+    pipeline = Pipeline(loaded, SECONDS, loader or FakeLoader())
     try:
         pipeline.open()
         yield pipeline, [own, *hosts]

@@ -9,23 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from numoe.coordinator.stages import link
 from numoe.coordinator.stages import server as stage_server
-from numoe.coordinator.stages.pipeline import Hosts
+from numoe.coordinator.stages.pipeline import Hosts, Pipeline
 from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
-from numoe.protos.errors import PlanError, SetupError, WorkerLost
+from numoe.protos.errors import HostsChanged, HostsMissing, PlanError, SetupError, WorkerLost
 from numoe.protos.messages import NOWHERE, Step
 from tests.coordinator.stages.fake_hosts import (
     SECONDS,
     WIRE,
     FakeGroup,
     FakeHost,
+    FakeLoader,
     fake_pipeline,
     step_of,
     tiny_spec,
@@ -212,51 +212,67 @@ def test_a_defect_in_a_stage_is_a_loss_at_once(tmp_path: Path) -> None:
             pipeline.collect(SECONDS)
 
 
+def lose(host: FakeGroup, pipeline: Pipeline) -> None:
+    """For good, as its hosts see it."""
+    assert isinstance(host, FakeHost)
+    host.gone = True
+    host.server.close()
+    with pytest.raises(WorkerLost):
+        wait_for(lambda: pipeline.check() is not None)  # type: ignore[func-returns-value]
+
+
 def test_what_could_not_be_loaded_without_a_host_is_tried_again(tmp_path: Path) -> None:
-    spec, tried, anew = tiny_spec(tmp_path), list[tuple[str, ...]](), FakeGroup(tiny_spec(tmp_path))
-
-    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
-        tried.append(remaining)
-        if len(tried) == 1:
-            raise WorkerLost("a worker died while loading")
-        return Hosts(anew, (), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
-
-    with fake_pipeline(spec, (0, 1, 3), load_anew) as (pipeline, groups):
-        host = groups[1]
-        assert isinstance(host, FakeHost)
-        host.gone = True
-        with pytest.raises(WorkerLost, match="while loading"):
+    anew = hosts_of(FakeGroup(tiny_spec(tmp_path)))
+    for first in (WorkerLost("a worker died while loading"), HostsMissing("they have no room")):
+        loader = FakeLoader(first, anew)
+        with fake_pipeline(tiny_spec(tmp_path), (0, 1, 3), loader) as (pipeline, groups):
+            lose(groups[1], pipeline)
+            with pytest.raises(type(first), match=r"while loading|no room"):
+                pipeline.restart(lambda: None)
+            with pytest.raises(HostsChanged, match="host1 are gone"):
+                pipeline.check()
             pipeline.restart(lambda: None)
-        pipeline.restart(lambda: None)
-        assert tried == [(), ()]
-        pipeline.submit(step_of(1, [5]))
-        assert pipeline.collect(SECONDS).token_ids.tolist() == [8]
+            assert pipeline.depth == 1
+            pipeline.submit(step_of(1, [5]))
+            assert pipeline.collect(SECONDS).token_ids.tolist() == [8]
+        assert loader.ended == 1
+        anew = hosts_of(FakeGroup(tiny_spec(tmp_path)))
 
 
 def test_hosts_that_remain_run_all_layers_where_one_is_gone(tmp_path: Path) -> None:
-    spec, asked, anew = tiny_spec(tmp_path), list[tuple[str, ...]](), list[FakeGroup]()
-
-    def load_anew(remaining: tuple[str, ...], look: Callable[[], None]) -> Hosts:
-        look()
-        asked.append(remaining)
-        first, last = stage_of(spec, 0, 2), stage_of(spec, 2, 3)
-        anew[:] = [FakeGroup(first), FakeHost("host1", last)]
-        return Hosts(anew[0], (anew[1],), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
-
-    with fake_pipeline(spec, (0, 1, 2, 3), load_anew) as (pipeline, groups):
-        host = groups[2]
-        assert isinstance(host, FakeHost)
-        host.gone = True
-        host.server.close()
-        with pytest.raises(WorkerLost):
-            wait_for(lambda: pipeline.check() is not None)  # type: ignore[func-returns-value]
+    spec = tiny_spec(tmp_path)
+    first, last = FakeGroup(stage_of(spec, 0, 2)), FakeHost("host1", stage_of(spec, 2, 3))
+    with fake_pipeline(spec, (0, 1, 2, 3), FakeLoader(hosts_of(first, last))) as (pipeline, groups):
+        lose(groups[2], pipeline)
         pipeline.restart(lambda: None)
-        assert asked == [("host1",)]
         assert [group.closed for group in groups] == [1, 1, 1]
         assert pipeline.depth == 2
         pipeline.submit(step_of(1, [5, 6]))
         assert pipeline.collect(SECONDS).token_ids.tolist() == [9]
-    assert [group.closed for group in anew] == [1, 1]
+    assert [first.closed, last.closed] == [1, 1]
+
+
+def test_other_hosts_run_the_layers_where_an_operator_wants_it(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path)
+    one, first, last = FakeGroup(spec), FakeGroup(stage_of(spec, 0, 2)), FakeHost("host1", stage_of(spec, 2, 3))
+    loader = FakeLoader(hosts_of(one), hosts_of(first, last))
+    with fake_pipeline(spec, (0, 1, 3), loader) as (pipeline, groups):
+        with pytest.raises(PlanError, match="--hosts is nobody"):
+            pipeline.change_hosts("nobody")
+        pipeline.check()
+        for wanted, depth in (("here", 1), ("here,host1", 2)):
+            assert pipeline.change_hosts(wanted) == tuple(wanted.split(","))
+            with pytest.raises(HostsChanged, match=f"over {wanted.replace(',', ', ')}"):
+                pipeline.submit(step_of(1, [5, 6]))
+            pipeline.restart(lambda: None)
+            assert pipeline.depth == depth
+            pipeline.submit(step_of(1, [5, 6]))
+            assert pipeline.collect(SECONDS).token_ids.tolist() == [9]
+        assert [group.closed for group in (*groups, one)] == [1, 1, 1]
+
+
+def hosts_of(group: FakeGroup, *others: FakeHost) -> Hosts:
+    return Hosts(group, others, WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
 
 
 def test_a_port_that_a_lost_process_still_has_is_waited_for(tmp_path: Path) -> None:

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from numoe.coordinator.cluster.host_state import HostState
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
-from numoe.coordinator.stages.starting import Cluster, _own_credentials, _Progress
+from numoe.coordinator.stages.starting import _own_credentials, _Progress
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf
 from numoe.protos.errors import NumoeError, SetupError
 from tests.tiny_model import TinyShape, write_tiny_model
 
 STATE = HostState(1, 0, "10.0.0.1:50160", "10.0.0.1", 50160, "/tmp/session", "/token", None, {})
-NODE: Any = None  # nothing asks it here
-CLUSTER = Cluster(STATE, NODE, ("10.0.0.2", "10.0.0.3"))
-
-
-def test_all_hosts_some_of_them_or_those_of_a_file_are_taken(tmp_path: Path) -> None:
-    named = tmp_path / "hosts"
-    named.write_text("# ours\n10.0.0.1\n\n  10.0.0.3\n")
-    assert CLUSTER.hosts("auto") == ("10.0.0.2", "10.0.0.3")
-    assert CLUSTER.hosts("1") == ()
-    assert CLUSTER.hosts("2") == ("10.0.0.2",)
-    assert CLUSTER.hosts(str(named)) == ("10.0.0.3",)
-
-
-def test_hosts_that_are_not_there_are_named(tmp_path: Path) -> None:
-    for wanted in ("0", "4"):
-        with pytest.raises(SetupError, match=r"3 are there: 10\.0\.0\.1, 10\.0\.0\.2, 10\.0\.0\.3"):
-            CLUSTER.hosts(wanted)
-    named = tmp_path / "hosts"
-    named.write_text("10.0.0.9\n")
-    with pytest.raises(SetupError, match=r"no node runs on 10\.0\.0\.9; found"):
-        CLUSTER.hosts(str(named))
-    with pytest.raises(SetupError, match="expected auto, a number, or a file"):
-        CLUSTER.hosts("all")
 
 
 def test_a_file_counts_as_the_same_by_its_head_and_the_beginning_of_each_tensor(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ class Holders(FakeExecutor):
         self.hits[:, 0] += tokens
         self.hits[:, 1] += tokens
 
+    def change_hosts(self, wanted: str) -> tuple[str, ...]:
+        raise AssertionError("nobody has them change hosts")
+
     def move_expert(self, move: ExpertMove) -> None:
         if self.faults:
             self.faults -= 1

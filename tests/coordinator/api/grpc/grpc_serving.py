@@ -91,6 +91,9 @@ class FakeWorkers(FakeExecutor):
     def expert_hits(self) -> NDArray[np.int64]:
         return np.ones((SHAPE.layers, SHAPE.experts), np.int64)
 
+    def change_hosts(self, wanted: str) -> tuple[str, ...]:
+        raise AssertionError("nobody has them change hosts")
+
     def move_expert(self, move: ExpertMove) -> None:
         raise AssertionError("a model split by row has no experts to move")
 

@@ -1,0 +1,53 @@
+"""Which hosts somebody wants: all that there are, a number of them, or those that he names."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from numoe.protos.errors import SetupError
+
+WantedHosts = Literal["auto"] | int | tuple[str, ...]
+
+
+def read_wanted(wanted: str) -> WantedHosts:
+    """Read "auto", a number, addresses with commas between them, or the name of a file with one address a line.
+
+    Raises SetupError.
+    """
+    if wanted == "auto":
+        return "auto"
+    if wanted.isdecimal():
+        return int(wanted)
+    named = [one.strip() for one in wanted.split(",")]
+    with suppress(ValueError):
+        return tuple(str(ipaddress.ip_address(one)) for one in named)
+    try:
+        lines = Path(wanted).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"--hosts is {wanted}, expected auto, a number, addresses, or a file of addresses"
+        raise SetupError(f"{problem}: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def choose_hosts(
+    wanted: WantedHosts, here: str, others: tuple[str, ...], *, all_of_them: bool = True
+) -> tuple[str, ...]:
+    """The other hosts to serve on beside this one, of those that are there, in the order in which they were named.
+
+    Raises SetupError: some are not there, and `all_of_them` are wanted; or this host is not among them.
+    """
+    there = (here, *others)
+    if wanted == "auto":
+        return others
+    if isinstance(wanted, int):
+        if not wanted >= 1 or (all_of_them and wanted > len(there)):
+            raise SetupError(f"--hosts is {wanted}, and {len(there)} are there: {', '.join(there)}")
+        return others[: wanted - 1]
+    if here not in wanted:
+        raise SetupError(f"--hosts names {', '.join(wanted)}, expected this host, {here}, among them")
+    if all_of_them and (missing := [host for host in wanted if host not in there]):
+        raise SetupError(f"--hosts: no node runs on {', '.join(missing)}; found {', '.join(there)}")
+    return tuple(host for host in dict.fromkeys(wanted) if host in others)
