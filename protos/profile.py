@@ -73,6 +73,7 @@ class WorkerProfile:
     cycles: int | None = None
     local_loads: int | None = None  # that no cache had, from the worker's own node
     remote_loads: int | None = None
+    host: str = ""  # its address; "": the service's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from numoe.coordinator.operations.history import SAMPLE_SECONDS
 from numoe.coordinator.operations.machine_look import MachineFacts, MachineLook
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Progress, Service, Snapshot
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.settings import WorkerSettings
 from numoe.coordinator.workers.moves import make_moves, wanted_moves
 from numoe.coordinator.workers.placement import Workers
@@ -210,7 +210,7 @@ class Operations:
         finally:
             self._profiled = False
 
-    async def _wait_for_steps(self, profiling: Profiling, seconds: float, steps: int, gone: asyncio.Event) -> None:
+    async def _wait_for_steps(self, profiling: RunningProfile, seconds: float, steps: int, gone: asyncio.Event) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not 0 < steps <= profiling.steps:
             if gone.is_set() or self._closed.is_set():

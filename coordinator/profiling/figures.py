@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,10 +121,20 @@ def group_shares(profile: Profile) -> dict[str, float]:
 def layer_times(profile: Profile) -> NDArray[np.float64]:  # [layers, 3] seconds of one step
     """By layer: mean work of all threads, that of the thread that works longest, and the mean of waiting."""
     cells = np.concatenate([worker.cells for worker in profile.workers])[:, : profile.layers]
+    threads = cells.any(axis=(2, 3)).sum(axis=0).clip(min=1)  # [layers]; of other hosts none has it
     work = cells[:, :, COMPUTING, WORK].sum(axis=2)
     waits = cells[..., FOR_THREADS].sum(axis=2) + cells[..., FOR_WORKERS].sum(axis=2)
-    found: NDArray[np.float64] = np.stack([work.mean(axis=0), work.max(axis=0), waits.mean(axis=0)], axis=1)
+    means = work.sum(axis=0) / threads, work.max(axis=0), waits.sum(axis=0) / threads
+    found: NDArray[np.float64] = np.stack(means, axis=1)
     return found / 1e9 / profile.steps
+
+
+def hosts_at_work(profile: Profile) -> tuple[float, int]:
+    """How many hosts are inside a step at once, as a mean, and how many there are."""
+    by_host: dict[str, list[float]] = {}
+    for worker in profile.workers:
+        by_host.setdefault(worker.host, []).append(float(worker.inside.mean()))
+    return sum(map(fmean, by_host.values())) / 1e9 / profile.seconds, len(by_host)
 
 
 def read_rate(profile: Profile) -> float:

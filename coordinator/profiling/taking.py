@@ -37,6 +37,17 @@ _LOOK_SECONDS = 50e-6
 _COUNTS = ("steps", "tokens", "step_ns")
 
 
+class RunningProfile(Protocol):
+    """One that is being taken."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps were published since it was begun."""
+
+    def close(self) -> None:
+        """Note no more; soon, harmless when repeated, and by any thread."""
+
+
 class Channel(Protocol):
     """The arena, as profiles need it: the workers' StepChannel."""
 

@@ -19,7 +19,8 @@ from numoe.coordinator.cluster.certificates import HostCredentials, load_credent
 from numoe.coordinator.cluster.host_state import read_state
 from numoe.coordinator.logs import configure_logging
 from numoe.coordinator.machine.model_file import read_spec
-from numoe.coordinator.machine.planning import decide_plan
+from numoe.coordinator.machine.planning import decide_plan, find_speeds
+from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here
@@ -33,7 +34,8 @@ from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.prediction.host_layers import HostForecast
-from numoe.protos.errors import NumoeError, SetupError, WorkerLost
+from numoe.protos.errors import NumoeError, SetupError, Unavailable, WorkerLost
+from numoe.protos.profile import Profile
 
 _log = structlog.get_logger()
 
@@ -104,6 +106,8 @@ class HostActor:
         self._group: HostGroup | None = None
         self._server: StageServer | None = None
         self._progress = ("starting", 0, 0)
+        self._settings: ServeSettings | None = None  # of what is loaded
+        self._profiling: RunningProfile | None = None
 
     def forecast(self, path: Path | None, settings: ServeSettings, fingerprint: bytes) -> HostForecast | Refusal:
         """How fast this host would run the whole model, and what room it has."""
@@ -146,6 +150,34 @@ class HostActor:
         """Move an expert between workers of this host."""
         return answer(lambda: self._running.move_expert(move))
 
+    def begin_profile(self, level: int) -> Refusal | None:
+        """Have threads note of the steps to come what the level says."""
+
+        def begin() -> None:
+            self.close_profile()
+            self._profiling = self._running.begin_profile(level)
+
+        return answer(begin)
+
+    def end_profile(self) -> Profile | Refusal:
+        """What they noted since; its peaks are those that were measured here."""
+
+        def end() -> Profile:
+            if self._profiling is None or self._settings is None:
+                raise Unavailable("no profile was begun here")
+            speeds = find_speeds(read_topology(), self._settings.workers)
+            return self._running.end_profile(
+                self._profiling, lambda node: speeds.node_bandwidth.get(node, 0.0), speeds.source
+            )
+
+        return answer(end)
+
+    def close_profile(self) -> None:
+        """Have them note no more."""
+        if self._profiling is not None:
+            self._profiling.close()
+            self._profiling = None
+
     def close(self) -> None:
         """End all that was started here."""
         if self._server is not None:
@@ -162,6 +194,7 @@ class HostActor:
         whole = _same_spec(order.path, order.settings, order.fingerprint)
         wire = replace(order.wire, credentials=credentials_here(order.secure))  # refused before minutes of loading
         spec = stage_of(whole, order.first_layer, order.first_layer + order.layers)
+        self._settings = order.settings
         self._group = load_layers(spec, order.settings, self._note_progress, told=order.plan)
         timeout = order.settings.workers.step_timeout_seconds
         self._server = StageServer(order.address, order.name, spec, self._group, wire, timeout)

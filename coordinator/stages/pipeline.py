@@ -25,7 +25,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.joining import HostProfile, join_profiles
+from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.session import StageSession
 from numoe.coordinator.workers.group import HostGroup
@@ -83,6 +84,15 @@ class StageHost(Protocol):
 
     def move_expert(self, move: ExpertMove) -> None: ...
 
+    def begin_profile(self, level: int) -> None:
+        """As of Workers. Raises ServiceError."""
+
+    def end_profile(self) -> Profile:
+        """Of this host's layers, since it was begun. Raises ServiceError."""
+
+    def close_profile(self) -> None:
+        """Have it note no more; nothing is waited for."""
+
     def close(self) -> None: ...
 
 
@@ -96,6 +106,23 @@ class _Part:
     @property
     def workers(self) -> int:
         return len(self.placement.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class HostsProfiling:
+    """A profile that is being taken of all hosts. Implements RunningProfile (profiling/taking.py)."""
+
+    own: RunningProfile
+    hosts: tuple[StageHost, ...]
+
+    @property
+    def steps(self) -> int:
+        return self.own.steps
+
+    def close(self) -> None:
+        self.own.close()
+        for host in self.hosts:
+            host.close_profile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +339,23 @@ class Pipeline:
         others = [host.expert_hits(ask=self._heard) for host in self._hosts]
         return np.concatenate([self._group.expert_hits(), *others])
 
-    def begin_profile(self, level: int) -> Profiling:
-        raise Unavailable("a profile is taken of one host: serve on one to take it")
+    def begin_profile(self, level: int) -> RunningProfile:
+        profiling = HostsProfiling(self._group.begin_profile(level), self._hosts)
+        try:
+            for host in self._hosts:
+                host.begin_profile(level)
+        except BaseException:
+            profiling.close()
+            raise
+        return profiling
 
-    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
-        raise AssertionError("none was begun")
+    def end_profile(self, profiling: RunningProfile, peak: Callable[[int], float], peak_source: str) -> Profile:
+        assert isinstance(profiling, HostsProfiling), "it is not the hosts'"
+        if profiling.hosts is not self._hosts:
+            raise Unavailable("the hosts changed while their profile was taken; take it again")
+        own = self._group.end_profile(profiling.own, peak, peak_source)
+        parts = [HostProfile(host.name, host.spec.first_layer, host.end_profile()) for host in self._hosts]
+        return join_profiles([HostProfile("", 0, own), *parts])
 
     def move_expert(self, move: ExpertMove) -> None:
         first = 0

@@ -23,6 +23,7 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailable, WorkerLost
+from numoe.protos.profile import Profile
 
 ASK_SECONDS = 5.0  # for an actor that lives to answer; one that does not is replaced
 CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restoring do
@@ -108,6 +109,25 @@ class RayHost:
     def move_expert(self, move: ExpertMove) -> None:
         self._told(self._ask(lambda: self._actor.move_expert.remote(move)))
 
+    def begin_profile(self, level: int) -> None:
+        self._of_profile(lambda: self._actor.begin_profile.remote(level))
+
+    def end_profile(self) -> Profile:
+        found = self._of_profile(lambda: self._actor.end_profile.remote())
+        assert isinstance(found, Profile)
+        return found
+
+    def close_profile(self) -> None:
+        with suppress(Exception):  # of Ray's, or of a host that is no more: then nobody notes anything
+            self._actor.close_profile.remote()
+
+    def _of_profile(self, call: Callable[[], Any]) -> Any:
+        """What the actor answers between two steps. Raises ServiceError."""
+        found = self._ask(call, ASK_SECONDS + self._order.settings.workers.step_timeout_seconds)
+        if isinstance(found, Refusal):
+            raise Unavailable(f"host {self.name}: {found.message}")
+        return found
+
     def close(self) -> None:
         actor, self._actor = self._actor, None
         if actor is not None:
@@ -126,11 +146,11 @@ class RayHost:
             with suppress(Exception):  # of Ray's, which may have been lost itself
                 ray.kill(actor, no_restart=True)
 
-    def _ask(self, call: Callable[[], Any]) -> Any:
-        """What the actor answers soon. Raises WorkerLost: it does not."""
+    def _ask(self, call: Callable[[], Any], seconds: float = ASK_SECONDS) -> Any:
+        """What the actor answers in time. Raises WorkerLost: it does not."""
         if self._actor is None or not self._loaded:
             raise WorkerLost(f"host {self.name} was lost")
-        end = time.monotonic() + ASK_SECONDS
+        end = time.monotonic() + seconds
 
         def look() -> None:
             if time.monotonic() > end:

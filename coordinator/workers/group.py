@@ -24,7 +24,7 @@ from numoe.coordinator.cluster.ray_calls import call_apart
 from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.coordinator.engine.restarts import FORGET_SECONDS
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.taking import Profiling, RunningProfile
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
 from numoe.coordinator.workers.actors import ActorGroup
@@ -303,7 +303,8 @@ class HostGroup:
         self._between_steps(partial(profiling.begin, level))
         return profiling
 
-    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+    def end_profile(self, profiling: RunningProfile, peak: Callable[[int], float], peak_source: str) -> Profile:
+        assert isinstance(profiling, Profiling), "it is not this group's"
         found: list[Profile] = []
         with self._moving:  # in which no arena goes
             started = self._started

@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.executor import StepExecutor
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range, Shard
@@ -72,10 +72,10 @@ class Workers(StepExecutor, Protocol):
     def expert_hits(self) -> NDArray[np.int64]:
         """[L, E] tokens routed to each expert since the workers started."""
 
-    def begin_profile(self, level: int) -> Profiling:
+    def begin_profile(self, level: int) -> RunningProfile:
         """Has threads note of the steps to come what the level says (protos/profile.py); raises ServiceError."""
 
-    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+    def end_profile(self, profiling: RunningProfile, peak: Callable[[int], float], peak_source: str) -> Profile:
         """What they noted since; `peak`: bytes per second of a NUMA node. Raises ServiceError, with profiling open."""
 
     def change_hosts(self, wanted: str) -> tuple[str, ...]:

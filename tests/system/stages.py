@@ -19,6 +19,7 @@ from numoe.coordinator.workers.placement import Placement
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.messages import Step, StepResult
+from numoe.protos.profile import Profile
 from tests.coordinator.stages.fake_hosts import FakeLoader
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
 
@@ -60,6 +61,15 @@ class GroupHost:
 
     def move_expert(self, move: ExpertMove) -> None:
         self.group.move_expert(move)
+
+    def begin_profile(self, level: int) -> None:
+        raise AssertionError("nobody profiles it here")
+
+    def end_profile(self) -> Profile:
+        raise AssertionError("none was begun")
+
+    def close_profile(self) -> None:
+        raise AssertionError("none was begun")
 
     def close(self) -> None:
         self.server.close()

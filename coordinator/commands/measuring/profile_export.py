@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from numoe.coordinator.commands.measuring.profile_tables import profile_facts
+from numoe.coordinator.commands.measuring.profile_tables import place_of, profile_facts
 from numoe.protos.profile import GROUPS, PHASES, Profile
 
 PAGE = Path(__file__).with_name("profile.html")
@@ -45,7 +45,7 @@ def trace_of(title: str, profile: Profile) -> str:
     """The time line as trace events: a process for each worker, times in microseconds."""
     events: list[dict[str, Any]] = []
     for worker in profile.workers:
-        named = {"name": f"worker {worker.worker}, node {worker.node}"}
+        named = {"name": place_of(worker)}
         events.append({"ph": "M", "name": "process_name", "pid": worker.worker, "args": named})
         for thread in range(len(worker.inside)):
             name = {"name": f"thread {thread}"}

@@ -16,6 +16,7 @@ from numoe.coordinator.profiling.figures import (
     accounted,
     accounted_of_all,
     grouped_phases,
+    hosts_at_work,
     layer_times,
     outside_steps,
     peak_of,
@@ -49,12 +50,15 @@ def _headlines(title: str, profile: Profile) -> Iterator[str]:
     size = f"{human_count(profile.steps, 'step')} of {profile.tokens / profile.steps:.1f} tokens"
     yield f"{size}, {human_time(step)} each: {profile.tokens / profile.seconds:.1f} tokens/s"
     fill = f", {rate / peak:.0%} of {peak / 1e9:.1f} GB/s ({harmless(profile.peak_source)})" if peak else ""
+    at_once, hosts = hosts_at_work(profile)
+    if hosts > 1:
+        yield f"hosts at work at once: {at_once:.2f} of {hosts}, as a mean"
     yield f"read {rate / 1e9:.1f} GB/s{fill}; phases and waits are {accounted_of_all(profile):.1%} of steps' time"
 
 
 def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     threads = human_count(len(worker.inside), "thread")
-    title = f"worker {worker.worker}, node {worker.node}, mean of {threads}: {TIMES}"
+    title = f"{place_of(worker)}, mean of {threads}: {TIMES}"
     headings = ("phase", "work", "threads", "workers", "share", "GB/s", "fill", "skew")
     table = ruled_table(title, *headings, named_rows=True)
     table.pad_edge = False  # so that it fits into 80 columns
@@ -74,6 +78,12 @@ def _phase_table(worker: WorkerProfile, profile: Profile) -> Table:
     pause = outside_steps(worker, profile)
     table.add_row("between steps", "", "", _milliseconds(pause), f"{pause / total:.0%}", "", "", "")
     return table
+
+
+def place_of(worker: WorkerProfile) -> str:
+    """Which worker it is, and where it runs."""
+    host = f", {harmless(worker.host)}" if worker.host else ""
+    return f"worker {worker.worker}{host}, node {worker.node}"
 
 
 def _cells(name: str, share: PhaseShare, total: float, peak: float) -> tuple[str, ...]:
@@ -156,6 +166,7 @@ def profile_facts(title: str, profile: Profile) -> dict[str, Any]:
         "fill": rate / peak if peak else None,
         "peak_source": profile.peak_source,
         "accounted": accounted_of_all(profile),
+        "hosts_at_work": hosts_at_work(profile)[0],
         "workers": [_worker_facts(worker, profile) for worker in profile.workers],
         "layers": [
             dict(zip(("mean_work", "longest_work", "mean_waiting"), times, strict=True))
@@ -171,6 +182,7 @@ def _worker_facts(worker: WorkerProfile, profile: Profile) -> dict[str, Any]:
     sums, shares = worker.cells.sum(axis=(1, 2)) / 1e9 / steps, accounted(worker)
     return {
         "worker": worker.worker,
+        "host": worker.host,
         "node": worker.node,
         "step_seconds": step_seconds(worker, steps),
         "between_steps": outside_steps(worker, profile),

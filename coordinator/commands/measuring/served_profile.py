@@ -43,6 +43,7 @@ def _read_worker(told: operations_pb2.WorkerProfile, layers: int) -> WorkerProfi
         cycles=told.cycles if told.HasField("cycles") else None,
         local_loads=told.local_loads if told.HasField("local_loads") else None,
         remote_loads=told.remote_loads if told.HasField("remote_loads") else None,
+        host=told.host,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range, Shard
 from numoe.protos.errors import SetupError, WorkerLost
 from numoe.protos.messages import NOWHERE, Chunk, Sampling, Step, StepLimits, StepResult
+from numoe.protos.profile import Profile
+from tests.coordinator.profiling.made_up import made_up_profile
 from tests.tiny_model import TinyShape, write_tiny_model
 
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=128, kv_blocks=8, block_positions=64)
@@ -46,6 +49,7 @@ class FakeGroup:
         self.before_collect: Callable[[Step], None] = lambda step: None
         self.lost: WorkerLost | None = None
         self.moves: list[ExpertMove] = []
+        self.profiles: list[str] = []
         self._hidden = np.zeros((0, spec.width), np.float32)
 
     def submit(self, step: Step, hidden: Hidden | None = None) -> None:
@@ -92,9 +96,32 @@ class FakeGroup:
     def move_expert(self, move: ExpertMove) -> None:
         self.moves.append(move)
 
+    def begin_profile(self, level: int) -> FakeProfile:
+        self.check()
+        self.profiles.append("begun")
+        return FakeProfile(self)
+
+    def end_profile(self, *told: object) -> Profile:
+        self.profiles.append("ended")
+        return replace(made_up_profile(), layers=self.spec.layers)
+
+    def close_profile(self) -> None:
+        self.profiles.append("closed")
+
     def close(self) -> None:
         self.closed += 1
         self.lost = self.lost or WorkerLost("closed")
+
+
+@dataclass(frozen=True, slots=True)
+class FakeProfile:
+    """Implements RunningProfile."""
+
+    group: FakeGroup
+    steps: int = 0
+
+    def close(self) -> None:
+        self.group.close_profile()
 
 
 class FakeHost(FakeGroup):

@@ -271,6 +271,19 @@ def test_other_hosts_run_the_layers_where_an_operator_wants_it(tmp_path: Path) -
         assert [group.closed for group in (*groups, one)] == [1, 1, 1]
 
 
+def test_a_profile_is_that_of_all_hosts_or_of_none(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path, 6)
+    with fake_pipeline(spec, (0, 2, 4, 6)) as (pipeline, groups):
+        profile = pipeline.end_profile(pipeline.begin_profile(2), lambda node: 1e9, "as told")
+        assert [worker.host for worker in profile.workers] == ["", "", "host1", "host1", "host2", "host2"]
+        assert profile.layers == 6
+        assert [group.profiles for group in groups] == [["begun", "ended"]] * 3
+        groups[2].lost = WorkerLost("it died")
+        with pytest.raises(WorkerLost, match="it died"):
+            pipeline.begin_profile(2)
+        assert [group.profiles[2:] for group in groups[:2]] == [["begun", "closed"], ["begun", "closed"]]
+
+
 def hosts_of(group: FakeGroup, *others: FakeHost) -> Hosts:
     return Hosts(group, others, WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
 

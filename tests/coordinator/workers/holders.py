@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.taking import Profiling, RunningProfile
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.model.gguf.kv_types import KvTypes
@@ -57,7 +57,8 @@ class Holders(FakeExecutor):
         profiling.begin(level)
         return profiling
 
-    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+    def end_profile(self, profiling: RunningProfile, peak: Callable[[int], float], peak_source: str) -> Profile:
+        assert isinstance(profiling, Profiling)
         return profiling.end(peak, peak_source)
 
     def count(self, tokens: int) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tests.system.clients import SHAPE, connected
 from tests.system.hosts.harms import HARMS
-from tests.system.hosts.two_hosts import serving_on, two_hosts
+from tests.system.hosts.several_hosts import THERE, serving_on, several_hosts
 from tests.system.losses.campaign import SERVE_FLAGS, Campaign, Report
 from tests.tiny_model import write_tiny_model
 
@@ -20,7 +20,7 @@ async def run(harm: str, losses: int, seed: int, log: Path | None) -> Report:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_tiny_model(folder / "tiny.gguf", SHAPE)
-        with two_hosts() as hosts:
+        with several_hosts(THERE) as hosts:
             try:
                 with serving_on(hosts, folder / "log", str(folder / "tiny.gguf"), *SERVE_FLAGS) as server:
                     async with connected(server.address) as client:

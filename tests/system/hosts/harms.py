@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from tests.system.clients import Client
-from tests.system.hosts.two_hosts import THERE, TwoHosts
+from tests.system.hosts.several_hosts import THERE, SeveralHosts
 from tests.system.losses.campaign import Harm, killing
 from tests.system.serve_process import ServeProcess
 
@@ -16,13 +16,13 @@ DOWN_SECONDS = 5.0  # longer than the silence after which a host is given up
 STOPPED_SECONDS = 8.0
 
 
-def worker(hosts: TwoHosts) -> Harm:
+def worker(hosts: SeveralHosts) -> Harm:
     """SIGKILL to a worker of either host."""
     return killing(signal.SIGKILL)
 
 
-def _to(number: signal.Signals, name: str) -> Callable[[TwoHosts], Harm]:
-    def of(hosts: TwoHosts) -> Harm:
+def _to(number: signal.Signals, name: str) -> Callable[[SeveralHosts], Harm]:
+    def of(hosts: SeveralHosts) -> Harm:
         async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
             [found] = hosts.processes(THERE, name)
             found.send_signal(number)
@@ -39,7 +39,7 @@ def _go_on(process: object) -> None:
         process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
 
 
-def wire(hosts: TwoHosts) -> Harm:
+def wire(hosts: SeveralHosts) -> Harm:
     """The wire between both, cut for a while."""
 
     async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
@@ -49,7 +49,7 @@ def wire(hosts: TwoHosts) -> Harm:
     return harm
 
 
-def gone(hosts: TwoHosts) -> Harm:
+def gone(hosts: SeveralHosts) -> Harm:
     """The other host, for good."""
 
     async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
@@ -58,7 +58,7 @@ def gone(hosts: TwoHosts) -> Harm:
     return harm
 
 
-HARMS: Mapping[str, Callable[[TwoHosts], Harm]] = {
+HARMS: Mapping[str, Callable[[SeveralHosts], Harm]] = {
     "worker": worker,
     "leader": _to(signal.SIGKILL, "ray::HostActor"),
     "stop": _to(signal.SIGSTOP, "ray::HostActor"),

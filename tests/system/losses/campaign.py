@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -125,16 +125,16 @@ class Campaign:
         """`rested`: each loss waits until spare processes are there again. `scale`: of prompts and answers."""
         self._requests = requests(scale)
         self._server, self._client, self._random, self._rested = server, client, random.Random(seed), rested
-        self._expected: list[Told] = []
+        self.expected: list[Told] = []
         self._seconds = 0.0  # of an undisturbed round
         self.report = Report()
 
     async def learn(self) -> None:
         """Keep what everything is answered while nothing is lost."""
-        self._expected = [Told.of(stream) for stream in await self._round()]
+        self.expected = [Told.of(stream) for stream in await self._round()]
         await self.rest()
         began = time.monotonic()
-        assert [Told.of(stream) for stream in await self._round()] == self._expected
+        assert [Told.of(stream) for stream in await self._round()] == self.expected
         self._seconds = time.monotonic() - began
 
     async def rest(self) -> None:
@@ -153,15 +153,24 @@ class Campaign:
         await harm(self._server, self._client, self._random)
         streams = await reading
         report = self.report
-        for index, (stream, expected) in enumerate(zip(streams, self._expected, strict=True)):
-            if Told.of(stream) != expected:
-                report.different.append(f"stream {index} was answered {Told.of(stream)}, not {expected}")
+        self._compare(streams)
         resumed = [stream.resumed_at for stream in streams if stream.resumed_at]
         report.resumed += len(resumed)
         if resumed:
             report.pauses.append(min(resumed) - harmed)
         else:
             report.idle += 1
+
+    async def again(self) -> float:
+        """One round without a harm; returns its seconds."""
+        began = time.monotonic()
+        self._compare(await self._round())
+        return time.monotonic() - began
+
+    def _compare(self, streams: Sequence[Stream]) -> None:
+        for index, (stream, expected) in enumerate(zip(streams, self.expected, strict=True)):
+            if Told.of(stream) != expected:
+                self.report.different.append(f"stream {index} was answered {Told.of(stream)}, not {expected}")
 
     async def _round(self) -> list[Stream]:
         streams = [self._client.stream(request) for request in self._requests]

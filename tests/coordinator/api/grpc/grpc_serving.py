@@ -24,7 +24,7 @@ from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.process.loading import routed_experts
-from numoe.coordinator.profiling.taking import Profiling
+from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
@@ -97,10 +97,10 @@ class FakeWorkers(FakeExecutor):
     def move_expert(self, move: ExpertMove) -> None:
         raise AssertionError("a model split by row has no experts to move")
 
-    def begin_profile(self, level: int) -> Profiling:
+    def begin_profile(self, level: int) -> RunningProfile:
         raise AssertionError("nobody profiles workers that compute nothing")
 
-    def end_profile(self, profiling: Profiling, peak: Callable[[int], float], peak_source: str) -> Profile:
+    def end_profile(self, profiling: RunningProfile, peak: Callable[[int], float], peak_source: str) -> Profile:
         raise AssertionError("nobody profiles workers that compute nothing")
 
 
