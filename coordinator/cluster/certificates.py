@@ -1,6 +1,9 @@
 """Certificates by which hosts of a cluster know each other: an authority of the owner's own, and one for each host.
 
 Every host needs AUTHORITY, and its own certificate and key. The authority's key stays where certificates are made.
+
+Files are read anew for every stream that is opened and for every one that is answered, so that new certificates need no
+restart. AUTHORITY may hold several, one after the other: while one takes another's place, both are believed.
 """
 
 from __future__ import annotations
@@ -8,10 +11,12 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from numoe.protos.errors import SetupError
 
+_log = structlog.get_logger()
 AUTHORITY, AUTHORITY_KEY = "ca.pem", "ca.key"
 AUTHORITY_YEARS, HOST_DAYS = 10, 400
 NAME = "numoe hosts"
@@ -28,8 +34,38 @@ NAME = "numoe hosts"
 class HostCredentials:
     """For the streams of one host: as a client of others, and as a server."""
 
-    client: grpc.ChannelCredentials
-    server: grpc.ServerCredentials
+    folder: Path
+    host: str
+
+    def client(self) -> grpc.ChannelCredentials:
+        """As the files are now. Raises SetupError."""
+        return grpc.ssl_channel_credentials(*_read(self.folder, self.host))
+
+    def server(self) -> grpc.ServerCredentials:
+        """That follow the files; where those are no good any more, what they were is kept. Raises SetupError."""
+        last = _read(self.folder, self.host)
+
+        def news() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal last
+            try:
+                found = _read(self.folder, self.host)
+            except SetupError as error:
+                _log.error("certificates_unreadable", error=str(error))
+                return None
+            if found == last:
+                return None
+            last = found
+            return _server_configuration(found)
+
+        return grpc.dynamic_ssl_server_credentials(_server_configuration(last), news, True)  # type: ignore[arg-type]  # None is no change
+
+
+_Pem = tuple[bytes, bytes, bytes]  # of the authority, the key, the certificate
+
+
+def _server_configuration(pem: _Pem) -> grpc.ServerCertificateConfiguration:
+    authority, key, certificate = pem
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
 
 def make_certificates(folder: Path, hosts: list[str]) -> list[Path]:
@@ -73,6 +109,11 @@ def host_files(folder: Path, host: str) -> tuple[Path, Path]:
 
 def load_credentials(folder: Path, host: str) -> HostCredentials:
     """What a host's streams need. Raises SetupError: a file is missing, or the certificate is over or another's."""
+    _read(folder, host)
+    return HostCredentials(folder, host)
+
+
+def _read(folder: Path, host: str) -> _Pem:
     certificate_path, key_path = host_files(folder, host)
     try:
         authority, certificate, key = (path.read_bytes() for path in (folder / AUTHORITY, certificate_path, key_path))
@@ -81,22 +122,31 @@ def load_credentials(folder: Path, host: str) -> HostCredentials:
         raise SetupError(f"{error.filename} cannot be read: {error.strerror}; {remedy}") from error
     try:
         found = x509.load_pem_x509_certificate(certificate)
-        found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+        _check_issued(found, x509.load_pem_x509_certificates(authority))
     except Exception as error:  # of many kinds: of the file's form, of the signature
         problem = f"{certificate_path} is no certificate by {folder / AUTHORITY}"
         raise SetupError(f"{problem}: {str(error) or type(error).__name__}; make it anew") from error
     if found.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise SetupError(f"{certificate_path} ended on {found.not_valid_after_utc:%Y-%m-%d}: make a new one")
-    pair = [(key, certificate)]
-    return HostCredentials(
-        client=grpc.ssl_channel_credentials(authority, key, certificate),
-        server=grpc.ssl_server_credentials(pair, authority, require_client_auth=True),
-    )
+    return authority, key, certificate
+
+
+def _check_issued(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> None:
+    """Raise what checking raises, unless one of the authorities has issued it."""
+    for number, authority in enumerate(authorities, 1):
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except Exception:  # of many kinds
+            if number == len(authorities):
+                raise
+        else:
+            return
 
 
 def _make_authority(path: Path, key_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    unlike_others = f"{NAME} {secrets.token_hex(4)}"  # who issued a certificate is found by this name
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, unlike_others)])
     builder = _builder(name, name, key, datetime.timedelta(days=365 * AUTHORITY_YEARS))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

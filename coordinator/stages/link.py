@@ -50,7 +50,7 @@ class Wire:
         """To a host of the service."""
         if self.credentials is None:
             return grpc.insecure_channel(address, self.options())
-        return grpc.secure_channel(address, self.credentials.client, self.options())
+        return grpc.secure_channel(address, self.credentials.client(), self.options())
 
 
 class StageLink:

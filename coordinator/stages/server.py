@@ -57,7 +57,7 @@ class StageServer:
             try:
                 if self._wire.credentials is None:
                     return self._server.add_insecure_port(address)
-                return self._server.add_secure_port(address, self._wire.credentials.server)
+                return self._server.add_secure_port(address, self._wire.credentials.server())
             except RuntimeError as error:
                 if time.monotonic() > end:
                     raise SetupError(f"{self._name} cannot listen on {address}: {error}") from error

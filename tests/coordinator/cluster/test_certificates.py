@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import stat
 from pathlib import Path
 
@@ -53,6 +54,49 @@ def test_a_host_with_a_certificate_for_another_address_is_not_believed(tmp_path:
         with pytest.raises(WorkerLost, match=host.address):
             stream.wait_open(SECONDS)
         stream.close()
+    finally:
+        host.close()
+
+
+def test_new_certificates_and_a_new_authority_need_no_restart(tmp_path: Path) -> None:
+    """Each host's folder is its own, as on different machines; a stream that is open stays so."""
+    here, there, new = (tmp_path / name for name in ("here", "there", "new"))
+    make_certificates(here, [HOST])
+    shutil.copytree(here, there)
+    host = FakeHost("host1", tiny_spec(tmp_path), wire(load_credentials(there, HOST)))
+    own = wire(load_credentials(here, HOST))
+
+    def speak(*, welcome: bool) -> None:
+        stream = link.StageLink(own, (host.address,), lambda result: None, lambda lost: None)
+        if welcome:
+            stream.wait_open(SECONDS)
+        else:
+            with pytest.raises(WorkerLost, match=host.address):
+                stream.wait_open(SECONDS)
+        stream.close()
+
+    def give(folder: Path, *names: str) -> None:
+        for name in names:
+            shutil.copy(new / name, folder / name)
+
+    try:
+        speak(welcome=True)
+        make_certificates(new, [HOST])
+        old = (here / "ca.pem").read_bytes()
+        own_files = (f"host-{HOST}.pem", f"host-{HOST}.key")
+        for folder in (here, there):  # both authorities are believed, then certificates change one after the other
+            (folder / "ca.pem").write_bytes(old + (new / "ca.pem").read_bytes())
+        for folder in (there, here):
+            give(folder, *own_files)
+            speak(welcome=True)
+        give(there, "ca.pem")
+        speak(welcome=True)
+        (there / "ca.pem").write_bytes(b"nothing")  # what was good is kept
+        speak(welcome=True)
+        make_certificates(tmp_path / "strangers", [HOST])
+        for name in ("ca.pem", *own_files):
+            shutil.copy(tmp_path / "strangers" / name, here / name)
+        speak(welcome=False)
     finally:
         host.close()
 
