@@ -139,7 +139,8 @@ class WorkerSettings:
     addresses with commas between, or a file with one a line. Needs `numoe host start` on each. Default: this host."""
 
     host_gone_seconds: Annotated[float, POSITIVE] = 60.0
-    """For how long a host that is gone is waited for, before those that remain take its layers over."""
+    """For how long a host that is gone is waited for, before those that remain take its layers over; and at the start
+    one that --hosts asks for and that has not joined yet."""
 
     keeper: Literal["auto", "on", "off"] = "auto"
     """Whether a small process keeps the weights, so that none is read again after a loss. Default: where shared memory

@@ -12,6 +12,10 @@ from numoe.protos.errors import SetupError
 WantedHosts = Literal["auto"] | int | tuple[str, ...]
 
 
+class NotJoined(SetupError):
+    """A host that is wanted is not there, or not yet."""
+
+
 def read_wanted(wanted: str) -> WantedHosts:
     """Read "auto", a number, addresses with commas between them, or the name of a file with one address a line.
 
@@ -37,17 +41,21 @@ def choose_hosts(
 ) -> tuple[str, ...]:
     """The other hosts to serve on beside this one, of those that are there, in the order in which they were named.
 
-    Raises SetupError: some are not there, and `all_of_them` are wanted; or this host is not among them.
+    Raises:
+        NotJoined: some are not there, and `all_of_them` are wanted.
+        SetupError: that can be no hosts of this service.
     """
     there = (here, *others)
     if wanted == "auto":
         return others
     if isinstance(wanted, int):
-        if not wanted >= 1 or (all_of_them and wanted > len(there)):
-            raise SetupError(f"--hosts is {wanted}, and {len(there)} are there: {', '.join(there)}")
+        if wanted < 1:
+            raise SetupError(f"--hosts is {wanted}, expected 1 or more")
+        if all_of_them and wanted > len(there):
+            raise NotJoined(f"--hosts is {wanted}, and {len(there)} are there: {', '.join(there)}")
         return others[: wanted - 1]
     if here not in wanted:
         raise SetupError(f"--hosts names {', '.join(wanted)}, expected this host, {here}, among them")
     if all_of_them and (missing := [host for host in wanted if host not in there]):
-        raise SetupError(f"--hosts: no node runs on {', '.join(missing)}; found {', '.join(there)}")
+        raise NotJoined(f"--hosts: no node runs on {', '.join(missing)}; found {', '.join(there)}")
     return tuple(host for host in dict.fromkeys(wanted) if host in others)

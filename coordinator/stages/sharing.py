@@ -12,10 +12,11 @@ from typing import Any
 
 from numoe.coordinator.cluster.host_node import JoinedRay
 from numoe.coordinator.cluster.host_state import HOW, HostState, read_state, read_token
-from numoe.coordinator.cluster.wanted_hosts import WantedHosts, choose_hosts, read_wanted
+from numoe.coordinator.cluster.wanted_hosts import NotJoined, WantedHosts, choose_hosts, read_wanted
 
 # isort: split
 import ray
+import structlog
 
 from numoe.coordinator.machine.planning import decide_plan, read_plan_text
 from numoe.coordinator.progress import LoadProgress
@@ -41,6 +42,9 @@ from numoe.model.planning.prediction.host_layers import (
 from numoe.protos.errors import ServiceError, SetupError, WorkerLost
 
 ASK_SECONDS = 180.0  # of imports, mostly, on busy cores
+POLL_SECONDS = 0.1
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,25 @@ class Cluster:
     def hosts(self, wanted: WantedHosts, *, all_of_them: bool = True) -> tuple[str, ...]:
         """The hosts to serve on, this one first; what is raised: see choose_hosts."""
         return (self.state.ip, *choose_hosts(wanted, self.state.ip, self.others, all_of_them=all_of_them))
+
+
+def wait_for_hosts(hosts: Callable[[], tuple[str, ...]], seconds: float, look: Callable[[], None]) -> tuple[str, ...]:
+    """What `hosts` returns, once all that are wanted have joined, as hosts that start together do.
+
+    Raises NotJoined: they have not, after so long.
+    """
+    end, waits = time.monotonic() + seconds, False
+    while True:
+        try:
+            return hosts()
+        except NotJoined as missing:
+            if time.monotonic() > end:
+                raise
+            if not waits:
+                _log.info("waiting_for_hosts", reason=str(missing), seconds=seconds)
+            waits = True
+        look()
+        time.sleep(POLL_SECONDS)
 
 
 def join_cluster(progress: LoadProgress) -> Cluster:

@@ -35,6 +35,7 @@ from numoe.coordinator.stages.sharing import (
     join_cluster,
     read_hosts_plan,
     share_hosts,
+    wait_for_hosts,
     wanted_of,
 )
 from numoe.coordinator.stages.step_messages import largest_message
@@ -71,7 +72,8 @@ class HostsLoader:
     def load(self, progress: LoadProgress) -> Hosts:
         """Load on the hosts that are wanted. Raises SetupError, ServiceError."""
         cluster = self._join(progress)
-        hosts = cluster.hosts(self._wanted)
+        patience = self._settings.workers.host_gone_seconds
+        hosts = wait_for_hosts(lambda: cluster.hosts(self._wanted), patience, lambda: progress("starting", 0, 0))
         if self._told is not None and self._told.hosts[0].address != hosts[0]:
             found = f"the plan begins with host {self._told.hosts[0].address}, and this one is {hosts[0]}"
             raise SetupError(f"{found}: start `numoe serve` there, or change the order")

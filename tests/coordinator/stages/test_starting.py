@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from numoe.coordinator.cluster.host_state import HostState
+from numoe.coordinator.cluster.wanted_hosts import NotJoined
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
+from numoe.coordinator.stages.sharing import wait_for_hosts
 from numoe.coordinator.stages.starting import _own_credentials, _Progress
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf
@@ -16,6 +18,26 @@ from numoe.protos.errors import NumoeError, SetupError
 from tests.tiny_model import TinyShape, write_tiny_model
 
 STATE = HostState(1, 0, "10.0.0.1:50160", "10.0.0.1", 50160, "/tmp/session", "/token", None, {})
+
+
+def test_hosts_that_join_later_are_waited_for_so_long_and_no_longer() -> None:
+    joined: list[str] = []
+
+    def hosts() -> tuple[str, ...]:
+        if not joined:
+            raise NotJoined("--hosts is 2, and 1 are there")
+        return tuple(joined)
+
+    with pytest.raises(NotJoined, match="1 are there"):
+        wait_for_hosts(hosts, 0.2, lambda: None)
+    assert wait_for_hosts(hosts, 60.0, lambda: joined.append("10.0.0.2")) == ("10.0.0.2",)
+    joined.clear()
+
+    def look() -> None:
+        raise NumoeError("a signal came")
+
+    with pytest.raises(NumoeError, match="a signal came"):
+        wait_for_hosts(hosts, 60.0, look)
 
 
 def test_a_file_counts_as_the_same_by_its_head_and_the_beginning_of_each_tensor(tmp_path: Path) -> None:
