@@ -16,6 +16,10 @@ from numoe.model.planning.worker_memory import SERVICE_BYTES
 GIBIBYTE = 1 << 30
 CAP_SYS_NICE = 23
 POLICY_REMEDY = "docker run --cap-add SYS_NICE; Kubernetes: securityContext.capabilities.add [SYS_NICE]"
+# Docker's and containerd's profiles let the rest through where a container has SYS_NICE, but move_pages never.
+LOOK_REMEDY = (
+    "a seccomp profile that allows move_pages: docker run --security-opt seccomp=FILE; Kubernetes: seccompProfile"
+)
 
 
 def check_memory_limit(root: Path, topology: Topology, needed: Mapping[int, int]) -> Iterator[Finding]:
@@ -110,10 +114,15 @@ def check_allowed(topology: Topology) -> Iterator[Finding]:
 def policies_refused(root: Path, trial: PolicyTrial | None) -> bool:
     """Whether workers cannot bind their memory: as the trial showed, or without one as a copied tree suggests."""
     if trial is not None:
-        return bool(trial.errors) or trial.lay_on != trial.bound_to
+        return not _blind(trial) and (bool(trial.errors) or trial.lay_on != trial.bound_to)
     status = labelled_lines(read_text(root / "proc/self/status"))
     filtered = status.get("Seccomp", "0") == "2"
     return filtered and not int(status.get("CapEff", "0"), 16) >> CAP_SYS_NICE & 1
+
+
+def _blind(trial: PolicyTrial) -> bool:
+    """Whether memory can be bound, and not be looked at."""
+    return [call for call, _ in trial.errors] == ["move_pages"]
 
 
 def check_policies(root: Path, topology: Topology, trial: PolicyTrial | None) -> Iterator[Finding]:
@@ -132,8 +141,11 @@ def check_policies(root: Path, topology: Topology, trial: PolicyTrial | None) ->
         else:
             yield Finding("ok", subject, "nothing speaks against them; not tried in a copied tree")
     elif trial.errors:
-        found = "refused: " + ", ".join(f"{call} ({error})" for call, error in trial.errors)
-        yield Finding(level, subject, found, cost, POLICY_REMEDY)
+        found, remedy = "refused: " + ", ".join(f"{call} ({error})" for call, error in trial.errors), POLICY_REMEDY
+        if _blind(trial):
+            remedy = LOOK_REMEDY
+            cost = "workers are bound, and no page of theirs can be looked at or moved: no proof" if many else cost
+        yield Finding(level, subject, found, cost, remedy)
     elif trial.lay_on != trial.bound_to:
         found = f"a page bound to node {trial.bound_to} lies on node {trial.lay_on}"
         yield Finding("problem", subject, found, "weights are not where their worker is", POLICY_REMEDY)

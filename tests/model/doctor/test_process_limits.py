@@ -121,6 +121,17 @@ def test_policies_are_judged_by_what_came_of_calling_them(root: Path) -> None:
     assert policies_refused(root, astray)
 
 
+def test_pages_that_cannot_be_looked_at_are_no_fault_of_a_missing_capability(root: Path) -> None:
+    """As in a container with SYS_NICE, whose runtime's profile lets memory be bound, and no page be asked about."""
+    blind = PolicyTrial((("move_pages", "Operation not permitted (EPERM)"),), 1, None)
+    [finding] = list(check_policies(root, read_topology(root), blind))
+    assert (finding.level, finding.found) == ("warning", "refused: move_pages (Operation not permitted (EPERM))")
+    assert finding.cost == "workers are bound, and no page of theirs can be looked at or moved: no proof"
+    assert "SYS_NICE" not in finding.remedy
+    assert "seccomp" in finding.remedy
+    assert policies_refused(root, blind) is False
+
+
 def test_refused_policies_cost_nothing_on_one_node(tmp_path: Path) -> None:
     assert policies(write_machine(tmp_path, ONE_NODE), REFUSED)[0][0] == "note"
 
