@@ -48,7 +48,7 @@ import structlog
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 from ray.job_config import JobConfig
 
-from numoe.coordinator.cluster.ray_calls import call_apart
+from numoe.coordinator.cluster.ray_calls import call_apart, end_ray
 from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.coordinator.workers.watching.survivors import end_of_log, hold_session, kill_session, remove_old_sessions
 from numoe.protos.errors import NumoeError, ServiceError, SetupError
@@ -176,7 +176,7 @@ class RayNode:
 
     def _stop(self) -> None:
         """Disconnect, and end what runs."""
-        ray.shutdown()
+        end_ray(ray.shutdown)
 
     def _kill_rest(self, folder: Path | None) -> None:
         """Kill what outlives that, as agents without their raylet do for a while."""

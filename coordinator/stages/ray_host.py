@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.cluster import ray_node  # noqa: F401  sets what Ray reads when it is imported
+from numoe.coordinator.cluster.ray_calls import inside_ray
 
 # isort: split
 import ray
@@ -161,7 +162,8 @@ class RayHost:
     def _fetch(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
         """What a call of the actor returns. Raises WorkerLost where Ray cannot tell."""
         try:
-            return fetch(call(), look)
+            with inside_ray():
+                return fetch(call(), look)
         except NumoeError:
             raise
         except Exception as error:  # of Ray's, whatever it is
@@ -176,7 +178,8 @@ class RayHost:
 
 def living_hosts() -> list[str]:
     """Addresses of the hosts that Ray takes to be there."""
-    every = ray.nodes()  # type: ignore[no-untyped-call]
+    with inside_ray():
+        every = ray.nodes()  # type: ignore[no-untyped-call]
     return [one["NodeManagerAddress"] for one in every if one["Alive"]]
 
 

@@ -21,7 +21,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from numoe.coordinator.cluster.ray_calls import call_apart
+from numoe.coordinator.cluster.ray_calls import call_apart, inside_ray
 from numoe.coordinator.programs import python_command
 from numoe.coordinator.workers.watching.processes import WatchedProcesses
 from numoe.model.planning.assignment import WorkerAssignment, binding_of
@@ -203,7 +203,8 @@ def _await(references: Sequence[Any], look: Callable[[], None]) -> None:
     """Wait until all are there or have failed; calls `look` now and then, and at the end."""
     pending = list(references)
     while pending:
-        _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+        with inside_ray():
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
         look()
 
 

@@ -155,7 +155,6 @@ class Campaign:
         report = self.report
         self._compare(streams)
         resumed = [stream.resumed_at for stream in streams if stream.resumed_at]
-        report.resumed += len(resumed)
         if resumed:
             report.pauses.append(min(resumed) - harmed)
         else:
@@ -168,6 +167,7 @@ class Campaign:
         return time.monotonic() - began
 
     def _compare(self, streams: Sequence[Stream]) -> None:
+        self.report.resumed += sum(stream.resumed_at > 0 for stream in streams)
         for index, (stream, expected) in enumerate(zip(streams, self.expected, strict=True)):
             if Told.of(stream) != expected:
                 self.report.different.append(f"stream {index} was answered {Told.of(stream)}, not {expected}")
