@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from tests.system.clients import Client
-from tests.system.hosts.several_hosts import THERE, SeveralHosts
+from tests.system.hosts.several_hosts import HERE, THERE, SeveralHosts
 from tests.system.losses.campaign import Harm, killing
 from tests.system.serve_process import ServeProcess
 
@@ -21,10 +21,10 @@ def worker(hosts: SeveralHosts) -> Harm:
     return killing(signal.SIGKILL)
 
 
-def _to(number: signal.Signals, name: str) -> Callable[[SeveralHosts], Harm]:
+def _to(number: signal.Signals, name: str, host: str = THERE) -> Callable[[SeveralHosts], Harm]:
     def of(hosts: SeveralHosts) -> Harm:
         async def harm(server: ServeProcess, client: Client, choice: random.Random) -> None:
-            [found] = hosts.processes(THERE, name)
+            [found] = hosts.processes(host, name)
             found.send_signal(number)
             if number == signal.SIGSTOP:
                 asyncio.get_running_loop().call_later(STOPPED_SECONDS, _go_on, found)
@@ -63,6 +63,8 @@ HARMS: Mapping[str, Callable[[SeveralHosts], Harm]] = {
     "leader": _to(signal.SIGKILL, "ray::HostActor"),
     "stop": _to(signal.SIGSTOP, "ray::HostActor"),
     "raylet": _to(signal.SIGKILL, "raylet"),
+    "own raylet": _to(signal.SIGKILL, "raylet", HERE),
+    "gcs": _to(signal.SIGKILL, "gcs_server", HERE),
     "wire": wire,
     "gone": gone,
 }

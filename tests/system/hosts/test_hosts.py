@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ async def test_two_hosts_answer_as_one_does_and_as_before_after_any_loss(
     campaign = Campaign(server, client)
     await campaign.learn()
     assert campaign.expected == alone.expected
-    for harm in ("worker", "wire", "leader"):
+    for harm in ("worker", "wire", "leader", "raylet", "gcs"):
         await campaign.lose(HARMS[harm](hosts))
         await campaign.rest()
         assert campaign.report.different == [], harm
@@ -116,13 +117,27 @@ def test_steps_are_not_sent_to_hosts_that_nothing_protects(hosts: SeveralHosts, 
     assert "no node of a cluster runs on this host: start it with `numoe host start --head`" in alone.stderr
 
 
-async def test_a_host_that_is_gone_for_good_is_done_without(
+async def test_a_host_that_is_gone_for_good_is_done_without_until_it_is_back(
     hosts: SeveralHosts, server: ServeProcess, client: Client
 ) -> None:
     """The last test of those of a file that share the hosts."""
     campaign = Campaign(server, client)
     await campaign.learn()
     await campaign.lose(HARMS["gone"](hosts))
-    assert campaign.report.different == []
     assert campaign.report.resumed > 0
     assert [worker.host for worker in (await client.placement()).workers] == ["", ""]
+    hosts.start(THERE)
+    changing = asyncio.create_task(rebalance(server, "auto"))
+    while not changing.done():
+        await campaign.again()
+    assert (await changing).returncode == 0
+    assert [worker.host for worker in (await client.placement()).workers] == ["", "", THERE, THERE]
+    again = await rebalance(server, f"{HERE},{THERE}")
+    assert again.returncode == 2
+    assert f"the layers lie on {HERE}, {THERE} already" in again.stderr
+    assert campaign.report.different == []
+
+
+async def rebalance(server: ServeProcess, wanted: str) -> subprocess.CompletedProcess[str]:
+    command = [NUMOE, "rebalance", "--hosts", wanted, "--address", server.address]
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)

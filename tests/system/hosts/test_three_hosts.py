@@ -23,6 +23,7 @@ SHAPE = (
     *("--expert-width", "64", "--vocabulary", "331", "--context-length", "4096", "--type", "Q8_0"),
 )
 LAYERS, CUT = 94, 50
+FLAGS = tuple(flag for flag in SERVE_FLAGS if flag != "--standby")  # six workers are processes enough
 SCALE = 0.15  # of prompts and answers, as a step of so many layers takes long
 
 
@@ -79,13 +80,13 @@ async def profiled(server: ServeProcess) -> dict[str, Any]:
 async def test_many_layers_on_two_and_three_hosts_answer_as_on_one(
     hosts: SeveralHosts, model: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path / "alone", str(model), *SERVE_FLAGS) as one_host:
+    with serving(tmp_path / "alone", str(model), *FLAGS) as one_host:
         async with connected(one_host.address) as client:
             alone = Campaign(one_host, client, scale=SCALE)
             await alone.learn()
     plan = tmp_path / "plan.toml"
     plan_for(hosts, model, plan)
-    with serving_on(hosts, tmp_path / "log", str(model), *SERVE_FLAGS, "--plan-file", str(plan)) as server:
+    with serving_on(hosts, tmp_path / "log", str(model), *FLAGS, "--plan-file", str(plan)) as server:
         async with connected(server.address) as client:
             campaign = Campaign(server, client, scale=SCALE)
             await campaign.learn()
