@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import ray
 import structlog
-from numpy.typing import NDArray
 
 from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
 from numoe.coordinator.cluster.host_state import read_state
@@ -24,11 +22,11 @@ from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here
+from numoe.coordinator.stages.host_look import HostLook, look_at
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.placement import Placement
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.planning.moves import ExpertMove
@@ -134,17 +132,9 @@ class HostActor:
         """Have all workers live, loaded and idle."""
         return answer(self._restore)
 
-    def placement(self) -> Placement:
-        """Where this host's layers lie."""
-        return self._running.placement()
-
-    def counters(self) -> list[np.void]:
-        """What each worker has counted."""
-        return self._running.counters()
-
-    def expert_hits(self) -> NDArray[np.int64]:
-        """[L, E] of this host's layers."""
-        return self._running.expert_hits()
+    def look(self) -> HostLook:
+        """How this host's workers are."""
+        return look_at(self._running)
 
     def move_expert(self, move: ExpertMove) -> Refusal | None:
         """Move an expert between workers of this host."""

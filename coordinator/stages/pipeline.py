@@ -73,14 +73,14 @@ class StageHost(Protocol):
         Raises WorkerLost, HostGone, SetupError.
         """
 
-    def placement(self, *, ask: bool = True) -> Placement:
-        """As of now, or as it told last where it is not to be asked."""
+    def placement(self) -> Placement:
+        """As it told last, which is soon said; of one that is lost, that its workers are."""
 
-    def counters(self, *, ask: bool = True) -> list[np.void]:
-        """Of each worker; as of now, or as it told last, or none."""
+    def counters(self) -> list[np.void]:
+        """Of each worker, as it told last, signs of life by this host's clock; none of one that is lost."""
 
-    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
-        """[L, E] as of now, or as it told last. Raises Unavailable: it told none."""
+    def expert_hits(self) -> NDArray[np.int64]:
+        """[L, E] as it told last. Raises Unavailable: it told none."""
 
     def move_expert(self, move: ExpertMove) -> None: ...
 
@@ -323,7 +323,7 @@ class Pipeline:
 
     def counters(self) -> list[np.void]:
         parts = [(self._group.counters(), self._group.size)]
-        parts += [(host.counters(ask=self._heard), len(host.placement(ask=False).workers)) for host in self._hosts]
+        parts += [(host.counters(), len(host.placement().workers)) for host in self._hosts]
         counted: list[np.void] = []
         for own, workers in parts:  # of those that are lost zeros, so that nobody's are taken for another's
             counted += own or list(np.zeros(workers, COUNTERS))
@@ -336,8 +336,7 @@ class Pipeline:
         return session is not None and not session.late
 
     def expert_hits(self) -> NDArray[np.int64]:
-        others = [host.expert_hits(ask=self._heard) for host in self._hosts]
-        return np.concatenate([self._group.expert_hits(), *others])
+        return np.concatenate([self._group.expert_hits(), *(host.expert_hits() for host in self._hosts)])
 
     def begin_profile(self, level: int) -> RunningProfile:
         profiling = HostsProfiling(self._group.begin_profile(level), self._hosts)
@@ -373,7 +372,7 @@ class Pipeline:
 
     def _parts(self) -> list[_Part]:
         own, heard = _Part(0, self._group.placement()), self._heard
-        parts = [_Part(host.spec.first_layer, host.placement(ask=heard)) for host in self._hosts]
+        parts = [_Part(host.spec.first_layer, host.placement()) for host in self._hosts]
         return [own, *(part if heard else _silent(part) for part in parts)]
 
 

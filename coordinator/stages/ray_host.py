@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import ray
 
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.stages.host_actor import HostActor, HostOrder, Refusal
+from numoe.coordinator.stages.host_look import HostLook
 from numoe.coordinator.stages.pipeline import HostGone
 from numoe.coordinator.workers.actors import HERE, fetch
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
@@ -27,11 +30,12 @@ from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailabl
 from numoe.protos.profile import Profile
 
 ASK_SECONDS = 5.0  # for an actor that lives to answer; one that does not is replaced
+LOOK_SECONDS = 0.25  # between two looks; one takes 2 ms, most of them Ray's
 CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restoring do
 
 
 class RayHost:
-    """Implements StageHost (pipeline.py)."""
+    """Implements StageHost (pipeline.py): a thread looks at it, and whoever asks is told at once what was seen last."""
 
     def __init__(self, ip: str, spec: ModelSpec, order: HostOrder) -> None:
         """`spec`: its layers, as the first host reads them."""
@@ -40,10 +44,11 @@ class RayHost:
         self._timeout, self._gone_seconds = chosen.start_timeout_seconds, chosen.host_gone_seconds
         self._actor: Any = None
         self._loaded = False
-        # As it told last.
-        self._seen: Placement | None = None
-        self._counters: list[np.void] = []
-        self._hits: NDArray[np.int64] | None = None
+        self._closed = Event()
+        self._noting = Lock()
+        self._told: HostLook | None = None  # as of the last look
+        self._asked_ns = 0  # when that was asked for
+        self._lost = True  # what was told then is over
 
     def begin(self, progress: LoadProgress) -> None:
         """Start the actor there, and have it load. Raises SetupError, WorkerLost, and what `progress` raises."""
@@ -64,13 +69,16 @@ class RayHost:
             if time.monotonic() > end:
                 raise ServiceError(f"host {self.name} did not load within {self._timeout:.0f} s")
 
-        self.address = self._told(self._fetch(lambda: loading, look))
+        self.address = self._accept(self._fetch(lambda: loading, look))
         self._loaded = True
+        self._look()
+        Thread(target=self._follow, args=(actor,), name=f"numoe-look-{self.name}", daemon=True).start()
 
     def restore(self, look: Callable[[], None]) -> None:
         if self._actor is not None and self._lives():
             try:
-                self._told(self._fetch(lambda: self._actor.restore.remote(), look))
+                self._accept(self._fetch(lambda: self._actor.restore.remote(), look))
+                self._look()
             except WorkerLost:
                 self._end_actor()
                 raise
@@ -78,37 +86,27 @@ class RayHost:
         self._end_actor()
         self.begin(lambda phase, done, total: look())
 
-    def placement(self, *, ask: bool = True) -> Placement:
-        if not ask and self._seen is not None:
-            return self._seen
-        try:
-            self._seen = self._ask(lambda: self._actor.placement.remote())
-        except WorkerLost:
-            if self._seen is None:
-                return Placement("tensor", (), (None,) * self.spec.layers)
-            lost = tuple(WorkerPlacement(worker.shard, "lost") for worker in self._seen.workers)
-            return Placement(self._seen.split, lost, self._seen.experts, self._seen.losses)
-        assert self._seen is not None
-        return self._seen
+    def placement(self) -> Placement:
+        told = self._told
+        if told is None:
+            return Placement("tensor", (), (None,) * self.spec.layers)
+        if not self._lost:
+            return told.placement
+        lost = tuple(WorkerPlacement(worker.shard, "lost") for worker in told.placement.workers)
+        return replace(told.placement, workers=lost, ready_at=None)
 
-    def counters(self, *, ask: bool = True) -> list[np.void]:
-        if ask:
-            try:
-                self._counters = self._ask(lambda: self._actor.counters.remote())
-            except WorkerLost:
-                return []
-        return self._counters
+    def counters(self) -> list[np.void]:
+        told = self._told
+        return [] if told is None or self._lost else list(told.counters)
 
-    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
-        if ask:
-            with suppress(WorkerLost):
-                self._hits = self._ask(lambda: self._actor.expert_hits.remote())
-        if self._hits is None:
+    def expert_hits(self) -> NDArray[np.int64]:
+        if self._told is None or self._told.hits is None:
             raise Unavailable("a host is being restarted; try again in a few seconds")
-        return self._hits
+        return self._told.hits
 
     def move_expert(self, move: ExpertMove) -> None:
-        self._told(self._ask(lambda: self._actor.move_expert.remote(move)))
+        self._accept(self._ask(lambda: self._actor.move_expert.remote(move)))
+        self._look()
 
     def begin_profile(self, level: int) -> None:
         self._of_profile(lambda: self._actor.begin_profile.remote(level))
@@ -130,6 +128,7 @@ class RayHost:
         return found
 
     def close(self) -> None:
+        self._closed.set()
         actor, self._actor = self._actor, None
         if actor is not None:
             end_actor(actor)
@@ -142,10 +141,37 @@ class RayHost:
         return True
 
     def _end_actor(self) -> None:
-        actor, self._actor, self._loaded = self._actor, None, False
+        actor, self._actor, self._loaded, self._lost = self._actor, None, False, True
         if actor is not None:
             with suppress(Exception):  # of Ray's, which may have been lost itself
                 ray.kill(actor, no_restart=True)
+
+    def _look(self) -> None:
+        """Look at it at once. Raises WorkerLost: it does not answer."""
+        actor, asked_ns = self._actor, time.monotonic_ns()
+        self._note(actor, asked_ns, self._ask(lambda: actor.look.remote()))
+
+    def _follow(self, actor: Any) -> None:
+        """Look at it now and then, until another one is in its place; one that does not answer is asked no more."""
+
+        def look() -> None:
+            if self._actor is not actor:
+                raise WorkerLost("another one is asked")
+
+        while not self._closed.wait(LOOK_SECONDS) and self._actor is actor:
+            asked_ns = time.monotonic_ns()
+            try:
+                self._note(actor, asked_ns, self._fetch(lambda: actor.look.remote(), look))
+            except WorkerLost:
+                self._note(actor, asked_ns, None)
+
+    def _note(self, actor: Any, asked_ns: int, told: HostLook | None) -> None:
+        """Take what it told, or that it is lost; what was asked for before the last look is old."""
+        with self._noting:
+            if self._actor is actor and asked_ns > self._asked_ns:
+                self._asked_ns, self._lost = asked_ns, told is None
+                if told is not None:
+                    self._told = told.heard(time.monotonic_ns())
 
     def _ask(self, call: Callable[[], Any], seconds: float = ASK_SECONDS) -> Any:
         """What the actor answers in time. Raises WorkerLost: it does not."""
@@ -169,7 +195,7 @@ class RayHost:
         except Exception as error:  # of Ray's, whatever it is
             raise WorkerLost(f"host {self.name}: {str(error).partition(chr(10))[0]}") from error
 
-    def _told(self, found: Any) -> Any:
+    def _accept(self, found: Any) -> Any:
         if isinstance(found, Refusal):
             told = f"host {self.name}: {found.message}"
             raise WorkerLost(told, found.workers) if found.lost else SetupError(told)

@@ -50,13 +50,13 @@ class GroupHost:
     def restore(self, look: Callable[[], None]) -> None:
         raise AssertionError("nothing is lost here")
 
-    def placement(self, *, ask: bool = True) -> Placement:
+    def placement(self) -> Placement:
         return self.group.placement()
 
-    def counters(self, *, ask: bool = True) -> list[np.void]:
+    def counters(self) -> list[np.void]:
         return self.group.counters()
 
-    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
+    def expert_hits(self) -> NDArray[np.int64]:
         return self.group.expert_hits()
 
     def move_expert(self, move: ExpertMove) -> None:

@@ -81,16 +81,16 @@ class FakeGroup:
         look()
         self.restarts, self.lost = self.restarts + 1, None
 
-    def placement(self, *, ask: bool = True) -> Placement:
+    def placement(self) -> Placement:
         one, rows = Range(0, 1), Range(0, 32)
         shards = [Shard(worker, 0, (0,), one, one, rows, rows, rows) for worker in range(2)]
         workers = tuple(WorkerPlacement(shard, "ready", pid=7) for shard in shards)
         return Placement("tensor", workers, (None,) * self.spec.layers, ready_at=float(self.spec.first_layer))
 
-    def counters(self, *, ask: bool = True) -> list[np.void]:
+    def counters(self) -> list[np.void]:
         return []
 
-    def expert_hits(self, *, ask: bool = True) -> NDArray[np.int64]:
+    def expert_hits(self) -> NDArray[np.int64]:
         return np.full((self.spec.layers, 8), self.spec.first_layer)
 
     def move_expert(self, move: ExpertMove) -> None:
