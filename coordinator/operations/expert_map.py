@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.operations.history import short
 from numoe.coordinator.operations.snapshot import Choices, ExpertMap, Moved, Packed
+from numoe.coordinator.workers.placement import Placement
 from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import Range
 
 Owners = tuple[ExpertOwners | None, ...]  # [L]
 
@@ -28,15 +30,19 @@ def pack(numbers: NDArray[np.int64]) -> Packed:
 class ExpertPlaces:
     """Who holds the experts, followed over time by one thread."""
 
-    def __init__(self, owners: Owners, experts: int, workers: int, expert_bytes: Sequence[int], at: float) -> None:
+    def __init__(self, placement: Placement, experts: int, expert_bytes: Sequence[int], at: float) -> None:
         """`experts` of a layer, `expert_bytes` of one expert by layer; `at` in Unix time."""
-        self._owners, self._experts, self._workers = owners, experts, workers
+        self._owners, self._runs, self._experts = placement.experts, _runs(placement), experts
         self._expert_bytes, self._placed_at = tuple(expert_bytes), at
         self._moved: dict[int, float] = {}
         self._update()
 
-    def follow(self, owners: Owners, at: float) -> None:
-        """See where experts are now; costs next to nothing where none has moved."""
+    def follow(self, placement: Placement, at: float) -> None:
+        """See where experts are now; costs next to nothing where none has moved. Other workers begin a new map."""
+        owners, runs = placement.experts, _runs(placement)
+        if runs != self._runs:
+            self._owners, self._runs, self._placed_at, self._moved = owners, runs, at, {}
+            self._update()
         if owners == self._owners:
             return
         for layer, (before, after) in enumerate(zip(self._owners, owners, strict=True)):
@@ -51,9 +57,12 @@ class ExpertPlaces:
         none = (0,) * self._experts
         masks = [none if owners is None else owners.masks for owners in self._owners]
         holders = np.array(masks, np.int64).reshape(len(self._owners), self._experts)
-        held = holders[None] >> np.arange(self._workers)[:, None, None] & 1
-        counted = held.sum(0)
-        self._parts = np.where(counted > 0, held / np.maximum(counted, 1), 1 / self._workers)  # [workers, L, E]
+        held = holders[None] >> np.arange(len(self._runs))[:, None, None] & 1
+        layers = np.arange(len(self._owners))
+        running = np.array([(run.start <= layers) & (layers < run.stop) for run in self._runs])  # [workers, L]
+        counted, self._running = held.sum(0), np.maximum(running.sum(0), 1)  # [L, E], [L]
+        by_row = (running / self._running)[:, :, None]
+        self._parts = np.where(counted > 0, held / np.maximum(counted, 1), by_row)  # [workers, L, E]
         times: dict[float, list[int]] = {}
         for expert, at in self._moved.items():
             times.setdefault(at, []).append(expert)
@@ -67,13 +76,18 @@ class ExpertPlaces:
         return Choices(
             seconds=round(seconds, 1),
             counts=pack(hits),
-            skew=_over_mean(hits.astype(np.float64).T),
-            imbalance=_over_mean(loads),
+            skew=_over_mean(hits.astype(np.float64).T, self._experts),
+            imbalance=_over_mean(loads, self._running),
             shares=tuple(short(load / total) if total else 0.0 for load in loads.sum(1).tolist()),
         )
 
 
-def _over_mean(loads: NDArray[np.float64]) -> tuple[float, ...]:
-    """Of each column, the largest over the mean; 1 where there is nothing."""
-    mean = loads.mean(0)
+def _runs(placement: Placement) -> tuple[Range, ...]:
+    """[workers] the layers that each runs."""
+    return tuple(worker.layers or Range(0, len(placement.experts)) for worker in placement.workers)
+
+
+def _over_mean(loads: NDArray[np.float64], many: int | NDArray[np.int64]) -> tuple[float, ...]:
+    """Of each column, the largest over the mean of so many; 1 where there is nothing."""
+    mean = loads.sum(0) / many
     return tuple(map(short, np.where(mean > 0, loads.max(0) / np.where(mean > 0, mean, 1.0), 1.0).tolist()))

@@ -55,9 +55,9 @@ def worker_change(now: Sample, before: Sample, worker: int) -> dict[str, int]:
 
 
 def hits_change(now: Sample, before: Sample) -> NDArray[np.int64]:  # [L, E]
-    """The choices since; what counts less than before was restarted, and began at zero."""
+    """The choices since; layers that count less than before were restarted, with their host, and began at zero."""
     change = now.hits - before.hits
-    return now.hits if (change < 0).any() else change
+    return np.where((change < 0).any(1, keepdims=True), now.hits, change)
 
 
 class SampleRing:

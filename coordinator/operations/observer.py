@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import Histogram
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.operations.configuration import Setting
 from numoe.coordinator.operations.expert_map import ExpertPlaces
 from numoe.coordinator.operations.history import (
@@ -20,8 +21,7 @@ from numoe.coordinator.operations.history import (
     Times,
     hits_change,
 )
-from numoe.coordinator.operations.machine_look import MachineFacts
-from numoe.coordinator.operations.parts import flow_now, requests_now, workers_now
+from numoe.coordinator.operations.parts import findings_now, flow_now, requests_now, workers_now
 from numoe.coordinator.operations.snapshot import Choices, Progress, Service, Snapshot
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement, Workers
 from numoe.model.architectures.spec import ModelSpec
@@ -47,38 +47,38 @@ class Observer:
         self._spec, self._workers, self._engine = spec, workers, engine
         self._service, self._configuration = service, configuration
         sizes = [whole_expert_bytes(tensors) for tensors in spec.layer_tensors]
-        count = len(workers.placement().workers)
-        self._places = ExpertPlaces(workers.experts(), spec.experts, count, sizes, time.time())
+        self._places = ExpertPlaces(workers.placement(), spec.experts, sizes, time.time())
         self._ring = SampleRing()
         self._counting_since = time.monotonic()  # of the workers that run now
         self._hits: NDArray[np.int64] | None = None  # of the newest sample
         self._made: dict[str, Choices] = {}
         self._lately: tuple[Sample, Choices, Choices] | None = None
-        self._losses = workers.placement().losses  # as of the last snapshot
+        self._pids: dict[int, int | None] = {}  # of the workers, as of the last snapshot
         self.sample()
 
     def sample(self) -> None:
         """Remember what is counted now."""
-        self._places.follow(self._workers.experts(), time.time())
+        self._places.follow(self._workers.placement(), time.time())
         sample = self._look()
         if self._hits is not None and (sample.hits < self._hits).any():  # the workers were restarted
             self._counting_since = sample.at
         self._hits, self._lately = sample.hits, None
         self._ring.add(sample)
 
-    def take(self, facts: MachineFacts, moving: Progress | None) -> Snapshot:
-        """The service now; `moving`: how far moves of experts are."""
-        unix = time.time()
-        self._places.follow(self._workers.experts(), unix)
+    def take(self, own: MachineFacts, moving: Progress | None) -> Snapshot:
+        """The service now; `own`: what this host's machine is, `moving`: how far moves of experts are."""
+        unix, found = time.time(), self._workers.placement()
+        self._places.follow(found, unix)
         now = self._look()
         recently = self._ring.before(RECENT_SECONDS, now.at)
-        placement, requests = self._told(self._workers.placement()), self._engine.requests()
+        placement, requests = self._told(found), self._engine.requests()
+        machines = self._workers.machines(own)
         lately, ever = self._slow_choices()
         return Snapshot(
             now=round(unix, 1),
             service=self._service_now(now, placement, moving),
-            hosts=(facts.host,),
-            workers=workers_now(placement, now, recently, facts),
+            hosts=tuple(facts.host for facts in machines),
+            workers=workers_now(placement, now, recently, machines),
             experts=self._places.map,
             recent=self._choices("recent", hits_change(now, recently), now.at - recently.at),
             lately=lately,
@@ -88,15 +88,17 @@ class Observer:
             requests=requests_now(requests, now.at),
             events=self._engine.events.after()[-SHOWN_EVENTS:],
             configuration=self._configuration,
-            findings=facts.findings,
+            findings=findings_now(machines),
         )
 
     def _told(self, placement: Placement) -> Placement:
-        """The workers as they are, but after each loss lost in at least one snapshot, however soon they came back."""
-        losses, self._losses = self._losses, placement.losses
-        if placement.losses == losses:
-            return placement
-        return replace(placement, workers=tuple(WorkerPlacement(one.shard, "lost") for one in placement.workers))
+        """The workers as they are, but those of which the last process is gone lost in one snapshot at least."""
+        before, self._pids = self._pids, {worker.shard.worker: worker.pid for worker in placement.workers}
+        workers = tuple(
+            _lost(worker) if before.get(worker.shard.worker) not in (None, worker.pid) else worker
+            for worker in placement.workers
+        )
+        return replace(placement, workers=workers)
 
     def _slow_choices(self) -> tuple[Choices, Choices]:
         """Those of 5 min and of all time as of the newest sample: they are large, and change little in a second."""
@@ -145,6 +147,10 @@ class Observer:
             workers=workers,
             hits=hits,
         )
+
+
+def _lost(worker: WorkerPlacement) -> WorkerPlacement:
+    return WorkerPlacement(worker.shard, "lost", host=worker.host, layers=worker.layers)
 
 
 def _times(histogram: Histogram) -> Times:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.event_log import EventKind, ServiceEvent
 from numoe.coordinator.engine.state import EngineState
+from numoe.coordinator.machine.machine_look import LOOK_SECONDS as MACHINE_SECONDS
+from numoe.coordinator.machine.machine_look import MachineFacts, MachineLook
 from numoe.coordinator.operations.configuration import Setting
 from numoe.coordinator.operations.history import SAMPLE_SECONDS
-from numoe.coordinator.operations.machine_look import MachineFacts, MachineLook
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Progress, Service, Snapshot
 from numoe.coordinator.profiling.taking import RunningProfile
@@ -37,7 +38,6 @@ Moving = AsyncGenerator[Progress, None]
 
 LOOK_SECONDS = 1.0  # between two snapshots
 SOON_SECONDS = 0.25  # between two snapshots at least, where an event came between
-MACHINE_SECONDS = 5.0  # between two looks at files
 PROFILE_SECONDS = 10.0  # where nobody says how long
 MOST_PROFILE_SECONDS = 600.0
 PROFILE_LOOK_SECONDS = 0.01  # between two looks at how many steps there were
@@ -128,9 +128,11 @@ class Operations:
         self._closed.set()
 
     async def _machine_facts(self) -> MachineFacts:
+        """Of this host."""
         if self._facts is None or time.monotonic() - self._facts_at >= MACHINE_SECONDS:
             self._facts_at = time.monotonic()
-            self._facts = await asyncio.to_thread(self._machine.look, self._workers.placement().workers)
+            here = [worker for worker in self._workers.placement().workers if not worker.host]
+            self._facts = await asyncio.to_thread(self._machine.look, here)
         return self._facts
 
     def _seconds_left(self) -> float:

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
+from numoe.coordinator.machine.machine_look import MachineFacts, Threads
 from numoe.coordinator.operations.history import Sample, decode_rate, prefill_rate, short, worker_change
-from numoe.coordinator.operations.machine_look import MachineFacts
-from numoe.coordinator.operations.snapshot import Flow, RequestNow, WorkerNow
+from numoe.coordinator.operations.snapshot import Flow, HostFinding, RequestNow, WorkerNow
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.machine.id_lists import format_id_list
+from numoe.model.planning.plan import Range
 from numoe.protos.locality import total
 
 MOST_REQUESTS = 100  # 20 kB of JSON
 
 
-def workers_now(placement: Placement, now: Sample, before: Sample, facts: MachineFacts) -> tuple[WorkerNow, ...]:
-    """Every worker; rates of what it did since `before`."""
-    nodes = [node for worker in placement.workers if not worker.host for node in worker.shard.memory_nodes]
-    return tuple(_worker_now(worker, placement.ready_at, now, before, facts, nodes) for worker in placement.workers)
+def workers_now(
+    placement: Placement, now: Sample, before: Sample, machines: Sequence[MachineFacts]
+) -> tuple[WorkerNow, ...]:
+    """Every worker, each on one of the machines; rates of what it did since `before`."""
+    hosts = {facts.host.address: number for number, facts in enumerate(machines) if number}
+    places = [hosts.get(worker.host, 0) for worker in placement.workers]
+    on_nodes = Counter(
+        (host, node)
+        for host, worker in zip(places, placement.workers, strict=True)
+        for node in worker.shard.memory_nodes
+    )
+    found = []
+    for worker, host in zip(placement.workers, places, strict=True):
+        facts = machines[host]
+        peak = sum(facts.peak(node) / on_nodes[host, node] for node in worker.shard.memory_nodes)
+        threads = facts.threads.get(worker.shard.worker) if worker.pid is not None else None
+        found.append(_worker_now(worker, placement.ready_at, now, before, host, peak, threads))
+    return tuple(found)
+
+
+def findings_now(machines: Sequence[MachineFacts]) -> tuple[HostFinding, ...]:
+    """What the doctor says of all machines."""
+    return tuple(
+        HostFinding(host, one.level, one.subject, one.found, one.cost, one.remedy)
+        for host, facts in enumerate(machines)
+        for one in facts.findings
+    )
 
 
 def _worker_now(
@@ -26,24 +51,24 @@ def _worker_now(
     ready_at: float | None,
     now: Sample,
     before: Sample,
-    facts: MachineFacts,
-    nodes: Sequence[int],
+    host: int,
+    peak: float,
+    threads: Threads | None,
 ) -> WorkerNow:
     shard, number = worker.shard, worker.shard.worker
     known = number < len(now.workers)
     counted = now.workers[number] if known else dict.fromkeys(("loaded_bytes", "total_bytes", "steps", "tokens"), 0)
     change = worker_change(now, before, number) if known else {"steps": 0, "step_ns": 0}
     seconds, steps = change["step_ns"] / 1e9, change["steps"]
-    # Of another host nothing is known that it does not count itself: neither bandwidths nor its clock.
-    peak = 0.0 if worker.host else sum(facts.peak(node) / nodes.count(node) for node in shard.memory_nodes)
-    seen_ns = 0 if worker.host else counted.get("seen_ns")
+    seen_ns, layers = counted.get("seen_ns"), worker.layers or Range(0, now.hits.shape[0])
     rate = change["bytes_read"] / seconds if seconds else None
-    threads = facts.threads.get(number) if worker.pid is not None else None
     on_node, off_node = _bytes_by_place(worker)
     blocks = now.engine.kv_blocks
     return WorkerNow(
         worker=number,
-        host=0,
+        host=host,
+        first_layer=layers.start,
+        layers=layers.size,
         node=shard.node,
         pid=worker.pid,
         state=worker.state,

@@ -6,7 +6,7 @@ merges the messages has the snapshot. `now` comes every second, the others when 
 
     now             Unix time, s: a stream without it for 3 s is stale
     service         name, state, addresses, model, what is under way
-    hosts           machines, their NUMA nodes and what their memory is used for
+    hosts           machines, their NUMA nodes and what their memory is used for; the coordinator's own is the first
     workers         one entry for each, in the order of their numbers
     experts         the map: who holds which expert, what it weighs, since when
     recent          how often each expert was chosen in the last 10 s (10 to 15), by layer and by worker
@@ -17,10 +17,11 @@ merges the messages has the snapshot. `now` comes every second, the others when 
     requests        the open requests
     events          what happened last, the newest at the end
     configuration   every setting, and who chose it
-    findings        what `numoe doctor` says of this machine's settings
+    findings        what `numoe doctor` says of the settings of each host
 
 Times are seconds, sizes bytes, rates per second. None (null) is what nobody knows or what has not been: a fill while no
-step ended, the node of a host that does not tell. Rates and shares are of the last 10 s (10 to 15) that have been.
+step ended, the node of a host that does not tell. Rates and shares are of the last 10 s (10 to 15) that have been. Of a
+host that does not answer, all is as it told last.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from numoe.coordinator.engine.event_log import ServiceEvent
+from numoe.coordinator.machine.machine_look import Host
 from numoe.coordinator.operations.configuration import Setting
 from numoe.coordinator.workers.placement import WorkerState
-from numoe.model.doctor.finding import Finding
+from numoe.model.doctor.finding import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +82,13 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeUse:
-    """A NUMA node, a room of the host."""
-
-    node: int
-    package: int | None  # the socket
-    cpus: str  # that may be used, "0-19,40-59"
-    total_bytes: int
-    free_bytes: int
-    page_cache_bytes: int
-    weight_bytes: int  # of this service's workers, as the kernel said when they loaded and moved
-    kv_bytes: int
-    arena_bytes: int  # shared by the workers
-    other_bytes: int  # all else: other programs, the kernel, this service's own
-    transparent_huge_bytes: int  # of all programs' memory, on huge pages
-    huge_bytes: int  # set aside by the administrator as huge pages
-    huge_free_bytes: int
-    peak: float  # bytes per second that its cores read from its memory at most
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A machine."""
-
-    name: str
-    processor: str
-    transparent_huge_pages: str  # always, madvise, never
-    peak_source: str  # where the peaks are from: "measured at ...", "as told", "guessed ..."
-    nodes: tuple[NodeUse, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerNow:
     """A worker, in the room of its node."""
 
     worker: int
     host: int  # index in `hosts`
+    first_layer: int  # of those that its host runs
+    layers: int
     node: int
     pid: int | None  # None: not started, or lost
     state: WorkerState
@@ -156,7 +129,7 @@ class Moved:
 class ExpertMap:
     """Who holds which expert."""
 
-    holders: Packed  # [L, E] a bit for each worker that holds it whole; 0: split by row, all workers hold rows of it
+    holders: Packed  # [L, E] a bit for each worker that holds it whole; 0: split by row, all of its host hold rows
     expert_bytes: tuple[int, ...]  # [L] of one whole expert
     placed_at: float  # Unix time since when experts lie where they do, but for those in `moved`
     moved: tuple[Moved, ...]
@@ -226,6 +199,18 @@ class RequestNow:
 
 
 @dataclass(frozen=True, slots=True)
+class HostFinding:
+    """What the doctor says of a host, see Finding (model/doctor/finding.py)."""
+
+    host: int  # index in `hosts`
+    level: Level
+    subject: str
+    found: str
+    cost: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All parts; those that need a loaded model are None before."""
 
@@ -242,4 +227,4 @@ class Snapshot:
     requests: tuple[RequestNow, ...]  # those at work in order of admission, then those that wait; the first 100
     events: tuple[ServiceEvent, ...]  # the last 50
     configuration: tuple[Setting, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[HostFinding, ...]

@@ -16,6 +16,7 @@ import structlog
 from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
 from numoe.coordinator.cluster.host_state import read_state
 from numoe.coordinator.logs import configure_logging
+from numoe.coordinator.machine.machine_look import MachineFacts, MachineLook
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan, find_speeds
 from numoe.coordinator.profiling.taking import RunningProfile
@@ -102,6 +103,7 @@ class HostActor:
     def __init__(self) -> None:
         configure_logging()
         self._group: HostGroup | None = None
+        self._machine: MachineLook | None = None
         self._server: StageServer | None = None
         self._progress = ("starting", 0, 0)
         self._settings: ServeSettings | None = None  # of what is loaded
@@ -135,6 +137,12 @@ class HostActor:
     def look(self) -> HostLook:
         """How this host's workers are."""
         return look_at(self._running)
+
+    def machine(self) -> MachineFacts | Refusal:
+        """What this machine is, and what its memory is used for."""
+        look = self._machine
+        assert look is not None
+        return answer(lambda: look.look(self._running.placement().workers))
 
     def move_expert(self, move: ExpertMove) -> Refusal | None:
         """Move an expert between workers of this host."""
@@ -185,6 +193,7 @@ class HostActor:
         wire = replace(order.wire, credentials=credentials_here(order.secure))  # refused before minutes of loading
         spec = stage_of(whole, order.first_layer, order.first_layer + order.layers)
         self._settings = order.settings
+        self._machine = MachineLook(order.settings.workers)
         self._group = load_layers(spec, order.settings, self._note_progress, told=order.plan)
         timeout = order.settings.workers.step_timeout_seconds
         self._server = StageServer(order.address, order.name, spec, self._group, wire, timeout)

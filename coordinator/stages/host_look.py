@@ -1,4 +1,4 @@
-"""What another host tells of itself at one moment."""
+"""What a host tells of itself at one moment, and how that is seen in the whole."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.placement import Placement
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.planning.expert_owners import ExpertOwners
+from numoe.model.planning.plan import Range
 from numoe.protos.errors import Unavailable
 
 
@@ -38,3 +41,39 @@ def look_at(group: HostGroup) -> HostLook:
     except Unavailable:
         hits = None
     return HostLook(time.monotonic_ns(), group.placement(), tuple(group.counters()), hits)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPart:
+    """What one host has, as all others see it: its workers are counted on from those of the hosts before."""
+
+    first_layer: int
+    placement: Placement
+
+    @property
+    def workers(self) -> int:
+        return len(self.placement.workers)
+
+    def worker(self, worker: WorkerPlacement, host: str, before: int) -> WorkerPlacement:
+        """One of its workers, after so many `before`."""
+        shard = replace(worker.shard, worker=worker.shard.worker + before)
+        layers = Range(self.first_layer, self.first_layer + len(self.placement.experts))
+        return replace(worker, host=host, shard=shard, layers=layers)
+
+    def silent(self) -> HostPart:
+        """As it is shown of a host that says nothing any more."""
+        workers = tuple(replace(one, state="stuck") if one.state == "ready" else one for one in self.placement.workers)
+        return replace(self, placement=replace(self.placement, workers=workers))
+
+
+def shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:
+    """By the numbers of workers that are counted on from `first`."""
+    if owners is None:
+        return None
+    return ExpertOwners(tuple(tuple(worker + first for worker in holders) for holders in owners.workers))
+
+
+def machine_of(facts: MachineFacts, address: str, first: int) -> MachineFacts:
+    """That of the host of this address, by the numbers of workers that are counted on from `first`."""
+    threads = {worker + first: found for worker, found in facts.threads.items()}
+    return replace(facts, host=replace(facts.host, address=address), threads=threads)

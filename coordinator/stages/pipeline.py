@@ -25,8 +25,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.profiling.joining import HostProfile, join_profiles
 from numoe.coordinator.profiling.taking import RunningProfile
+from numoe.coordinator.stages.host_look import HostPart, machine_of, shifted
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.session import StageSession
 from numoe.coordinator.workers.group import HostGroup
@@ -34,7 +36,6 @@ from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
-from numoe.model.planning.plan import Range
 from numoe.protos.arena import COUNTERS
 from numoe.protos.errors import HostsChanged, PlanError, SetupError, Unavailable, WorkerLost
 from numoe.protos.messages import Step, StepLimits, StepResult
@@ -76,6 +77,9 @@ class StageHost(Protocol):
     def placement(self) -> Placement:
         """As it told last, which is soon said; of one that is lost, that its workers are."""
 
+    def machine(self) -> MachineFacts:
+        """As it told last."""
+
     def counters(self) -> list[np.void]:
         """Of each worker, as it told last, signs of life by this host's clock; none of one that is lost."""
 
@@ -94,18 +98,6 @@ class StageHost(Protocol):
         """Have it note no more; nothing is waited for."""
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one host has, as all others see it: its workers are counted on from those of the hosts before."""
-
-    first_layer: int
-    placement: Placement
-
-    @property
-    def workers(self) -> int:
-        return len(self.placement.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +124,7 @@ class Hosts:
     group: HostGroup  # this host's, with the first layers
     others: tuple[StageHost, ...]  # in the order of their layers
     wire: Wire
+    address: str = ""  # of this host, for people
 
     def close(self) -> None:
         """End the workers of all."""
@@ -165,7 +158,7 @@ class Pipeline:
         self._session: StageSession | None = None
         self._anew = ""  # why all layers are to be loaded anew, on other hosts; "": they are not
         self._ended = False  # whether the workers of `_all` are
-        self._losses, self._closed = 0, False
+        self._closed = False
 
     @property
     def limits(self) -> StepLimits:
@@ -194,7 +187,6 @@ class Pipeline:
         self._session = session
 
     def restart(self, look: Look) -> None:
-        self._losses += 1
         self._end_session()
         if self._anew:
             self._load_on_others(look)
@@ -311,12 +303,19 @@ class Pipeline:
         experts: list[ExpertOwners | None] = []
         for host, part in zip(("", *(host.name for host in self._hosts)), parts, strict=True):
             before = len(workers)
-            workers += [_seen(worker, host, part, before) for worker in part.placement.workers]
-            experts += [_shifted(owners, before) for owners in part.placement.experts]
+            workers += [part.worker(worker, host, before) for worker in part.placement.workers]
+            experts += [shifted(owners, before) for owners in part.placement.experts]
         splits, ready = {part.placement.split for part in parts}, [part.placement.ready_at for part in parts]
         since = None if None in ready else max(at for at in ready if at is not None)
         split = splits.pop() if len(splits) == 1 else "mixed"
-        return Placement(split, tuple(workers), tuple(experts), self._losses, since)
+        return Placement(split, tuple(workers), tuple(experts), since)
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        found, before = [machine_of(own, self._all.address, 0)], self._group.size
+        for host in self._hosts:
+            found.append(machine_of(host.machine(), host.name, before))
+            before += len(host.placement().workers)
+        return tuple(found)
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self.placement().experts
@@ -370,32 +369,14 @@ class Pipeline:
                 return
             first += part.workers
 
-    def _parts(self) -> list[_Part]:
-        own, heard = _Part(0, self._group.placement()), self._heard
-        parts = [_Part(host.spec.first_layer, host.placement()) for host in self._hosts]
-        return [own, *(part if heard else _silent(part) for part in parts)]
+    def _parts(self) -> list[HostPart]:
+        own, heard = HostPart(0, self._group.placement()), self._heard
+        parts = [HostPart(host.spec.first_layer, host.placement()) for host in self._hosts]
+        return [own, *(part if heard else part.silent() for part in parts)]
 
 
 def _move_on(host: StageHost, move: ExpertMove) -> None:
     host.move_expert(move)
-
-
-def _seen(worker: WorkerPlacement, host: str, part: _Part, before: int) -> WorkerPlacement:
-    shard = replace(worker.shard, worker=worker.shard.worker + before)
-    layers = Range(part.first_layer, part.first_layer + len(part.placement.experts))
-    return replace(worker, host=host, shard=shard, layers=layers)
-
-
-def _silent(part: _Part) -> _Part:
-    """As it is shown of a host that says nothing any more."""
-    workers = tuple(replace(one, state="stuck") if one.state == "ready" else one for one in part.placement.workers)
-    return replace(part, placement=replace(part.placement, workers=workers))
-
-
-def _shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:
-    if owners is None:
-        return None
-    return ExpertOwners(tuple(tuple(worker + first for worker in holders) for holders in owners.workers))
 
 
 def _ended() -> WorkerLost:

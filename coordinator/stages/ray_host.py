@@ -18,6 +18,8 @@ from numoe.coordinator.cluster.ray_calls import inside_ray
 # isort: split
 import ray
 
+from numoe.coordinator.machine.machine_look import LOOK_SECONDS as MACHINE_SECONDS
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.stages.host_actor import HostActor, HostOrder, Refusal
 from numoe.coordinator.stages.host_look import HostLook
@@ -47,6 +49,7 @@ class RayHost:
         self._closed = Event()
         self._noting = Lock()
         self._told: HostLook | None = None  # as of the last look
+        self._machine: MachineFacts | None = None
         self._asked_ns = 0  # when that was asked for
         self._lost = True  # what was told then is over
 
@@ -70,6 +73,7 @@ class RayHost:
                 raise ServiceError(f"host {self.name} did not load within {self._timeout:.0f} s")
 
         self.address = self._accept(self._fetch(lambda: loading, look))
+        self._see_machine(self._fetch(lambda: actor.machine.remote(), look))
         self._loaded = True
         self._look()
         Thread(target=self._follow, args=(actor,), name=f"numoe-look-{self.name}", daemon=True).start()
@@ -94,6 +98,10 @@ class RayHost:
             return told.placement
         lost = tuple(WorkerPlacement(worker.shard, "lost") for worker in told.placement.workers)
         return replace(told.placement, workers=lost, ready_at=None)
+
+    def machine(self) -> MachineFacts:
+        assert self._machine is not None, "no host is part of a service before it has told that"
+        return self._machine
 
     def counters(self) -> list[np.void]:
         told = self._told
@@ -129,7 +137,7 @@ class RayHost:
 
     def close(self) -> None:
         self._closed.set()
-        actor, self._actor = self._actor, None
+        actor, self._actor, self._lost = self._actor, None, True
         if actor is not None:
             end_actor(actor)
 
@@ -158,12 +166,21 @@ class RayHost:
             if self._actor is not actor:
                 raise WorkerLost("another one is asked")
 
+        machine_at = time.monotonic()
         while not self._closed.wait(LOOK_SECONDS) and self._actor is actor:
             asked_ns = time.monotonic_ns()
             try:
                 self._note(actor, asked_ns, self._fetch(lambda: actor.look.remote(), look))
             except WorkerLost:
                 self._note(actor, asked_ns, None)
+            if time.monotonic() - machine_at >= MACHINE_SECONDS:
+                machine_at = time.monotonic()
+                with suppress(NumoeError):
+                    self._see_machine(self._fetch(lambda: actor.machine.remote(), look))
+
+    def _see_machine(self, found: MachineFacts | Refusal) -> None:
+        facts = self._accept(found)
+        self._machine = replace(facts, host=replace(facts.host, told_at=round(time.time(), 1)))  # by this clock
 
     def _note(self, actor: Any, asked_ns: int, told: HostLook | None) -> None:
         """Take what it told, or that it is lost; what was asked for before the last look is old."""

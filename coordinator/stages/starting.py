@@ -178,7 +178,7 @@ class HostsLoader:
 
         group = _load_all(load_here, others, progress)
         self._serving = hosts
-        return Hosts(group, tuple(others), replace(wire, credentials=credentials))
+        return Hosts(group, tuple(others), replace(wire, credentials=credentials), cluster.state.ip)
 
 
 def _load_all(

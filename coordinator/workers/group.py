@@ -24,6 +24,7 @@ from numoe.coordinator.cluster.ray_calls import call_apart
 from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.coordinator.engine.restarts import FORGET_SECONDS
 from numoe.coordinator.limits import step_limits
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.profiling.taking import Profiling, RunningProfile
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings, kv_types
@@ -358,7 +359,10 @@ class HostGroup:
             self._started = replace(started, reports=reports)
 
     def placement(self) -> Placement:
-        return placement_of(self._plan, self._started, self._losses)
+        return placement_of(self._plan, self._started)
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        return (own,)
 
 
 def _ended() -> WorkerLost:

@@ -11,6 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.executor import StepExecutor
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
@@ -44,7 +45,6 @@ class Placement:
     split: str
     workers: tuple[WorkerPlacement, ...]
     experts: tuple[ExpertOwners | None, ...] = ()  # [L] who holds whole experts; None: split by row
-    losses: int = 0  # how often all workers were given up as one was lost, to be started anew
     ready_at: float | None = None  # Unix time since when all are ready; None: they are not
 
     @property
@@ -62,6 +62,9 @@ class Workers(StepExecutor, Protocol):
 
     def placement(self) -> Placement:
         """As of now, while loading and restarting too."""
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        """Those of all hosts, as they told last, in the order of their workers; `own`: this host's, as seen now."""
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         """[L] who holds the experts now; None where workers hold rows of every one."""

@@ -74,12 +74,12 @@ class StartedWorkers:
         )
 
 
-def placement_of(plan: ShardPlan, started: StartedWorkers | None, losses: int) -> Placement:
+def placement_of(plan: ShardPlan, started: StartedWorkers | None) -> Placement:
     """Where everything lies now; None: there are no workers."""
     lost = (WorkerPlacement(shard, "lost") for shard in plan.shards)
     workers = tuple(lost) if started is None else started.placed(plan)
     ready_at = None if started is None else started.ready_at
-    return Placement(plan.split, workers, plan.experts, losses, ready_at)
+    return Placement(plan.split, workers, plan.experts, ready_at)
 
 
 def open_channel(spec: ModelSpec, plan: ShardPlan, limits: StepLimits) -> StepChannel:

@@ -53,6 +53,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "keeper",
         "coordinator",
         "coordinator/engine",
+        "coordinator/machine",
         "coordinator/profiling",
         "coordinator/cluster",
         "coordinator/workers/watching",

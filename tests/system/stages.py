@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.coordinator.settings import EngineSettings
+from numoe.coordinator.machine.machine_look import MachineFacts, MachineLook
+from numoe.coordinator.settings import EngineSettings, WorkerSettings
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.pipeline import Hosts, Pipeline
 from numoe.coordinator.stages.server import StageServer
@@ -52,6 +53,9 @@ class GroupHost:
 
     def placement(self) -> Placement:
         return self.group.placement()
+
+    def machine(self) -> MachineFacts:
+        return MachineLook(WorkerSettings()).look(self.group.placement().workers)
 
     def counters(self) -> list[np.void]:
         return self.group.counters()

@@ -116,9 +116,9 @@ def _placement_message(now: Snapshot, before: Snapshot | None) -> operations_pb2
 
 
 def _holders_message(experts: ExpertMap) -> operations_pb2.ExpertHolders:
-    assert experts.holders.type == "uint8", "a byte has room for the most workers there may be"
-    message = operations_pb2.ExpertHolders(holders=experts.holders.data)
-    fill_message(message, experts, leave_out=("holders",))
+    holders = experts.holders
+    message = operations_pb2.ExpertHolders(holders=holders.data, holder_bytes=holders.number_bytes)
+    fill_message(message, experts, leave_out=("holders", "holder_bytes"))
     return message
 
 

@@ -10,9 +10,11 @@ from rich.text import Text
 
 from numoe.coordinator.commands.tables.figures import human_bytes, human_time, ruled_table
 from numoe.protos.errors import SetupError
-from numoe.v1.operations_pb2 import ExpertChoices, WatchPlacementResponse
+from numoe.protos.foreign_text import harmless
+from numoe.v1.operations_pb2 import ExpertChoices, ExpertHolders, WatchPlacementResponse
 from numoe.v1.placement_pb2 import GetPlacementResponse
 
+Node = tuple[str, int]  # its host, "" for the coordinator's own, and its number
 _KINDS = {1: "B", 2: "H", 4: "I", 8: "d"}  # of counts, by their bytes
 
 
@@ -29,7 +31,7 @@ def describe_experts(
         raise SetupError(f"--layer is {layer}; the model has layers 0 to {told.layers - 1}")
     if expert is not None and not 0 <= expert < told.experts:
         raise SetupError(f"--expert is {expert}; a layer has experts 0 to {told.experts - 1}")
-    nodes = {worker.worker: worker.numa_node for worker in placement.workers}
+    nodes = _nodes_of(placement, layer)
     size = human_bytes(told.holders.expert_bytes[layer])
     if expert is not None:
         return _one(told, nodes, layer, expert, size)
@@ -39,16 +41,16 @@ def describe_experts(
         *("expert", "workers", "nodes", "in 10 s", "in 5 min", "ever", "fair share"),
     )
     for one in sorted(range(told.experts), key=lambda one: (-lately[one], -ever[one], one)):
-        place = _place(told.holders.holders[layer * told.experts + one], nodes)
+        place = _place(_holders(told.holders, layer * told.experts + one), nodes)
         counts = (f"{counted[one]:,.0f}" for counted in (recent, lately, ever))
         shown.add_row(str(one), *place, *counts, _of_fair_share(lately, one))
     return shown
 
 
-def _one(told: WatchPlacementResponse, nodes: Mapping[int, int], layer: int, expert: int, size: str) -> RenderableType:
+def _one(told: WatchPlacementResponse, nodes: Mapping[int, Node], layer: int, expert: int, size: str) -> RenderableType:
     index = layer * told.experts + expert
     moved_at = {index: moved.at for moved in told.holders.moved for index in moved.experts}
-    workers, on = _place(told.holders.holders[index], nodes)
+    workers, on = _place(_holders(told.holders, index), nodes)
     recent, lately, ever = (_counts(one, layer, told.experts) for one in (told.recent, told.lately, told.ever))
     there = human_time(told.now - moved_at.get(index, told.holders.placed_at))
     return Text(
@@ -69,8 +71,21 @@ def _counts(choices: ExpertChoices, layer: int, experts: int) -> tuple[float, ..
     )
 
 
-def _place(holders: int, nodes: Mapping[int, int]) -> tuple[str, str]:
+def _holders(told: ExpertHolders, index: int) -> int:
+    """Who holds an expert, a bit for each worker."""
+    size = told.holder_bytes
+    return int.from_bytes(told.holders[index * size : (index + 1) * size], "little")
+
+
+def _nodes_of(placement: GetPlacementResponse, layer: int) -> dict[int, Node]:
+    """The workers that run a layer, and their nodes."""
+    first = max((one.first_layer for one in placement.workers if one.first_layer <= layer), default=0)
+    return {one.worker: (one.host, one.numa_node) for one in placement.workers if one.first_layer == first}
+
+
+def _place(holders: int, nodes: Mapping[int, Node]) -> tuple[str, str]:
     """The workers that hold an expert, of a bit for each, and their nodes; for people."""
     held = [worker for worker in nodes if holders >> worker & 1]
-    on = ", ".join(map(str, sorted({nodes[worker] for worker in held or nodes})))
-    return ", ".join(map(str, held or nodes)) + ("" if held else " (rows on each)"), on
+    on = sorted({nodes[worker] for worker in held or nodes})
+    shown = ", ".join(f"{node} of {harmless(host)}" if host else str(node) for host, node in on)
+    return ", ".join(map(str, held or nodes)) + ("" if held else " (rows on each)"), shown

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState
+from numoe.coordinator.machine.machine_look import Host, MachineFacts, NodeUse, Threads
 from numoe.coordinator.operations.history import Sample, Times
-from numoe.coordinator.operations.machine_look import MachineFacts, Threads
-from numoe.coordinator.operations.snapshot import Host, NodeUse
 from numoe.protos.arena import COUNTERS
 
 ZERO = dict.fromkeys(COUNTERS.names or (), 0)
 NODE = NodeUse(0, 0, "0-1", 100, 50, 10, 20, 10, 5, 5, 0, 0, 0, peak=10e9)
-FACTS = MachineFacts(Host("box", "a chip", "madvise", "as told", (NODE,)), {0: Threads(9, 2)}, ())
+FACTS = MachineFacts(Host("box", "a chip", "madvise", "as told", (NODE,), told_at=9.0), {0: Threads(9, 2)}, ())
 HITS = np.zeros((2, 4), np.int64)
 
 

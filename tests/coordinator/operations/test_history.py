@@ -58,3 +58,10 @@ def test_what_was_restarted_counts_from_zero() -> None:
     assert worker_change(after, sample(0.0), 1)["steps"] == 8
     assert hits_change(after, before).tolist() == after.hits.tolist()
     assert hits_change(after, sample(0.0)).tolist() == after.hits.tolist()
+
+
+def test_layers_of_a_host_whose_workers_live_are_counted_on() -> None:
+    before, after = (sample(5.0 * number, hits=HITS + number) for number in range(2))
+    after.hits[:] = [[12, 0, 0, 2], [9, 9, 9, 10]]
+    before.hits[:] = [[11, 1, 0, 2], [9, 9, 8, 8]]
+    assert hits_change(after, before).tolist() == [[12, 0, 0, 2], [0, 0, 1, 2]]

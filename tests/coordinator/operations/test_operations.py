@@ -84,14 +84,15 @@ async def test_workers_that_were_lost_and_came_back_between_two_looks_are_shown_
     async with operating(workers) as operations:
         watching = operations.watch()
         before = await anext(watching)
-        workers.losses += 1
+        workers.pids[1] = 4250
         operations.events.note(EventKind.WORKER_LOST, "worker 1 died")
         lost = await anext(watching)
         operations.events.note(EventKind.WORKERS_RESTARTED, "all workers are ready again")
         after = await anext(watching)
         operations.close()
     states = [[(worker.state, worker.pid) for worker in told.workers] for told in (before, lost, after)]
-    assert states == [[("ready", 4242)] * 2, [("lost", None)] * 2, [("ready", 4242)] * 2]
+    first = ("ready", 4242)
+    assert states == [[first, ("ready", 4243)], [first, ("lost", None)], [first, ("ready", 4250)]]
     assert {worker.ready_at for worker in after.workers} == {1000.0}
     assert [event.kind for event in lost.events] == [EventKind.WORKER_LOST]
 

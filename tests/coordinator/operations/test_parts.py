@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
-from numoe.coordinator.operations.parts import MOST_REQUESTS, flow_now, requests_now, workers_now
+from numoe.coordinator.machine.machine_look import MachineFacts, Threads
+from numoe.coordinator.operations.parts import MOST_REQUESTS, findings_now, flow_now, requests_now, workers_now
+from numoe.coordinator.operations.snapshot import HostFinding
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.model.doctor.finding import Finding
+from numoe.model.planning.plan import Range
 from tests.coordinator.api.grpc.grpc_serving import LOCALITY
 from tests.coordinator.operations.samples import FACTS, ZERO, sample
 from tests.coordinator.workers.holders import SHARDS
@@ -27,6 +31,7 @@ NOW = (
 REQUEST = RequestStatus("r", "c", RequestPhase.DECODE, 5, 5, 21, 50, 1.0, 2.0, 4.0)
 
 
+WARNING = Finding("warning", "huge pages", "off", "speed", "switch them on")
 PLACED = Placement(
     "tensor", (WorkerPlacement(SHARDS[0], "ready", 7, 100, 640, LOCALITY), WorkerPlacement(SHARDS[1], "lost"))
 )
@@ -34,7 +39,7 @@ PLACED = Placement(
 
 def test_a_worker_shows_how_much_of_its_node_it_reads_and_how_long_it_waits() -> None:
     now = sample(10.0, NOW, kv_blocks_used=16, restarts=3)
-    first, second = workers_now(PLACED, now, sample(0.0, BEFORE), FACTS)
+    first, second = workers_now(PLACED, now, sample(0.0, BEFORE), [FACTS])
     assert (first.peak, first.read_rate, first.fill) == (5e9, 4e9, 0.8)  # two workers share 10 GB/s; 16 GB in 4 s
     assert (first.step_seconds, first.wait_share, first.busy) == (0.2, 0.25, 0.4)
     assert (first.steps, first.tokens, first.restarts, first.seen_ago) == (30, 44, 3, 0.1)
@@ -45,8 +50,27 @@ def test_a_worker_shows_how_much_of_its_node_it_reads_and_how_long_it_waits() ->
     assert (second.on_node_bytes, second.kv_used_bytes, second.process_threads, second.busy) == (*[None] * 3, 0.0)
 
 
+def test_workers_share_the_nodes_of_their_own_host() -> None:
+    there = MachineFacts(replace(FACTS.host, address="10.0.0.2"), {1: Threads(5, 0), 2: Threads(6, 1)}, (WARNING,))
+    other = replace(SHARDS[1], worker=2)
+    first, second = (
+        WorkerPlacement(one, "ready", 7, host="10.0.0.2", layers=Range(1, 3)) for one in (SHARDS[1], other)
+    )
+    placement = Placement("tensor", (replace(PLACED.workers[0], layers=Range(0, 1)), first, second))
+    told = workers_now(placement, sample(10.0, (*NOW, NOW[0])), sample(0.0, (*BEFORE, BEFORE[0])), [FACTS, there])
+    assert [(one.host, one.node, one.first_layer, one.layers) for one in told] == [
+        (0, 0, 0, 1),
+        (1, 0, 1, 2),
+        (1, 0, 1, 2),
+    ]
+    assert [one.peak for one in told] == [10e9, 5e9, 5e9]
+    assert [one.process_threads for one in told] == [9, 5, 6]
+    assert told[2].fill == 0.8
+    assert findings_now([FACTS, there]) == (HostFinding(1, "warning", "huge pages", "off", "speed", "switch them on"),)
+
+
 def test_workers_that_are_away_show_nothing_of_what_they_did() -> None:
-    first, _ = workers_now(PLACED, sample(10.0), sample(0.0, BEFORE), FACTS)
+    first, _ = workers_now(PLACED, sample(10.0), sample(0.0, BEFORE), [FACTS])
     assert (first.steps, first.fill, first.busy, first.wait_share) == (0, None, 0.0, None)
 
 

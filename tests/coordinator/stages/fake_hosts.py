@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.coordinator.machine.machine_look import Host, MachineFacts, Threads
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.pipeline import HostGone, Hosts, Loader, Pipeline
 from numoe.coordinator.stages.server import StageServer
@@ -37,6 +38,11 @@ def tiny_spec(folder: Path, layers: int = 3) -> ModelSpec:
     path = folder / "tiny.gguf"
     write_tiny_model(path, TinyShape(layers=layers))
     return model_spec(open_gguf(path))
+
+
+def machine_facts(name: str, workers: Iterable[int]) -> MachineFacts:
+    host = Host(name, "a chip", "madvise", "as told", (), told_at=7.0)
+    return MachineFacts(host, {worker: Threads(9, worker) for worker in workers}, ())
 
 
 class FakeGroup:
@@ -86,6 +92,9 @@ class FakeGroup:
         shards = [Shard(worker, 0, (0,), one, one, rows, rows, rows) for worker in range(2)]
         workers = tuple(WorkerPlacement(shard, "ready", pid=7) for shard in shards)
         return Placement("tensor", workers, (None,) * self.spec.layers, ready_at=float(self.spec.first_layer))
+
+    def machine(self) -> MachineFacts:
+        return machine_facts(f"machine of layer {self.spec.first_layer}", workers=range(2))
 
     def counters(self) -> list[np.void]:
         return []
@@ -178,7 +187,7 @@ def fake_pipeline(
     """The layers of `spec` cut there, opened; and the groups of all hosts."""
     first, *rest = [stage_of(spec, *layers) for layers in pairwise(cuts)]
     own, hosts = FakeGroup(first), [FakeHost(f"host{number}", part) for number, part in enumerate(rest, 1)]
-    loaded = Hosts(own, tuple(hosts), WIRE)  # type: ignore[arg-type]  # as much of a group as it uses
+    loaded = Hosts(own, tuple(hosts), WIRE, "host0")  # type: ignore[arg-type]  # as much of a group as it uses
     pipeline = Pipeline(loaded, SECONDS, loader or FakeLoader())
     try:
         pipeline.open()

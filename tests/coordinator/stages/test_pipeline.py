@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from numoe.coordinator.machine.machine_look import Threads
 from numoe.coordinator.stages import link
 from numoe.coordinator.stages import server as stage_server
 from numoe.coordinator.stages.pipeline import Hosts, Pipeline
@@ -27,6 +28,7 @@ from tests.coordinator.stages.fake_hosts import (
     FakeHost,
     FakeLoader,
     fake_pipeline,
+    machine_facts,
     step_of,
     tiny_spec,
     wait_for,
@@ -96,7 +98,6 @@ def test_a_loss_on_any_host_is_told_and_only_what_died_is_started_anew(which: in
         groups[which].before_collect = lambda step: None
         pipeline.restart(lambda: None)
         assert [group.restarts for group in groups] == [int(number == which) for number in range(3)]
-        assert pipeline.placement().losses == 1
         pipeline.submit(step_of(2, [5]))
         assert pipeline.collect(SECONDS).token_ids.tolist() == [8]
 
@@ -189,6 +190,11 @@ def test_workers_and_experts_are_counted_on_from_host_to_host(tmp_path: Path) ->
             ("host1", 3),
         ]
         assert placement.ready_at == 1.0
+        seen = pipeline.machines(machine_facts("own", [0, 1]))
+        assert [one.host.address for one in seen] == ["host0", "host1"]
+        assert [one.host.name for one in seen] == ["own", "machine of layer 1"]
+        assert seen[0].threads == {0: Threads(9, 0), 1: Threads(9, 1)}
+        assert seen[1].threads == {2: Threads(9, 0), 3: Threads(9, 1)}
         assert pipeline.expert_hits()[:, 0].tolist() == [0, 1, 1]
         assert [int(one["steps"]) for one in pipeline.counters()] == [0, 0, 0, 0]
         pipeline.move_expert(ExpertMove(layer=2, expert=5, source=3, target=2))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.profiling.taking import Profiling, RunningProfile
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.coordinator.workers.step_channel import StepChannel
@@ -34,12 +35,15 @@ class Holders(FakeExecutor):
         self.now, self.faults = list(experts), 0
         self.moves: list[ExpertMove] = []
         self.hits = np.zeros((SPEC.layers, SPEC.experts), np.int64)
-        self.losses = 0
+        self.pids = [4242, 4243]
         self.channel: StepChannel | None = None
 
     def placement(self) -> Placement:
-        workers = tuple(WorkerPlacement(shard, "ready", 4242) for shard in SHARDS)
-        return Placement("expert", workers, losses=self.losses, ready_at=1000.0)
+        workers = tuple(WorkerPlacement(shard, "ready", pid) for shard, pid in zip(SHARDS, self.pids, strict=True))
+        return Placement("expert", workers, tuple(self.now), ready_at=1000.0)
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        return (own,)
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return tuple(self.now)

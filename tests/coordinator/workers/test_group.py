@@ -220,7 +220,7 @@ def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGro
         return group.made[-1]
 
     group._new_actors = new_actors  # type: ignore[method-assign]
-    assert (group.placement().losses, group.placement().ready_at is None) == (0, False)
+    assert group.placement().ready_at is not None
     group.made[0].processes[1].kill()
     group.made[0].processes[1].wait(PATIENCE_SECONDS)
     before = group.placement().ready_at
@@ -229,7 +229,7 @@ def test_a_lost_worker_is_lost_until_a_new_process_of_it_runs(group: SleepingGro
     after = group.placement()
     assert before is not None
     assert after.ready_at is not None
-    assert (after.losses, after.ready_at > before) == (1, True)
+    assert after.ready_at > before
     group.close()
     assert group.living == []
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.process.loading import routed_experts
@@ -78,7 +79,11 @@ class FakeWorkers(FakeExecutor):
     def placement(self) -> Placement:
         first, *others = self.shards.shards
         lost = (WorkerPlacement(shard, "lost") for shard in others)
-        return Placement(self.shards.split, (WorkerPlacement(first, "ready", 4242, 1000, 2000, LOCALITY), *lost))
+        ready = WorkerPlacement(first, "ready", 4242, 1000, 2000, LOCALITY)
+        return Placement(self.shards.split, (ready, *lost), self.shards.experts)
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        return (own,)
 
     def experts(self) -> tuple[ExpertOwners | None, ...]:
         return self.shards.experts

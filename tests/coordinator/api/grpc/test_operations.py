@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor import Descriptor
 
+from numoe.coordinator.machine.machine_look import Host, NodeUse
 from numoe.coordinator.operations import operations as module
 from numoe.coordinator.operations import snapshot as parts
 from numoe.v1 import operations_pb2
@@ -41,8 +42,9 @@ from tests.coordinator.engine.serving import Gate
     [
         (operations_pb2.Status, parts.Snapshot, {"experts", "recent", "lately", "ever", "history", "events"}),
         (operations_pb2.ServiceStatus, parts.Service, {"loading"}),
-        (operations_pb2.HostStatus, parts.Host, set()),
-        (operations_pb2.NodeStatus, parts.NodeUse, set()),
+        (operations_pb2.HostStatus, Host, set()),
+        (operations_pb2.NodeStatus, NodeUse, set()),
+        (operations_pb2.Finding, parts.HostFinding, set()),
         (operations_pb2.WorkerStatus, parts.WorkerNow, set()),
         (operations_pb2.FlowStatus, parts.Flow, set()),
         (operations_pb2.RequestStatus, parts.RequestNow, set()),
@@ -53,7 +55,8 @@ from tests.coordinator.engine.serving import Gate
 def test_messages_have_the_fields_of_the_data(message: type[object], data: type[object], left_out: set[str]) -> None:
     descriptor: Descriptor = message.DESCRIPTOR  # type: ignore[attr-defined]
     names = [field.name for field in fields(data)]  # type: ignore[arg-type]
-    assert {field.name for field in descriptor.fields} == set(names) - left_out
+    told = {field.name for field in descriptor.fields} - {"holder_bytes"}  # which says how others are packed
+    assert told == set(names) - left_out
 
 
 async def test_status_tells_state_workers_flow_and_requests() -> None:
@@ -89,6 +92,7 @@ async def test_the_map_comes_packed_and_then_only_what_changed(monkeypatch: pyte
         call.cancel()
     assert (first.layers, first.experts) == (SHAPE.layers, SHAPE.experts)
     assert first.holders.holders == bytes(SHAPE.layers * SHAPE.experts)  # split by row
+    assert first.holders.holder_bytes == 1
     assert len(first.holders.expert_bytes) == SHAPE.layers
     counts = np.frombuffer(first.ever.counts, f"<u{first.ever.count_bytes}").reshape(SHAPE.layers, SHAPE.experts)
     assert (counts == 1).all()

@@ -15,14 +15,17 @@ from numoe.coordinator.api.http.stream import PartEncoder, message
 from numoe.coordinator.operations import operations as module
 from numoe.coordinator.operations.expert_map import ExpertPlaces
 from numoe.coordinator.operations.snapshot import Flow, History, Service, Snapshot
+from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.planning.expert_owners import ExpertOwners
 from tests.coordinator.api.grpc.grpc_serving import SHAPE, ask, generated, running_server
 from tests.coordinator.api.http.http_client import ask as http_ask
 from tests.coordinator.api.http.http_client import messages
+from tests.coordinator.workers.holders import SHARDS
 
 LAYERS, EXPERTS = 94, 128
 OWNERS = tuple(ExpertOwners(tuple(((expert + layer) % 2,) for expert in range(EXPERTS))) for layer in range(LAYERS))
-PLACES = ExpertPlaces(OWNERS, EXPERTS, 2, [1 << 20] * LAYERS, 0.0)
+WORKERS = tuple(WorkerPlacement(shard, "ready") for shard in SHARDS)
+PLACES = ExpertPlaces(Placement("expert", WORKERS, OWNERS), EXPERTS, [1 << 20] * LAYERS, 0.0)
 FLOW = Flow(1, 0, 0.0, 0, {}, 1, 1, 2, 3, 4, 5.0, 6.0, None, None)
 HISTORY = History(5.0, 0.0, (), (), (), (), (), (), (), ())
 
@@ -92,7 +95,7 @@ def test_a_map_of_94_layers_of_128_experts_takes_less_than_100_kilobytes_a_secon
 
 
 def test_a_very_large_map_is_sent_less_often() -> None:
-    places = ExpertPlaces((None,) * 64, 512, 2, [1] * 64, 0.0)
+    places = ExpertPlaces(Placement("tensor", WORKERS, (None,) * 64), 512, [1] * 64, 0.0)
     encoder, seen, times = PartEncoder(), dict[str, int](), []
     for second in range(9):
         now = replace(snapshot(float(second), 1), recent=places.choices(np.full((64, 512), second, np.int64), 10.0))

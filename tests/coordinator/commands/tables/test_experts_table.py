@@ -25,6 +25,7 @@ MAP = WatchPlacementResponse(
     experts=4,
     holders=ExpertHolders(
         holders=bytes([0, 0, 0, 0, 1, 2, 3, 2]),
+        holder_bytes=1,
         expert_bytes=[1 << 20, 2 << 20],
         placed_at=900.0,
         moved=[MovedExperts(at=990.0, experts=[1, 5])],
@@ -75,3 +76,16 @@ def test_what_is_not_there_is_said(layer: int, expert: int | None, message: str)
 def test_a_dense_model_has_none() -> None:
     with pytest.raises(SetupError, match="the model is dense: it has no experts"):
         describe_experts(WatchPlacementResponse(layers=2, experts=1), NODES, 0, None)
+
+
+def test_experts_of_several_hosts_live_on_the_workers_that_run_their_layer() -> None:
+    there = [WorkerPlacement(worker=worker, numa_node=3, host="10.0.0.2", first_layer=1) for worker in (8, 9)]
+    placement = GetPlacementResponse(workers=[*NODES.workers, *there])
+    told = WatchPlacementResponse()
+    told.CopyFrom(MAP)
+    told.holders.holders = struct.pack("<8H", 0, 0, 0, 0, 256, 512, 768, 0)
+    told.holders.holder_bytes = 2
+    assert "worker 0, 1 (rows on each); NUMA node 0, 3;" in shown(describe_experts(told, placement, 0, 2), width=200)
+    for expert, workers in enumerate(("8", "9", "8, 9", "8, 9 (rows on each)")):
+        seen = shown(describe_experts(told, placement, 1, expert), width=200)
+        assert f"worker {workers}; NUMA node 3 of 10.0.0.2;" in seen

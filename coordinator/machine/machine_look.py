@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from numoe.coordinator.machine.planning import find_speeds
-from numoe.coordinator.operations.snapshot import Host, NodeUse
 from numoe.coordinator.settings import WorkerSettings
-from numoe.coordinator.workers.placement import WorkerPlacement
 from numoe.model.doctor.diagnosis import diagnose
 from numoe.model.doctor.finding import Finding
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth
@@ -25,12 +24,66 @@ from numoe.model.machine.memory_use import NodeMemory, read_node_memory
 from numoe.model.machine.threads import thread_cpus
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.planning.plan import Shard
 from numoe.model.planning.prediction.speeds import Speeds
 from numoe.model.planning.worker_memory import spread_bytes
-from numoe.protos.locality import NodeBytes, total
+from numoe.protos.locality import Locality, NodeBytes, total
 
+LOOK_SECONDS = 5.0  # between two looks
 FINDINGS_SECONDS = 60.0
 NO_PEAK = 0.0
+
+
+class PlacedWorker(Protocol):
+    """A worker of this machine, as WorkerPlacement (workers/placement.py) tells of it."""
+
+    @property
+    def shard(self) -> Shard: ...
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def weight_bytes(self) -> int | None: ...
+
+    @property
+    def kv_bytes(self) -> int | None: ...
+
+    @property
+    def locality(self) -> Locality | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUse:
+    """A NUMA node, a room of the host."""
+
+    node: int
+    package: int | None  # the socket
+    cpus: str  # that may be used, "0-19,40-59"
+    total_bytes: int
+    free_bytes: int
+    page_cache_bytes: int
+    weight_bytes: int  # of this service's workers, as the kernel said when they loaded and moved
+    kv_bytes: int
+    arena_bytes: int  # shared by the workers
+    other_bytes: int  # all else: other programs, the kernel, this service's own
+    transparent_huge_bytes: int  # of all programs' memory, on huge pages
+    huge_bytes: int  # set aside by the administrator as huge pages
+    huge_free_bytes: int
+    peak: float  # bytes per second that its cores read from its memory at most
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine."""
+
+    name: str
+    processor: str
+    transparent_huge_pages: str  # always, madvise, never
+    peak_source: str  # where the peaks are from: "measured at ...", "as told", "guessed ..."
+    nodes: tuple[NodeUse, ...]
+    told_at: float  # Unix time of this look
+    address: str = ""  # by which other hosts reach it; "": the service runs on one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +119,8 @@ class MachineLook:
         self._findings: tuple[Finding, ...] = ()
         self._found_at = -math.inf
 
-    def look(self, workers: Sequence[WorkerPlacement]) -> MachineFacts:
-        """Look now. Raises SetupError where /sys or /proc cannot be read."""
+    def look(self, workers: Sequence[PlacedWorker]) -> MachineFacts:
+        """Look now; `workers` are this machine's. Raises SetupError where /sys or /proc cannot be read."""
         if self._known is None:
             topology = read_topology(self._root)
             self._known = topology, find_speeds(topology, self._settings)
@@ -80,16 +133,20 @@ class MachineLook:
             now = read_topology(self._root)
             self._findings = diagnose(self._root, now, None, load_bandwidth(bandwidth_file(), now), self._trial)
         memory = {one.node: one for one in read_node_memory([node.id for node in topology.nodes], self._root)}
-        here = [worker for worker in workers if not worker.host]
-        held = _held_bytes(here)
+        held = _held_bytes(workers)
         nodes = tuple(_node_use(node, memory[node.id], held, speeds) for node in topology.nodes)
         host = Host(
-            socket.gethostname(), topology.processor.name, topology.transparent_huge_pages, speeds.source, nodes
+            name=socket.gethostname(),
+            processor=topology.processor.name,
+            transparent_huge_pages=topology.transparent_huge_pages,
+            peak_source=speeds.source,
+            nodes=nodes,
+            told_at=round(time.time(), 1),
         )
-        return MachineFacts(host, dict(_threads(here)), self._findings)
+        return MachineFacts(host, dict(_threads(workers)), self._findings)
 
 
-def _threads(workers: Sequence[WorkerPlacement]) -> list[tuple[int, Threads]]:
+def _threads(workers: Sequence[PlacedWorker]) -> list[tuple[int, Threads]]:
     found = []
     for worker in workers:
         masks = [] if worker.pid is None else thread_cpus(worker.pid)
@@ -99,7 +156,7 @@ def _threads(workers: Sequence[WorkerPlacement]) -> list[tuple[int, Threads]]:
     return found
 
 
-def _held_bytes(workers: Sequence[WorkerPlacement]) -> tuple[NodeBytes, NodeBytes, NodeBytes]:
+def _held_bytes(workers: Sequence[PlacedWorker]) -> tuple[NodeBytes, NodeBytes, NodeBytes]:
     """Weights, keys and values, and arena of all workers by node; as planned, where the kernel does not tell."""
     weights, kv, arena = [], [], []
     for worker in workers:

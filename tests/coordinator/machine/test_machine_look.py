@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from numoe.coordinator.operations.machine_look import FINDINGS_SECONDS, MachineLook, Threads
+from numoe.coordinator.machine.machine_look import FINDINGS_SECONDS, MachineLook, Threads
 from numoe.coordinator.settings import WorkerSettings
 from numoe.coordinator.workers.placement import WorkerPlacement
 from tests.coordinator.api.grpc.grpc_serving import LOCALITY
