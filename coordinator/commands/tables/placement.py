@@ -22,8 +22,10 @@ def describe_placement(placement: GetPlacementResponse) -> RenderableType:
         for worker in workers
         if worker.locality.problem
     ]
+    hosts = len({worker.host for worker in workers})
+    on = f" on {human_count(hosts, 'host')}" if hosts > 1 else ""
     return Group(
-        Text(f"{placement.split} split over {human_count(len(workers), 'worker')}"),
+        Text(f"{placement.split} split over {human_count(len(workers), 'worker')}{on}"),
         _worker_table(workers),
         _memory_table(workers),
         *problems,

@@ -1,8 +1,9 @@
-"""What `numoe status` and `numoe top` show: the service in a line, its workers, memory, flow and open requests."""
+"""What `numoe status` and `numoe top` show: the service, its hosts, workers, memory, flow and open requests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -13,14 +14,21 @@ from numoe.v1.operations_pb2 import FlowStatus, RequestStatus, ServiceState, Ser
 from numoe.v1.placement_pb2 import WorkerState
 
 SHOWN_REQUESTS = 20
+SILENT_SECONDS = 15.0  # of a host that tells of its machine every 5
 LONG_STEP_SECONDS = 2.0  # of a step that is told of while it runs; one of a long prompt takes that on a large model
 STATE_STYLES = {"serving": "bold green", "restarting": "bold red", "draining": "bold yellow", "stopped": "bold red"}
-WORKER_STYLES = {"ready": "green", "lost": "bold red"}
+WORKER_STYLES = {"ready": "green", "lost": "bold red", "stuck": "bold red"}
 
 
 def describe_status(status: Status) -> RenderableType:
     """All of it, for a terminal."""
-    parts: list[RenderableType] = [_headline(status), _flow(status), *_workers(status), _memory(status)]
+    parts: list[RenderableType] = [
+        _headline(status),
+        _flow(status),
+        *_hosts(status),
+        *_workers(status),
+        *_memory(status),
+    ]
     if status.requests:
         parts.append(_requests(status))
     for worker in status.workers:
@@ -28,8 +36,44 @@ def describe_status(status: Status) -> RenderableType:
             parts.append(Text(f"Worker {worker.worker}: {harmless(worker.problem)}.", "yellow"))
     for finding in status.findings:
         if finding.level in ("problem", "warning"):
-            parts.append(Text(f"{finding.level}: {harmless(finding.subject)}: {harmless(finding.found)}", "yellow"))
+            where = f"{_host(status, finding.host)}: " if len(status.hosts) > 1 else ""
+            told = f"{where}{harmless(finding.subject)}: {harmless(finding.found)}"
+            parts.append(Text(f"{finding.level}: {told}", "yellow"))
     return Group(*parts)
+
+
+def _host(status: Status, number: int) -> str:
+    """The address of one of several."""
+    return harmless(status.hosts[number].address)
+
+
+def _hosts(status: Status) -> Iterator[RenderableType]:
+    """Who they are, and which layers each runs; nothing of a single one."""
+    if len(status.hosts) < 2:
+        return
+    shown = ruled_table("hosts", "host", "name", "processor", "layers", "workers", "told")
+    for number, host in enumerate(status.hosts):
+        workers = [worker for worker in status.workers if worker.host == number]
+        states = Counter(_state(worker) for worker in workers)
+        silent = status.now - host.told_at >= SILENT_SECONDS
+        shown.add_row(
+            harmless(host.address),
+            harmless(host.name),
+            harmless(host.processor),
+            f"{workers[0].first_layer}-{workers[0].first_layer + workers[0].layers - 1}" if workers else "none",
+            Text(", ".join(f"{many} {state}" for state, many in states.items()), _worker_style(states)),
+            Text(f"{human_time(max(0.0, status.now - host.told_at))} ago", "bold red" if silent else ""),
+        )
+    yield shown
+
+
+def _worker_style(states: Collection[str]) -> str:
+    """Of some workers together: that of the first that is not ready."""
+    return next((WORKER_STYLES.get(state, "yellow") for state in states if state != "ready"), WORKER_STYLES["ready"])
+
+
+def _state(worker: WorkerStatus) -> str:
+    return WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
 
 
 def _headline(status: Status) -> Text:
@@ -51,12 +95,15 @@ def _rebalance(service: ServiceStatus) -> Iterator[tuple[str, str]]:
 
 
 def _workers(status: Status) -> Iterator[RenderableType]:
-    work = ruled_table("workers", "worker", "node", "CPUs", "state", "fill", "GB/s", "step", "waiting")
+    several = len(status.hosts) > 1
+    hosts = ["host"] if several else []
+    work = ruled_table("workers", "worker", *hosts, "node", "CPUs", "state", "fill", "GB/s", "step", "waiting")
     place = ruled_table("where they are", "worker", "pid", "off node", "threads off", "KV used", "seen")
     for worker in status.workers:
-        state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+        state = _state(worker)
         work.add_row(
             str(worker.worker),
+            *([_host(status, worker.host)] if several else []),
             str(worker.node),
             worker.cpus,
             Text(state, WORKER_STYLES.get(state, "yellow")),
@@ -86,14 +133,15 @@ def _misplaced(worker: WorkerStatus) -> tuple[str | Text, str | Text]:
     return off_node, threads
 
 
-def _memory(status: Status) -> RenderableType:
-    shown = ruled_table("memory", "node", "all", "weights", "KV", "page cache", "other", "free")
+def _memory(status: Status) -> Iterator[RenderableType]:
     for host in status.hosts:
+        title = f"memory of {harmless(host.address)}" if len(status.hosts) > 1 else "memory"
+        shown = ruled_table(title, "node", "all", "weights", "KV", "page cache", "other", "free")
         for node in host.nodes:
             uses = (node.total_bytes, node.weight_bytes, node.kv_bytes, node.page_cache_bytes)
             other = node.arena_bytes + node.other_bytes
             shown.add_row(str(node.node), *map(human_bytes, (*uses, other, node.free_bytes)))
-    return shown
+        yield shown
 
 
 def _flow(status: Status) -> Text:

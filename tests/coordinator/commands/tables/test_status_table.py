@@ -64,6 +64,30 @@ def test_everything_that_counts_is_on_the_screen() -> None:
     assert "\x1b" not in text
 
 
+def test_several_hosts_are_told_apart() -> None:
+    node = NodeStatus(node=1, total_bytes=192 * GIB)
+    hosts = [
+        HostStatus(address="10.0.0.1", name="one\x1b[2J", processor="a chip", told_at=998.0, nodes=[node]),
+        HostStatus(address="10.0.0.2", name="two", processor="a chip", told_at=960.0, nodes=[node]),
+    ]
+    workers = [
+        WorkerStatus(worker=0, state=WORKER_STATE_READY, layers=40),
+        WorkerStatus(worker=1, state=WORKER_STATE_LOST, host=1, first_layer=40, layers=54),
+        WorkerStatus(worker=2, state=WORKER_STATE_LOST, host=1, first_layer=40, layers=54),
+    ]
+    findings = [Finding(host=1, level="warning", subject="huge pages", found="off")]
+    lines = shown(
+        describe_status(Status(now=1000.0, hosts=hosts, workers=workers, findings=findings)), 200
+    ).splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert ["10.0.0.1", "one[2J", "a chip", "0-39", "1 ready", "2.0 s ago"] in rows
+    assert ["10.0.0.2", "two", "a chip", "40-93", "2 lost", "40.0 s ago"] in rows
+    assert [row[:2] for row in rows if row[4:5] == ["lost"]] == [["1", "10.0.0.2"], ["2", "10.0.0.2"]]
+    memory = [line.split()[-1] for line in lines if line.startswith("memory of ")]
+    assert (memory, [row[:2] for row in rows if "192 GiB" in row]) == (["10.0.0.1", "10.0.0.2"], [["1", "192 GiB"]] * 2)
+    assert "warning: 10.0.0.2: huge pages: off" in lines
+
+
 @pytest.mark.parametrize(
     ("flow", "told"),
     [
