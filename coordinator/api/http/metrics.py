@@ -2,7 +2,8 @@
 
 Names begin with numoe_, units are base units, counters end in _total. Rates and shares are gauges of the last 10 s (10
 to 15); whoever wants others takes them from the counters. No expert has a series of its own: 94 layers of 128 would be
-12,032 of them, and the page shows them better. Counters with labels begin at 0 for every label that may come: the first
+12,032 of them, and the page shows them better. Where there are several hosts, workers and nodes have the label `host`,
+its address; of a single one they have none. Counters with labels begin at 0 for every label that may come: the first
 of a kind would be no increase to Prometheus, which had seen none before.
 """
 
@@ -158,40 +159,67 @@ def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram)
     family.add_metric(labels, list(zip(bounds, accumulate(seen.counts), strict=True)), seen.sum)
 
 
+class _Places:
+    """The labels of workers and nodes; of several hosts each has its host's address, too."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._addresses = [host.address for host in snapshot.hosts] if len(snapshot.hosts) > 1 else []
+
+    def names(self, *own: str) -> list[str]:
+        return [*own, "host"] if self._addresses else [*own]
+
+    def of(self, host: int, *own: object) -> list[str]:
+        return [*map(str, own), *self._addresses[host : host + 1]]
+
+    def unknown(self, *own: str) -> list[str]:
+        return [*own, "unknown"] if self._addresses else [*own]
+
+
 def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
-    labels = ["worker", "node"]
+    places = _Places(snapshot)
+    labels = places.names("worker", "node")
+    workers = [(worker, places.of(worker.host, worker.worker, worker.node)) for worker in snapshot.workers]
     up = GaugeMetricFamily("numoe_worker_up", "1 while the worker takes part in steps", None, labels)
-    for worker in snapshot.workers:
-        up.add_metric([str(worker.worker), str(worker.node)], float(worker.state == "ready"))
+    for worker, place in workers:
+        up.add_metric(place, float(worker.state == "ready"))
     yield up
     losses, lost = CounterMetricFamily("numoe_worker_losses", "How often the worker died", labels=labels), counts.losses
-    for worker in snapshot.workers:
-        losses.add_metric([str(worker.worker), str(worker.node)], lost.get(worker.worker, 0))
-    losses.add_metric(["unknown", "unknown"], lost.get(None, 0))
+    for worker, place in workers:
+        losses.add_metric(place, lost.get(worker.worker, 0))
+    losses.add_metric(places.unknown("unknown", "unknown"), lost.get(None, 0))
     yield losses
     yield CounterMetricFamily(
         "numoe_tokens_run_again", "Positions that were run again as workers were lost", counts.tokens_run_again
     )
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)
-        for worker in snapshot.workers:
+        for worker, place in workers:
             if (value := value_of(worker)) is not None:
-                family.add_metric([str(worker.worker), str(worker.node)], value)
+                family.add_metric(place, value)
         yield family
     for name, description in (
         ("steps", "Steps that the worker has done since it started"),
         ("tokens", "Token positions that the worker has computed since it started"),
     ):
         counter = CounterMetricFamily(f"numoe_worker_{name}", description, labels=labels)
-        for worker in snapshot.workers:
-            counter.add_metric([str(worker.worker), str(worker.node)], getattr(worker, name))
+        for worker, place in workers:
+            counter.add_metric(place, getattr(worker, name))
         yield counter
 
 
 def _machine(snapshot: Snapshot) -> Iterator[Metric]:
-    memory = GaugeMetricFamily("numoe_node_memory_bytes", "Memory of a NUMA node, by use", None, ["node", "use"])
-    for host in snapshot.hosts:
+    places = _Places(snapshot)
+    labels = places.names("node", "use")
+    memory = GaugeMetricFamily("numoe_node_memory_bytes", "Memory of a NUMA node, by use", None, labels)
+    for number, host in enumerate(snapshot.hosts):
         for node in host.nodes:
             for use in ("free", "page_cache", "weight", "kv", "arena", "other"):
-                memory.add_metric([str(node.node), use], getattr(node, f"{use}_bytes"))
+                memory.add_metric(places.of(number, node.node, use), getattr(node, f"{use}_bytes"))
     yield memory
+    if len(snapshot.hosts) > 1:
+        hosts = InfoMetricFamily("numoe_host", "A host of the service, by its address", labels=["host"])
+        ages = GaugeMetricFamily("numoe_host_told_age_seconds", "Time since the host told of itself", None, ["host"])
+        for host in snapshot.hosts:
+            hosts.add_metric([host.address], {"name": host.name, "processor": host.processor})
+            ages.add_metric([host.address], max(0.0, round(snapshot.now - host.told_at, 1)))
+        yield from (hosts, ages)

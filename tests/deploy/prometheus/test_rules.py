@@ -63,7 +63,8 @@ def test_every_alert_says_whom_it_is_about_what_it_means_and_which_command_tells
         assert "$labels.instance" in told["summary"] or "absent" in query, name
         if "worker" in query:
             assert {"$labels.worker", "$labels.node"} <= set(re.findall(r"\$labels\.\w+", told["summary"])), name
-        assert len(told["summary"]) < 130, name
+            assert "node {{ $labels.node }}{{ with $labels.host }} of {{ . }}{{ end }}" in told["summary"], name
+        assert len(told["summary"]) < 150, name
         assert 150 < len(told["description"]) < 600, name
 
 

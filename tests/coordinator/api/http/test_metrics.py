@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+from dataclasses import replace
 
 import grpc
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.workers.placement import Placement
 from tests.coordinator.api.grpc.grpc_serving import (
     SHAPE,
+    FakeWorkers,
     ask,
     fake_workers,
     generated,
@@ -26,6 +30,7 @@ from tests.coordinator.api.http.http_client import ask as http_ask
 from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.process.test_life import SlowLoad, ignore
+from tests.coordinator.tiny_tokenizer import LETTERS
 from tests.programs import find_program
 
 UNITS = ("_seconds", "_bytes", "_ratio", "_per_second", "_total", "_info")
@@ -135,6 +140,31 @@ async def test_each_worker_that_is_lost_is_counted_with_its_node() -> None:
     assert [samples_of(after)[place] for place in places] == [0, 1, 0]
     again = [samples_of(reply)["numoe_tokens_run_again_total",] for reply in (before, after)]
     assert again == [0, len(ask().token_ids.ids) + 1]
+
+
+class OnTwoHosts(FakeWorkers):
+    """The second of the workers is another host's."""
+
+    def placement(self) -> Placement:
+        placed = super().placement()
+        return replace(placed, workers=(placed.workers[0], replace(placed.workers[1], host="10.0.0.2")))
+
+    def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
+        hosts = (replace(own.host, address=address) for address in ("10.0.0.1", "10.0.0.2"))
+        return tuple(replace(own, host=host) for host in hosts)
+
+
+async def test_workers_and_nodes_of_several_hosts_are_told_apart_by_their_hosts_address() -> None:
+    async with running_server(OnTwoHosts(LETTERS)) as running:
+        reply = await http_ask(running.ready.http, "/metrics")
+    samples = samples_of(reply)  # labels in the order of their names
+    assert samples["numoe_worker_up", "10.0.0.1", "0", "0"] == 1
+    assert samples["numoe_worker_up", "10.0.0.2", "0", "1"] == 0
+    assert samples["numoe_worker_losses_total", "unknown", "unknown", "unknown"] == 0
+    for host in ("10.0.0.1", "10.0.0.2"):
+        assert samples["numoe_node_memory_bytes", host, "0", "free"] > 0
+        assert 0 <= samples["numoe_host_told_age_seconds", host] < 60
+        assert any(name == "numoe_host_info" and host in labels for name, *labels in samples)
 
 
 async def test_blocks_are_told_that_nobody_else_can_have() -> None:
