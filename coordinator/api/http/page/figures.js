@@ -19,6 +19,11 @@ export function count(value) {
   return isNumber(value) ? Math.round(value).toLocaleString("en-US") : ABSENT;
 }
 
+/** So many layers from the first on: layers 0–23, or layer 7. */
+export function layerRange(first, many) {
+  return many > 1 ? `layers ${first}–${first + many - 1}` : `layer ${first}`;
+}
+
 /** Sizes, in units of 1024. */
 export function bytes(value) {
   if (!isNumber(value)) return ABSENT;

@@ -3,7 +3,7 @@
 import { drainWorker } from "./actions.js";
 import { declareOwners } from "./colours.js";
 import { element, facts, setAttribute, setText } from "./dom.js";
-import { ABSENT, age, bandwidth, bytes, count, percent, short, time } from "./figures.js";
+import { ABSENT, age, bandwidth, bytes, count, layerRange, percent, short, time } from "./figures.js";
 import { isDark } from "./theme.js";
 
 const place = document.getElementById("machine-rooms");
@@ -21,6 +21,7 @@ const RECENT_SECONDS = 300; // that a restart is news
 
 const UNKNOWN = "–";
 const LONG_STEP_SECONDS = 2; // of a step that is told of while it runs
+const SILENT_SECONDS = 15; // of a host that tells of its machine every 5
 
 export const needs = ["hosts", "workers", "service", "flow", "now"];
 
@@ -28,28 +29,53 @@ let drawn = "";
 let updates = [];
 
 export function render({ hosts, workers, service, flow, now }) {
-  const plan = JSON.stringify([hosts.map((host) => [host.name, host.processor, host.nodes.map((node) => [node.node, node.package])]),
-    workers.map((worker) => [worker.worker, worker.host, worker.node]), service.experts <= 1]);
+  const plan = JSON.stringify([hosts.map((host) => [host.name, host.address, host.processor, host.nodes.map((node) => [node.node, node.package])]),
+    workers.map((worker) => [worker.worker, worker.host, worker.node, worker.first_layer, worker.layers]), service.experts <= 1]);
   if (plan !== drawn) {
     drawn = plan;
     updates = [];
-    place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers)));
+    place.replaceChildren(...hosts.map((host, index) => drawHost(host, index, workers, hosts.length > 1)));
+    place.classList.toggle("beside", hosts.length > 1 && hosts.every((host) => packagesOf(host).length < 2));
     document.getElementById("overview").classList.toggle("many", workers.length > 4 || hosts.length > 1 || service.experts <= 1);
   }
   for (const update of updates) update(hosts, workers, service, flow, now);
   const ready = workers.filter((worker) => worker.state === "ready").length;
-  setText(summary, [`${ready} of ${workers.length} workers ready`, ...longStep(flow)].join(" · "));
+  const where = hosts.length > 1 ? ` on ${hosts.length} hosts` : "";
+  setText(summary, [`${ready} of ${workers.length} workers ready${where}`, ...longStep(flow)].join(" · "));
   declareOwners(workers.length, isDark());
 }
 
-function drawHost(host, index, workers) {
+function drawHost(host, index, workers, isOneOfMany) {
   const note = element("p", { class: "note" });
-  updates.push((hosts) =>
-    setText(note, `Peak of memory: ${hosts[index].peak_source || ABSENT} · transparent huge pages: ${hosts[index].transparent_huge_pages || ABSENT}`));
-  const packages = [...new Set(host.nodes.map((node) => node.package))];
-  return element("div", { class: "host" },
-    element("h3", {}, host.name, " ", element("span", { class: "quiet", text: host.processor })),
-    ...packages.map((socket) => drawSocket(socket, host, index, workers)), note);
+  const state = element("span", { class: "state" });
+  const silence = element("span", { class: "bad" });
+  updates.push((hosts, workers, service, flow, now) => {
+    const told = hosts[index];
+    setText(note, `Peak of memory: ${told.peak_source || ABSENT} · transparent huge pages: ${told.transparent_huge_pages || ABSENT}`);
+    const word = stateOfHost(workers.filter((worker) => worker.host === index));
+    state.hidden = !word;
+    setText(state, word);
+    setAttribute(state, "class", `state ${word}`);
+    const silent = now - told.told_at;
+    setText(silence, silent >= SILENT_SECONDS ? `memory as of ${age(silent)} ago` : "");
+  });
+  const title = isOneOfMany
+    ? [element("span", { text: host.name }), element("span", { text: host.address }), element("span", { class: "quiet", text: layersOf(workers.filter((worker) => worker.host === index)) })]
+    : [element("span", { text: host.name })];
+  return element("div", { class: "host", "data-host": index },
+    element("h3", {}, ...title, element("span", { class: "quiet", text: host.processor }), state, silence),
+    ...packagesOf(host).map((socket) => drawSocket(socket, host, index, workers)), note);
+}
+
+const packagesOf = (host) => [...new Set(host.nodes.map((node) => node.package))];
+
+/** What all workers of a host are, where that is bad; "" else. */
+function stateOfHost(workers) {
+  return ["lost", "stuck"].find((word) => workers.length && workers.every(({ state }) => state === word)) ?? "";
+}
+
+function layersOf([worker]) {
+  return worker ? layerRange(worker.first_layer, worker.layers) : "no layers";
 }
 
 function drawSocket(socket, host, index, workers) {
@@ -157,7 +183,8 @@ function longStep({ step_age: seconds }) {
   return seconds !== null && seconds >= LONG_STEP_SECONDS ? [`step running for ${age(seconds)}`] : [];
 }
 
-const canDrain = (service, workers) => workers.length > 1 && service.experts > 1 && service.split !== "tensor";
+const canDrain = (service, workers) =>
+  workers.length > 1 && service.experts > 1 && service.split !== "tensor" && workers.every(({ host }) => host === 0);
 
 function stateOf({ state, loaded_bytes: done, to_load_bytes: total }) {
   return state === "loading" && total ? `loading ${Math.floor((100 * done) / total)} %` : state;

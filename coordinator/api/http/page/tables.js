@@ -101,19 +101,31 @@ function drawSetting({ name, value, origin }) {
 
 const ORDER = ["problem", "warning", "note", "ok"];
 
+let listed; // what the list is of
+
 export const findings = {
-  needs: ["findings"],
-  render({ findings: found }) {
-    const sorted = [...found].sort((a, b) => ORDER.indexOf(a.level) - ORDER.indexOf(b.level));
-    const counted = ORDER.map((level) => [level, found.filter((one) => one.level === level).length]).filter(([, many]) => many);
+  needs: ["findings", "hosts"],
+  render({ findings: found, hosts }) {
+    const addresses = hosts.length > 1 ? hosts.map(({ address }) => address) : [];
+    if (listed?.found === found && listed.addresses === addresses.join()) return; // hosts change with every look
+    listed = { found, addresses: addresses.join() };
+    const alike = new Map(); // what is found on several hosts is told once
+    for (const { host, ...one } of found) {
+      const key = JSON.stringify(one);
+      alike.set(key, { ...one, hosts: [...(alike.get(key)?.hosts ?? []), addresses[host]] });
+    }
+    const sorted = [...alike.values()].sort((a, b) => ORDER.indexOf(a.level) - ORDER.indexOf(b.level));
+    const counted = ORDER.map((level) => [level, sorted.filter((one) => one.level === level).length]).filter(([, many]) => many);
     setText(get("doctor-summary"), counted.map(([level, many]) => `${many} ${level}`).join(", "));
-    get("doctor-list").replaceChildren(...sorted.map(drawFinding));
+    const where = (some) => (some.length === hosts.length ? "all hosts" : some.join(", "));
+    get("doctor-list").replaceChildren(...sorted.map((one) => drawFinding(one, hosts.length > 1 ? where(one.hosts) : "")));
   },
 };
 
-function drawFinding({ level, subject, found, cost, remedy }) {
+function drawFinding({ level, subject, found, cost, remedy }, where) {
   return element("li", {}, element("b", { text: level, class: `level-${level}` }),
-    element("div", {}, element("span", { class: "subject", text: subject }), element("span", { text: found }),
+    element("div", {}, ...(where ? [element("span", { class: "where", text: where })] : []),
+      element("span", { class: "subject", text: subject }), element("span", { text: found }),
       ...(cost ? [element("p", { class: "note", text: `Cost: ${cost}` })] : []),
       ...(remedy ? [element("p", { class: "note" }, "Mend: ", element("code", { text: remedy }))] : [])));
 }

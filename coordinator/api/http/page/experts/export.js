@@ -4,7 +4,7 @@ import { isDark } from "../theme.js";
 
 const COLUMNS = ["layer", "expert", "workers", "bytes", "since", "choices_10s", "choices_5min", "choices_ever"];
 
-/** The table: workers are joined by "+", empty where all hold rows; times are ISO 8601. */
+/** The table: workers are joined by "+", empty where all that run the layer hold rows; times are ISO 8601. */
 export function tableOf(experts) {
   const [recent, lately, ever] = ["recent", "lately", "ever"].map((window) => experts.counts(window));
   const lines = Array.from(experts.holders, (_, index) => [

@@ -17,7 +17,8 @@ export class Experts {
   read({ now, service, workers, experts, recent, lately, ever }) {
     [this.layers, this.experts] = experts.holders.shape;
     this.workers = workers.length;
-    this.nodes = workers.map((worker) => worker.node);
+    this.places = workers; // by worker: its host, node and layers
+    this.isOnSeveralHosts = workers.some(({ host }) => host !== 0);
     this.active = service.active_experts;
     this.choices = { recent, lately, ever };
     if (this.map === experts) return;
@@ -29,7 +30,12 @@ export class Experts {
     this.movedNow = new Map([...this.movedAt].filter(([, at]) => now - at < MOVED_SECONDS).map(([index, at]) => [index, moment - 1000 * (now - at)]));
   }
 
-  /** The workers that hold an expert whole; none: every worker holds some of its rows. */
+  /** The workers that run a layer: those of its host. */
+  runnersOf(layer) {
+    return this.places.filter(({ first_layer: first, layers }) => first <= layer && layer < first + layers).map(({ worker }) => worker);
+  }
+
+  /** The workers that hold an expert whole; none: every worker that runs its layer holds some of its rows. */
   holdersOf(index) {
     return this.held(this.holders[index]);
   }
@@ -74,8 +80,9 @@ export class Experts {
         const holders = this.holdersOf(index);
         for (const worker of holders) loads[worker] += counts[index] / holders.length;
       }
-      const most = Math.max(...loads);
-      return most > Math.min(...loads) ? loads.indexOf(most) : -1;
+      const own = this.runnersOf(layer).map((worker) => loads[worker]);
+      const most = Math.max(...own);
+      return most > Math.min(...own) ? loads.indexOf(most) : -1;
     });
   }
 
@@ -88,7 +95,7 @@ export class Experts {
     return counts;
   }
 
-  /** Whether all workers hold rows of every expert. */
+  /** Whether no expert is held whole. */
   get isByRow() {
     return this.holders.every((mask) => mask === 0);
   }

@@ -3,7 +3,7 @@
 import { rebalance } from "../actions.js";
 import { css, declareOwners } from "../colours.js";
 import { element, keep, setAttribute, setText } from "../dom.js";
-import { age, bytes, clock, count, percent, times } from "../figures.js";
+import { age, bytes, clock, count, layerRange, percent, times } from "../figures.js";
 import { isDark, onTheme } from "../theme.js";
 import { savePicture, saveTable } from "./export.js";
 import { Experts, MOVED_SECONDS, WINDOWS } from "./figures.js";
@@ -20,7 +20,7 @@ export const experts = new Experts();
 const AND = new Intl.ListFormat("en-GB"); // 0, 1 and 2
 const SAY_MILLISECONDS = 200; // after the last step of a pointer or a key
 
-export const needs = ["service", "workers", "experts", "recent", "lately", "ever"];
+export const needs = ["service", "hosts", "workers", "experts", "recent", "lately", "ever"];
 
 let mode = "both";
 let window_ = "recent";
@@ -65,7 +65,7 @@ export function render(now) {
   experts.read(now);
   layerField.max = experts.layers - 1;
   expertField.max = experts.experts - 1;
-  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow || now.service.state !== "serving";
+  get("rebalance").disabled = Boolean(now.service.rebalance) || experts.isByRow || experts.isOnSeveralHosts || now.service.state !== "serving";
   renderMoves(now.service.rebalance);
   draw();
 }
@@ -123,12 +123,14 @@ function renderScale(scale) {
 function renderShares() {
   const { shares } = experts.choices[window_];
   const isChosen = shares.some((share) => share > 0);
-  const held = experts.heldCounts().map((many) => (experts.isByRow ? "rows of every expert" : `${count(many)} experts`));
+  const held = experts.heldCounts().map((many, worker) => (experts.isByRow ? rowsText(experts.places[worker]) : `${count(many)} experts`));
   const items = shares.map((share, worker) => ({ worker, share: isChosen ? share : null, held: held[worker] }));
   get("shares-bar").classList.toggle("unknown", !isChosen);
   keep(get("shares-bar"), items, ({ worker }) => worker, drawShare);
   keep(get("shares-legend"), items, ({ worker }) => worker, drawLegend);
 }
+
+const rowsText = ({ first_layer: first, layers }) => (experts.isOnSeveralHosts ? `rows of ${layerRange(first, layers)}` : "rows of every expert");
 
 function drawShare({ worker }) {
   const node = element("i");
@@ -197,15 +199,21 @@ function chooseLayer(layer) {
   if (layer === null && wasInside) frame.focus();
 }
 
+const several = (noun, names) => `${noun}${names.length > 1 ? "s" : ""} ${AND.format(names.map(String))}`;
+
+const runnersOf = (index) => experts.runnersOf(Math.floor(index / experts.experts));
+
 const holdersText = (index) => {
   const holders = experts.holdersOf(index);
-  if (!holders.length) return "rows on every worker";
-  return `worker${holders.length > 1 ? "s" : ""} ${AND.format(holders.map(String))}`;
+  if (holders.length) return several("worker", holders);
+  return experts.isOnSeveralHosts ? `rows on ${several("worker", runnersOf(index))}` : "rows on every worker";
 };
 
 const nodesText = (index) => {
-  const nodes = [...new Set((experts.holdersOf(index).length ? experts.holdersOf(index) : experts.nodes.keys()).map((worker) => experts.nodes[worker]))];
-  return `node${nodes.length > 1 ? "s" : ""} ${AND.format(nodes.map(String))}`;
+  const holders = experts.holdersOf(index);
+  const places = (holders.length ? holders : runnersOf(index)).map((worker) => experts.places[worker]);
+  const nodes = several("node", [...new Set(places.map(({ node }) => node))]);
+  return experts.isOnSeveralHosts && places.length ? `${nodes} of ${state.hosts[places[0].host].address}` : nodes;
 };
 
 function tellExpert() {
