@@ -66,7 +66,7 @@ def decide_plan(
         kv_types=kv_types(settings.engine),
         run_experts=_run_experts(spec, settings),
     )
-    speeds, stats = find_speeds(topology, chosen), _load_stats(spec, chosen)
+    speeds, stats = find_speeds(topology, chosen), counted_before(spec, chosen)
     part, options = plan_options(topology, chosen)
     if told is None and chosen.plan_file is None:
         return PlanDecision(choose_plan(spec, part, options, wishes, speeds, stats), speeds, stats)
@@ -159,8 +159,8 @@ def find_speeds(topology: Topology, chosen: WorkerSettings) -> Speeds:
     return guessed_speeds(topology) if measured is None else measured_speeds(topology, measured)
 
 
-def _load_stats(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
-    """What was counted before; None where there is no file yet, or no expert to count."""
+def counted_before(spec: ModelSpec, chosen: WorkerSettings) -> ExpertStats | None:
+    """What the settings' file has; None where there is none yet, or no expert to count. Raises SetupError."""
     path = chosen.expert_stats
     if path is None or not spec.routed:
         return None

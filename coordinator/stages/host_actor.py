@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import ray
 import structlog
+from numpy.typing import NDArray
 
 from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
 from numoe.coordinator.cluster.host_state import read_state
@@ -176,12 +178,14 @@ class HostActor:
             self._profiling.close()
             self._profiling = None
 
-    def close(self) -> None:
-        """End all that was started here."""
+    def close(self) -> NDArray[np.int64] | None:
+        """End all that was started here; returns all that its experts were chosen, [L, E]."""
         if self._server is not None:
             self._server.close()
-        if self._group is not None:
-            self._group.close()
+        if self._group is None:
+            return None
+        self._group.close()
+        return self._group.expert_counts()
 
     @property
     def _running(self) -> HostGroup:

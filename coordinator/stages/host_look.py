@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ class HostLook:
     placement: Placement
     counters: tuple[np.void, ...]  # of each worker; none while there are no workers
     hits: NDArray[np.int64] | None  # [L, E] since the workers started; None: there are none
+    counts: NDArray[np.int64]  # [L, E] of all workers that there were, those of now as of a second ago
 
     def heard(self, now_ns: int) -> HostLook:
         """By the clock of who was told it now: signs of life are as long ago here as they were there."""
@@ -40,7 +42,7 @@ def look_at(group: HostGroup) -> HostLook:
         hits = group.expert_hits()
     except Unavailable:
         hits = None
-    return HostLook(time.monotonic_ns(), group.placement(), tuple(group.counters()), hits)
+    return HostLook(time.monotonic_ns(), group.placement(), tuple(group.counters()), hits, group.expert_counts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,20 @@ class HostPart:
         return replace(self, placement=replace(self.placement, workers=workers))
 
 
-def shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:
-    """By the numbers of workers that are counted on from `first`."""
+def join_parts(parts: Sequence[HostPart], names: Sequence[str]) -> Placement:
+    """Where all hosts' workers and experts are; `names`: of the hosts."""
+    workers: list[WorkerPlacement] = []
+    experts: list[ExpertOwners | None] = []
+    for host, part in zip(names, parts, strict=True):
+        before = len(workers)
+        workers += [part.worker(worker, host, before) for worker in part.placement.workers]
+        experts += [_shifted(owners, before) for owners in part.placement.experts]
+    splits, ready = {part.placement.split for part in parts}, [part.placement.ready_at for part in parts]
+    since = None if None in ready else max(at for at in ready if at is not None)
+    return Placement(splits.pop() if len(splits) == 1 else "mixed", tuple(workers), tuple(experts), since)
+
+
+def _shifted(owners: ExpertOwners | None, first: int) -> ExpertOwners | None:
     if owners is None:
         return None
     return ExpertOwners(tuple(tuple(worker + first for worker in holders) for holders in owners.workers))

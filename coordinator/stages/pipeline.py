@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.profiling.joining import HostProfile, join_profiles
 from numoe.coordinator.profiling.taking import RunningProfile
-from numoe.coordinator.stages.host_look import HostPart, machine_of, shifted
+from numoe.coordinator.stages.host_look import HostPart, join_parts, machine_of
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.session import StageSession
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.group import HostGroup
-from numoe.coordinator.workers.placement import Placement, WorkerPlacement
+from numoe.coordinator.workers.placement import Placement
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
@@ -85,6 +86,9 @@ class StageHost(Protocol):
 
     def expert_hits(self) -> NDArray[np.int64]:
         """[L, E] as it told last. Raises Unavailable: it told none."""
+
+    def expert_counts(self) -> NDArray[np.int64]:
+        """[L, E] of all workers that it had, as it told last; after `close` to the last step."""
 
     def move_expert(self, move: ExpertMove) -> None: ...
 
@@ -151,7 +155,11 @@ class Loader(Protocol):
 class Pipeline:
     """Implements Workers (workers/placement.py)."""
 
-    def __init__(self, hosts: Hosts, step_timeout_seconds: float, loader: Loader) -> None:
+    def __init__(
+        self, hosts: Hosts, step_timeout_seconds: float, loader: Loader, tally: ExpertTally | None = None
+    ) -> None:
+        """`tally`: who keeps count of the experts that are chosen on all hosts."""
+        self._tally = tally
         self._all, self._timeout, self._loader = hosts, step_timeout_seconds, loader
         self._answers: queue.SimpleQueue[StepResult | WorkerLost] = queue.SimpleQueue()
         self._began: dict[int, float] = {}
@@ -223,7 +231,7 @@ class Pipeline:
     def _load_on_others(self, look: Look) -> None:
         """Have the hosts that are there now run all layers. Raises what loading raises, as where they have no room."""
         if not self._ended:
-            self._all.close()
+            self._end_all()
             self._ended = True
         try:
             self._all = self._loader.load_anew(look)
@@ -256,9 +264,16 @@ class Pipeline:
         self._closed = True
         self._answers.put(_ended())
         if not self._ended:
-            self._all.close()
+            self._end_all()
         self._loader.end()
         self._end_session()
+        if self._tally:
+            self._tally.close()
+
+    def _end_all(self) -> None:
+        self._all.close()
+        if self._tally:
+            self._tally.end_group(self._expert_counts())
 
     # ---- steps, by the engine's thread
 
@@ -280,6 +295,8 @@ class Pipeline:
                 continue
             if isinstance(answer, WorkerLost):
                 raise answer
+            if self._tally:
+                self._tally.after_step(self._expert_counts)
             return replace(answer, seconds=time.monotonic() - self._began.pop(answer.number, end))
 
     def check(self) -> None:
@@ -298,17 +315,7 @@ class Pipeline:
     # ---- where everything lies, by any thread
 
     def placement(self) -> Placement:
-        parts = self._parts()
-        workers: list[WorkerPlacement] = []
-        experts: list[ExpertOwners | None] = []
-        for host, part in zip(("", *(host.name for host in self._hosts)), parts, strict=True):
-            before = len(workers)
-            workers += [part.worker(worker, host, before) for worker in part.placement.workers]
-            experts += [shifted(owners, before) for owners in part.placement.experts]
-        splits, ready = {part.placement.split for part in parts}, [part.placement.ready_at for part in parts]
-        since = None if None in ready else max(at for at in ready if at is not None)
-        split = splits.pop() if len(splits) == 1 else "mixed"
-        return Placement(split, tuple(workers), tuple(experts), since)
+        return join_parts(self._parts(), ["", *(host.name for host in self._hosts)])
 
     def machines(self, own: MachineFacts) -> tuple[MachineFacts, ...]:
         found, before = [machine_of(own, self._all.address, 0)], self._group.size
@@ -336,6 +343,10 @@ class Pipeline:
 
     def expert_hits(self) -> NDArray[np.int64]:
         return np.concatenate([self._group.expert_hits(), *(host.expert_hits() for host in self._hosts)])
+
+    def _expert_counts(self) -> NDArray[np.int64]:
+        """[L, E] of all workers that these hosts had."""
+        return np.concatenate([self._group.expert_counts(), *(host.expert_counts() for host in self._hosts)])
 
     def begin_profile(self, level: int) -> RunningProfile:
         profiling = HostsProfiling(self._group.begin_profile(level), self._hosts)

@@ -50,12 +50,15 @@ class RayHost:
         self._noting = Lock()
         self._told: HostLook | None = None  # as of the last look
         self._machine: MachineFacts | None = None
+        none = np.zeros((spec.layers, spec.experts), np.int64)
+        self._counts = none, none  # [L, E] that its experts were chosen, by lost actors and by this one
         self._asked_ns = 0  # when that was asked for
         self._lost = True  # what was told then is over
 
     def begin(self, progress: LoadProgress) -> None:
         """Start the actor there, and have it load. Raises SetupError, WorkerLost, and what `progress` raises."""
         self._loaded = False
+        self._counts = self.expert_counts(), np.zeros_like(self._counts[1])
         self._actor = actor = start_actor(self.name)
         loading, end = actor.load.remote(self._order), time.monotonic() + self._timeout
         asked, told = actor.progress.remote(), ("starting", 0, 0)
@@ -112,6 +115,10 @@ class RayHost:
             raise Unavailable("a host is being restarted; try again in a few seconds")
         return self._told.hits
 
+    def expert_counts(self) -> NDArray[np.int64]:
+        before, now = self._counts
+        return before + now
+
     def move_expert(self, move: ExpertMove) -> None:
         self._accept(self._ask(lambda: self._actor.move_expert.remote(move)))
         self._look()
@@ -138,8 +145,8 @@ class RayHost:
     def close(self) -> None:
         self._closed.set()
         actor, self._actor, self._lost = self._actor, None, True
-        if actor is not None:
-            end_actor(actor)
+        if actor is not None and (counts := end_actor(actor)) is not None:
+            self._counts = self._counts[0], counts
 
     def _lives(self) -> bool:
         try:
@@ -189,6 +196,7 @@ class RayHost:
                 self._asked_ns, self._lost = asked_ns, told is None
                 if told is not None:
                     self._told = told.heard(time.monotonic_ns())
+                    self._counts = self._counts[0], told.counts
 
     def _ask(self, call: Callable[[], Any], seconds: float = ASK_SECONDS) -> Any:
         """What the actor answers in time. Raises WorkerLost: it does not."""
@@ -233,9 +241,11 @@ def start_actor(ip: str) -> Any:
     ).remote()
 
 
-def end_actor(actor: Any) -> None:
-    """Have an actor end all that it started, and itself."""
+def end_actor(actor: Any) -> Any:
+    """Have an actor end all that it started, and itself; returns what its `close` does, or None."""
+    told = None
     with suppress(Exception):  # of Ray's, which may be lost: then its processes are, too
-        ray.get(actor.close.remote(), timeout=ASK_SECONDS)
+        told = ray.get(actor.close.remote(), timeout=ASK_SECONDS)
     with suppress(Exception):
         ray.kill(actor, no_restart=True)
+    return told

@@ -22,6 +22,7 @@ from numoe.coordinator.stages.ray_host import RayHost
 # isort: split
 
 from numoe.coordinator.limits import step_limits
+from numoe.coordinator.machine.planning import counted_before
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.file_identity import same_model
@@ -39,6 +40,7 @@ from numoe.coordinator.stages.sharing import (
     wanted_of,
 )
 from numoe.coordinator.stages.step_messages import largest_message
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.planning.plan import Range, ShardPlan
@@ -214,13 +216,15 @@ def start_pipeline(path: Path | None, spec: ModelSpec, settings: ServeSettings, 
         SetupError: there is no cluster, or a host cannot become what it is to.
         ServiceError: the workers did not start in time.
     """
+    counted_before(spec, settings.workers)  # refused, where it is not of this model
+    tally = ExpertTally(spec, settings.workers.expert_stats)
     loader = HostsLoader(path, spec, settings)
     try:
         loaded = loader.load(progress)
     except BaseException:
         loader.end()
         raise
-    pipeline = Pipeline(loaded, settings.workers.step_timeout_seconds, loader)
+    pipeline = Pipeline(loaded, settings.workers.step_timeout_seconds, loader, tally)
     try:
         pipeline.open()
     except BaseException:

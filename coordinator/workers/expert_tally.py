@@ -25,36 +25,43 @@ _log = structlog.get_logger()
 
 
 class ExpertTally:
-    """Used by the one thread that runs steps; without a path it counts all the same."""
+    """Used by the one thread that runs steps, but for `counts`; without a path it counts all the same."""
 
     def __init__(self, spec: ModelSpec, path: Path | None) -> None:
         self._path = path if spec.routed else None
         known = self._path is not None and self._path.exists()
-        self._before = load_stats(self._path, spec) if known and self._path else no_stats(spec)
-        self._counts: NDArray[np.int64] | None = None  # [L, E] of this group of workers
+        before = load_stats(self._path, spec) if known and self._path else no_stats(spec)
+        self._nothing = no_stats(spec)
+        # [L, E] of the groups before, and of this one; replaced as one, so that no thread counts a group twice.
+        self._seen = np.array(before.counts, np.int64), np.zeros((spec.layers, spec.experts), np.int64)
         self._looked = self._saved = time.monotonic()
         self._saving: threading.Thread | None = None
 
     @property
+    def counts(self) -> NDArray[np.int64]:  # [L, E]
+        """All that was counted, as of the last look; by any thread."""
+        before, now = self._seen
+        return before + now
+
+    @property
     def stats(self) -> ExpertStats:
-        """All that was counted, as of the last look."""
-        return self._before if self._counts is None else self._before.plus(self._counts.tolist())
+        """The same, to be kept."""
+        return self._nothing.plus(self.counts.tolist())
 
     def after_step(self, read: Callable[[], NDArray[np.int64]]) -> None:
         """Look now and then: `read` copies a worker's counts [L, E], and no step runs now."""
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            self._counts = read()
+            self._seen = self._seen[0], read()
             if self._path is not None and now - self._saved >= SAVE_SECONDS:
                 self._saved = now
                 self._save_beside()
 
     def end_group(self, hits: NDArray[np.int64] | None) -> None:
         """The workers are about to end; `hits` as they left them, None if they ended within a step."""
-        if hits is not None:
-            self._counts = hits
-        self._before, self._counts = self.stats, None
+        before, now = self._seen
+        self._seen = before + (now if hits is None else hits), np.zeros_like(now)
 
     def close(self) -> None:
         """Save for the last time."""

@@ -337,6 +337,10 @@ class HostGroup:
             raise _restarting()
         return started.channel.expert_hits()
 
+    def expert_counts(self) -> NDArray[np.int64]:  # [L, E]
+        """All that this group has chosen, before losses too, as of a second ago; after `close` to the last step."""
+        return self._tally.counts
+
     def move_expert(self, move: ExpertMove) -> None:
         with self._moving:
             started, owners = self._started, self._plan.experts[move.layer]

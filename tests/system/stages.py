@@ -63,6 +63,9 @@ class GroupHost:
     def expert_hits(self) -> NDArray[np.int64]:
         return self.group.expert_hits()
 
+    def expert_counts(self) -> NDArray[np.int64]:
+        return self.group.expert_counts()
+
     def move_expert(self, move: ExpertMove) -> None:
         self.group.move_expert(move)
 

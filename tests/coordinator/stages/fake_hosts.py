@@ -16,6 +16,7 @@ from numoe.coordinator.machine.machine_look import Host, MachineFacts, Threads
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.pipeline import HostGone, Hosts, Loader, Pipeline
 from numoe.coordinator.stages.server import StageServer
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.reading import model_spec
 from numoe.model.architectures.spec import ModelSpec, stage_of
@@ -102,6 +103,10 @@ class FakeGroup:
     def expert_hits(self) -> NDArray[np.int64]:
         return np.full((self.spec.layers, 8), self.spec.first_layer)
 
+    def expert_counts(self) -> NDArray[np.int64]:
+        tokens = sum(len(chunk.token_ids) for step in self.steps for chunk in step.chunks)
+        return np.full((self.spec.layers, self.spec.experts), tokens)
+
     def move_expert(self, move: ExpertMove) -> None:
         self.moves.append(move)
 
@@ -182,13 +187,13 @@ class FakeLoader:
 
 @contextmanager
 def fake_pipeline(
-    spec: ModelSpec, cuts: Sequence[int], loader: Loader | None = None
+    spec: ModelSpec, cuts: Sequence[int], loader: Loader | None = None, tally: ExpertTally | None = None
 ) -> Iterator[tuple[Pipeline, list[FakeGroup]]]:
     """The layers of `spec` cut there, opened; and the groups of all hosts."""
     first, *rest = [stage_of(spec, *layers) for layers in pairwise(cuts)]
     own, hosts = FakeGroup(first), [FakeHost(f"host{number}", part) for number, part in enumerate(rest, 1)]
     loaded = Hosts(own, tuple(hosts), WIRE, "host0")  # type: ignore[arg-type]  # as much of a group as it uses
-    pipeline = Pipeline(loaded, SECONDS, loader or FakeLoader())
+    pipeline = Pipeline(loaded, SECONDS, loader or FakeLoader(), tally)
     try:
         pipeline.open()
         yield pipeline, [own, *hosts]

@@ -17,6 +17,7 @@ from numoe.coordinator.machine.machine_look import Threads
 from numoe.coordinator.stages import link
 from numoe.coordinator.stages import server as stage_server
 from numoe.coordinator.stages.pipeline import Hosts, Pipeline
+from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.model.architectures.spec import stage_of
 from numoe.model.planning.moves import ExpertMove
 from numoe.protos.errors import HostsChanged, HostsMissing, PlanError, SetupError, WorkerLost
@@ -288,6 +289,21 @@ def test_a_profile_is_that_of_all_hosts_or_of_none(tmp_path: Path) -> None:
         with pytest.raises(WorkerLost, match="it died"):
             pipeline.begin_profile(2)
         assert [group.profiles[2:] for group in groups[:2]] == [["begun", "closed"], ["begun", "closed"]]
+
+
+def test_experts_of_all_hosts_are_counted_whoever_runs_their_layers(tmp_path: Path) -> None:
+    spec, path = tiny_spec(tmp_path), tmp_path / "stats.json"
+    tally = ExpertTally(spec, path)
+    with fake_pipeline(spec, (0, 1, 3), FakeLoader(hosts_of(FakeGroup(spec))), tally) as (pipeline, _):
+        pipeline.submit(step_of(0, [1, 2, 3]))
+        pipeline.collect(SECONDS)
+        pipeline.change_hosts("here")
+        pipeline.restart(lambda: None)
+        assert (tally.counts == 3).all()
+        pipeline.submit(step_of(1, [5, 6]))
+        pipeline.collect(SECONDS)
+    assert (tally.counts == 5).all()
+    assert path.exists()
 
 
 def hosts_of(group: FakeGroup, *others: FakeHost) -> Hosts:

@@ -53,6 +53,12 @@ def test_a_person_can_read_the_file(tmp_path: Path) -> None:
     assert "[3, 1, 2, 0]," in lines
 
 
+def test_layers_that_lost_what_they_had_counted_are_read_back(tmp_path: Path) -> None:
+    added = no_stats(SPEC).plus([[3, 3, 0, 0], [0, 0, 0, 0]])
+    save_stats(tmp_path / "stats.json", added)
+    assert load_stats(tmp_path / "stats.json", SPEC) == added
+
+
 def test_shares_add_up_to_one() -> None:
     assert STATS.shares(0) == (0.5, 1 / 6, 1 / 3, 0.0)
     assert no_stats(SPEC).shares(1) == (0.25,) * 4
