@@ -32,7 +32,8 @@ from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailabl
 from numoe.protos.profile import Profile
 
 ASK_SECONDS = 5.0  # for an actor that lives to answer; one that does not is replaced
-LOOK_SECONDS = 0.25  # between two looks; one takes 2 ms, most of them Ray's
+LEAVE_SECONDS = 5.0  # for who looks to see that it is over, ten times a second
+LOOK_SECONDS = 0.5  # between two looks; operators are shown one a second
 CALLS = 8  # at once: steps do not go through Ray, but loading, looks and restoring do
 
 
@@ -46,8 +47,8 @@ class RayHost:
         self._timeout, self._gone_seconds = chosen.start_timeout_seconds, chosen.host_gone_seconds
         self._actor: Any = None
         self._loaded = False
-        self._closed = Event()
         self._noting = Lock()
+        self._over, self._following = Event(), Thread()  # of who looks at the actor
         self._told: HostLook | None = None  # as of the last look
         self._machine: MachineFacts | None = None
         none = np.zeros((spec.layers, spec.experts), np.int64)
@@ -79,7 +80,9 @@ class RayHost:
         self._see_machine(self._fetch(lambda: actor.machine.remote(), look))
         self._loaded = True
         self._look()
-        Thread(target=self._follow, args=(actor,), name=f"numoe-look-{self.name}", daemon=True).start()
+        self._over = over = Event()
+        self._following = Thread(target=self._follow, args=(actor, over), name=f"numoe-look-{self.name}", daemon=True)
+        self._following.start()
 
     def restore(self, look: Callable[[], None]) -> None:
         if self._actor is not None and self._lives():
@@ -143,8 +146,7 @@ class RayHost:
         return found
 
     def close(self) -> None:
-        self._closed.set()
-        actor, self._actor, self._lost = self._actor, None, True
+        actor = self._leave()
         if actor is not None and (counts := end_actor(actor)) is not None:
             self._counts = self._counts[0], counts
 
@@ -156,34 +158,43 @@ class RayHost:
         return True
 
     def _end_actor(self) -> None:
-        actor, self._actor, self._loaded, self._lost = self._actor, None, False, True
+        actor = self._leave()
         if actor is not None:
             with suppress(Exception):  # of Ray's, which may have been lost itself
                 ray.kill(actor, no_restart=True)
+
+    def _leave(self) -> Any:
+        """Give up the actor, which is returned: nobody else refers to it then, as Ray's end wants it."""
+        actor, self._actor, self._loaded, self._lost = self._actor, None, False, True
+        self._over.set()
+        if self._following.ident is not None:
+            self._following.join(LEAVE_SECONDS)
+        return actor
 
     def _look(self) -> None:
         """Look at it at once. Raises WorkerLost: it does not answer."""
         actor, asked_ns = self._actor, time.monotonic_ns()
         self._note(actor, asked_ns, self._ask(lambda: actor.look.remote()))
 
-    def _follow(self, actor: Any) -> None:
-        """Look at it now and then, until another one is in its place; one that does not answer is asked no more."""
+    def _follow(self, actor: Any, over: Event) -> None:
+        """Look at it now and then, until that is over; one that does not answer is not asked again."""
 
         def look() -> None:
-            if self._actor is not actor:
+            if over.is_set():
                 raise WorkerLost("another one is asked")
 
         machine_at = time.monotonic()
-        while not self._closed.wait(LOOK_SECONDS) and self._actor is actor:
+        while not over.wait(LOOK_SECONDS):
             asked_ns = time.monotonic_ns()
-            try:
-                self._note(actor, asked_ns, self._fetch(lambda: actor.look.remote(), look))
-            except WorkerLost:
-                self._note(actor, asked_ns, None)
-            if time.monotonic() - machine_at >= MACHINE_SECONDS:
-                machine_at = time.monotonic()
-                with suppress(NumoeError):
-                    self._see_machine(self._fetch(lambda: actor.machine.remote(), look))
+            with suppress(WorkerLost), inside_ray():  # where what it returns, or raises, is dropped, too
+                try:
+                    self._note(actor, asked_ns, self._fetch(lambda: actor.look.remote(), look))
+                except WorkerLost:
+                    self._note(actor, asked_ns, None)
+                if time.monotonic() - machine_at >= MACHINE_SECONDS:
+                    machine_at = time.monotonic()
+                    with suppress(NumoeError):
+                        self._see_machine(self._fetch(lambda: actor.machine.remote(), look))
 
     def _see_machine(self, found: MachineFacts | Refusal) -> None:
         facts = self._accept(found)
