@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.arithmetic import add, mul, sub
-from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.jit import compile_for, kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
 
@@ -84,6 +84,11 @@ def rope_table(
     table = np.empty((positions, dimensions), np.float32)
     _fill(table, np.array(steps, np.uint64), magnitude)
     return table
+
+
+def compile_rope_table() -> None:
+    """Compile what `rope_table` runs, and run nothing."""
+    compile_for(_fill, np.zeros((1, 2), np.float32), np.zeros(1, np.uint64), 1.0)
 
 
 @kernel

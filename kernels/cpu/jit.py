@@ -5,6 +5,10 @@ set): Numba looks only at a function's own file, so a change in what it calls wo
 processes that write one cache at once can crash, so one process compiles everything (worker/running/warm.py) before
 workers start.
 
+A package may come with kernels that were compiled ahead of time, such as that of a container's image: whoever compiles
+first takes into the cache what there is for its instruction set. That is code for the first CPU that had the set, and
+all later compilation is for that CPU, too, so that both are one cache.
+
 No fast-math anywhere: the bits of a result must not depend on what the optimiser finds to reorder.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,46 +26,80 @@ import numba
 from llvmlite import binding
 
 from numoe.kernels.cpu.compiled_files import use_checked_files
-from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
+from numoe.kernels.cpu.instruction_sets import AHEAD, INSTRUCTION_SET
 from numoe.protos.folders import cache_folder as common_cache_folder
 from numoe.protos.folders import make_private
 
 KERNELS = Path(__file__).parents[1]  # all rooms of kernels/
+LOCK = "lock"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cache_folder() -> Path:
     """The folder where this build of the kernels is kept."""
+    if AHEAD:
+        return ahead_folder()
+    return common_cache_folder() / "kernels" / _build(_target())
+
+
+def ahead_folder() -> Path:
+    """Where the package has kernels for this instruction set, if it came with any."""
+    return KERNELS / "ahead" / _build(INSTRUCTION_SET.first_cpu)
+
+
+def _target() -> str | None:
+    """The CPU that LLVM compiles for; None: this one."""
+    return INSTRUCTION_SET.first_cpu if AHEAD or ahead_folder().is_dir() else INSTRUCTION_SET.cpu
+
+
+def _build(target: str | None) -> str:
+    """A name for all that the code depends on."""
     digest = hashlib.sha256()
     for source in sorted(KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
-    cpu = INSTRUCTION_SET.cpu or binding.get_host_cpu_name()
+    cpu = target or binding.get_host_cpu_name()
     digest.update(f"{numba.__version__} {cpu} {INSTRUCTION_SET.name}".encode())
     digest.update(str(KERNELS).encode())
-    return common_cache_folder() / "kernels" / digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
 def sole_compiler() -> Iterator[Path]:
     """Hold the cache folder: other processes wait here, so that one at a time fills it."""
     folder = _own_cache_folder()
-    with (folder / "lock").open("a") as lock:
+    with (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it does
+        _take_ahead(folder)
         yield folder
+
+
+def _take_ahead(folder: Path) -> None:
+    """Copy what the package came with and the cache has not: a copy that breaks off counts as damaged, see warm.py."""
+    ahead = ahead_folder()
+    if folder == ahead:
+        return
+    for file in [path for path in ahead.rglob("*") if path.is_file() and path.name != LOCK]:
+        copy = folder / file.relative_to(ahead)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def _own_cache_folder() -> Path:
     """The cache folder, made if need be; raises SetupError where others could have put code there that we would run."""
     folder = cache_folder()
-    make_private(folder, common_cache_folder())
+    if AHEAD:  # a part of the package, to be read by all as the rest is
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        make_private(folder, common_cache_folder())
     return folder
 
 
 use_checked_files()
 numba.config.CACHE_DIR = str(_own_cache_folder())
-if INSTRUCTION_SET.cpu is not None:
-    numba.config.CPU_NAME, numba.config.CPU_FEATURES = INSTRUCTION_SET.cpu, ""
+if (_cpu := _target()) is not None:
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = _cpu, ""
 
 
 def kernel(function: F) -> F:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.cpu.jit import kernel
+from numoe.kernels.cpu.jit import compile_for, kernel
 from numoe.kernels.records import Record
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES, Unit, read_file_block, unit_in
 from numoe.kernels.weights.formats import DRAWINGS, NUMBERS, ROWS, Format, Meaning, unit_places
@@ -98,3 +98,9 @@ def pack(
     """Re-lay rows of a file into panels of units * panel unit bytes; absent rows of the last one become zeros."""
     shared = panels.reshape(len(panels), math.prod(panels.shape[1:]))
     _pack(shared, shared.view(np.uint32), start, rows, DRAWINGS[NUMBERS[format_.name]])
+
+
+def compile_pack() -> None:
+    """Compile what `pack` runs, and run nothing."""
+    panels, rows = np.zeros((1, 64), np.uint8), np.zeros((16, 64), np.uint8)
+    compile_for(_pack, panels, panels.view(np.uint32), 0, rows, DRAWINGS[0])

@@ -12,11 +12,8 @@ import sys
 import threading
 import time
 
-import numpy as np
-
 from numoe.kernels.cpu.jit import sole_compiler
-from numoe.kernels.weights.formats import FORMATS
-from numoe.kernels.weights.packing import pack
+from numoe.kernels.weights.packing import compile_pack
 from numoe.protos.errors import NumoeError
 from numoe.worker.packing.writer import write_panels
 
@@ -26,9 +23,8 @@ REPORT_SECONDS = 0.1
 
 def compile_packing() -> None:
     """Compile what packs, or take it from the cache, while no other process fills that."""
-    first = FORMATS[0]
     with sole_compiler():
-        pack(first, np.zeros((1, 1, first.panel_unit_bytes), np.uint8), np.zeros((16, first.unit_bytes), np.uint8))
+        compile_pack()
 
 
 class Progress:

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
+from numoe.kernels.attention.rope import compile_rope_table
 from numoe.kernels.attention.value_tile import attention_tiles
 from numoe.kernels.cpu.compiled_files import intact_files
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.matmul.tile_table import tile_table
-from numoe.kernels.records import LAYER, MATRIX, Weights
+from numoe.kernels.records import LAYER, MATRIX, Constants, Weights
 from numoe.kernels.step.step import serve_steps
 from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.weights.formats import FORMATS
-from numoe.kernels.weights.packing import pack
+from numoe.kernels.weights.packing import compile_pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
 from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorInfo, TensorType
@@ -35,7 +36,7 @@ from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
 from numoe.worker.running.running_shard import end_with
 from numoe.worker.running.step_memory import memory_of, step_input
-from numoe.worker.running.step_records import constants_of, sizes_of
+from numoe.worker.running.step_records import sizes_of
 
 _STAMP = ".compiled"
 VALUES = "values"
@@ -57,19 +58,18 @@ def smallest_assignment() -> WorkerAssignment:
 
 
 def compile_step() -> None:
-    """Compile the step, and what loads a shard."""
+    """Compile the step, and what loads a shard; nothing of it is run, as ahead.py compiles for other CPUs."""
     assignment = smallest_assignment()
     layout = layout_of(assignment.spec, assignment.plan, assignment.limits)
     arena = allocate(layout.bytes)
     byte, single = np.zeros(1, np.uint8), np.zeros(32, np.float32)
-    first = FORMATS[0]
-    panels = np.zeros((1, 1, first.panel_unit_bytes), np.uint8)
-    pack(first, panels, np.zeros((16, first.unit_bytes), np.uint8))
+    compile_pack()
+    compile_rope_table()
     compile_for(
         serve_steps,
         Team(0, 0, 0, 0, 0, 1, 1, 0, 0, 0),
         sizes_of(assignment),
-        constants_of(assignment),
+        Constants(single, single.reshape(1, 32)),
         Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),
         memory_of(assignment, layout, arena, allocate(64)),
         step_input(layout, arena),

@@ -163,6 +163,13 @@ def test_one_that_the_cpu_lacks_is_refused(cpu: pytest.MonkeyPatch) -> None:
         detect()
 
 
+def test_ahead_of_time_one_that_the_cpu_lacks_is_compiled_for(cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(binding, "get_host_cpu_features", dict)
+    cpu.setattr(instruction_sets, "AHEAD", True)
+    cpu.setenv("NUMOE_ISA", "avx512vnni")
+    assert detect().name == "avx512vnni"
+
+
 def test_this_process_runs_what_was_detected() -> None:
     assert instruction_sets.INSTRUCTION_SET is INSTRUCTION_SET
     assert detect() == INSTRUCTION_SET
