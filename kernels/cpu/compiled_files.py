@@ -1,6 +1,8 @@
 """Numba's cache files, each with a checksum: what is empty, cut off or otherwise damaged counts as not there.
 
-Numba itself unpickles what it finds, so that a file which a loss of power left empty ends every later start.
+Numba itself unpickles what it finds, so that a file which a loss of power left empty ends every later start. And it
+knows a function by where its file lies and when that was changed: here the cache is named after what all files hold, so
+that another clone, environment or image of the same sources compiles nothing anew.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba.core import caching
 
 SUFFIXES = (".nbi", ".nbc")  # of the index of a function, and of what one of its signatures compiled to
@@ -55,9 +58,41 @@ class CheckedCacheFile(caching.IndexDataCacheFile):
             file.write(seal(self._dump(data)))
 
 
-def use_checked_files() -> None:
-    """Let all functions that are compiled from now on be kept in such files."""
+class ContentLocator(caching._CacheLocator):
+    """Where functions are kept whose sources have named the cache: by their place among these."""
+
+    sources: Path  # the folder of all
+
+    def __init__(self, function: Any, file: Path) -> None:
+        self._folder = Path(numba.config.CACHE_DIR) / file.parent.relative_to(self.sources)
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> ContentLocator | None:
+        """None: its source is none of these."""
+        file = Path(py_file).resolve()
+        if not file.is_relative_to(cls.sources):
+            return None
+        found = cls(py_func, file)
+        found.ensure_cache_path()
+        return found
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return ""
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+def use_own_files(sources: Path) -> None:
+    """Let all functions that are compiled from now on be kept in such files; `sources`: those that name the cache."""
     caching.IndexDataCacheFile = CheckedCacheFile
+    ContentLocator.sources = sources.resolve()
+    own = f"{ContentLocator.__module__}.{ContentLocator.__qualname__}"
+    numba.config.CACHE_LOCATOR_CLASSES = f"{own},{caching.UserProvidedCacheLocator.__name__}"
 
 
 def intact_files(folder: Path) -> set[str]:

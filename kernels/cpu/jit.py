@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import binding
 
-from numoe.kernels.cpu.compiled_files import use_checked_files
+from numoe.kernels.cpu.compiled_files import use_own_files
 from numoe.kernels.cpu.instruction_sets import AHEAD, INSTRUCTION_SET
 from numoe.protos.folders import cache_folder as common_cache_folder
 from numoe.protos.folders import make_private
@@ -57,10 +57,10 @@ def _build(target: str | None) -> str:
     """A name for all that the code depends on."""
     digest = hashlib.sha256()
     for source in sorted(KERNELS.rglob("*.py")):
+        digest.update(str(source.relative_to(KERNELS)).encode())
         digest.update(source.read_bytes())
     cpu = target or binding.get_host_cpu_name()
     digest.update(f"{numba.__version__} {cpu} {INSTRUCTION_SET.name}".encode())
-    digest.update(str(KERNELS).encode())
     return digest.hexdigest()[:16]
 
 
@@ -96,7 +96,7 @@ def _own_cache_folder() -> Path:
     return folder
 
 
-use_checked_files()
+use_own_files(KERNELS)
 numba.config.CACHE_DIR = str(_own_cache_folder())
 if (_cpu := _target()) is not None:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = _cpu, ""

@@ -51,9 +51,8 @@ class Installed:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing that leads to the checkout, and a cache of compiled kernels that goes away with the folder."""
-        kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
-        return {**kept, "XDG_CACHE_HOME": str(self.folder / "cache")}
+        """Nothing that leads to the checkout; compiled kernels are those of the same sources wherever they lie."""
+        return {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
 
     def output(self, program: str, *arguments: str) -> str:
         return output([str(self.programs / program), *arguments], self.folder, self.environment)

@@ -4,8 +4,7 @@
 
 names instruction sets as kernels/cpu/instruction_sets.py does, which this machine need not have, and formats as warm.py
 does; without a format all are compiled. The image of a container is built so: whoever compiles first copies what there
-is into the cache (kernels/cpu/jit.py). Numba knows a source also by its path and by the time of its last change:
-neither may change afterwards.
+is into the cache (kernels/cpu/jit.py).
 """
 
 from __future__ import annotations

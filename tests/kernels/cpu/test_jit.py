@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,16 +50,26 @@ def test_all_kernels_are_among_the_sources() -> None:
     assert {path.name for path in jit.KERNELS.iterdir()} >= {"records.py", "cpu", "step"}
 
 
-def compiled_hits(cache: Path) -> subprocess.CompletedProcess[str]:
+def compiled_hits(cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A process that runs a kernel and writes how often it found it in the cache."""
     program = (
         "import numpy as np; from numoe.kernels.cpu.functions import exp;"
         "assert exp(np.float32(0)) == 1; print(sum(exp.stats.cache_hits.values()))"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **variables}
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=ROOT, check=False, capture_output=True, text=True
     )
+
+
+def test_another_copy_of_the_same_sources_compiles_nothing_anew(tmp_path: Path) -> None:
+    assert compiled_hits(tmp_path).stdout == "0\n"
+    for name in ("kernels", "protos"):
+        shutil.copytree(ROOT / name, tmp_path / "copy/numoe" / name, copy_function=shutil.copyfile)
+    assert compiled_hits(tmp_path, PYTHONPATH=str(tmp_path / "copy")).stdout == "1\n"
+    with (tmp_path / "copy/numoe/kernels/records.py").open("a") as changed:
+        changed.write("# other sources\n")
+    assert compiled_hits(tmp_path, PYTHONPATH=str(tmp_path / "copy")).stdout == "0\n"
 
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
