@@ -19,7 +19,7 @@ from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, li
 HERE, THERE, THIRD = "10.231.77.1", "10.231.77.2", "10.231.77.3"
 BRIDGE, INSIDE = "numoe-hosts", "wire"  # network devices: of this host, and of each other one
 PORT = 51160
-GONE_SECONDS = "15"  # a node that is started anew takes less
+GONE_SECONDS = "30"  # a node that is started anew takes less, on a busy machine too
 
 
 def namespace(host: str) -> str:
