@@ -31,6 +31,9 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 # By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
 TORCH := torch==2.13.0
 
+# Tests that start services, measure, or look at all that runs.
+ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy tests/project tests/system
+
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
@@ -46,8 +49,14 @@ setup: .venv/installed protos
 run: setup
 	$(BIN)/numoe serve $(MODEL) $(ARGS)
 
+# First those that need little of the machine, as many at once as it has cores, then one by one those that want it alone.
 test: setup .venv/torch-installed
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 quick: setup
 	$(BIN)/python -m tests.quick $(ROOM)

@@ -38,6 +38,8 @@ def start(model: Path, *flags: str, address: str = "127.0.0.1:0") -> tuple[subpr
         "2",
         "--threads-per-worker",
         "1",
+        "--split",
+        "tensor",  # whatever a busy machine's bandwidths would have planned
         *flags,
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
