@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -27,10 +28,11 @@ STAY_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where sockets are."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "numoe"
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where sockets are; short, as the path of a socket has 107 characters."""
+    with TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name) / "numoe"
 
 
 @pytest.fixture
