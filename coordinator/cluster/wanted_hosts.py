@@ -16,24 +16,28 @@ class NotJoined(SetupError):
     """A host that is wanted is not there, or not yet."""
 
 
-def read_wanted(wanted: str) -> WantedHosts:
-    """Read "auto", a number, addresses with commas between them, or the name of a file with one address a line.
-
-    Raises SetupError.
-    """
+def parse_wanted(wanted: str) -> WantedHosts:
+    """Read "auto", a number, or IP addresses with commas between them. Raises SetupError."""
     if wanted == "auto":
         return "auto"
     if wanted.isdecimal():
         return int(wanted)
-    named = [one.strip() for one in wanted.split(",")]
-    with suppress(ValueError):
-        return tuple(str(ipaddress.ip_address(one)) for one in named)
+    try:
+        return tuple(str(ipaddress.ip_address(one.strip())) for one in wanted.split(","))
+    except ValueError:
+        raise SetupError(f"--hosts is {wanted}, expected auto, a number, or IP addresses") from None
+
+
+def read_wanted(wanted: str) -> WantedHosts:
+    """As parse_wanted, or the name of a file of this machine with one address a line. Raises SetupError."""
+    with suppress(SetupError):
+        return parse_wanted(wanted)
     try:
         lines = Path(wanted).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problem = f"--hosts is {wanted}, expected auto, a number, addresses, or a file of addresses"
         raise SetupError(f"{problem}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return parse_wanted(",".join(line for line in lines if line.strip() and not line.lstrip().startswith("#")))
 
 
 def choose_hosts(

@@ -16,7 +16,7 @@ import structlog
 
 from numoe.coordinator.cluster.certificates import HostCredentials, load_credentials
 from numoe.coordinator.cluster.host_state import HostState
-from numoe.coordinator.cluster.wanted_hosts import read_wanted
+from numoe.coordinator.cluster.wanted_hosts import parse_wanted
 from numoe.coordinator.stages.ray_host import RayHost
 
 # isort: split
@@ -104,7 +104,7 @@ class HostsLoader:
             ServiceError: they cannot be asked.
         """
         assert self._cluster is not None
-        chosen = read_wanted(wanted)
+        chosen = parse_wanted(wanted)  # by a client of the service, who names no files here
         hosts = self._cluster.hosts(chosen)
         if hosts == self._serving:
             raise SetupError(f"the layers lie on {', '.join(hosts)} already")

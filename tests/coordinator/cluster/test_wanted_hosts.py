@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numoe.coordinator.cluster.wanted_hosts import NotJoined, choose_hosts, read_wanted
+from numoe.coordinator.cluster.wanted_hosts import NotJoined, choose_hosts, parse_wanted, read_wanted
 from numoe.protos.errors import SetupError
 
 HERE, OTHERS = "10.0.0.1", ("10.0.0.2", "10.0.0.3")
@@ -36,6 +36,16 @@ def test_hosts_that_are_not_there_are_named_or_done_without(tmp_path: Path) -> N
         chosen(str(named))
     assert chosen(str(named), all_of_them=False) == ("10.0.0.3",)
     assert chosen("4", all_of_them=False) == OTHERS
+
+
+def test_files_are_read_only_of_who_says_so_on_this_machine(tmp_path: Path) -> None:
+    named = tmp_path / "hosts"
+    named.write_text("10.0.0.1\nsecret\n")
+    with pytest.raises(SetupError, match="expected auto, a number, or IP addresses") as refused:
+        parse_wanted(str(named))
+    assert "secret" not in str(refused.value)
+    with pytest.raises(SetupError, match=r"--hosts is 10\.0\.0\.1,secret, expected"):
+        read_wanted(str(named))
 
 
 def test_what_names_no_hosts_and_hosts_without_this_one_are_refused() -> None:
