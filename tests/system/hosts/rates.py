@@ -1,7 +1,8 @@
 """What a second host costs and brings, on one machine: python -m tests.system.hosts.rates
 
-Two hosts with a worker of one thread each, the biggest model's 94 layers made narrow, beside one host with one such
-worker; interleaved rounds, medians. The wire is then made to delay every frame by 1 ms each way, and to lose 1 %.
+Two hosts with a worker of one thread each, on a core of its own, the biggest model's 94 layers made narrow, beside one
+host with one such worker; interleaved rounds, medians. The wire is then made to delay every frame by 1 ms each way, and
+to lose 1 %.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how many (default: %(default)s)")
-    with TemporaryDirectory() as folder, several_hosts(THERE, slow=True) as hosts:
+    with TemporaryDirectory() as folder, several_hosts(THERE, slow=True, apart=True) as hosts:
         asyncio.run(measure(hosts, Path(folder), parser.parse_args().rounds))
 
 

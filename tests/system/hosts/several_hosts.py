@@ -44,8 +44,9 @@ def why_not() -> str:
 class SeveralHosts:
     """The nodes of all; the service runs on this one."""
 
-    def __init__(self, folder: Path, others: Sequence[str]) -> None:
-        """`folder`: of a short path, as Ray's sockets lie in it."""
+    def __init__(self, folder: Path, others: Sequence[str], *, apart: bool = False) -> None:
+        """`folder`: of a short path, as Ray's sockets lie in it; `apart`: the others compute on the last cores."""
+        self._cores = dict(zip(others, sorted(os.sched_getaffinity(0), reverse=True), strict=False)) if apart else {}
         self._folders = {host: folder / str(number) for number, host in enumerate((HERE, *others))}
         self._slow: dict[str, subprocess.Popen[str]] = {}
         self.nodes: dict[str, subprocess.Popen[str]] = {}
@@ -60,7 +61,8 @@ class SeveralHosts:
         """The words before a command that runs on a host, as this user, with folders of its own."""
         place = self._folders[host]
         inside = ["ip", "netns", "exec", namespace(host)] if host != HERE else []
-        return [*inside, "env", f"XDG_RUNTIME_DIR={place}", f"TMPDIR={place}"]
+        core = ["taskset", "--cpu-list", str(self._cores[host])] if host in self._cores else []
+        return [*inside, *core, "env", f"XDG_RUNTIME_DIR={place}", f"TMPDIR={place}"]
 
     def start(self, host: str) -> None:
         """Start a host's node, and wait until it is there."""
@@ -168,11 +170,14 @@ def remove_devices() -> None:
 
 
 @contextmanager
-def several_hosts(*others: str, slow: bool = False) -> Iterator[SeveralHosts]:
-    """The nodes of this host and of others, for the length of a block; `slow`: with wires that can be made worse."""
+def several_hosts(*others: str, slow: bool = False, apart: bool = False) -> Iterator[SeveralHosts]:
+    """The nodes of this host and of others, for the length of a block.
+
+    `slow`: with wires that can be made worse; `apart`: the others compute on one core each, the last ones.
+    """
     remove_devices()
     folder = TemporaryDirectory(prefix="h", dir="/tmp")
-    hosts = SeveralHosts(Path(folder.name), others)
+    hosts = SeveralHosts(Path(folder.name), others, apart=apart)
     try:
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{HERE}/24", "dev", BRIDGE)
