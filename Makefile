@@ -32,7 +32,7 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 TORCH := torch==2.13.0
 
 # Tests that start services, measure, or look at all that runs.
-ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy tests/project tests/system
+ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container tests/system
 
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
