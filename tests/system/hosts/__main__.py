@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from tests.system.clients import SHAPE, connected
 from tests.system.hosts.harms import HARMS
-from tests.system.hosts.several_hosts import THERE, serving_on, several_hosts
-from tests.system.losses.campaign import SERVE_FLAGS, Campaign, Report
+from tests.system.hosts.several_hosts import FLAGS, THERE, serving_on, several_hosts
+from tests.system.losses.campaign import Campaign, Report
 from tests.tiny_model import write_tiny_model
 
 
@@ -22,7 +22,7 @@ async def run(harm: str, losses: int, seed: int, log: Path | None) -> Report:
         write_tiny_model(folder / "tiny.gguf", SHAPE)
         with several_hosts(THERE) as hosts:
             try:
-                with serving_on(hosts, folder / "log", str(folder / "tiny.gguf"), *SERVE_FLAGS) as server:
+                with serving_on(hosts, folder / "log", str(folder / "tiny.gguf"), *FLAGS) as server:
                     async with connected(server.address) as client:
                         campaign = Campaign(server, client, seed)
                         await campaign.learn()

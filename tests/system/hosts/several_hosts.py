@@ -14,11 +14,13 @@ from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 
+from tests.system.losses.campaign import SERVE_FLAGS
 from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, lives, wait_until
 
 HERE, THERE, THIRD = "10.231.77.1", "10.231.77.2", "10.231.77.3"
 BRIDGE, INSIDE = "numoe-hosts", "wire"  # network devices: of this host, and of each other one
 PORT = 51160
+FLAGS = tuple(flag for flag in SERVE_FLAGS if flag != "--standby")  # four workers are processes enough
 GONE_SECONDS = "30"  # a node that is started anew takes less, on a busy machine too
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.system.clients import Client, connected
-from tests.system.hosts.several_hosts import HERE, THERE, THIRD, SeveralHosts, serving_on, several_hosts, why_not
-from tests.system.losses.campaign import SERVE_FLAGS, Campaign
+from tests.system.hosts.several_hosts import FLAGS, HERE, THERE, THIRD, SeveralHosts, serving_on, several_hosts, why_not
+from tests.system.losses.campaign import Campaign
 from tests.system.serve_process import NUMOE, ServeProcess, serving
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
@@ -23,7 +23,6 @@ SHAPE = (
     *("--expert-width", "64", "--vocabulary", "331", "--context-length", "4096", "--type", "Q8_0"),
 )
 LAYERS, CUT = 94, 50
-FLAGS = tuple(flag for flag in SERVE_FLAGS if flag != "--standby")  # six workers are processes enough
 SCALE = 0.1  # of prompts and answers, as a step of so many layers takes long
 
 

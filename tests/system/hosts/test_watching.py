@@ -20,8 +20,7 @@ from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.planning.expert_stats import load_stats
 from numoe.v1.placement_pb2 import WorkerState
 from tests.system.clients import SHAPE, Client, ask, connected
-from tests.system.hosts.several_hosts import HERE, THERE, SeveralHosts, serving_on, several_hosts, why_not
-from tests.system.losses.campaign import SERVE_FLAGS
+from tests.system.hosts.several_hosts import FLAGS, HERE, THERE, SeveralHosts, serving_on, several_hosts, why_not
 from tests.system.page.browser import open_page, serious, until
 from tests.system.page.service import answer, status
 from tests.system.page.shown import size, text
@@ -50,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(hosts: SeveralHosts, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with serving_on(hosts, tmp_path_factory.mktemp("log") / "log", str(model), *SERVE_FLAGS) as running:
+    with serving_on(hosts, tmp_path_factory.mktemp("log") / "log", str(model), *FLAGS) as running:
         yield running
 
 
@@ -165,16 +164,14 @@ async def test_experts_of_all_layers_are_counted_in_one_file(
     server.process.send_signal(signal.SIGTERM)
     assert server.wait()[0] == 0
     spec, stats = read_spec(model), tmp_path / "stats.json"
-    for service in range(1, 3):
-        with serving_on(hosts, tmp_path / "log", str(model), *SERVE_FLAGS, "--expert-stats", str(stats)) as running:
-            async with connected(running.address) as client:
-                await client.tokens(ask(TOKENS, PROMPT))
-                if service == 2:  # what a host has counted outlives its workers
-                    os.kill(status(running.http)["workers"][3]["pid"], signal.SIGKILL)
-                    await asyncio.to_thread(wait_until, partial(is_back, running.http))
-                    await client.tokens(ask(1, PROMPT))
-        computed = service * (len(PROMPT) + TOKENS - 1) + (service == 2) * len(PROMPT)
-        assert {sum(row) for row in load_stats(stats, spec).counts} == {computed * spec.active_experts}
+    with serving_on(hosts, tmp_path / "log", str(model), *FLAGS, "--expert-stats", str(stats)) as running:
+        async with connected(running.address) as client:
+            await client.tokens(ask(TOKENS, PROMPT))
+            os.kill(status(running.http)["workers"][3]["pid"], signal.SIGKILL)
+            await asyncio.to_thread(wait_until, partial(is_back, running.http))
+            await client.tokens(ask(1, PROMPT))  # what a host has counted outlives its workers
+    computed = 2 * len(PROMPT) + TOKENS - 1
+    assert {sum(row) for row in load_stats(stats, spec).counts} == {computed * spec.active_experts}
 
 
 def is_back(http: str) -> bool:
