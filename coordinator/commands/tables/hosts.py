@@ -52,7 +52,7 @@ def describe_hosts(
     many = human_count(batch * len(hosts), "stream") if len(hosts) > 1 else human_count(batch, "stream")
     lines = [
         f"Predicted: {layers.alone:.3g} tokens/s for one stream, {layers.batched:.3g} for {many} or more.",
-        "One stream goes through all hosts in turn; the exchange between two takes some 1 ms of each step.",
+        "One stream goes through all hosts in turn; the exchange between two takes 1 to 4 ms of each step.",
     ]
     if layers.one_host is not None:
         alone = 1 / forecasts[layers.one_host].alone
