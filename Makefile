@@ -49,11 +49,11 @@ setup: .venv/installed protos
 run: setup
 	$(BIN)/numoe serve $(MODEL) $(ARGS)
 
-# First those that need little of the machine, as many at once as it has cores, then one by one those that want it alone.
+# First one by one those that want the machine alone, among them those that compile most kernels; then several at once.
 test: setup .venv/torch-installed
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
 	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
