@@ -10,8 +10,8 @@ from cyclopts import App
 from numoe.protos.errors import SetupError
 
 PREFIX = "NUMOE_"
-# kernels/cpu/instruction_sets.py reads the first; worker/placing/binding.py and its caller set the others for a worker.
-OF_NO_COMMAND = ("NUMOE_ISA", "NUMOE_BINDING", "NUMOE_START_FAILURES")
+# kernels/cpu/instruction_sets.py reads the first two; worker/placing/binding.py and its caller set the others.
+OF_NO_COMMAND = ("NUMOE_ISA", "NUMOE_AHEAD", "NUMOE_BINDING", "NUMOE_START_FAILURES")
 
 
 def refuse_misspelt(app: App, environment: Iterable[str]) -> None:
