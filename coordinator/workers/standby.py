@@ -73,6 +73,10 @@ class Standby:
             _end(actors, give_back=give_back)
 
     def _start(self, done: Future[ActorGroup | None], unwanted: threading.Event) -> None:
+        # Told only once nothing of a failed start is referred to any more: Ray may be ended then, see ray_calls.py.
+        done.set_result(self._started(unwanted))
+
+    def _started(self, unwanted: threading.Event) -> ActorGroup | None:
         actors = self._make()
 
         def look() -> None:
@@ -91,10 +95,9 @@ class Standby:
             if wanted:
                 _log.warning("standby_failed", error=str(error))
             _end(actors, give_back=wanted)
-            done.set_result(None)
-        else:
-            _log.info("standby_ready", pids=list(actors.pids))
-            done.set_result(actors)
+            return None
+        _log.info("standby_ready", pids=list(actors.pids))
+        return actors
 
 
 def _end(actors: ActorGroup, *, give_back: bool) -> None:
