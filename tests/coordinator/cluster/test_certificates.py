@@ -29,18 +29,23 @@ def credentials_of(folder: Path, host: str = HOST) -> HostCredentials:
     return load_credentials(folder, host)
 
 
+def speak(own: Wire, host: FakeHost, *, welcome: bool) -> None:
+    """Open a stream to a host, which succeeds or not, and close it."""
+    stream = link.StageLink(own, (host.address,), lambda result: None, lambda lost: None)
+    if welcome:
+        stream.wait_open(SECONDS)
+    else:
+        with pytest.raises(WorkerLost, match=host.address):
+            stream.wait_open(SECONDS)
+    stream.close()
+
+
 def test_hosts_of_one_authority_speak_to_each_other_and_nobody_else_does(tmp_path: Path) -> None:
     own, strangers = credentials_of(tmp_path / "own"), credentials_of(tmp_path / "other")
     host = FakeHost("host1", tiny_spec(tmp_path), wire(own))
     try:
         for theirs, welcome in ((own, True), (strangers, False), (None, False)):
-            stream = link.StageLink(wire(theirs), (host.address,), lambda result: None, lambda lost: None)
-            if welcome:
-                stream.wait_open(SECONDS)
-            else:
-                with pytest.raises(WorkerLost, match=host.address):
-                    stream.wait_open(SECONDS)
-            stream.close()
+            speak(wire(theirs), host, welcome=welcome)
     finally:
         host.close()
 
@@ -49,11 +54,7 @@ def test_a_host_with_a_certificate_for_another_address_is_not_believed(tmp_path:
     make_certificates(tmp_path, [HOST, "10.0.0.9"])
     host = FakeHost("host1", tiny_spec(tmp_path), wire(load_credentials(tmp_path, "10.0.0.9")))
     try:
-        own = wire(load_credentials(tmp_path, HOST))
-        stream = link.StageLink(own, (host.address,), lambda result: None, lambda lost: None)
-        with pytest.raises(WorkerLost, match=host.address):
-            stream.wait_open(SECONDS)
-        stream.close()
+        speak(wire(load_credentials(tmp_path, HOST)), host, welcome=False)
     finally:
         host.close()
 
@@ -66,21 +67,12 @@ def test_new_certificates_and_a_new_authority_need_no_restart(tmp_path: Path) ->
     host = FakeHost("host1", tiny_spec(tmp_path), wire(load_credentials(there, HOST)))
     own = wire(load_credentials(here, HOST))
 
-    def speak(*, welcome: bool) -> None:
-        stream = link.StageLink(own, (host.address,), lambda result: None, lambda lost: None)
-        if welcome:
-            stream.wait_open(SECONDS)
-        else:
-            with pytest.raises(WorkerLost, match=host.address):
-                stream.wait_open(SECONDS)
-        stream.close()
-
     def give(folder: Path, *names: str) -> None:
         for name in names:
             shutil.copy(new / name, folder / name)
 
     try:
-        speak(welcome=True)
+        speak(own, host, welcome=True)
         make_certificates(new, [HOST])
         old = (here / "ca.pem").read_bytes()
         own_files = (f"host-{HOST}.pem", f"host-{HOST}.key")
@@ -88,15 +80,15 @@ def test_new_certificates_and_a_new_authority_need_no_restart(tmp_path: Path) ->
             (folder / "ca.pem").write_bytes(old + (new / "ca.pem").read_bytes())
         for folder in (there, here):
             give(folder, *own_files)
-            speak(welcome=True)
+            speak(own, host, welcome=True)
         give(there, "ca.pem")
-        speak(welcome=True)
+        speak(own, host, welcome=True)
         (there / "ca.pem").write_bytes(b"nothing")  # what was good is kept
-        speak(welcome=True)
+        speak(own, host, welcome=True)
         make_certificates(tmp_path / "strangers", [HOST])
         for name in ("ca.pem", *own_files):
             shutil.copy(tmp_path / "strangers" / name, here / name)
-        speak(welcome=False)
+        speak(own, host, welcome=False)
     finally:
         host.close()
 

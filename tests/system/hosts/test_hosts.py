@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.clients import SHAPE, Client, connected
+from tests.system.clients import Client, connected
 from tests.system.hosts.harms import HARMS
 from tests.system.hosts.several_hosts import (
     FLAGS,
@@ -18,13 +17,10 @@ from tests.system.hosts.several_hosts import (
     THERE,
     SeveralHosts,
     namespace,
-    serving_on,
-    several_hosts,
     why_not,
 )
 from tests.system.losses.campaign import Campaign
 from tests.system.serve_process import NUMOE, ServeProcess, serving
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
 
@@ -36,35 +32,10 @@ LISTENERS = {  # as README has them, by the number that is added to the first po
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("hosts") / "tiny.gguf"
-    write_tiny_model(path, SHAPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[SeveralHosts]:
-    with several_hosts(THERE) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def server(hosts: SeveralHosts, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with serving_on(hosts, tmp_path_factory.mktemp("log") / "log", str(model), *FLAGS) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: ServeProcess) -> AsyncIterator[Client]:
-    async with connected(server.address) as found:
-        yield found
-
-
 async def test_two_hosts_answer_as_one_does_and_as_before_after_any_loss(
-    hosts: SeveralHosts, server: ServeProcess, client: Client, model: Path, tmp_path: Path
+    hosts: SeveralHosts, server: ServeProcess, client: Client, served_model: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path / "log", str(model), *FLAGS) as one_host:
+    with serving(tmp_path / "log", str(served_model), *FLAGS) as one_host:
         async with connected(one_host.address) as other:
             alone = Campaign(one_host, other)
             await alone.learn(twice=False)
@@ -87,8 +58,20 @@ async def test_all_workers_of_both_hosts_are_shown(server: ServeProcess, client:
     assert THERE in shown.stdout
 
 
-def test_a_plan_says_which_host_would_run_which_layers(hosts: SeveralHosts, server: ServeProcess, model: Path) -> None:
-    command = [*hosts.environment(HERE), "COLUMNS=200", NUMOE, "plan", str(model), "--hosts", "auto", "--workers", "1"]
+def test_a_plan_says_which_host_would_run_which_layers(
+    hosts: SeveralHosts, server: ServeProcess, served_model: Path
+) -> None:
+    command = [
+        *hosts.environment(HERE),
+        "COLUMNS=200",
+        NUMOE,
+        "plan",
+        str(served_model),
+        "--hosts",
+        "auto",
+        "--workers",
+        "1",
+    ]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split("│") for line in shown.splitlines() if HERE in line or THERE in line]
     assert [(row[1].strip(), row[4].strip()) for row in rows[:2]] == [(HERE, "0-0"), (THERE, "1-1")]
@@ -106,13 +89,15 @@ def test_nothing_listens_beyond_loopback_but_what_the_table_names(hosts: Several
         assert any(port - PORT in LISTENERS.get(name, ()) for name in names) or (names and port in workers), line
 
 
-def test_steps_are_not_sent_to_hosts_that_nothing_protects(hosts: SeveralHosts, model: Path, tmp_path: Path) -> None:
+def test_steps_are_not_sent_to_hosts_that_nothing_protects(
+    hosts: SeveralHosts, served_model: Path, tmp_path: Path
+) -> None:
     """And a host is not started twice, nor joined with another token."""
     command = [*hosts.environment(HERE), NUMOE, "host", "start", "--head", "--ip", HERE]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "runs on this host already" in again.stderr
-    elsewhere = ["env", f"XDG_RUNTIME_DIR={tmp_path}", NUMOE, "serve", str(model), "--hosts", "auto"]
+    elsewhere = ["env", f"XDG_RUNTIME_DIR={tmp_path}", NUMOE, "serve", str(served_model), "--hosts", "auto"]
     alone = subprocess.run(elsewhere, capture_output=True, text=True, check=False)
     assert alone.returncode == 2
     assert "no node of a cluster runs on this host: start it with `numoe host start --head`" in alone.stderr

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,44 +18,18 @@ from playwright.sync_api import Page
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.model.planning.expert_stats import load_stats
 from numoe.v1.placement_pb2 import WorkerState
-from tests.system.clients import SHAPE, Client, ask, connected
-from tests.system.hosts.several_hosts import FLAGS, HERE, THERE, SeveralHosts, serving_on, several_hosts, why_not
+from tests.system.clients import Client, ask, connected
+from tests.system.hosts.several_hosts import FLAGS, HERE, THERE, SeveralHosts, serving_on, why_not
 from tests.system.page.browser import open_page, serious, until
 from tests.system.page.service import answer, status
 from tests.system.page.shown import size, text
 from tests.system.serve_process import NUMOE, PATIENCE_SECONDS, ServeProcess, wait_until
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
 
 PROMPT, TOKENS = (1, 2, 3, 4, 5), 40
 SHORT_SECONDS = 2.0  # of silence, for which no host is given up
 READY, STUCK = "WORKER_STATE_READY", "WORKER_STATE_STUCK"
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[SeveralHosts]:
-    with several_hosts(THERE) as both:
-        yield both
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("watching") / "tiny.gguf"
-    write_tiny_model(path, SHAPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(hosts: SeveralHosts, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with serving_on(hosts, tmp_path_factory.mktemp("log") / "log", str(model), *FLAGS) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: ServeProcess) -> AsyncIterator[Client]:
-    async with connected(server.address) as found:
-        yield found
 
 
 def test_both_machines_and_all_workers_are_told_of_as_one_is(server: ServeProcess) -> None:
@@ -158,13 +131,13 @@ def where_an_expert_lives(page: Page, layer: int) -> str:
 
 
 async def test_experts_of_all_layers_are_counted_in_one_file(
-    hosts: SeveralHosts, server: ServeProcess, model: Path, tmp_path: Path
+    hosts: SeveralHosts, server: ServeProcess, served_model: Path, tmp_path: Path
 ) -> None:
     """The last test of those of a file that share the service."""
     server.process.send_signal(signal.SIGTERM)
     assert server.wait()[0] == 0
-    spec, stats = read_spec(model), tmp_path / "stats.json"
-    with serving_on(hosts, tmp_path / "log", str(model), *FLAGS, "--expert-stats", str(stats)) as running:
+    spec, stats = read_spec(served_model), tmp_path / "stats.json"
+    with serving_on(hosts, tmp_path / "log", str(served_model), *FLAGS, "--expert-stats", str(stats)) as running:
         async with connected(running.address) as client:
             await client.tokens(ask(TOKENS, PROMPT))
             os.kill(status(running.http)["workers"][3]["pid"], signal.SIGKILL)
