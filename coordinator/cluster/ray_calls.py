@@ -37,6 +37,7 @@ class _Users:
 
     @contextmanager
     def one(self) -> Iterator[None]:
+        """A context for calls of Ray's and what they return; its end waits for that. Raises WorkerLost: it ends."""
         with self._changed:
             if self._ends:
                 raise WorkerLost("Ray is being ended")
@@ -62,13 +63,7 @@ class _Users:
 
 
 _USERS = _Users()
-
-
-@contextmanager
-def inside_ray() -> Iterator[None]:
-    """A context for calls of Ray's and what they return; its end waits for that. Raises WorkerLost: it ends already."""
-    with _USERS.one():
-        yield
+inside_ray = _USERS.one
 
 
 def end_ray(stop: Callable[[], None]) -> None:
