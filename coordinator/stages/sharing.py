@@ -12,6 +12,7 @@ from typing import Any
 
 from numoe.coordinator.cluster.host_node import JoinedRay
 from numoe.coordinator.cluster.host_state import HOW, HostState, read_state, read_token
+from numoe.coordinator.cluster.ray_calls import inside_ray
 from numoe.coordinator.cluster.wanted_hosts import NotJoined, WantedHosts, choose_hosts, read_wanted
 
 # isort: split
@@ -189,12 +190,13 @@ def _asked(hosts: Sequence[str], look: Callable[[], None]) -> Iterator[Ask]:
                 raise SetupError(f"host {host}: {one.message}")
         return found
 
-    actors = [start_actor(host) for host in hosts]
-    try:
-        yield ask
-    finally:
-        for actor in actors:
-            end_actor(actor)
+    with inside_ray():  # an operator may ask while the service ends, or begins Ray anew
+        actors = [start_actor(host) for host in hosts]
+        try:
+            yield ask
+        finally:
+            for actor in actors:
+                end_actor(actor)
 
 
 def _share(
