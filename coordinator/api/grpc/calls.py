@@ -2,11 +2,13 @@
 
 The line never holds what was asked or answered. Of generating calls the log tells as requests, see docs/log.md; of
 others at most so many lines a second, with the number of those left out. Bytes that are no message reach a call as the
-error that says so: gRPC itself would answer UNKNOWN, and log a traceback for each.
+error that says so: gRPC itself would answer UNKNOWN, and log a traceback for each. It logs one, too, for an answer to a
+call whose end it hears of only then: nobody waits for that answer, and the traceback is left out.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +41,7 @@ class CallInterceptor(ServerInterceptor):
 
     def __init__(self) -> None:
         self._ration = Ration()
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_answer)
 
     async def intercept_service(
         self,
@@ -58,6 +61,10 @@ class CallInterceptor(ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(stream, *codec)
         call = _unary(method, handler.unary_unary, self._ration) if ours else _readable(handler.unary_unary)
         return grpc.unary_unary_rpc_method_handler(call, *codec)
+
+
+def _is_no_late_answer(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
 def _reading(deserialize: Any) -> Any:

@@ -9,8 +9,10 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc._cython.cygrpc import ExecuteBatchError  # type: ignore[import-not-found,unused-ignore]
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from numoe.coordinator.api.grpc import calls
 from numoe.coordinator.api.grpc.events import EventFields, event_fields
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
@@ -76,6 +78,21 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(method: str, ca
     assert info_of(raised.value) == ("INVALID_REQUEST", "numoe")
     assert "2 bytes are not what the method takes" in str(raised.value.details())
     assert not caplog.records, "gRPC logged what a client sent"
+
+
+async def test_an_answer_that_comes_too_late_is_logged_by_nobody(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*status: Any) -> grpc.aio.Metadata:
+        raise ExecuteBatchError("execute_batch", ())  # as gRPC where it has not yet heard of the client's end
+
+    monkeypatch.setattr(calls, "grpc_status", too_late)
+    async with running_server() as running:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await running.generation.Tokenize(TokenizeRequest(text="a" * (1 << 21)), timeout=0.5)
+        assert await health_of(running.channel) == "SERVING"
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_watching_health_takes_nobodys_place() -> None:
