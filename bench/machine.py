@@ -3,8 +3,8 @@
 Two figures that everything else is a share of, measured with one pinned thread per core, all at once:
 
 *read bandwidth*: bytes per second of loads of 64 bytes from memory that no cache holds, each thread from its own node;
-*integer peak*: operations (2 per product and addition) per second and core of the tiles' dot4, into independent sums,
-with the activations in registers and one load of weights for all sums.
+*integer peak*: operations (2 per product and addition) per second and core of the tiles' products, into independent
+sums, with the activations in registers and one load of weights for all sums.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from cyclopts import App
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -30,12 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from numoe.kernels.cpu.arithmetic import splat
-from numoe.kernels.cpu.dots import dot4
+from numoe.kernels.cpu.dots import BYTE_PAIRS, REGISTER, byte_pairs, dot2, dot4
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET, runnable
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.llvm import V64U8, offset, pointer
-from numoe.kernels.matmul.groups import VALUE_BYTES
-from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
+from numoe.kernels.cpu.llvm import I32, V16I32, V32I16, V64U8, constant_of, joined, load_splat, offset, pointer
+from numoe.kernels.matmul.tile_operations import map_columns, tile_scale, tile_store, tile_zero_i32
 from numoe.kernels.threads.reader import read_memory
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
@@ -73,30 +73,58 @@ def cores(topology: Topology | None = None) -> tuple[int, ...]:
 
 
 def _accumulate(typing_context: Any, tile: Any, weights: Any, x: Any) -> Any:
-    """tile[c] += weights * x[c % KEPT], dot4 of the 64 bytes at `weights` and a group's values at `x`."""
+    """tile[c] += the 64 bytes at `weights` * the 4 values at `x` + 4 * (c % KEPT); sums of words where BYTE_PAIRS."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         sums, place, activations = values
-        row = builder.load(pointer(builder, place, V64U8), align=1)
         for column in range(tile.columns):
-            value = offset(builder, activations, 4 * VALUE_BYTES * (column % KEPT))
-            total = dot4(builder, builder.extract_value(sums, column), row, value)
+            four = load_splat(builder, offset(builder, activations, 4 * (column % KEPT)), V16I32)
+            total = builder.extract_value(sums, column)
+            if BYTE_PAIRS:
+                pairs = [_pairs(builder, place, four, start) for start in range(0, 64, REGISTER.count)]
+                words = builder.bitcast(joined(builder, *pairs), V32I16)
+                total = builder.bitcast(builder.add(builder.bitcast(total, V32I16), words), V16I32)
+            else:
+                row = builder.load(pointer(builder, place, V64U8), align=1)
+                total = dot4(builder, total, row, builder.bitcast(four, V64U8))
             sums = builder.insert_value(sums, total, column)
         return sums
 
     return tile(tile, types.uintp, types.uintp), code
 
 
+def _pairs(builder: Any, place: Any, four: Any, start: int) -> Any:
+    row = builder.load(pointer(builder, offset(builder, place, start), REGISTER), align=1)
+    lanes = ir.VectorType(I32, REGISTER.count // 4)
+    x = builder.shuffle_vector(four, four, constant_of(lanes, 0))
+    return builder.bitcast(byte_pairs(builder, row, builder.bitcast(x, REGISTER)), lanes)
+
+
 accumulate = intrinsic(_accumulate)
+
+
+def _widened(typing_context: Any, tile: Any) -> Any:
+    """The sums of 32 bits, of sums of words."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        zero, ones = constant_of(V16I32, 0), constant_of(V16I32, 0x00010001)
+        if not BYTE_PAIRS:
+            return values[0]
+        return map_columns(builder, tile, values[0], lambda c, words: dot2(builder, zero, words, ones))
+
+    return tile(tile), code
+
+
+widened = intrinsic(_widened)
 
 
 @kernel
 def multiply(weights: int, x: int, out: int, count: int) -> None:
-    """`count` times SUMS independent dot4."""
+    """`count` times SUMS independent products."""
     tile = tile_zero_i32(SUMS)
     for step in range(count):
         tile = accumulate(tile, weights + 64 * (step & (WEIGHT_REGISTERS - 1)), x)
-    tile_store(tile_scale(tile, splat(np.float32(1.0))), out, 64)
+    tile_store(tile_scale(widened(tile), splat(np.float32(1.0))), out, 64)
 
 
 def read_bandwidth(cpus: tuple[int, ...], bytes_per_thread: int | None = None) -> Rate:
@@ -130,7 +158,7 @@ def integer_peak(cpus: tuple[int, ...], dots: int = DOTS) -> Rate:
 
     def prepare() -> Callable[[], None]:
         weights = np.arange(64 * WEIGHT_REGISTERS, dtype=np.uint8)
-        x, out = np.ones(4 * KEPT * VALUE_BYTES, np.uint8), np.zeros((SUMS, 16), np.float32)
+        x, out = np.ones(4 * KEPT, np.uint8), np.zeros((SUMS, 16), np.float32)
         count = max(1, dots // SUMS)
 
         def run() -> None:

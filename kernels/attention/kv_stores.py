@@ -26,8 +26,6 @@ from numoe.kernels.cpu.llvm import (
 MOST_BF16 = 2.0**128 - 2.0**120  # the largest finite bfloat16
 PART_BYTES = 64  # of a part (quants.py): 4 bytes of each of 16 lanes
 
-_V32I16 = ir.VectorType(I16, 32)
-
 
 def _whole(builder: Any, vector: Any, element: Any) -> Any:
     """Floats that hold whole numbers, as integers of a type."""

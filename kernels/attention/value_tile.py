@@ -22,7 +22,7 @@ from numoe.kernels.attention.kv_stores import PART_BYTES
 from numoe.kernels.cpu.arithmetic import splat
 from numoe.kernels.cpu.dots import dot2
 from numoe.kernels.cpu.jit import address_of
-from numoe.kernels.cpu.llvm import I16, V16I32, V64U8, load_splat, offset, pointer
+from numoe.kernels.cpu.llvm import V16I32, V32I16, V64U8, load_splat, offset, pointer
 from numoe.kernels.cpu.loads import load_f32, prefetch
 from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.matmul.tile_operations import tile_scale, tile_store, tile_zero_i32
@@ -35,7 +35,6 @@ MOST_COLUMNS = 8  # of a tile in attention
 WORD_GROUP_HEAD = 64
 COLUMN_BYTES = 64  # of 32 positions
 _PARTS = 8  # of 32 positions
-_V32I16 = ir.VectorType(I16, 32)
 
 
 @intrinsic(prefer_literal=True)
@@ -48,8 +47,8 @@ def tile_dot_words(typing_context: Any, tile: Any, part: Any, words: Any, stride
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         sums, place, x = values[:3]
-        eight = ir.Constant(_V32I16, [8] * 32)
-        both = builder.bitcast(builder.load(pointer(builder, place, V64U8), align=1), _V32I16)
+        eight = ir.Constant(V32I16, [8] * 32)
+        both = builder.bitcast(builder.load(pointer(builder, place, V64U8), align=1), V32I16)
         pairs = builder.bitcast(builder.ashr(both if upper else builder.shl(both, eight), eight), V16I32)
         for column in range(tile.columns):
             weights = load_splat(builder, offset(builder, x, step * column + 4 * upper), V16I32)

@@ -1,26 +1,24 @@
 """Products of small integers, summed exactly: the only operations that instruction sets do differently.
 
-    dot4    adds to each 32-bit lane its 4 products of an unsigned byte (weights) and a signed one (activations)
-    dot2    adds to each 32-bit lane its 2 products of signed words
-
-Without VNNI there is no exact product of bytes, so the even and the odd bytes of the weights become words, and are
-multiplied with activations that are words already.
+dot4          adds to each 32-bit lane its 4 products of an unsigned byte (weights) and a signed one (activations)
+dot2          adds to each 32-bit lane its 2 products of signed words
+byte_pairs    without VNNI instead of dot4: sums of 2 products of bytes, of 16 bits
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
-from numoe.kernels.cpu.llvm import I8, I16, I32, LANES, V16I32, V64U8, call_llvm, load_splat, offset
+from numoe.kernels.cpu.llvm import I8, I16, I32, LANES, V16I32, V32I16, V64U8, call_llvm
 
-_V8I32, _V16I16, _V32I16, _V32U8 = (ir.VectorType(*shape) for shape in ((I32, 8), (I16, 16), (I16, 32), (I8, 32)))
+_V8I32, _V16I16, _V32U8 = (ir.VectorType(*shape) for shape in ((I32, 8), (I16, 16), (I8, 32)))
 
-# (builder, sums <16 x i32>, weights <64 x i8> or words <16 x i32>, address of the activations) -> <16 x i32>
-Dot = Callable[[Any, Any, Any, Any], Any]
+# Whether bytes are multiplied to sums of two, of 16 bits, which are exact for small weights only (tile_products.py).
+BYTE_PAIRS = INSTRUCTION_SET.name in ("avx512", "avx2")
+REGISTER = V64U8 if INSTRUCTION_SET.name.startswith("avx512") else ir.VectorType(I8, 32)
 
 
 def _halves(builder: Any, vector: Any, half: Any) -> list[Any]:
@@ -41,7 +39,7 @@ def _by_halves(builder: Any, name: str, halves: list[Any], *vectors: Any) -> Any
 
 def _multiply_words(builder: Any, a: Any, b: Any) -> Any:
     """Per lane a.low * b.low + a.high * b.high, of <16 x i32> that hold two signed words each."""
-    a, b = builder.bitcast(a, _V32I16), builder.bitcast(b, _V32I16)
+    a, b = builder.bitcast(a, V32I16), builder.bitcast(b, V32I16)
     if INSTRUCTION_SET.name == "avx512":
         return call_llvm(builder, "llvm.x86.avx512.pmaddw.d.512", V16I32, a, b)
     return _by_halves(builder, "llvm.x86.avx2.pmadd.wd", [_V8I32, _V16I16, _V16I16], a, b)
@@ -60,31 +58,38 @@ def _byte(builder: Any, lanes: Any, byte: int, *, signed: bool) -> Any:
     return builder.ashr(up, down) if signed else builder.lshr(up, down)
 
 
-def _dot4_of_bytes(builder: Any, sums: Any, weights: Any, address: Any) -> Any:
-    """4 activations are 4 bytes."""
-    x = load_splat(builder, address, V16I32)
+def dot4(builder: Any, sums: Any, weights: Any, x: Any) -> Any:
+    """sums + the products of 4 unsigned bytes of the weights and 4 signed ones of x; not where BYTE_PAIRS."""
     if INSTRUCTION_SET.name == "avx512vnni":
-        return call_llvm(builder, "llvm.x86.avx512.vpdpbusd.512", V16I32, sums, weights, builder.bitcast(x, V64U8))
+        return call_llvm(builder, "llvm.x86.avx512.vpdpbusd.512", V16I32, sums, weights, x)
     if INSTRUCTION_SET.name == "avxvnni":
-        x = builder.bitcast(x, V64U8)
         kinds = [_V8I32, _V8I32, _V32U8, _V32U8]
         return _by_halves(builder, "llvm.x86.avx512.vpdpbusd.256", kinds, sums, weights, x)
-    words = builder.bitcast(weights, V16I32)
+    weights, x = builder.bitcast(weights, V16I32), builder.bitcast(x, V16I32)
     for byte in range(4):
-        product = builder.mul(_byte(builder, words, byte, signed=False), _byte(builder, x, byte, signed=True))
+        product = builder.mul(_byte(builder, weights, byte, signed=False), _byte(builder, x, byte, signed=True))
         sums = builder.add(sums, product)
     return sums
 
 
-def _dot4_of_words(builder: Any, sums: Any, weights: Any, address: Any) -> Any:
-    """4 activations are 4 words: 0, 2, then 1, 3."""
-    words = builder.bitcast(weights, _V32I16)
-    even = builder.and_(words, ir.Constant(_V32I16, [0x00FF] * 32))
-    odd = builder.lshr(words, ir.Constant(_V32I16, [8] * 32))
-    for half, word in enumerate((even, odd)):
-        x = load_splat(builder, offset(builder, address, 4 * half), V16I32)
-        sums = builder.add(sums, _multiply_words(builder, builder.bitcast(word, V16I32), x))
-    return sums
+def byte_pairs(builder: Any, weights: Any, x: Any, signs: Any = None) -> Any:
+    """Per word of a register the products of 2 unsigned bytes and 2 signed ones, added; exact where they fit 16 bits.
+
+    With `signs`, weights have the signs of those bytes; they are given as magnitudes, at most 128.
+    """
+    if signs is not None:
+        x = _with_signs(builder, x, signs)
+    if INSTRUCTION_SET.name == "avx512":
+        return call_llvm(builder, "llvm.x86.avx512.pmaddubs.w.512", V32I16, weights, x)
+    return call_llvm(builder, "llvm.x86.avx2.pmadd.ub.sw", _V16I16, weights, x)
+
+
+def _with_signs(builder: Any, x: Any, signs: Any) -> Any:
+    """Bytes, negated where `signs` are negative; those where it is zero are not looked at."""
+    if INSTRUCTION_SET.name == "avx512":
+        zero = ir.Constant(V64U8, [0] * 64)
+        return builder.select(builder.icmp_signed("<", signs, zero), builder.sub(zero, x), x)
+    return call_llvm(builder, "llvm.x86.avx2.psign.b", _V32U8, x, signs)
 
 
 def dot2(builder: Any, sums: Any, words: Any, x: Any) -> Any:
@@ -98,16 +103,15 @@ def dot2(builder: Any, sums: Any, words: Any, x: Any) -> Any:
     return builder.add(sums, _multiply_words(builder, words, x))
 
 
-dot4: Dot = _dot4_of_bytes if INSTRUCTION_SET.value_bytes == 1 else _dot4_of_words
-
-
 def lookup(builder: Any, indices: Any, table: tuple[int, ...]) -> Any:
-    """table[index] for each of 64 bytes in 0 .. 15."""
+    """table[index] for each of 64 or, with AVX2, 32 bytes in 0 .. 15."""
     if INSTRUCTION_SET.name.startswith("avx512"):
         values = ir.Constant(indices.type, list(table) * 4)
         return call_llvm(builder, "llvm.x86.avx512.pshuf.b.512", indices.type, values, indices)
     if INSTRUCTION_SET.name != "portable":
-        values = ir.Constant(indices.type, list(table) * 4)
+        values = ir.Constant(indices.type, list(table) * (indices.type.count // 16))
+        if indices.type.count == 32:
+            return call_llvm(builder, "llvm.x86.avx2.pshuf.b", indices.type, values, indices)
         return _by_halves(builder, "llvm.x86.avx2.pshuf.b", [_V32U8] * 3, values, indices)
     found = ir.Constant(indices.type, [table[0]] * 64)
     for index in range(1, 16):

@@ -1,16 +1,16 @@
 """The instruction sets that kernels are compiled for, and which one this process uses.
 
     avx512vnni   512-bit registers, 4 products of bytes into a 32-bit sum at once    Cascade Lake, Zen 4 and newer
-    avx512       512-bit registers, 2 products of words                              Skylake-SP
+    avx512       512-bit registers, 2 products of bytes into a 16-bit sum            Skylake-SP
     avxvnni      256-bit registers, 4 products of bytes                              Alder Lake, Sierra Forest
-    avx2         256-bit registers, 2 products of words                              Haswell, Zen 1 to 3
+    avx2         256-bit registers, 2 products of bytes                              Haswell, Zen 1 to 3
     portable     what LLVM makes of plain vector code                                anything
 
 Kernels can be compiled ahead of time, for machines that are not known yet (worker/running/ahead.py): then for the first
 CPU that had the set, whose code all that have it run. NUMOE_AHEAD says so to the processes that do it.
 
 All give the same bits: sums of products are exact integers, every floating-point step is one IEEE operation or a fused
-multiply-add, and a lane is a row everywhere. They differ in dots.py, in the form of the groups and in the widths.
+multiply-add, and a lane is a row everywhere. They differ in dots.py, in what its sums hold, and in the widths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class InstructionSet:
     needs: tuple[str, ...]  # LLVM's names of CPU features
     cpu: str | None  # the CPU that LLVM compiles for; None: this one
     first_cpu: str | None  # the CPU that it compiles for ahead of time; None: it cannot, as there is no such CPU
-    value_bytes: int  # of an activation in an integer group
     widths: tuple[int, ...]  # columns of a tile: what the registers hold
 
 
@@ -37,11 +36,11 @@ class InstructionSet:
 _AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 INSTRUCTION_SETS = (
-    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, "cascadelake", 1, (1, 2, 4, 8, 12)),
-    InstructionSet("avx512", _AVX512, "skylake-avx512", "skylake-avx512", 2, (1, 2, 4, 8)),
-    InstructionSet("avxvnni", (*_AVX2, "avxvnni", "gfni"), "alderlake", "alderlake", 1, (1, 2, 4)),
-    InstructionSet("avx2", _AVX2, "haswell", "haswell", 2, (1, 2, 4)),
-    InstructionSet("portable", (), None, None, 1, (1, 2, 4, 8)),
+    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, "cascadelake", (1, 2, 4, 8, 12)),
+    InstructionSet("avx512", _AVX512, "skylake-avx512", "skylake-avx512", (1, 2, 4, 8)),
+    InstructionSet("avxvnni", (*_AVX2, "avxvnni", "gfni"), "alderlake", "alderlake", (1, 2, 4)),
+    InstructionSet("avx2", _AVX2, "haswell", "haswell", (1, 2, 4)),
+    InstructionSet("portable", (), None, None, (1, 2, 4, 8)),
 )
 
 AHEAD = os.environ.get("NUMOE_AHEAD") == "1"  # whether this process only compiles, for other machines

@@ -14,7 +14,7 @@ LANES = 16
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F16, F32 = ir.HalfType(), ir.FloatType()
 _ELEMENTS = {"i32": I32, "f32": F32}
-V16F32, V16I32, V64U8 = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(I8, 64)
+V16F32, V16I32, V32I16, V64U8 = (ir.VectorType(*shape) for shape in ((F32, 16), (I32, 16), (I16, 32), (I8, 64)))
 
 
 class Vector(types.Type):
@@ -81,6 +81,18 @@ def load_splat(builder: Any, address: Any, vector: Any) -> Any:
 def fma_value(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c of vectors of floats, rounded once."""
     return call_llvm(builder, "llvm.fma.v16f32", V16F32, a, b, c)
+
+
+def joined(builder: Any, *halves: Any) -> Any:
+    """One vector of 16 lanes, or two halves as one."""
+    if len(halves) == 1:
+        return halves[0]
+    return builder.shuffle_vector(*halves, ir.Constant(V16I32, list(range(LANES))))
+
+
+def constant_of(vector: Any, value: int) -> Any:
+    """A vector of a type of integers with the same number in all lanes."""
+    return ir.Constant(vector, [value] * vector.count)
 
 
 def constant_vector(value: float) -> Any:

@@ -14,13 +14,12 @@ from llvmlite import ir
 from numba import types
 
 from numoe.kernels.cpu.arithmetic import largest_magnitude, mul, round_even, splat, sum_lanes
-from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.cpu.llvm import LANES, V16I32, f32x16, pointer
+from numoe.kernels.cpu.llvm import I8, LANES, V16I32, f32x16, pointer
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.operation import operation
 from numoe.kernels.cpu.stores import copy_16, store_f32, store_f32x16, store_i32
-from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128, VALUE_BYTES
+from numoe.kernels.matmul.groups import FLOAT_BYTES, HALF_SUMS, INTEGER_BYTES, SCALE, SUM, SUM_128
 
 _TINY = np.float32(1e-30)  # blocks below this are zeros: 127 / max would overflow
 
@@ -37,12 +36,9 @@ def rounding_of(largest: np.float32) -> tuple[np.float32, np.float32]:
 @operation(types.void, types.uintp, f32x16)
 def store_rounded(builder: Any, values: Any) -> Any:
     """Store 16 floats that hold whole numbers in -127 .. 127 as values of an integer group (groups.py)."""
-    whole = builder.fptosi(values[1], V16I32)
-    if INSTRUCTION_SET.value_bytes == 2:
-        order = [4 * four + value for four in range(LANES // 4) for value in (0, 2, 1, 3)]
-        whole = builder.shuffle_vector(whole, whole, ir.Constant(V16I32, order))
-    narrow = ir.VectorType(ir.IntType(8 * INSTRUCTION_SET.value_bytes), LANES)
-    builder.store(builder.trunc(whole, narrow), pointer(builder, values[0], narrow), align=1)
+    narrow = ir.VectorType(I8, LANES)
+    whole = builder.trunc(builder.fptosi(values[1], V16I32), narrow)
+    builder.store(whole, pointer(builder, values[0], narrow), align=1)
 
 
 @kernel
@@ -54,7 +50,7 @@ def write_integer_column(group: int, columns: int, column: int, x: int, blocks: 
         scale, inverse = rounding_of(largest_magnitude(a, b))
         qa, qb = round_even(mul(a, splat(inverse))), round_even(mul(b, splat(inverse)))
         store_rounded(place, qa)
-        store_rounded(place + 16 * VALUE_BYTES, qb)
+        store_rounded(place + 16, qb)
         first, last = sum_lanes(qa), sum_lanes(qb)
         store_f32(place + SCALE, scale)
         store_f32(place + SUM, first + last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numoe.kernels.cpu.arithmetic import mul, negate
+from numoe.kernels.cpu.dots import BYTE_PAIRS
 from numoe.kernels.cpu.loads import load_e8m0x16, load_f16x16, load_i8x16, load_u8x16, prefetch
 from numoe.kernels.cpu.stores import prefetch_write
 from numoe.kernels.cpu.words import high_nibbles, load_i8_pairs, load_u8_pairs, low_nibbles, multiply_words
@@ -20,9 +21,9 @@ from numoe.kernels.matmul.tile_operations import (
 from numoe.kernels.matmul.tile_products import (
     tile_add_pairs,
     tile_dot,
+    tile_dot_halves,
     tile_dot_pairs,
     tile_dot_weighed,
-    tile_weigh_halves,
 )
 from numoe.kernels.matmul.tiles import AHEAD_COLUMNS, DISTANCE, TileKernel
 from numoe.kernels.weights.formats import CACHE_LINE, ROWS, Format, Meaning
@@ -46,6 +47,8 @@ def make_integer_tile(format_: Format, columns: int) -> TileKernel:
     shifted = format_.meaning in (Meaning.SHIFTED, Meaning.K_SHIFTED)
     low, high, table, scales = format_.low_bits, format_.high_bits, format_.table, format_.scales
     shift = -format_.offset
+    signed = int(BYTE_PAIRS)  # what is kept plus 128 is multiplied as what it means
+    weigh = int(columns > 2 and not BYTE_PAIRS)
     exponent = format_.scale_bytes == 1
     unit_blocks, head_bytes, scales_start = format_.unit_blocks, format_.head_bytes, format_.scales_start
     together = format_.units_together
@@ -75,19 +78,15 @@ def make_integer_tile(format_: Format, columns: int) -> TileKernel:
                     small = head + scales_start + scales_bytes * block
                     if kind == Q2_K:
                         both = load_u8_pairs(small)
-                        if columns > 2:
-                            dots = tile_dot_weighed(tile_zero_i32(wide), weights, x, low, low_nibbles(both))
+                        if weigh:
+                            dots = tile_dot_weighed(wide, weights, x, low, low_nibbles(both))
                         else:
-                            first = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 0, 4)
-                            last = tile_dot(tile_zero_i32(wide), weights, x, low, 0, 0, 4, 8)
-                            dots = tile_weigh_halves(first, last, low_nibbles(both))
+                            dots = tile_dot_halves(wide, weights, x, low, 0, low_nibbles(both))
                         minima = tile_add_pairs(tile_zero_i32(wide), high_nibbles(both), x + HALF_SUMS)
                         part = tile_add_dots(tile_scale(dots, d), minima, negate(m))
                     elif kind == Q3_K:
                         pairs = load_i8_pairs(small)
-                        first = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 4)
-                        last = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 4, 8)
-                        dots = tile_weigh_halves(first, last, pairs)
+                        dots = tile_dot_halves(wide, weights, x, low, high, pairs)
                         dots = tile_add_pairs(dots, multiply_words(pairs, shift), x + HALF_SUMS)
                         part = tile_scale(dots, d)
                     elif kind == Q6_K:
@@ -103,7 +102,9 @@ def make_integer_tile(format_: Format, columns: int) -> TileKernel:
                         dots = tile_dot(tile_zero_i32(wide), weights, x, low, high, 0, 0, 8)
                         part = tile_fma(tile_scale(dots, scale), minimum, x + SUM, INTEGER_BYTES)
                     else:
-                        if shift == -128:
+                        if shift == -128 and signed:
+                            dots = tile_zero_i32(wide)
+                        elif shift == -128:
                             dots = tile_load_i32(wide, x + SUM_128)
                         else:
                             dots = tile_dot_pairs(wide, shift, shift, x + HALF_SUMS)

@@ -1,4 +1,8 @@
-"""Operations on tiles that multiply integers and sum the products exactly, by dots.py."""
+"""Operations on tiles that multiply integers and sum the products exactly, by dots.py.
+
+Where BYTE_PAIRS two products of bytes become a sum of 16 bits, and as many of those are added as must fit: those of 8
+parts of 4-bit quants, of 4 of 5 bits, of 2 of 6 bits, of 1 of signed bytes. Then pairs of sums are widened.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from numoe.kernels.cpu.dots import dot2, dot4
-from numoe.kernels.cpu.llvm import LANES, V16I32, Tile, i32x16, load_splat, offset
-from numoe.kernels.matmul.groups import INTEGER_BYTES, VALUE_BYTES
+from numoe.kernels.cpu.dots import BYTE_PAIRS, REGISTER, byte_pairs, dot2, dot4
+from numoe.kernels.cpu.llvm import I32, I64, LANES, V16I32, V64U8, Tile, constant_of, i32x16, joined, load_splat, offset
+from numoe.kernels.matmul.groups import INTEGER_BYTES, MOST_VALUE
 from numoe.kernels.matmul.tile_operations import map_columns
 from numoe.kernels.weights import quants
-from numoe.kernels.weights.quants import PARTS
+from numoe.kernels.weights.quants import NO_TABLE, PARTS, VECTOR_BYTES
+
+MOST_WORD = 32767
 
 
 @intrinsic(prefer_literal=True)
@@ -46,21 +52,6 @@ def tile_add_pairs(typing_context: Any, tile: Any, words: Any, address: Any) -> 
     return tile(tile, i32x16, types.uintp), code
 
 
-@intrinsic
-def tile_weigh_halves(typing_context: Any, first: Any, last: Any, words: Any) -> Any:
-    """words.low * first[c] + words.high * last[c]; both tiles hold numbers that fit 16 bits."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        def each(column: int, low: Any) -> Any:
-            high = builder.shl(builder.extract_value(values[1], column), ir.Constant(V16I32, [16] * LANES))
-            pair = builder.or_(builder.and_(low, ir.Constant(V16I32, [0xFFFF] * LANES)), high)
-            return dot2(builder, ir.Constant(V16I32, [0] * LANES), values[2], pair)
-
-        return map_columns(builder, first, values[0], each)
-
-    return first(first, last, i32x16), code
-
-
 @intrinsic(prefer_literal=True)
 def tile_dot(
     typing_context: Any,
@@ -77,39 +68,123 @@ def tile_dot(
 
     weights: address of the block's quants; x: address of the block's values of column 0. The rest are constants.
     """
-    constants = [value.literal_value for value in (low_bits, high_bits, table, first, last)]
+    form = tuple(value.literal_value for value in (low_bits, high_bits, table))
+    parts = range(first.literal_value, last.literal_value)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         sums, place, x = values[:3]
-        for part in range(*constants[3:]):
-            row = quants.load_part(builder, place, part, *constants[:3])
-            sums = _dot_part(builder, tile, sums, row, x, part)
-        return sums
+        return _add_products(builder, tile, sums, place, x, form, parts)
 
     return tile(tile, types.uintp, types.uintp, low_bits, high_bits, table, first, last), code
 
 
 @intrinsic(prefer_literal=True)
-def tile_dot_weighed(typing_context: Any, tile: Any, weights: Any, x: Any, low_bits: Any, scales: Any) -> Any:
-    """As tile_dot for a whole block, each quant times its half's scale: words.low first, words.high last.
+def tile_dot_halves(
+    typing_context: Any, columns: Any, weights: Any, x: Any, low_bits: Any, high_bits: Any, scales: Any
+) -> Any:
+    """scales.low * the products of a block's first half + scales.high * those of its last half, exact.
+
+    Either half's products fit 16 bits, and so do the scales.
+    """
+    tile, form = Tile("i32", columns.literal_value), (low_bits.literal_value, high_bits.literal_value, NO_TABLE)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, place, x, _, _, pairs = values
+        sums = ir.Constant(context.get_value_type(tile), [constant_of(V16I32, 0)] * tile.columns)
+        halves = range(PARTS // 2), range(PARTS // 2, PARTS)
+        if BYTE_PAIRS:
+            for half, parts in enumerate(halves):
+                scale = quants.both_words(builder, pairs, half)
+                sums = _add_products(builder, tile, sums, place, x, form, parts, scale)
+            return sums
+        first, last = (_add_products(builder, tile, sums, place, x, form, parts) for parts in halves)
+
+        def each(column: int, low: Any) -> Any:
+            high = builder.shl(builder.extract_value(last, column), ir.Constant(V16I32, [16] * LANES))
+            both = builder.or_(builder.and_(low, ir.Constant(V16I32, [0xFFFF] * LANES)), high)
+            return dot2(builder, constant_of(V16I32, 0), pairs, both)
+
+        return map_columns(builder, tile, first, each)
+
+    return tile(columns, types.uintp, types.uintp, low_bits, high_bits, i32x16), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_dot_weighed(typing_context: Any, columns: Any, weights: Any, x: Any, low_bits: Any, scales: Any) -> Any:
+    """As tile_dot_halves, each quant times its half's scale before: fewer operations for many columns; not BYTE_PAIRS.
 
     Quants and scales are unsigned, their products below 256.
     """
-    bits = low_bits.literal_value
+    tile, bits = Tile("i32", columns.literal_value), low_bits.literal_value
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        sums, place, x, _, words = values
+        _, place, x, _, words = values
+        sums = ir.Constant(context.get_value_type(tile), [constant_of(V16I32, 0)] * tile.columns)
         for part in range(PARTS):
             row = quants.load_part(builder, place, part, bits, 0, 0)
             row = quants.multiply(builder, row, words, part // (PARTS // 2))
             sums = _dot_part(builder, tile, sums, row, x, part)
         return sums
 
-    return tile(tile, types.uintp, types.uintp, low_bits, i32x16), code
+    return tile(columns, types.uintp, types.uintp, low_bits, i32x16), code
+
+
+def _add_products(
+    builder: Any,
+    tile: Tile,
+    sums: Any,
+    place: Any,
+    x: Any,
+    form: tuple[int, int, int],  # low bits, high bits, table
+    parts: range,
+    scale: Any = None,  # <16 x i32>, words to multiply sums of two products with; only where BYTE_PAIRS
+) -> Any:
+    """sums[c] + the products of some parts."""
+    if not BYTE_PAIRS:
+        for part in parts:
+            sums = _dot_part(builder, tile, sums, quants.load_part(builder, place, part, *form), x, part)
+        return sums
+    together = MOST_WORD // (2 * MOST_VALUE * quants.largest(*form))
+    factors = constant_of(V16I32, 0x00010001) if scale is None else scale
+    for first in range(0, len(parts), together):
+        words = _sum_pairs(builder, tile, place, x, form, parts[first : first + together])
+        for column, word in enumerate(words):
+            total = dot2(builder, builder.extract_value(sums, column), word, factors)
+            sums = builder.insert_value(sums, total, column)
+    return sums
+
+
+def _sum_pairs(builder: Any, tile: Tile, place: Any, x: Any, form: tuple[int, int, int], parts: range) -> list[Any]:
+    """Per column <32 x i16>: products of some parts, two of each added up; they fit."""
+    low_bits, _, table = form
+    signed = quants.has_sign(low_bits, table)
+    x_kind = ir.VectorType(I32, REGISTER.count // 4)
+    registers = []
+    for start in range(0, VECTOR_BYTES, REGISTER.count):
+        words: list[Any] = [None] * tile.columns
+        if start and not signed:  # LLVM would keep 8 registers of activations from one half to the other, in memory
+            x = builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [x], side_effect=False)
+        for part in parts:
+            source = offset(builder, place, start)
+            row = quants.load_part(builder, source, part, *form, minus=128 if signed else 0, kind=REGISTER)
+            magnitudes = _magnitudes(builder, row) if signed else row
+            for column in range(tile.columns):
+                four = load_splat(builder, offset(builder, x, INTEGER_BYTES * column + 4 * part), x_kind)
+                signs = (row,) if signed else ()
+                pairs = byte_pairs(builder, magnitudes, builder.bitcast(four, REGISTER), *signs)
+                words[column] = pairs if words[column] is None else builder.add(words[column], pairs)
+        registers.append([builder.bitcast(one, x_kind) for one in words])
+    return [joined(builder, *parts) for parts in zip(*registers, strict=True)]
+
+
+def _magnitudes(builder: Any, row: Any) -> Any:
+    zero = constant_of(row.type, 0)
+    return builder.select(builder.icmp_signed("<", row, zero), builder.sub(zero, row), row)
 
 
 def _dot_part(builder: Any, tile: Tile, sums: Any, row: Any, x: Any, part: int) -> Any:
     def each(column: int, total: Any) -> Any:
-        return dot4(builder, total, row, offset(builder, x, INTEGER_BYTES * column + 4 * VALUE_BYTES * part))
+        four = load_splat(builder, offset(builder, x, INTEGER_BYTES * column + 4 * part), V16I32)
+        return dot4(builder, total, row, builder.bitcast(four, V64U8))
 
     return map_columns(builder, tile, sums, each)

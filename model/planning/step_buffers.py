@@ -15,7 +15,7 @@ from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan
 from numoe.protos.arena import dense_columns, expert_columns, whole_panels
 from numoe.protos.messages import StepLimits
 
-INTEGER_BYTES, FLOAT_BYTES = 80, 128  # of a column's block of 32 values: without VNNI, where integers have 16 bits
+INTEGER_BYTES, FLOAT_BYTES = 48, 128  # of a column's block of 32 values
 GROUP_BYTES, SEGMENT_BYTES, SEGMENT_GROUPS = 16, 12, 8
 WIDEST, MOST_HEADS = 12, 8  # columns of a tile, and of one of attention
 BUCKET_BYTES, UNPACKED_BYTES = 2 * 1024 * 8, 276  # of a thread

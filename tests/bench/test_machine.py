@@ -7,7 +7,6 @@ import os
 import numpy as np
 
 from bench.machine import KEPT, SUMS, cores, integer_peak, multiply, read_bandwidth
-from numoe.kernels.matmul.groups import VALUE_BYTES
 
 
 def test_a_bandwidth_is_measured_and_leaves_this_thread_unpinned() -> None:
@@ -24,8 +23,7 @@ def test_a_peak_is_measured() -> None:
 
 def test_the_peak_s_kernel_computes_what_it_counts() -> None:
     weights = np.ones(4096, np.uint8)
-    dtype = {1: np.int8, 2: np.int16}[VALUE_BYTES]
-    x = np.repeat(np.arange(1, KEPT + 1), 4).astype(dtype)
+    x = np.repeat(np.arange(1, KEPT + 1), 4).astype(np.int8)
     out = np.zeros((SUMS, 16), np.float32)
     multiply(weights.ctypes.data, x.ctypes.data, out.ctypes.data, 100)
     expected = 100 * 4 * (1 + np.arange(SUMS) % KEPT)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.experts.router import NOT_RUN
-from numoe.kernels.matmul.groups import INTEGER_BYTES, VALUE_BYTES
+from numoe.kernels.matmul.groups import INTEGER_BYTES
 from numoe.kernels.weights.formats import BLOCK
 
 Reals = NDArray[np.float64]
@@ -22,7 +22,6 @@ Singles = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 Integers = NDArray[np.int64]
-_ORDER = (0, 1, 2, 3) if VALUE_BYTES == 1 else (0, 2, 1, 3)  # in which four values are stored
 
 
 # Activations and tiles (activations.py, vectors.py, tiles.py). `gguf.dequantize` says what rows of a format mean.
@@ -46,7 +45,7 @@ def write_integer_column(group: Bytes, columns: int, column: int, x: Singles, bl
 def put_integer_column(group: Bytes, columns: int, column: int, rounded: Integers, scales: Singles) -> None:
     """Put whole numbers [blocks, 32] of these scales [blocks] into one column of an integer group."""
     values, *fields = _integer_fields(group, columns, len(rounded))
-    values[:, column] = rounded.reshape(-1, BLOCK // 4, 4)[:, :, _ORDER].reshape(-1, BLOCK)
+    values[:, column] = rounded
     halves = rounded.reshape(-1, 2, BLOCK // 2).sum(axis=2)
     for field, value in zip(fields, (scales, halves.sum(axis=1), -128 * halves.sum(axis=1), halves), strict=True):
         field[:, column] = value
@@ -56,7 +55,7 @@ def _integer_fields(group: Bytes, columns: int, blocks: int) -> list[NDArray[Any
     """An integer group as [blocks, columns, 32] values and [blocks, columns] scale, sum, -128 * sum, halves' sums."""
     drawing = np.dtype(
         [
-            ("values", np.int8 if VALUE_BYTES == 1 else np.int16, BLOCK),
+            ("values", np.int8, BLOCK),
             ("scale", np.float32),
             ("sum", np.float32),
             ("sum_128", np.int32),
@@ -71,8 +70,7 @@ def _integer_fields(group: Bytes, columns: int, blocks: int) -> list[NDArray[Any
 def rounded_columns(group: Bytes, columns: int, blocks: int) -> tuple[Integers, Singles]:
     """The whole numbers [C, blocks, 32] that an integer group holds, and their scales [C, blocks]."""
     values, scales, *_ = _integer_fields(group, columns, blocks)
-    fours = values.reshape(blocks, columns, BLOCK // 4, 4)[..., np.argsort(_ORDER)]
-    return fours.reshape(blocks, columns, BLOCK).swapaxes(0, 1).astype(np.int64), scales.T.copy()
+    return values.swapaxes(0, 1).astype(np.int64), scales.T.copy()
 
 
 def integer_columns(group: Bytes, columns: int, blocks: int) -> Reals:  # [columns, blocks * 32]

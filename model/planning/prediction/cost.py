@@ -40,7 +40,7 @@ DRAW_SECONDS = 3.0e-9
 VALUE_SECONDS = 0.6e-9
 STEP_SECONDS = 60e-6  # the coordinator's part of a step, and waking the workers
 MOST_STEPS, LEAST_STEPS, ROWS_DRAWN = 400, 16, 4800  # steps drawn: fewer where many layers differ, and of many tokens
-# Of a value that workers exchange: as it is, and rounded in blocks of 32 (without VNNI 2.5, for float formats 4).
+# Of a value that workers exchange: as it is, and rounded in blocks of 32 (for float formats 4).
 FLOAT_BYTES, ROUNDED_BYTES = 4.0, 1.5
 PIECE_POSITIONS = 512  # of a context, which one thread attends to at a time
 
