@@ -17,7 +17,8 @@ TileTable = NDArray[np.uintp]  # [formats + 1, widths] addresses of tile kernels
 # One of several records: compiled code reads its fields as attributes, which NumPy's np.void does not have.
 Record = Any
 
-BUCKETS = 1 << 10  # that candidates are counted in, see step/candidates.py
+# Of a draw, see step/candidates.py: what candidates are counted in, whose largest is kept, and looked at one by one.
+BUCKETS, TOGETHER, LISTED = 1 << 10, 128, 1 << 12
 
 # A matrix in panels, or E of them.
 MATRIX = np.dtype(
@@ -182,8 +183,12 @@ class Memory(NamedTuple):
     step_bytes: NDArray[np.int64]  # [PHASES] in the arena, written at the start: of weights that every step reads
     chosen_bytes: NDArray[np.int64]  # [PHASES] in the arena: of weights that steps read beyond, so far
     expert_hits: NDArray[np.int64]  # [L, E] in the arena: tokens routed to each expert
-    candidates: Floats  # [threads, V rounded up to 16] scratch of sampling
-    candidate_buckets: NDArray[np.float64]  # [threads, 2, BUCKETS] scratch of sampling, see step/candidates.py
+    # Scratch of sampling, see step/candidates.py.
+    candidates: Floats  # [threads, V rounded up to TOGETHER]
+    candidate_groups: Floats  # [threads, 2, V / TOGETHER rounded up to 16]
+    candidate_values: Floats  # [threads, LISTED]
+    candidate_ids: NDArray[np.int32]  # [threads, LISTED]
+    candidate_buckets: NDArray[np.float64]  # [threads, 2, BUCKETS]
 
 
 class StepInput(NamedTuple):

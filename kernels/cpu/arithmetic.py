@@ -119,6 +119,14 @@ def scale_by_power(builder: Any, values: Any) -> Any:
     return builder.fmul(values[0], power)
 
 
+@operation(types.uint64, f32x16, f32x16, f32x16)
+def lanes_between(builder: Any, values: Any) -> Any:
+    """A bit for each lane of x that is at least as large as in the second vector, and less than in the third."""
+    x, least, below = values
+    found = builder.and_(builder.fcmp_ordered(">=", x, least), builder.fcmp_ordered("<", x, below))
+    return builder.zext(builder.bitcast(found, ir.IntType(LANES)), ir.IntType(64))
+
+
 def _larger(builder: Any, x: Any, y: Any) -> Any:
     """One operation of every CPU; LLVM's own maxima care for NaN, and take three."""
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)

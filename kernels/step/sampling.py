@@ -12,25 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.cpu.arithmetic import (
-    MOST_F32,
-    add,
-    div,
-    fma,
-    lane_numbers,
-    max_lanes,
-    maximum,
-    splat,
-    sub,
-    sum_lanes,
-    where_less,
-)
+from numoe.kernels.cpu.arithmetic import MOST_F32, add, fma, max_lanes, maximum, splat, sub, sum_lanes
 from numoe.kernels.cpu.functions import exp_vector, log
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
-from numoe.kernels.cpu.stores import store_f32x16
-from numoe.kernels.records import Record
-from numoe.kernels.step.candidates import draw_filtered
+from numoe.kernels.records import TOGETHER, Record
+from numoe.kernels.step.candidates import DrawMemory, draw_weighed
 
 PADDING = np.float32(-MOST_F32)  # as good as impossible, yet finite: what is not finite is then a fault
 NOT_DRAWN = -1  # instead of a token id, where logits are not finite; as in protos/messages.py
@@ -53,28 +40,45 @@ def uniform(seed: int, position: int) -> float:
 
 
 @kernel
-def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """Compute log(sum(exp(logits))), NaN if one of them is not finite; the length is a multiple of 16 with PADDING."""
+def group_maximum(logits: NDArray[np.float32], group: int) -> np.float32:
+    """The largest logit of a group."""
+    highest = splat(np.float32(-np.inf))
+    for value in range(group * TOGETHER, (group + 1) * TOGETHER, 16):
+        highest = maximum(load_f32x16(logits.ctypes.data + 4 * value), highest)
+    return max_lanes(highest)
+
+
+@kernel
+def log_sum_exp(
+    logits: NDArray[np.float32],  # [V rounded up to TOGETHER, with PADDING]
+    maxima: NDArray[np.float32],  # [V / TOGETHER rounded up to 16] written: the largest logit of each group
+) -> float:
+    """Compute log(sum(exp(logits))), NaN if one of them is not finite."""
     address, zero = logits.ctypes.data, splat(np.float32(0.0))
-    highest, none = splat(np.float32(-np.inf)), zero
-    for value in range(0, logits.shape[0], 16):
-        x = load_f32x16(address + 4 * value)
-        highest, none = maximum(x, highest), fma(x, zero, none)  # 0 times anything finite is 0, else NaN
-    largest = max_lanes(highest)
+    none, largest = zero, np.float32(-np.inf)
+    maxima[:] = PADDING
+    for group in range(logits.shape[0] // TOGETHER):
+        highest = splat(np.float32(-np.inf))
+        for value in range(group * TOGETHER, (group + 1) * TOGETHER, 16):
+            x = load_f32x16(address + 4 * value)
+            highest, none = maximum(x, highest), fma(x, zero, none)  # 0 times anything finite is 0, else NaN
+        maxima[group] = max_lanes(highest)
+        largest = max(largest, maxima[group])
     if sum_lanes(none) != 0:
-        return largest + np.float32(np.nan)
-    total = splat(np.float32(0.0))
+        return float(largest + np.float32(np.nan))
+    total = zero
     for value in range(0, logits.shape[0], 16):
         total = add(total, exp_vector(sub(load_f32x16(address + 4 * value), splat(largest))))
-    return largest + np.float32(log(np.float64(sum_lanes(total))))
+    return float(largest + np.float32(log(np.float64(sum_lanes(total)))))
 
 
 @kernel
 def penalise(
-    logits: NDArray[np.float32],  # [V], changed in place
+    logits: NDArray[np.float32],  # [V rounded up to TOGETHER], changed in place
     sample: Record,
     seen_tokens: NDArray[np.int32],
     seen_counts: NDArray[np.int32],  # times generated; 0: only in the prompt
+    maxima: NDArray[np.float32],  # of the logits' groups, changed in place
 ) -> None:
     """Penalise repetition (Keskar et al. 2019) of all tokens seen, frequency and presence of generated ones."""
     for index in range(sample.first_seen, sample.first_seen + sample.seen):
@@ -84,52 +88,34 @@ def penalise(
         if count > 0:
             value = value - np.float32(count) * sample.frequency_penalty - sample.presence_penalty
         logits[token] = value
+        maxima[token // TOGETHER] = group_maximum(logits, token // TOGETHER)
 
 
 @kernel
-def _most_likely(logits: NDArray[np.float32]) -> int:
-    """The lowest id of the largest logit; the length is a multiple of 16 with PADDING.
-
-    Ids are held as floats, which are exact to 2**24.
-    """
-    address, ids = logits.ctypes.data, lane_numbers()
-    best, best_ids = splat(np.float32(-np.inf)), splat(np.float32(0.0))
-    for token in range(0, logits.shape[0], 16):
-        x = load_f32x16(address + 4 * token)
-        best_ids = where_less(best, x, add(ids, splat(np.float32(token))), best_ids)
-        best = where_less(best, x, x, best)
-    others = splat(np.float32(2.0**24))
-    ids = where_less(best, splat(max_lanes(best)), others, best_ids)
-    return int(-max_lanes(sub(splat(np.float32(0.0)), ids)))
+def _most_likely(logits: NDArray[np.float32], maxima: NDArray[np.float32]) -> int:
+    """The lowest id of the largest logit, or an id past all."""
+    largest, found = np.float32(-np.inf), 0
+    for group in range(logits.shape[0] // TOGETHER):
+        if maxima[group] > largest:
+            largest, found = maxima[group], group
+    for token in range(found * TOGETHER, (found + 1) * TOGETHER):
+        if logits[token] == largest:
+            return token
+    return logits.shape[0]
 
 
 @kernel
 def draw(
-    logits: NDArray[np.float32],  # [V rounded up to 16, with PADDING], changed in place
-    buckets: NDArray[np.float64],  # [2, BUCKETS] scratch
+    logits: NDArray[np.float32],  # [V rounded up to TOGETHER, with PADDING], changed in place
+    memory: DrawMemory,  # maxima are those of the logits
     sample: Record,
     vocabulary: int,  # V
 ) -> int:
     """Draw one token id, NOT_DRAWN if penalties left no largest logit that is finite; before them all must be."""
-    best = _most_likely(logits)
+    best = _most_likely(logits, memory.maxima)
     if best >= vocabulary or not abs(logits[best]) < np.inf:
         return NOT_DRAWN
     if sample.temperature <= 0:
         return best
-    address, largest = logits.ctypes.data, splat(logits[best])
-    temperature = splat(sample.temperature)
-    for token in range(0, logits.shape[0], 16):
-        place = address + 4 * token
-        store_f32x16(place, exp_vector(div(sub(load_f32x16(place), largest), temperature)))
-    total = 0.0
-    for token in range(vocabulary):
-        total += logits[token]
     random = uniform(sample.seed, sample.position)
-    if sample.top_k > 0 or sample.top_p < 1.0 or sample.min_p > 0:
-        return draw_filtered(logits[:vocabulary], buckets, sample, total, random, best)
-    goal, mass = random * total, 0.0
-    for token in range(vocabulary):
-        mass += logits[token]
-        if mass > goal:
-            return token
-    return best
+    return draw_weighed(logits, memory, sample, vocabulary, random, best)

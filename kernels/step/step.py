@@ -28,6 +28,7 @@ from numoe.kernels.matmul.column_groups import group_all
 from numoe.kernels.matmul.columns import gather_row, prepare
 from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
+from numoe.kernels.step.candidates import DrawMemory
 from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.profile import (
@@ -129,7 +130,14 @@ def _logits(
 @kernel
 def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
-    logits, buckets = memory.candidates[team.thread], memory.candidate_buckets[team.thread]
+    thread = team.thread
+    logits, groups = memory.candidates[thread], memory.candidate_groups[thread]
+    values, ids, buckets = (
+        memory.candidate_values[thread],
+        memory.candidate_ids[thread],
+        memory.candidate_buckets[thread],
+    )
+    scratch = DrawMemory(groups[0], groups[1], values, ids, buckets)
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
     for index in claimed(team, own_samples):
         number = sizes.worker + sizes.workers * index
@@ -141,11 +149,11 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
         for pad in range(sizes.vocabulary, logits.shape[0]):
             logits[pad] = PADDING
         sample = step.samples[number]
-        normaliser = log_sum_exp(logits)
+        normaliser = log_sum_exp(logits, scratch.maxima)
         token = NOT_DRAWN
         if normaliser == normaliser:  # a number: all logits are finite
-            penalise(logits, sample, step.seen_tokens, step.seen_counts)
-            token = draw(logits, buckets, sample, sizes.vocabulary)
+            penalise(logits, sample, step.seen_tokens, step.seen_counts, scratch.maxima)
+            token = draw(logits, scratch, sample, sizes.vocabulary)
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             row = token - part.first_vocabulary

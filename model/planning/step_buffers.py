@@ -19,6 +19,7 @@ INTEGER_BYTES, FLOAT_BYTES = 48, 128  # of a column's block of 32 values
 GROUP_BYTES, SEGMENT_BYTES, SEGMENT_GROUPS = 16, 12, 8
 WIDEST, MOST_HEADS = 12, 8  # columns of a tile, and of one of attention
 BUCKET_BYTES, UNPACKED_BYTES = 2 * 1024 * 8, 276  # of a thread
+CANDIDATES_TOGETHER, CANDIDATES_LISTED = 128, 4096  # of a draw
 PIECE, KV_BLOCK, SPLIT_BELOW = 512, 64, 4  # positions of a piece and of a block; pieces are shared out below this share
 STATE = 16  # floats before a row of attention
 FLOAT_TYPES = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16})
@@ -33,6 +34,7 @@ def buffer_bytes(spec: ModelSpec, shard: Shard, workers: int, limits: StepLimits
     packed = max(spec.width, spec.expert_width)
     pieces = _most_pieces(threads, kv_heads, limits.context_tokens) if threads > 1 else 0
     of_tokens = _grouping_bytes(dense, 1)
+    groups = -(-spec.vocabulary // CANDIDATES_TOGETHER) if spec.draws else 0
     return {
         "x_integer": dense * (longest // BLOCK_ROWS) * INTEGER_BYTES,
         "x_float": dense * (longest // BLOCK_ROWS) * FLOAT_BYTES,
@@ -55,7 +57,10 @@ def buffer_bytes(spec: ModelSpec, shard: Shard, workers: int, limits: StepLimits
         "dense": of_tokens,
         "routed": of_tokens,
         "expert": _grouping_bytes(experts, spec.experts),
-        "candidates": 4 * threads * whole_panels(spec.vocabulary) if spec.draws else 0,
+        "candidates": 4 * threads * groups * CANDIDATES_TOGETHER,
+        "candidate_groups": 4 * threads * 2 * whole_panels(groups),
+        "candidate_values": 4 * threads * CANDIDATES_LISTED,
+        "candidate_ids": 4 * threads * CANDIDATES_LISTED,
         "candidate_buckets": threads * BUCKET_BYTES,
     }
 

@@ -25,7 +25,8 @@ from numoe.kernels.experts.router import choose_experts
 from numoe.kernels.matmul.activations import write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.matmul.vectors import rms_norm
-from numoe.kernels.records import BUCKETS
+from numoe.kernels.records import BUCKETS, LISTED, TOGETHER
+from numoe.kernels.step.candidates import DrawMemory
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
@@ -117,12 +118,16 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     yield "chosen", chosen
     yield "shares", shares
     row = (random.standard_normal(4096) * 4).astype(np.float32)
-    yield "log_sum_exp", np.array([log_sum_exp(row)])
-    tokens = np.zeros((50, 2), np.int32)
+    groups = np.zeros((2, len(row) // TOGETHER), np.float32)
+    listed = np.zeros(LISTED, np.float32), np.zeros(LISTED, np.int32)
+    memory = DrawMemory(groups[0], groups[1], *listed, np.zeros((2, BUCKETS)))
+    yield "log_sum_exp", np.array([log_sum_exp(row, memory.maxima)])
+    tokens = np.zeros((50, 3), np.int32)
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        tokens[seed, filtered] = draw(row.copy(), np.zeros((2, BUCKETS)), sample, 4090)
+        sample["top_k"] = 20 if filtered == 2 else 0
+        tokens[seed, filtered] = draw(row.copy(), memory, sample, 4090)
     yield "draw", tokens
 
 

@@ -11,7 +11,7 @@ from numoe.kernels.attention.scratch import row_floats, scratch_floats
 from numoe.kernels.experts.phases import GATE_AND_UP_TILES
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
-from numoe.kernels.records import BUCKETS, GROUP, PART, SEGMENT, Grouping, Memory, StepInput
+from numoe.kernels.records import BUCKETS, GROUP, LISTED, PART, SEGMENT, TOGETHER, Grouping, Memory, StepInput
 from numoe.kernels.threads.profile import CELLS, END, EVENTS
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, ROWS
@@ -96,7 +96,7 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
     own = f"worker{assignment.worker}."
     packed = max(spec.width, spec.expert_width)
     heads = shard.heads.size + 2 * shard.kv_heads.size
-    vocabulary = whole_panels(spec.vocabulary) if spec.draws else 0
+    groups = -(-spec.vocabulary // TOGETHER) if spec.draws else 0
     of_tokens = _grouping(dense, 1)
     heads_per_kv = spec.query_heads // spec.kv_heads
     pieces = most_pieces(threads, shard.kv_heads.size, limits.context_tokens) if threads > 1 else 0
@@ -131,6 +131,9 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
         step_bytes=layout.view(arena, own + "step_bytes"),
         chosen_bytes=layout.view(arena, own + "chosen_bytes"),
         expert_hits=layout.view(arena, own + "expert_hits"),
-        candidates=_floats(threads, vocabulary),
+        candidates=_floats(threads, groups * TOGETHER),
+        candidate_groups=_floats(threads, 2, whole_panels(groups)),
+        candidate_values=_floats(threads, LISTED),
+        candidate_ids=_ints(threads, LISTED),
         candidate_buckets=np.zeros((threads, 2, BUCKETS)),
     )

@@ -33,9 +33,9 @@ from numoe.model.planning.prediction.worker_rates import WorkerRates, rates_of
 
 STEP_GATHERS = 4  # of all workers, beside those of layers: two while embedding, after the logits, after drawing
 CHOICE_SECONDS = 1.0e-9  # per expert and rank, by one thread: the router's choice compares all experts A times
-# Per token id, by one thread. Of 151,936 on a Zen 5 core, whatever the distribution: 0.11 ms without temperature, 0.46
-# to 0.48 with it alone, 1.1 to 2.1 with top-k or top-p.
-DRAW_SECONDS = 3.0e-9
+# Per token id, by one thread. Of 151,936 on a Zen 3 core: 0.11 ms without temperature, 0.13 with top-k, 0.23 with
+# temperature alone, 0.3 to 0.5 with top-p alone.
+DRAW_SECONDS = 0.9e-9
 # A value of activations is normalised, rounded to 8 bits or passed through a sigmoid.
 VALUE_SECONDS = 0.6e-9
 STEP_SECONDS = 60e-6  # the coordinator's part of a step, and waking the workers
