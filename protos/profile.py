@@ -22,7 +22,7 @@ PHASES = (
     "attention_output",
     "feed_forward_norm",
     "router",
-    "choose",  # experts for each token; many tokens are packed by expert
+    "choose",  # experts for each token, which are packed by expert; of a lone token within "router"
     "gate_up",
     "expert_exchange",  # as attention_exchange
     "down",

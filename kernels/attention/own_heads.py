@@ -132,8 +132,8 @@ def attend_own_heads(
     tokens, pieces = step.header[0], memory.piece_starts[SHARED_PIECES]
     scratch, out = memory.scratch[team.thread], memory.rows[team.thread].ctypes.data
     if pieces == 0:
-        for item in claimed(team, tokens * sizes.own_kv_heads):
-            token, kv_head = item // sizes.own_kv_heads, item % sizes.own_kv_heads
+        for item in claimed(team, tokens * sizes.own_kv_heads):  # head by head, whose positions then lie in the cache
+            token, kv_head = item % tokens, item // tokens
             _attend_token(sizes, weights, memory, step, scratch, out, index, token, kv_head)
     else:
         for item in claimed(team, pieces * sizes.own_kv_heads):

@@ -8,7 +8,7 @@ from numoe.kernels.experts.router import choose_experts
 from numoe.kernels.experts.sharing import SHARED_TOKENS, assign_experts
 from numoe.kernels.matmul.activations import copy_column, write_float_column, write_integer_column
 from numoe.kernels.matmul.claims import claims_of, multiply_claim
-from numoe.kernels.matmul.columns import normalise
+from numoe.kernels.matmul.columns import normalise, pieces_of_columns
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.matmul.vectors import copy_bytes
 from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
@@ -35,17 +35,34 @@ def _prepare_tokens(
 ) -> None:
     """Normalise own tokens: each as a column by itself, for any of its experts, and in groups for the router."""
     own, blocks = memory.parts[sizes.worker], sizes.width // BLOCK
-    for item in claimed(team, last - first):
-        token, row = first + item, memory.rows[team.thread].ctypes.data
+    pieces = pieces_of_columns(team, last - first, blocks)
+    for item in claimed(team, (last - first) * pieces):
+        token, piece, row = first + item // pieces, item % pieces, memory.rows[team.thread].ctypes.data
         normalise(row, memory.parts, token, layer.feed_forward_norm, sizes.width, constants.epsilon[0])
+        start, end = blocks * piece // pieces, blocks * (piece + 1) // pieces
+        x, place = row + 4 * BLOCK * start, token * blocks + start
         if takes_integers(layer):
-            write_integer_column(own.normed_integer + token * blocks * INTEGER_BYTES, 1, 0, row, blocks)
+            write_integer_column(own.normed_integer + place * INTEGER_BYTES, 1, 0, x, end - start)
         if takes_floats(layer):
-            write_float_column(own.normed_float + token * blocks * FLOAT_BYTES, 1, 0, row, blocks)
+            write_float_column(own.normed_float + place * FLOAT_BYTES, 1, 0, x, end - start)
         group = memory.dense.groups[memory.dense.column_group[token]]
-        place = memory.x_float.ctypes.data + group.column * blocks * FLOAT_BYTES
-        write_float_column(place, WIDTHS[group.width], token - group.column, row, blocks)
+        columns = WIDTHS[group.width]
+        place = memory.x_float.ctypes.data + (group.column * blocks + start * columns) * FLOAT_BYTES
+        write_float_column(place, columns, token - group.column, x, end - start)
     barrier(team)
+
+
+@kernel
+def _choose(sizes: ShardSizes, memory: Memory, step: StepInput, token: int) -> None:
+    sequence = step.token_sequence[token]
+    choose_experts(
+        memory.chosen[token],
+        memory.shares[token],
+        memory.router_logits[token],
+        sizes.experts,
+        step.fewest_experts[sequence],
+        step.expert_threshold[sequence],
+    )
 
 
 @kernel
@@ -88,23 +105,18 @@ def route_tokens(
     x = memory.x_float.ctypes.data
     for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
         multiply_claim(weights.tiles, layer.router, item, memory.routed, x, x, out, stride)
-    barrier(team)
-    enter(team.profile, CHOOSE)
-    for item in claimed(team, last - first):
-        token = first + item
-        sequence = step.token_sequence[token]
-        choose_experts(
-            memory.chosen[token],
-            memory.shares[token],
-            memory.router_logits[token],
-            sizes.experts,
-            step.fewest_experts[sequence],
-            step.expert_threshold[sequence],
-        )
+    alone = tokens == 1 and not shared  # by one thread anyway: it chooses where all have come
+    if not alone:
+        barrier(team)
+        enter(team.profile, CHOOSE)
+        for item in claimed(team, last - first):
+            _choose(sizes, memory, step, first + item)
     if shared:
         gather(team)
         _take_tokens(team, sizes, memory, layer, tokens)
     if arrive(team):
+        if alone:
+            _choose(sizes, memory, step, 0)
         count_choices(memory.counts, memory.expert_hits[index], memory.chosen, tokens)
         if sizes.worker == 0:
             count_run(step.experts_run, step.token_sequence, memory.chosen, tokens)

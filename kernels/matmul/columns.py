@@ -36,6 +36,12 @@ def normalise(row: int, parts: Records, token: int, norm: int, width: int, epsil
 
 
 @kernel
+def pieces_of_columns(team: Team, columns: int, blocks: int) -> int:
+    """How many threads share the writing of a column."""
+    return max(min(team.threads // max(columns, 1), blocks), 1)
+
+
+@kernel
 def prepare(
     team: Team,
     memory: Memory,
@@ -45,19 +51,27 @@ def prepare(
     integer: int,
     floating: int,
 ) -> None:
-    """Normalise the residual stream of each dense column's token, and write it in the forms that are needed."""
+    """Normalise the residual stream of each dense column's token, and write it in the forms that are needed.
+
+    Where columns are fewer than threads, several normalise the same one, and each writes a piece of it.
+    """
     blocks, grouping = width // BLOCK, memory.dense
-    for column in claimed(team, grouping.used[1]):
+    pieces = pieces_of_columns(team, grouping.used[1], blocks)
+    for item in claimed(team, grouping.used[1] * pieces):
+        column, piece = item // pieces, item % pieces
         number = grouping.column_group[column]
         if number >= 0:
             group = grouping.groups[number]
             row = memory.rows[team.thread].ctypes.data
             normalise(row, memory.parts, grouping.source[column], norm, width, epsilon)
-            first, columns, at = group.column * blocks, WIDTHS[group.width], column - group.column
+            columns, at = WIDTHS[group.width], column - group.column
+            first, last = blocks * piece // pieces, blocks * (piece + 1) // pieces
+            place, x = group.column * blocks + first * columns, row + 4 * BLOCK * first
             if integer:
-                write_integer_column(memory.x_integer.ctypes.data + first * INTEGER_BYTES, columns, at, row, blocks)
+                start = memory.x_integer.ctypes.data + place * INTEGER_BYTES
+                write_integer_column(start, columns, at, x, last - first)
             if floating:
-                write_float_column(memory.x_float.ctypes.data + first * FLOAT_BYTES, columns, at, row, blocks)
+                write_float_column(memory.x_float.ctypes.data + place * FLOAT_BYTES, columns, at, x, last - first)
     barrier(team)
 
 

@@ -1,16 +1,20 @@
 """How the threads of a step wait for each other and share work out: barriers of a team and of all teams, and claims.
 
-A *team* is the pinned threads of one worker process; its words lie in the worker's own memory. All teams of a host
-share one more set of words in the arena. Each word has a cache line to itself:
+A *team* is the pinned threads of one worker process; its words lie in the worker's own memory. Those of its threads
+that share a cache are a *group*, of a few at most, with words of its own. All teams of a host share one more set of
+words in the arena. Each word has a cache line to itself:
 
-    team words     0 arrived   64 generation   128 claim   192 sleepers       (int32 each)  256 came (int64)
-    shared words   0 arrived   64 generation   128 sleepers
-    signs          0 waited ns  8 seen ns                                     (int64 each, for others to look at)
+    team words     0 arrived    64 claim      128 came                         (int32, int32, int64)
+    group words    0 arrived    64 generation 128 sleepers                     (int32 each), of each group, behind them
+    shared words   0 arrived    64 generation 128 sleepers
+    signs          0 waited ns  8 seen ns                                      (int64 each, for others to look at)
 
-A barrier: each thread notes the generation and adds one to `arrived`. The last one sets `arrived` and `claim` back to
-zero, then adds one to `generation`, which lets the others go. A gather is the same with one step in between: the last
-thread of each team does the same dance on the shared words. Who waits, waits for the generation word (waiting.py);
-`sleepers` says whether anybody must be woken.
+A barrier: each thread notes its group's generation and adds one to the group's `arrived`. The last one of a group does
+so for the team, and the last of all sets the words of arrival and `claim` back to zero, then adds one to each group's
+generation, which lets the others go. A line that n threads write to moves n times from core to core, and one that n
+wait for is fetched n times: both is so for the threads of a group, who are near, and for the groups. A gather is the
+same with one step in between: the last thread of each team does the same dance on the shared words. Who waits, waits
+for a generation word (waiting.py); `sleepers` says whether anybody must be woken.
 
 Signs tell of a team how long all its threads together waited for other teams, and when one of them last came to a
 gather or looked up from a wait for other teams, in the clock's nanoseconds.
@@ -18,7 +22,8 @@ gather or looked up from a wait for other teams, in the clock's nanoseconds.
 `came` says when the last thread of the team came to the last gather: who reads it after a wait knows how long it waited
 for its own team and how long for others (profile.py).
 
-Work inside a phase is claimed from the word `claim`, so that a slow or stolen core does not hold up the rest.
+Work inside a phase: half of it is every thread's own from the start, neighbouring items, the same in each step, and
+costs no word; the rest is claimed from the word `claim`, so that a slow or stolen core does not hold up the others.
 """
 
 from __future__ import annotations
@@ -41,7 +46,8 @@ from numoe.kernels.threads.profile import LEVEL, beat, note_wait
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.waiting import wait_while
 
-ARRIVED, GENERATION, CLAIM, TEAM_SLEEPERS, CAME, TEAM_BYTES = 0, 64, 128, 192, 256, 320
+ARRIVED, CLAIM, CAME, TEAM_BYTES = 0, 64, 128, 192
+GROUP_ARRIVED, GROUP_GENERATION, GROUP_SLEEPERS, GROUP_BYTES = 0, 64, 128, 192
 SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
 WAITED, SEEN = 0, 8
 
@@ -49,12 +55,15 @@ WAITED, SEEN = 0, 8
 class Team(NamedTuple):
     """Where a thread finds the words above, and how long it waits."""
 
-    words: int  # address of the team words
+    words: int  # address of the team words; those of the groups lie behind them
+    group: int  # address of the words of the thread's group
     shared: int  # address of the shared words
     abort: int  # address of the abort word (int32, 0 = go on)
     signs: int  # address of the signs
     profile: int  # address of the thread's state, see profile.py
     threads: int  # in this team
+    group_threads: int  # in the thread's group
+    groups: int  # in this team
     workers: int  # teams
     spins: int  # looks at a word before sleeping
     timeout_ns: int  # the deadline of a wait inside a step
@@ -72,7 +81,18 @@ def _advance(generation: int, sleepers: int) -> None:
 def _let_go(team: Team) -> None:
     atomic_store(team.words + ARRIVED, 0)
     atomic_store(team.words + CLAIM, 0)
-    _advance(team.words + GENERATION, team.words + TEAM_SLEEPERS)
+    for index in range(team.groups):
+        group = team.words + TEAM_BYTES + GROUP_BYTES * index
+        atomic_store(group + GROUP_ARRIVED, 0)
+        _advance(group + GROUP_GENERATION, group + GROUP_SLEEPERS)
+
+
+@kernel
+def _is_last(team: Team) -> bool:
+    """Note that a thread has come; whether all have."""
+    if atomic_add(team.group + GROUP_ARRIVED, 1) < team.group_threads - 1:
+        return False
+    return team.groups == 1 or atomic_add(team.words + ARRIVED, 1) == team.groups - 1
 
 
 @kernel
@@ -92,13 +112,13 @@ def arrive(team: Team) -> bool:
     noted, now = long_load(team.profile + LEVEL) != 0, 0
     if noted:
         now = clock_ns()
-    seen = atomic_load(team.words + GENERATION)
-    if atomic_add(team.words + ARRIVED, 1) == team.threads - 1:
+    seen = atomic_load(team.group + GROUP_GENERATION)
+    if _is_last(team):
         return True
     wait_while(
-        team.words + GENERATION,
+        team.group + GROUP_GENERATION,
         seen,
-        team.words + TEAM_SLEEPERS,
+        team.group + GROUP_SLEEPERS,
         team.abort,
         team.spins,
         team.timeout_ns,
@@ -154,16 +174,22 @@ def gather(team: Team) -> None:
 def claimed(team: Team, count: int) -> Iterator[int]:
     """Yield items 0 .. count - 1 of this phase, each to one thread of the team.
 
-    A thread takes a run of items at once, a share of what is left: it streams neighbouring weights as long as there are
-    many, and takes single ones at the end, so that all threads end together.
+    A thread takes a run of items at once: first its own, then a share of what is left. So it streams neighbouring
+    weights as long as there are many, and takes single ones at the end, so that all threads end together.
     """
-    while True:
+    own = max(count // (2 * team.threads), 1)
+    for item in range(own * team.thread, min(own * (team.thread + 1), count)):
+        beat(team.profile)
+        yield item
+    shared = own * team.threads
+    while shared < count:
         first = atomic_load(team.words + CLAIM)
-        if first >= count:
+        left = count - shared - first
+        if left <= 0:
             return
-        size = max((count - first) // (2 * team.threads), 1)
+        size = max(left // (2 * team.threads), 1)
         if compare_and_swap(team.words + CLAIM, first, np.int32(first + size)):
-            for item in range(first, first + size):
+            for item in range(shared + first, shared + first + size):
                 beat(team.profile)
                 yield item
 

@@ -8,6 +8,7 @@ the process's memory policy binds it to, if one does (numactl --membind).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _read_topology(root: Path, policy: MemoryPolicy) -> Topology:
     listed = listed or set(_online_cpus(root))
     return Topology(
         nodes=nodes,
-        caches=_read_caches(root, sorted(cpu for node in nodes for cpu in node.cpus)),
+        caches=read_caches(sorted(cpu for node in nodes for cpu in node.cpus), root),
         transparent_huge_pages=chosen(read_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
         numa_balancing=read_text(root / "proc/sys/kernel/numa_balancing") not in ("", "0"),
         processor=read_processor(root),
@@ -166,7 +167,8 @@ def _read_huge_pages(folder: Path) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(pages))
 
 
-def _read_caches(root: Path, cpus: list[int]) -> tuple[Cache, ...]:
+def read_caches(cpus: Iterable[int], root: Path = Path("/")) -> tuple[Cache, ...]:
+    """All caches of some CPUs."""
     found: set[tuple[int, str, int, tuple[int, ...]]] = set()
     for cpu in cpus:
         for index in (root / f"sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):

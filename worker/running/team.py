@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.team import TEAM_BYTES, Team, abort_all
+from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, abort_all
 from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
 from numoe.protos.profile import THREAD_ID
+from numoe.worker.placing.thread_groups import thread_groups
 
 IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
 
@@ -36,7 +37,8 @@ class ThreadTeam:
         fail: Callable[[BaseException], None],
     ) -> None:
         self._assignment, self._arena, self._fail = assignment, arena, fail
-        self._words = np.zeros(TEAM_BYTES + 64, np.uint8)
+        self._groups = thread_groups(assignment.shard.cpus)
+        self._words = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(self._groups)) + 64, np.uint8)
         self._states = states
         self._arguments = (sizes, constants, weights, memory, step)
         self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
@@ -62,14 +64,18 @@ class ThreadTeam:
 
     def _team(self, number: int) -> Team:
         assignment, base = self._assignment, self._arena.ctypes.data
-        words = self._words.ctypes.data
+        words = self._words.ctypes.data + -self._words.ctypes.data % 64
+        group = self._groups[number]
         return Team(
-            words=words + -words % 64,
+            words=words,
+            group=words + TEAM_BYTES + GROUP_BYTES * group,
             shared=base + TEAM_WORDS,
             abort=base + ABORT,
             signs=self._signs,
             profile=self._states[number].ctypes.data,
             threads=len(assignment.shard.cpus),
+            group_threads=self._groups.count(group),
+            groups=len(set(self._groups)),
             workers=len(assignment.plan.shards),
             spins=assignment.spins,
             timeout_ns=int(assignment.step_timeout_seconds * 1e9),

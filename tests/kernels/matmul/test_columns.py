@@ -85,7 +85,8 @@ def test_collected_columns_are_those_that_are_written_whole(
         part[array], part[width] = groups.ctypes.data, columns.shape[1]
     expected = groups_of(x, grouping, integer)
     out = np.full_like(expected, 77)
-    place = collect(TeamWords(1).team(0, 0, 1), parts, kind, grouping, int(integer), address(out))
+    words = TeamWords(1)
+    place = collect(words.team(0, 0, 1), parts, kind, grouping, int(integer), address(out))
     assert place == (address(out) if cuts else address(held[0]))
     np.testing.assert_array_equal(out if cuts else held[0], expected)
 
@@ -111,7 +112,8 @@ def test_columns_are_gathered_normalised_and_written_in_both_forms(tokens: int) 
     integers, floats = (np.zeros((columns, blocks * unit), np.uint8) for unit in (INTEGER_BYTES, FLOAT_BYTES))
     memory = some_memory(width, parts_of(slices))
     memory = memory._replace(dense=grouping, x_integer=integers.reshape(-1), x_float=floats.reshape(-1))
-    prepare(TeamWords(1).team(0, 0, 1), memory, width, address(weight), 1e-6, 1, 1)
+    words = TeamWords(1)
+    prepare(words.team(0, 0, 1), memory, width, address(weight), 1e-6, 1, 1)
     for column in range(int(grouping.used[1])):
         number = int(grouping.column_group[column])
         if number < 0:

@@ -13,6 +13,7 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_load
 from numoe.kernels.threads.profile import STATE_BYTES
 from numoe.kernels.threads.team import (
+    GROUP_BYTES,
     SHARED_BYTES,
     TEAM_BYTES,
     Team,
@@ -27,14 +28,16 @@ from numoe.kernels.threads.team import (
 ABORT_BYTES = 64
 CELL_BYTES = 64
 SIGN_BYTES = 64
+MOST_GROUPS = 3
 SECOND_NS = 1_000_000_000
+_WORDS_BYTES = TEAM_BYTES + MOST_GROUPS * GROUP_BYTES
 
 
 class TeamWords:
     """The abort word and the shared words, then the words and signs of each team, cache line by cache line."""
 
     def __init__(self, teams: int, memory: NDArray[np.uint8] | None = None) -> None:
-        self.bytes = ABORT_BYTES + SHARED_BYTES + teams * (TEAM_BYTES + SIGN_BYTES)
+        self.bytes = ABORT_BYTES + SHARED_BYTES + teams * (_WORDS_BYTES + SIGN_BYTES)
         self.profile = np.zeros(STATE_BYTES, np.uint8)  # level 0: nothing is noted
         room = np.zeros(self.bytes + 64, np.uint8) if memory is None else memory
         self._memory = room[-room.ctypes.data % 64 :]
@@ -67,12 +70,26 @@ class TeamWords:
         spins: int = 50,
         timeout_ns: int = 20 * SECOND_NS,
         profile: int | None = None,  # address of the thread's state
+        groups: int = 1,
     ) -> Team:
         """As thread `thread` of worker `worker` sees it."""
-        words = self.shared + SHARED_BYTES + worker * (TEAM_BYTES + SIGN_BYTES)
-        profile = self.profile.ctypes.data if profile is None else profile
-        signs = words + TEAM_BYTES
-        return Team(words, self.shared, self.abort, signs, profile, threads, self.teams, spins, timeout_ns, thread)
+        words = self.shared + SHARED_BYTES + worker * (_WORDS_BYTES + SIGN_BYTES)
+        own = thread * groups // threads
+        return Team(
+            words=words,
+            group=words + TEAM_BYTES + GROUP_BYTES * own,
+            shared=self.shared,
+            abort=self.abort,
+            signs=words + _WORDS_BYTES,
+            profile=self.profile.ctypes.data if profile is None else profile,
+            threads=threads,
+            group_threads=[one * groups // threads for one in range(threads)].count(own),
+            groups=groups,
+            workers=self.teams,
+            spins=spins,
+            timeout_ns=timeout_ns,
+            thread=thread,
+        )
 
 
 @kernel

@@ -130,7 +130,8 @@ def test_nothing_is_noted_where_nobody_asks() -> None:
 
 def test_a_time_line_that_is_full_loses_its_end_and_no_time() -> None:
     small = Notes(events=np.zeros((4, common.EVENT_WORDS), np.int64))
-    team = TeamWords(1).team(0, 0, 1, profile=small.state.ctypes.data)
+    team_words = TeamWords(1)
+    team = team_words.team(0, 0, 1, profile=small.state.ctypes.data)
     _run(team, common.TIME_LINE, 1, LAYERS)
     assert small.state[common.NOTED] == 4
     assert small.cells.sum() == small.state[words.SINCE // 8] - small.events[0, 1]

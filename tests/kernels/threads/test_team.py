@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numoe.kernels.threads.team import CLAIM, SEEN, SHARED_ARRIVED, SHARED_SLEEPERS, TEAM_SLEEPERS, WAITED, gather
+from numoe.kernels.threads.team import (
+    ARRIVED,
+    CLAIM,
+    GROUP_ARRIVED,
+    GROUP_SLEEPERS,
+    SEEN,
+    SHARED_ARRIVED,
+    SHARED_SLEEPERS,
+    WAITED,
+    gather,
+)
 from tests.kernels.numeric import address
 from tests.kernels.threads.gather_process import SHARED_BLOCK_BYTES
 from tests.kernels.threads.teams import (
@@ -37,13 +47,27 @@ def all_threads(threads: int, run: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(run, range(threads)))
 
 
+TEAMS = [(1, 1), (2, 1), (2, 2), (5, 1), (5, 2), (5, 3)]  # threads, groups
+
+
 @pytest.mark.parametrize("spins", [0, 50, 5000])
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_each_piece_is_claimed_once_in_each_phase(threads: int, spins: int) -> None:
-    words, counts = TeamWords(1), np.zeros((60, 17), np.int32)
-    all_threads(threads, lambda thread: count_claims(words.team(0, thread, threads, spins), counts, 60))
+@pytest.mark.parametrize("pieces", [1, 3, 17, 100])
+@pytest.mark.parametrize(("threads", "groups"), TEAMS)
+def test_each_piece_is_claimed_once_in_each_phase(threads: int, groups: int, pieces: int, spins: int) -> None:
+    words, counts = TeamWords(1), np.zeros((60, pieces), np.int32)
+    all_threads(threads, lambda thread: count_claims(words.team(0, thread, threads, spins, groups=groups), counts, 60))
     np.testing.assert_array_equal(counts, 1)
     assert load_from(words.team(0, 0, threads).words + CLAIM) == 0
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_half_of_the_pieces_are_every_thread_s_own_and_the_rest_whose_it_claims(threads: int) -> None:
+    words, pieces = TeamWords(1), 20 * threads
+    for thread in range(threads):  # one after the other: the first one takes all that is to be claimed
+        order = np.zeros(pieces + 1, np.int32)
+        note_claims(words.team(0, thread, threads), order)
+        own, claimed = [*range(10 * thread, 10 * thread + 10)], [*range(10 * threads, pieces)] if thread == 0 else []
+        assert order[: order[-1]].tolist() == own + claimed
 
 
 def test_a_lone_thread_claims_in_order_and_nothing_where_nothing_is() -> None:
@@ -53,21 +77,21 @@ def test_a_lone_thread_claims_in_order_and_nothing_where_nothing_is() -> None:
         assert order.tolist() == [*range(pieces), pieces]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_one_thread_of_a_team_does_the_serial_work(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "groups"), TEAMS)
+def test_one_thread_of_a_team_does_the_serial_work(threads: int, groups: int) -> None:
     words, total = TeamWords(1), np.zeros(1, np.int64)
-    all_threads(threads, lambda thread: count_serial_work(words.team(0, thread, threads), total, 300))
+    all_threads(threads, lambda thread: count_serial_work(words.team(0, thread, threads, groups=groups), total, 300))
     assert total[0] == 300
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_after_a_gather_every_thread_sees_what_all_teams_wrote(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "groups"), [(1, 1), (3, 1), (3, 2)])
+def test_after_a_gather_every_thread_sees_what_all_teams_wrote(threads: int, groups: int) -> None:
     teams = 3
     words, cells = TeamWords(teams), np.zeros(teams * 64, np.uint8)
 
     def run(number: int) -> int:
         worker, thread = divmod(number, threads)
-        return int(cross_check(words.team(worker, thread, threads), address(cells), worker, 100))
+        return int(cross_check(words.team(worker, thread, threads, groups=groups), address(cells), worker, 100))
 
     assert all_threads(teams * threads, run) == [0] * teams * threads
     assert load_from(words.shared + SHARED_ARRIVED) == 0
@@ -117,7 +141,9 @@ def test_a_team_word_set_by_a_wait_is_clean_after_the_barrier() -> None:
     words = TeamWords(1)
     all_threads(4, lambda thread: count_claims(words.team(0, thread, 4, 0), np.zeros((20, 3), np.int32), 20))
     team = words.team(0, 0, 4)
-    assert load_from(team.words + TEAM_SLEEPERS) == 0
+    assert load_from(team.group + GROUP_SLEEPERS) == 0
+    assert load_from(team.group + GROUP_ARRIVED) == 0
+    assert load_from(team.words + ARRIVED) == 0
     assert load_from(team.words + CLAIM) == 0
 
 

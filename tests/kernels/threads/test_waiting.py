@@ -10,7 +10,7 @@ import pytest
 
 from numoe.kernels.threads.profile import BEATS
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
-from numoe.kernels.threads.team import SHARED_SLEEPERS, TEAM_SLEEPERS, abort_all, barrier, gather
+from numoe.kernels.threads.team import GROUP_SLEEPERS, SHARED_SLEEPERS, abort_all, barrier, gather
 from numoe.kernels.threads.waiting import StepAborted, StepTimedOut, wait_idle, wait_while
 from tests.kernels.numeric import address
 from tests.kernels.threads.teams import TeamWords, add_to, load_from
@@ -29,7 +29,7 @@ def test_the_abort_word_ends_a_wait_for_the_team() -> None:
     team = words.team(0, 0, 2, spins=0)
     with words.waiting() as pool:
         future = pool.submit(barrier, team)
-        wait_until_asleep(team.words + TEAM_SLEEPERS)
+        wait_until_asleep(team.group + GROUP_SLEEPERS)
         abort_all(words.abort, address(step), words.shared)
         with pytest.raises(StepAborted):
             future.result(60)

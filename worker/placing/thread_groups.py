@@ -1,0 +1,32 @@
+"""Which threads of a worker wait for each other first, see kernels/threads/team.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from numoe.model.machine.topology import Cache
+from numoe.model.machine.topology_reading import read_caches
+
+MOST_TOGETHER = 8  # threads that come to one word: each passes its line on, some 40 ns a time
+
+
+def thread_groups(cpus: Sequence[int], caches: Iterable[Cache] | None = None) -> list[int]:
+    """[threads] the number of each thread's group: those that share the last cache, in equal parts of a few.
+
+    Args:
+        cpus: [threads] the CPU of each.
+        caches: Those of the machine; None: as it is.
+    """
+    shared = [cache for cache in (read_caches(set(cpus)) if caches is None else caches) if cache.kind != "Instruction"]
+    last = max((cache.level for cache in shared), default=0)
+    lying = {cpu: number for number, one in enumerate(shared) if one.level == last for cpu in one.cpus}
+    threads = sorted(range(len(cpus)), key=lambda thread: (lying.get(cpus[thread], -1), thread))
+    groups, first = [0] * len(cpus), 0
+    for _, near in groupby(threads, key=lambda thread: lying.get(cpus[thread], -1)):
+        members = list(near)
+        parts = -(-len(members) // MOST_TOGETHER)
+        for place, thread in enumerate(members):
+            groups[thread] = first + place * parts // len(members)
+        first += parts
+    return groups
