@@ -34,6 +34,7 @@ from tests.coordinator.api.grpc.grpc_serving import info_of
 ALPHABETS = ("a", " ", "7", "\n", "漢", "\U0001f600", "a b", "<|im_end|>", "\u0301", "\x00\x1b]0;owned\x07", "é!")
 ENDLESS = 4000  # tokens: more than an attack waits for
 STREAMS = 2  # of each kind that takes places among the 32 of the step
+SLOW_SECONDS = 10.0  # that an answer is read slowly
 Outcome = str
 
 
@@ -165,9 +166,11 @@ async def reading_slowly(attacker: Attacker) -> Outcome:
     async with attacker.channel() as channel:
         call = GenerationServiceStub(channel).Generate(_endless(attacker))
         try:
-            for _ in range(20):
-                await call.read()
-                await asyncio.sleep(0.5)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SLOW_SECONDS):
+                    while True:
+                        await call.read()
+                        await asyncio.sleep(0.5)
         except grpc.aio.AioRpcError as error:
             return str(error.code().name)
         finally:
