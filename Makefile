@@ -31,11 +31,11 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 # By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
 TORCH := torch==2.13.0
 
-# Tests of the whole that take long, and start no service: several run beside each other, these first.
-LONG := tests/system/test_invariance.py tests/system/test_forward.py
+# Tests of the whole that start no service.
+BESIDE := tests/system/test_invariance.py tests/system/test_forward.py
 # Tests that start services, measure, or look at all that runs.
 ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container \
-	$(filter-out $(LONG) %/__pycache__/,$(wildcard tests/system/*/ tests/system/test_*.py))
+	$(filter-out $(BESIDE) %/__pycache__/,$(wildcard tests/system/*/ tests/system/test_*.py))
 
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
@@ -56,7 +56,7 @@ run: setup
 test: setup .venv/torch-installed
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest $(ALONE)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE)) $(LONG) tests
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
