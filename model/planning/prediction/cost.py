@@ -179,8 +179,9 @@ class CostModel:
         spec, columns = self._spec, self._batch * self._spec.active_experts
         choice = CHOICE_SECONDS * spec.experts * spec.active_experts if spec.layer_tensors[0].router else 0.0
         tokens = self._slowest([1.0] * len(self._shards), self._batch)
+        waits = 5 if self._batch == 1 else 6  # a lone token's experts are chosen where its logits have been awaited
         values = tokens * spec.width + self._slowest([2.0 * own for own in self._expert_width], columns)
-        return VALUE_SECONDS * values + tokens * choice + 6 * self._wait_seconds
+        return VALUE_SECONDS * values + tokens * choice + waits * self._wait_seconds
 
     def _attention_seconds(self, layer: LayerTensors) -> Seconds:
         """The time of a layer's attention, exchanges included."""

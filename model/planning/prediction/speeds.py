@@ -52,6 +52,7 @@ STREAM_RATES: Mapping[TensorType, float] = MappingProxyType(
         TensorType.Q2_K: 25 * GIGA,
     }
 )
+TOGETHER = 8  # threads that wait for each other first, see worker/placing/thread_groups.py
 TILE_SHARE = 0.6  # of the integer peak that tiles of 8 and 16 columns reach: 600 to 660 GOP/s of 1,000
 FLOATS_SHARE = 0.25  # of the integer peak that floats reach: one product where integers have four
 
@@ -67,9 +68,11 @@ class Speeds:
     # A word that went from one process to another and back took 0.17 us on a quiet machine, 1.4 us on a busy one.
     gather_seconds: float = 1.0e-6
     # Threads of one worker wait for each other: two took 0.36 us on a Zen 5 processor that other programs used, one
-    # 0.03. Each more moves the line of the count once more: 40 ns inside a socket, calculated, as there were only two.
+    # 0.03. Each more of a group of at most TOGETHER moves the line of its count once more: 40 ns inside a cache; each
+    # group moves the line of the groups, from cache to cache: 100 ns. Both from what others measured.
     barrier_seconds: float = 0.28e-6
     arrival_seconds: float = 0.04e-6  # of a thread
+    group_seconds: float = 0.1e-6  # of a group, where there are several
     # Bytes per second that one core reads of what another worker has just written: a cache line between sockets takes
     # 0.13 to 0.45 us, and a core waits for ten to twenty at once.
     link_bandwidth: float = 4 * GIGA
@@ -83,7 +86,11 @@ class Speeds:
 
     def wait_seconds(self, threads: int) -> float:
         """Seconds until so many threads of one worker know that all have come."""
-        return self.barrier_seconds + self.arrival_seconds * threads if threads > 1 else 0.0
+        if threads == 1:
+            return 0.0
+        groups = -(-threads // TOGETHER)
+        between = self.group_seconds * groups if groups > 1 else 0.0
+        return self.barrier_seconds + self.arrival_seconds * -(-threads // groups) + between
 
     def stream_rate(self, type_: TensorType) -> float:
         """Bytes of weights of a type per second with which one core multiplies one column."""

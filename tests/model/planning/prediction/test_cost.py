@@ -152,12 +152,12 @@ def test_more_threads_of_the_same_cores_wait_longer_for_each_other() -> None:
         predict(spec, make_plan(spec, topology, PlanOptions(threads_per_worker=threads)), topology, only_waiting())
         for threads in (8, 16)
     )
-    waits = 2 * 9 * (only_waiting().wait_seconds(16) - only_waiting().wait_seconds(8))  # 9 of each of two layers
+    waits = 2 * 8 * (only_waiting().wait_seconds(16) - only_waiting().wait_seconds(8))  # 8 of each of two layers
     assert paired.seconds.rest - alone.seconds.rest == pytest.approx(waits)
 
 
 def only_waiting() -> Speeds:
-    return replace(only_reading(GIGA), arrival_seconds=1e-3)
+    return replace(only_reading(GIGA), arrival_seconds=1e-3, group_seconds=1e-2)
 
 
 @pytest.mark.parametrize("batch", [1, 40])
