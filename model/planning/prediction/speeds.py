@@ -18,15 +18,21 @@ GUESSED = "guessed from the number of cores"  # the source of such speeds
 # 105 GB/s), small machines more per core, and no node more than its memory channels give.
 GUESSED_CORE_BANDWIDTH, LEAST_GUESS, MOST_GUESS = 5 * GIGA, 20 * GIGA, 400 * GIGA
 REFERENCE_PEAK = 1e12  # integer operations per second of the core that STREAM_RATES was measured on
-# Of other cores, by their instructions, all calculated. AVX-512 without VNNI: three instructions for one, two a cycle,
-# at 1.9 GHz when all cores use them; AVX2: half as wide at 3.3 GHz; AVX-VNNI: one for one, half as wide at 3.5 GHz.
+# Of other cores, by their instructions, all calculated. AVX-512 without VNNI: two instructions for one, two a cycle, at
+# 1.9 GHz when all cores use them; AVX2: half as wide at 3.3 GHz, one product a cycle; AVX-VNNI: one for one, half as
+# wide at 3.5 GHz.
 PEAKS: Mapping[Instructions, float] = MappingProxyType(
-    {"avx512vnni": REFERENCE_PEAK, "avx512": 0.16e12, "avxvnni": 0.45e12, "avx2": 0.14e12, "": REFERENCE_PEAK}
+    {"avx512vnni": REFERENCE_PEAK, "avx512": 0.24e12, "avxvnni": 0.45e12, "avx2": 0.21e12, "": REFERENCE_PEAK}
 )
 # Cores that are told apart by vendor, family and model: Skylake-SP and Cascade Lake, which came under the same number
-# with VNNI, at 1.9 GHz. Calculated.
+# with VNNI, at 1.9 GHz, calculated; Zen 2, calculated, and Zen 3, measured, which multiply twice in a cycle.
 OTHER_PEAKS: Mapping[tuple[str, int, int, Instructions], float] = MappingProxyType(
-    {("GenuineIntel", 6, 85, "avx512vnni"): 0.49e12, ("GenuineIntel", 6, 85, ""): 0.16e12}
+    {
+        ("GenuineIntel", 6, 85, "avx512vnni"): 0.49e12,
+        ("GenuineIntel", 6, 85, ""): 0.24e12,
+        ("AuthenticAMD", 23, 49, "avx2"): 0.35e12,
+        ("AuthenticAMD", 25, 1, "avx2"): 0.36e12,
+    }
 )
 
 # Bytes per second at which one core computes with one column of activations from its caches, at REFERENCE_PEAK: a
