@@ -49,8 +49,8 @@ def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_
     seen = [read_topology(write_machine(tmp_path / str(number), one)) for number, one in enumerate(machines)]
     assert {topology.processor.model for topology in seen} == {85}
     skylake, cascade_lake = (guessed_speeds(topology).integer_peak for topology in seen)
-    assert skylake < 0.2 * REFERENCE_PEAK
-    assert cascade_lake == pytest.approx(3 * skylake, rel=0.05)  # three instructions for one
+    assert skylake < 0.25 * REFERENCE_PEAK
+    assert cascade_lake == pytest.approx(2 * skylake, rel=0.05)  # two instructions for one
     assert told_speeds(seen[1], [90.0]).integer_peak == cascade_lake
 
 
@@ -58,9 +58,9 @@ def test_cores_without_fused_integer_products_are_known_by_number_and_flags(tmp_
     ("flags", "share"),
     [
         ("fpu sse2 avx2 avx512f avx512bw avx512_vnni", 1.0),
-        ("fpu sse2 avx2 avx512f avx512bw", 0.16),
+        ("fpu sse2 avx2 avx512f avx512bw", 0.24),
         ("fpu sse2 avx2 avx_vnni", 0.45),
-        ("fpu sse2 avx2", 0.14),
+        ("fpu sse2 avx2", 0.21),
         ("", 1.0),  # nothing is known: taken for the cores that were measured
     ],
 )
