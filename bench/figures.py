@@ -4,6 +4,7 @@ As coordinator/measuring/cases.py names them, and besides:
 
 16 x tg32        32 tokens of each of 16 sequences at once, after a prompt each
 16 x tg32 alike  the same tokens in all 16, which so choose the same experts: what ik_llama.cpp's tool decodes
+tg32 sampled     drawn with the settings that Qwen3's makers recommend, instead of the likeliest; of streams too
 tg16 disturbed   16 tokens one by one while another process keeps one of the cores busy
 """
 
@@ -29,6 +30,11 @@ def decode_name(tokens: int, depth: int = 0) -> str:
 def streams_name(streams: int, tokens: int, *, alike: bool = False) -> str:
     """The name of so many tokens of each stream, all decoded at once; of a single one too."""
     return f"{streams} x {decode_name(tokens)}" + (" alike" if alike and streams > 1 else "")
+
+
+def sampled_name(name: str) -> str:
+    """The name of a decode whose tokens are drawn."""
+    return f"{name} sampled"
 
 
 def disturbed_name(tokens: int) -> str:

@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from bench.disturbance import busy
-from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, streams_name
+from bench.figures import OURS, Figure, decode_name, disturbed_name, prompt_name, sampled_name, streams_name
 from bench.group import PATIENCE_SECONDS, worker_group
 from numoe.coordinator.measuring.peaks import operations_per_token
-from numoe.coordinator.measuring.steps import Measurement, Steps
+from numoe.coordinator.measuring.steps import GREEDY, Measurement, Steps
 from numoe.coordinator.measuring.workers import MeasuredWorkers
 from numoe.coordinator.settings import EngineSettings, KvType, kv_types
 from numoe.model.planning.plan_size import kv_position_bytes
+from numoe.protos.messages import Sampling
 
+QWEN3 = Sampling(temperature=0.6, top_p=0.95, top_k=20)  # as generation_config.json of Qwen3-235B-A22B has them
 WARM_TOKENS = 8  # decoded before anything is timed
 
 
@@ -91,18 +93,18 @@ class Measured:
         """Measure one prompt."""
         return self._steps.prompt(self._steps.random_tokens(self._workload.prompt))
 
-    def decode(self, count: int, depth: int = 0) -> Measurement:
+    def decode(self, count: int, depth: int = 0, sampling: Sampling = GREEDY) -> Measurement:
         """Measure `count` tokens after `depth` others."""
-        return self._steps.decode(self._steps.random_tokens(count), depth)
+        return self._steps.decode(self._steps.random_tokens(count), depth, sampling=sampling)
 
-    def streams(self, count: int, *, alike: bool) -> Measurement:
+    def streams(self, count: int, *, alike: bool = False, sampling: Sampling = GREEDY) -> Measurement:
         """Measure the decoded tokens of `count` sequences, after their prompts; alike: all see the same tokens."""
         prompt, length, room = self._workload.stream_prompt, self._workload.stream_decode, self._workload.stream_room
         tokens = self._steps.random_tokens(prompt + length, 1 if alike else count)
         if alike:
             tokens = np.repeat(tokens, count, axis=0)
         self._steps.prompt(tokens[:, :prompt], 0, room)
-        return self._steps.decode(tokens[:, prompt:], prompt, room)
+        return self._steps.decode(tokens[:, prompt:], prompt, room, sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,19 @@ def _plans(measured: Measured, work: Workload, *, everything: bool) -> Iterator[
         yield _Plan(
             streams_name(count, work.stream_decode, alike=alike),
             lambda count=count, alike=alike: measured.streams(count, alike=alike),  # type: ignore[misc]
+            count * work.stream_decode,
+            work.stream_prompt + work.stream_decode / 2,
+        )
+    yield _Plan(
+        sampled_name(decode_name(work.decode)),
+        lambda: measured.decode(work.decode, sampling=QWEN3),
+        work.decode,
+        work.decode / 2,
+    )
+    for count in work.streams:
+        yield _Plan(
+            sampled_name(streams_name(count, work.stream_decode)),
+            lambda count=count: measured.streams(count, sampling=QWEN3),  # type: ignore[misc]
             count * work.stream_decode,
             work.stream_prompt + work.stream_decode / 2,
         )

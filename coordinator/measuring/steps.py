@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -71,12 +71,17 @@ class Steps:
         """Run tokens of each row from position `first` on; `room`: positions kept for a row, by default a context."""
         return self._timed(list(self._prompt_steps(tokens, first, room or self.limits.context_tokens)))
 
-    def decode(self, tokens: Tokens, first: int = 0, room: int | None = None) -> Measurement:
+    def decode(
+        self, tokens: Tokens, first: int = 0, room: int | None = None, sampling: Sampling = GREEDY
+    ) -> Measurement:
         """Run tokens of each row one by one from position `first` on, those of all rows in one step."""
         rows, count = tokens.shape
         tables = self.tables(rows, room or self.limits.context_tokens)
         steps = [
-            [self.chunk(tables[row], first + index, tokens[row, index : index + 1]) for row in range(rows)]
+            [
+                replace(self.chunk(tables[row], first + index, tokens[row, index : index + 1]), sampling=sampling)
+                for row in range(rows)
+            ]
             for index in range(count)
         ]
         return self._timed(steps)
