@@ -35,7 +35,8 @@ def doctor(
     settings
         As for serve.
     measure
-        Read every node's memory with all cores for some seconds. Without it, the last measurement counts.
+        Read every node's memory with all cores for some seconds, and have them wait for each other. Without it, the
+        last measurement counts.
     root
         A folder with a copy of another machine's /sys and /proc, to judge that machine instead; nothing is measured.
     config

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from numoe.coordinator.limits import step_limits
-from numoe.coordinator.machine.measuring import measure_bandwidth
+from numoe.coordinator.machine.measuring import measure_bandwidth, measure_waits
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan
 from numoe.coordinator.settings import ServeSettings, kv_types
@@ -83,8 +83,13 @@ def _measure(topology: Topology) -> tuple[Bandwidth | None, list[Finding]]:
         return None, [Finding("warning", "bandwidth", str(error))]
     remarks = [Finding("warning", "bandwidth", remark) for remark in measured.remarks]
     remarks += check_load(load, sum(len(node.cores) for node in topology.nodes))
+    bandwidth = measured.bandwidth
     try:
-        save_bandwidth(measured.bandwidth, bandwidth_file())
+        bandwidth = replace(bandwidth, waits=measure_waits(topology))
+    except ServiceError as error:
+        remarks.append(Finding("warning", "waits", str(error)))
+    try:
+        save_bandwidth(bandwidth, bandwidth_file())
     except OSError as error:
         remarks.append(Finding("note", "bandwidth", f"cannot be kept for later: {error}"))
-    return measured.bandwidth, remarks
+    return bandwidth, remarks

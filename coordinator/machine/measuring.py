@@ -1,4 +1,4 @@
-"""Measures how fast every node's cores read every node's memory, with one process per memory node.
+"""Measures how fast every node's cores read every node's memory, with one process per memory node, and how they wait.
 
 Each process is bound to its node's memory as a worker is. All start at once, then they measure one after the other, so
 that nothing else reads meanwhile. Together they hold the cores for some MEASURING_SECONDS.
@@ -22,6 +22,7 @@ from numoe.model.machine.bandwidth import Bandwidth, Read, cores_of_nodes
 from numoe.model.machine.cgroups import memory_limit
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Node, Topology
+from numoe.model.machine.waits import TeamWait, Waits, pairs_to_try, teams_to_try
 from numoe.protos.errors import ServiceError
 
 MEASURING_SECONDS = 6.0  # for all pairs of nodes
@@ -61,7 +62,7 @@ def measure_bandwidth(
             if size < LEAST_BYTES:
                 remarks.append(f"node {memory.id} has too little free memory to measure")
             else:
-                started.append((memory, stack.enter_context(_MeasuringProcess(memory, readers, size, seconds))))
+                started.append((memory, stack.enter_context(_reading(memory, readers, size, seconds))))
         for _, process in started:
             process.await_ready()  # all of them: none shall compile while another one measures
         for done, (memory, process) in enumerate(started):
@@ -81,6 +82,18 @@ def measure_bandwidth(
     )
 
 
+def measure_waits(topology: Topology) -> Waits | None:
+    """Measure for a second or two; None where there is one core only. Raises ServiceError as measure_bandwidth does."""
+    pairs, teams = pairs_to_try(topology), teams_to_try(topology)
+    if not teams:
+        return None
+    command = python_command("numoe.worker.placing.wait_speed", json.dumps({"pairs": pairs, "teams": teams}))
+    with _MeasuringProcess(command, "how cores wait") as process:
+        process.await_ready()
+        answer = process.answer()
+    return Waits(answer["passes"], tuple(TeamWait(**team) for team in answer["teams"]))
+
+
 def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> int:
     """The size of a buffer that is larger than the caches of every node that reads it."""
     last = max((cache.level for cache in topology.caches), default=0)
@@ -93,18 +106,23 @@ def _buffer_bytes(topology: Topology, memory: Node, readers: Sequence[Node]) -> 
     return min(wanted, MOST_BYTES, memory.available_bytes // MEMORY_SHARE, (limit - used) // MEMORY_SHARE)
 
 
+def _reading(memory: Node, readers: Sequence[Node], size: int, seconds: float) -> _MeasuringProcess:
+    """A process that measures how fast one node's memory is read."""
+    cpus = {node.id: [core[0] for core in node.cores] for node in readers}
+    touching = cpus.get(memory.id) or next(iter(cpus.values()))
+    order = {"node": memory.id, "bytes": size, "touching": touching, "seconds": seconds}
+    order["readers"] = list(cpus.items())
+    every = format_id_list(cpu for own in cpus.values() for cpu in own)
+    reading = python_command("numoe.worker.placing.read_speed", json.dumps(order))
+    command = python_command("numoe.worker.placing.binding", str(memory.id), every, *reading)
+    return _MeasuringProcess(command, f"node {memory.id}'s memory")
+
+
 class _MeasuringProcess:
     """One measuring process; killed with what it holds when the block ends."""
 
-    def __init__(self, memory: Node, readers: Sequence[Node], size: int, seconds: float) -> None:
-        cpus = {node.id: [core[0] for core in node.cores] for node in readers}
-        touching = cpus.get(memory.id) or next(iter(cpus.values()))
-        order = {"node": memory.id, "bytes": size, "touching": touching, "seconds": seconds}
-        order["readers"] = list(cpus.items())
-        every = format_id_list(cpu for own in cpus.values() for cpu in own)
-        reading = python_command("numoe.worker.placing.read_speed", json.dumps(order))
-        self._command = python_command("numoe.worker.placing.binding", str(memory.id), every, *reading)
-        self._node, self._late = memory.id, False
+    def __init__(self, command: list[str], what: str) -> None:
+        self._command, self._what, self._late = command, what, False
 
     def __enter__(self) -> _MeasuringProcess:
         pipe = subprocess.PIPE
@@ -153,7 +171,7 @@ class _MeasuringProcess:
             said = "the process was killed, most likely for its memory"
         if self._late:
             said = f"it took more than {ANSWER_SECONDS:.0f} s; is the machine overloaded?"
-        raise ServiceError(f"measuring node {self._node}'s memory failed: {said}")
+        raise ServiceError(f"measuring {self._what} failed: {said}")
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

@@ -17,7 +17,7 @@ from numoe.model.doctor.linux_settings import (
     check_shared_pages,
     check_swap,
 )
-from numoe.model.doctor.measured_bandwidth import check_local, check_remote, check_speed
+from numoe.model.doctor.measured_bandwidth import check_local, check_remote, check_speed, check_waits
 from numoe.model.doctor.node_memory import check_memory_of_nodes, check_page_cache, check_room
 from numoe.model.doctor.process_limits import (
     check_allowed,
@@ -103,5 +103,6 @@ def _findings(
     yield from (Finding("note", "plan", note) for note in needs.notes)
     if bandwidth is not None:
         yield from check_local(bandwidth)
+        yield from check_waits(bandwidth.waits)
         yield from check_remote(bandwidth, topology)
         yield from check_speed(bandwidth, needs.read_per_token)

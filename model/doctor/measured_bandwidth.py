@@ -1,4 +1,4 @@
-"""The doctor's checks of measured bandwidth: slow nodes, links between sockets, the speed that a model can have."""
+"""The doctor's checks of what was measured: slow nodes, links between sockets, waits, the speed a model can have."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from numoe.model.doctor.finding import Finding
 from numoe.model.machine.bandwidth import Bandwidth
 from numoe.model.machine.id_lists import format_id_list
 from numoe.model.machine.topology import Topology
+from numoe.model.machine.waits import Apart, Waits
 
 SLOW_SHARE = 0.85  # of the fastest node; two equal nodes were never seen farther apart than the noise of a busy machine
 BUSY_SHARE = 0.25  # of the cores: a quarter of them may miss from the measurement
 ALIKE_SHARE = 0.9  # of local: a link between sockets is never that good
+LONG_WAIT_SECONDS = 10e-6  # of all threads of a node: 128 in groups that share caches should need 2 us
+LAYER_WAITS = 12  # of a decode
 POOR_SHARE = 0.3  # of local; two Xeon 6980P reach 0.45
 
 
@@ -72,6 +75,25 @@ def check_remote(bandwidth: Bandwidth, topology: Topology) -> Iterator[Finding]:
         yield Finding("warning", subject, found, cost, remedy)
     else:
         yield Finding("ok", subject, f"{found}: what a page on the wrong socket would be read at")
+
+
+def check_waits(waits: Waits | None) -> Iterator[Finding]:
+    """Say how far apart cores are, and what all threads of a node lose to waiting for each other."""
+    if waits is None:
+        return
+    places: dict[Apart, str] = {"cache": "inside a cache", "package": "between caches", "machine": "between sockets"}
+    far = ", ".join(f"{1e9 * seconds:.0f} ns {places[apart]}" for apart, seconds in waits.passes.items())
+    most = waits.teams[-1]
+    wait = f"{most.threads} threads wait {1e6 * most.barrier:.1f} us for each other"
+    found = f"a line goes from core to core in {far}; {wait}, {1e6 * most.claims:.1f} us more where they share work out"
+    if most.barrier > LONG_WAIT_SECONDS:
+        cost = (
+            f"some {1e3 * LAYER_WAITS * most.barrier:.2f} ms a layer of each token: they wait {LAYER_WAITS} times in it"
+        )
+        remedy = "cores of its own for every thread: no other programs, no CPUs that a hypervisor shares out twice"
+        yield Finding("note", "waits", found, cost, remedy)
+    else:
+        yield Finding("ok", "waits", found)
 
 
 def check_speed(bandwidth: Bandwidth, read_per_token: Mapping[int, int]) -> Iterator[Finding]:

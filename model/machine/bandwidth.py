@@ -1,4 +1,4 @@
-"""How fast each node's cores were measured to read each node's memory; kept in a file, for plans to use.
+"""How fast each node's cores were measured to read each node's memory, and to wait; kept in a file, for plans to use.
 
 processor = "AMD EPYC 9355 32-Core Processor"
 measured_at = "2026-11-23 15:50"
@@ -8,6 +8,15 @@ cores = [[0, 16], [1, 16]]             # node, cores that read
 cores_of = 0
 memory_of = 1
 bytes_per_second = 51200000000
+
+[[pass]]                               # see waits.py
+apart = "package"
+seconds = 1.1e-07
+
+[[wait]]
+threads = 16
+barrier = 1.2e-06
+claims = 4e-07
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numoe.model.machine.topology import Topology
+from numoe.model.machine.waits import Waits, waits_in
 from numoe.protos.folders import cache_folder
 
 
@@ -38,6 +48,7 @@ class Bandwidth:
     measured_at: str
     cores: tuple[tuple[int, int], ...]  # (node, cores), of the nodes that have any
     reads: tuple[Read, ...]
+    waits: Waits | None = None  # None: not measured
 
     @property
     def local(self) -> dict[int, float]:
@@ -71,6 +82,7 @@ def save_bandwidth(bandwidth: Bandwidth, path: Path) -> None:
     for read in bandwidth.reads:
         lines += ["", "[[read]]", f"cores_of = {read.cores_of}", f"memory_of = {read.memory_of}"]
         lines.append(f"bytes_per_second = {read.bytes_per_second:.0f}")
+    lines += [] if bandwidth.waits is None else bandwidth.waits.lines()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
@@ -84,7 +96,7 @@ def load_bandwidth(path: Path, topology: Topology) -> Bandwidth | None:
             for read in document["read"]
         )
         cores = tuple((int(node), int(count)) for node, count in document["cores"])
-        found = Bandwidth(str(document["processor"]), str(document["measured_at"]), cores, reads)
+        found = Bandwidth(str(document["processor"]), str(document["measured_at"]), cores, reads, waits_in(document))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError):
         return None
     return found if found.belongs_to(topology) else None

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import numpy as np
+
 from numoe.model.gguf.tensors import TensorType
 from numoe.model.machine.bandwidth import Bandwidth
 from numoe.model.machine.processor import Instructions
@@ -79,6 +81,7 @@ class Speeds:
     barrier_seconds: float = 0.28e-6
     arrival_seconds: float = 0.04e-6  # of a thread
     group_seconds: float = 0.1e-6  # of a group, where there are several
+    waits: tuple[tuple[int, float], ...] = ()  # threads, from few to many, and seconds: as measured, instead of these
     # Bytes per second that one core reads of what another worker has just written: a cache line between sockets takes
     # 0.13 to 0.45 us, and a core waits for ten to twenty at once.
     link_bandwidth: float = 4 * GIGA
@@ -91,9 +94,17 @@ class Speeds:
         return own if cores_of == memory_of else self.far_bandwidth.get((cores_of, memory_of), own)
 
     def wait_seconds(self, threads: int) -> float:
-        """Seconds until so many threads of one worker know that all have come."""
+        """Seconds until so many threads of one worker know that all have come: as measured, beyond that calculated."""
         if threads == 1:
             return 0.0
+        if not self.waits:
+            return self._calculated_wait(threads)
+        (most, last), counts = self.waits[-1], [team for team, _ in self.waits]
+        if threads <= most:
+            return float(np.interp(threads, counts, [seconds for _, seconds in self.waits]))
+        return last + self._calculated_wait(threads) - self._calculated_wait(most)
+
+    def _calculated_wait(self, threads: int) -> float:
         groups = -(-threads // TOGETHER)
         between = self.group_seconds * groups if groups > 1 else 0.0
         return self.barrier_seconds + self.arrival_seconds * -(-threads // groups) + between
@@ -121,7 +132,8 @@ def measured_speeds(topology: Topology, measured: Bandwidth) -> Speeds:
     rates = {**guessed_speeds(topology).node_bandwidth, **measured.local}
     far = {(read.cores_of, read.memory_of): read.bytes_per_second for read in measured.reads}
     source = f"measured at {measured.measured_at}"
-    return Speeds(rates, source, integer_peak=_peak(topology), far_bandwidth=far)
+    waits = () if measured.waits is None else tuple((team.threads, team.barrier) for team in measured.waits.teams)
+    return Speeds(rates, source, integer_peak=_peak(topology), far_bandwidth=far, waits=waits)
 
 
 def told_speeds(topology: Topology, bandwidth: Sequence[float]) -> Speeds:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from numoe.model.doctor.measured_bandwidth import check_load, check_local, check_remote, check_speed
+from numoe.model.doctor.measured_bandwidth import check_load, check_local, check_remote, check_speed, check_waits
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.machine.waits import TeamWait, Waits
 from tests.machines import write_machine
 from tests.model.doctor.findings import TWO_NODES, said
 from tests.model.machine.measurements import measured
@@ -29,6 +30,17 @@ def test_a_slow_node_holds_up_the_others(topology: Topology) -> None:
     assert (finding.level, finding.found) == ("warning", "node 1 reads its memory at 60% of the fastest node's speed")
     assert "25% of the bandwidth" in finding.cost
     assert said(check_local(measured(topology)), subject)[0][0] == "warning"
+
+
+def test_what_threads_wait_is_said_and_marked_where_it_is_long() -> None:
+    waits = Waits({"cache": 2.5e-8, "machine": 3e-7}, (TeamWait(2, 4e-7, 0.0), TeamWait(20, 1.2e-6, 4e-7)))
+    assert list(check_waits(None)) == []
+    [finding] = check_waits(waits)
+    lines = "a line goes from core to core in 25 ns inside a cache, 300 ns between sockets"
+    team = "20 threads wait 1.2 us for each other, 0.4 us more where they share work out"
+    assert (finding.level, finding.found) == ("ok", f"{lines}; {team}")
+    [finding] = check_waits(replace(waits, teams=(TeamWait(20, 5e-5, 0.0),)))
+    assert (finding.level, finding.cost[:31]) == ("note", "some 0.60 ms a layer of each to")
 
 
 def test_figures_of_a_busy_machine_are_marked() -> None:

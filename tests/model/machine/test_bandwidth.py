@@ -10,6 +10,7 @@ import pytest
 from numoe.model.machine.bandwidth import bandwidth_file, load_bandwidth, save_bandwidth
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.machine.waits import TeamWait, Waits
 from tests.machines import write_machine
 from tests.model.doctor.findings import TWO_NODES
 from tests.model.machine.measurements import measured
@@ -25,6 +26,9 @@ def test_a_measurement_is_read_back_as_it_was_kept(topology: Topology, tmp_path:
     path = tmp_path / "folder" / "bandwidth.toml"
     save_bandwidth(kept, path)
     assert load_bandwidth(path, topology) == kept
+    waited = replace(kept, waits=Waits({"cache": 2.5e-8, "machine": 3e-7}, (TeamWait(2, 3.6e-7, 0.0),)))
+    save_bandwidth(waited, path)
+    assert load_bandwidth(path, topology) == waited
     assert kept.local == {0: 105e9, 1: 104e9}
     assert (kept.rate(1, 0), kept.rate(0, 2)) == (51e9, None)
 
@@ -38,7 +42,16 @@ def test_a_measurement_of_another_machine_does_not_count(topology: Topology, tmp
     assert load_bandwidth(path, replace(topology, processor=replace(topology.processor, name="another"))) is None
 
 
-@pytest.mark.parametrize("text", ["", "[[", "read = 3", 'processor = "x"\nmeasured_at = ""\ncores = [1]\nread = []'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[[",
+        "read = 3",
+        'processor = "x"\nmeasured_at = ""\ncores = [1]\nread = []',
+        'processor = "x"\nmeasured_at = ""\ncores = []\nread = []\nwait = [1]',
+    ],
+)
 def test_what_is_no_measurement_does_not_count(topology: Topology, tmp_path: Path, text: str) -> None:
     path = tmp_path / "bandwidth.toml"
     assert load_bandwidth(path, topology) is None

@@ -10,6 +10,7 @@ import pytest
 from numoe.model.gguf.tensors import RUNNABLE_TYPES
 from numoe.model.machine.bandwidth import Bandwidth, Read
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.machine.waits import TeamWait, Waits
 from numoe.model.planning.prediction.speeds import (
     GIGA,
     REFERENCE_PEAK,
@@ -95,3 +96,11 @@ def test_threads_of_a_worker_wait_longer_the_more_they_are() -> None:
     assert waits == sorted(waits)
     assert waits[2] - waits[1] == pytest.approx(0.26e-6)  # three groups, of 7 at most instead of 8
     assert waits[-1] == pytest.approx(2.2e-6)  # 16 groups of 8
+
+
+def test_waits_are_those_that_were_measured_and_beyond_them_calculated() -> None:
+    waits = Waits({}, (TeamWait(2, 1e-6, 0.0), TeamWait(8, 4e-6, 0.0)))
+    speeds = measured_speeds(TWO_NODES, Bandwidth("", "2026", (), (), waits))
+    assert [speeds.wait_seconds(threads) for threads in (1, 2, 5, 8)] == pytest.approx([0.0, 1e-6, 2.5e-6, 4e-6])
+    guessed = guessed_speeds(TWO_NODES)
+    assert speeds.wait_seconds(128) == pytest.approx(4e-6 + guessed.wait_seconds(128) - guessed.wait_seconds(8))
