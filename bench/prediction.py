@@ -78,11 +78,11 @@ def hold(path: Path, workers: int, threads: int | None) -> Outcome:
         before = measured_speeds(topology, made)
         seconds = statistics.median(measured.decode(TOKENS).seconds for _ in range(PASSES))
         after = measured_speeds(topology, made)
-    speeds = _between(before, after)
+    speeds = between(before, after)
     return Outcome(_predicted(spec, made, topology, speeds), TOKENS / seconds, speeds)
 
 
-def _between(before: Speeds, after: Speeds) -> Speeds:
+def between(before: Speeds, after: Speeds) -> Speeds:
     """The mean of two measurements."""
     return Speeds(
         {node: (rate + after.node_bandwidth[node]) / 2 for node, rate in before.node_bandwidth.items()},

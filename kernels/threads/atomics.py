@@ -66,18 +66,6 @@ def long_store(typing_context: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def compare_and_swap(typing_context: Any, address: Any, expected: Any, value: Any) -> Any:
-    """Set an int32 to `value` if it is `expected`, sequentially consistent, and return whether it was."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = builder.inttoptr(values[0], I32.as_pointer())
-        result = builder.cmpxchg(place, values[1], values[2], "seq_cst", "seq_cst")
-        return builder.extract_value(result, 1)
-
-    return types.boolean(types.uintp, types.int32, types.int32), code
-
-
-@intrinsic
 def relax(typing_context: Any) -> Any:
     """Tell the core that this is a spin loop."""
 

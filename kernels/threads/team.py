@@ -23,7 +23,8 @@ gather or looked up from a wait for other teams, in the clock's nanoseconds.
 for its own team and how long for others (profile.py).
 
 Work inside a phase: half of it is every thread's own from the start, neighbouring items, the same in each step, and
-costs no word; the rest is claimed from the word `claim`, so that a slow or stolen core does not hold up the others.
+costs no word; the rest is claimed by tickets of the word `claim`, so that a slow or stolen core does not hold up the
+others.
 """
 
 from __future__ import annotations
@@ -31,14 +32,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from numoe.kernels.cpu.jit import generator, kernel
 from numoe.kernels.threads.atomics import (
     atomic_add,
     atomic_load,
     atomic_store,
-    compare_and_swap,
     long_load,
     long_store,
 )
@@ -174,24 +172,31 @@ def gather(team: Team) -> None:
 def claimed(team: Team, count: int) -> Iterator[int]:
     """Yield items 0 .. count - 1 of this phase, each to one thread of the team.
 
-    A thread takes a run of items at once: first its own, then a share of what is left. So it streams neighbouring
-    weights as long as there are many, and takes single ones at the end, so that all threads end together.
+    A thread takes a run of items at once: first its own, then those of tickets that it draws. There are rounds of a
+    ticket for each thread, and in each round runs are so long that half of what is left is taken. So a thread streams
+    neighbouring weights as long as there are many, and takes single ones at the end, so that all threads end together.
+    Drawing never fails, as comparing and swapping would where many threads come at once; and who finds that no ticket
+    is left writes nothing.
     """
     own = max(count // (2 * team.threads), 1)
     for item in range(own * team.thread, min(own * (team.thread + 1), count)):
         beat(team.profile)
         yield item
-    shared = own * team.threads
-    while shared < count:
-        first = atomic_load(team.words + CLAIM)
-        left = count - shared - first
-        if left <= 0:
-            return
+    first, left, before = own * team.threads, count - own * team.threads, 0  # of this round; tickets of those before
+    ticket, drawn = atomic_load(team.words + CLAIM), False
+    while left > 0:
         size = max(left // (2 * team.threads), 1)
-        if compare_and_swap(team.words + CLAIM, first, np.int32(first + size)):
-            for item in range(shared + first, shared + first + size):
+        tickets = min((left + size - 1) // size, team.threads)
+        if ticket - before >= tickets:
+            first, left, before = first + size * tickets, left - size * tickets, before + tickets
+        elif not drawn:
+            ticket, drawn = atomic_add(team.words + CLAIM, 1), True
+        else:
+            start = first + size * (ticket - before)
+            for item in range(start, min(start + size, first + left)):
                 beat(team.profile)
                 yield item
+            ticket, drawn = atomic_load(team.words + CLAIM), False
 
 
 @kernel
