@@ -31,11 +31,9 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 # By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
 TORCH := torch==2.13.0
 
-# Tests of the whole that start no service.
-BESIDE := tests/system/test_invariance.py tests/system/test_forward.py
-# Tests that start services, measure, or look at all that runs.
-ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container \
-	$(filter-out $(BESIDE) %/__pycache__/,$(wildcard tests/system/*/ tests/system/test_*.py))
+# Tests that start services or workers, measure, or look at all that runs. Workers of two tests would spin on each
+# other's cores.
+ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container tests/system
 
 PROTOS := $(wildcard protos/numoe/v1/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)

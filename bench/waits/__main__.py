@@ -26,6 +26,7 @@ from numoe.coordinator.machine.measuring import measure_waits
 from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan
 from numoe.coordinator.settings import ServeSettings, WorkerSettings
+from numoe.kernels.threads.team import REACH
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.made_up.synthetic import write_synthetic_model
@@ -45,6 +46,7 @@ CHANGES = {
     "groups": replace(BEFORE, together=NOW.together),
     "own first": replace(BEFORE, own_first=True),
     "tickets": replace(BEFORE, tickets=True),
+    "tickets of groups": replace(BEFORE, together=NOW.together, near_claims=True, reach=REACH),
     "shared rounding": replace(BEFORE, shared_rounding=True),
     "chosen by the last": replace(BEFORE, chosen_by_last=True),
     "now": NOW,

@@ -14,6 +14,8 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from numoe.kernels.threads.team import REACH
+
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
@@ -27,17 +29,20 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How threads wait and share work out."""
+    """How threads wait and share work out; at first as they did before any of it."""
 
-    together: int  # threads of a group with words of its own; 0: one word for all
-    own_first: bool  # half of a phase's items are every thread's own
-    tickets: bool  # runs are drawn, each once; else taken by comparing and swapping, which may fail
-    shared_rounding: bool  # by all threads, each of which normalises; else by one
-    chosen_by_last: bool  # a lone token's experts, by the last thread that comes to the router's barrier
+    together: int = 0  # threads of a group with words of its own; 0: one word for all
+    own_first: bool = False  # half of a phase's items are every thread's own
+    tickets: bool = False  # runs are drawn, each once; else taken by comparing and swapping, which may fail
+    near_claims: bool = False  # each group has a claim word and items of its own
+    reach: int = 0  # groups whose items a thread takes, too, once those of its own are gone
+    stored: bool = False  # the words that let go are stored; else added to, one after the other
+    shared_rounding: bool = False  # by all threads, each of which normalises; else by one
+    chosen_by_last: bool = False  # a lone token's experts, by the last thread that comes to the router's barrier
 
 
-BEFORE = Scheme(together=0, own_first=False, tickets=False, shared_rounding=False, chosen_by_last=False)
-NOW = Scheme(together=8, own_first=True, tickets=True, shared_rounding=True, chosen_by_last=True)
+BEFORE = Scheme()
+NOW = Scheme(8, True, True, True, REACH, True, True, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class SimulatedTeam:
         groups = self._group[-1] + 1
         self._arrived, self._let_go = [Line(self) for _ in range(groups)], [Line(self) for _ in range(groups)]
         self._team, self._claim = Line(self), Line(self)
+        self._claims = [Line(self) for _ in range(groups)]
 
     def distance(self, one: int, other: int) -> float:
         """Seconds of a line between two threads; nobody's is in a cache near everyone."""
@@ -115,6 +121,9 @@ class SimulatedTeam:
 
     def _run_items(self, phase: Phase) -> None:
         each = max(phase.seconds * min(self.threads, phase.items), phase.alone) / phase.items
+        if self.scheme.near_claims:
+            self._run_by_groups(phase.items, each)
+            return
         own = max(phase.items // (2 * self.threads), 1) if self.scheme.own_first else 0
         for thread in range(self.threads):
             count = max(0, min(own * (thread + 1), phase.items) - own * thread)
@@ -122,9 +131,51 @@ class SimulatedTeam:
             self.worked += count
         shared = max(0, phase.items - own * self.threads)
         self._claim.value = 0
-        if not shared:
-            return
-        runs = list(self._runs(shared)) if self.scheme.tickets else []
+        if shared:
+            self._claim_runs(shared, each)
+
+    def _run_by_groups(self, items: int, each: float) -> None:
+        """Items are shared out to groups, whose threads draw from a word of theirs, and then from the next groups'."""
+        groups = self._group[-1] + 1
+        runs: list[list[int]] = []
+        for group, line in enumerate(self._claims):
+            members = [thread for thread in range(self.threads) if self._group[thread] == group]
+            first, last = items * members[0] // self.threads, items * (members[-1] + 1) // self.threads
+            own = max((last - first) // (2 * len(members)), 1)
+            for rank, thread in enumerate(members):
+                count = max(0, min(own * (rank + 1), last - first) - own * rank)
+                self.clocks[thread] += count * each
+                self.worked += count
+            runs.append(list(_runs(last - first - own * len(members), len(members))))
+            line.value = 0
+        coming = [(clock, thread, 0, False) for thread, clock in enumerate(self.clocks)]
+        heapq.heapify(coming)
+        while coming:
+            now, thread, step, seen = heapq.heappop(coming)
+            group = (self._group[thread] + step) % groups
+            line = self._claims[group]
+            if not runs[group] and step == 0 and not seen:
+                known = now
+            elif not seen:
+                known = line.read(thread, now)
+            else:
+                known = line.write(thread, now)
+            self.lost.claiming += (known - now) / self.threads
+            if line.value >= len(runs[group]):
+                if step < min(self.scheme.reach, groups - 1):
+                    heapq.heappush(coming, (known, thread, step + 1, False))
+                else:
+                    self.clocks[thread] = known
+            elif not seen:
+                heapq.heappush(coming, (known, thread, step, True))
+            else:
+                size = runs[group][line.value]
+                line.value += 1
+                self.worked += size
+                heapq.heappush(coming, (known + size * each, thread, step, False))
+
+    def _claim_runs(self, shared: int, each: float) -> None:
+        runs = list(_runs(shared, self.threads)) if self.scheme.tickets else []
         # Who looks at the claim word, and who writes to it what he saw there, in the order of time.
         coming = [(clock, thread, -1) for thread, clock in enumerate(self.clocks)]
         heapq.heapify(coming)
@@ -149,14 +200,6 @@ class SimulatedTeam:
             self.worked += size
             heapq.heappush(coming, (done + size * each, thread, -1))
 
-    def _runs(self, shared: int) -> Iterator[int]:
-        """How many items each ticket is for."""
-        while shared > 0:
-            size = max(shared // (2 * self.threads), 1)
-            for _ in range(min(self.threads, -(-shared // size))):
-                yield min(size, shared)
-                shared -= min(size, shared)
-
     def _barrier(self, last: float) -> None:
         came = list(self.clocks)
         arrivals: dict[int, list[tuple[float, int]]] = {}
@@ -169,13 +212,25 @@ class SimulatedTeam:
         over += last
         written = []
         for line in self._let_go:
-            over = line.write(releaser, over)
-            written.append(over)
+            done = line.write(releaser, over)
+            # A store need not wait for the line of the one before, as adding does.
+            over += (done - over) * (self.latencies.copy_share if self.scheme.stored else 1.0)
+            written.append(done)
+        over = max([over, *written])
         for thread in sorted(range(self.threads), key=lambda one: (written[self._group[one]], one)):
             group = self._group[thread]
             self.clocks[thread] = over if thread == releaser else self._let_go[group].read(thread, written[group])
         waited = sum(now - then for now, then in zip(self.clocks, came, strict=True)) - last
         self.lost.waiting += waited / self.threads
+
+
+def _runs(items: int, threads: int) -> Iterator[int]:
+    """How many items each ticket is for."""
+    while items > 0:
+        size = max(items // (2 * threads), 1)
+        for _ in range(min(threads, -(-items // size))):
+            yield min(size, items)
+            items -= min(size, items)
 
 
 def simulate(phases: Iterator[Phase] | list[Phase], team: SimulatedTeam) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.threads.latency import pass_barriers, pass_word
 from numoe.kernels.threads.profile import STATE_BYTES
-from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team
+from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, write_members
 from numoe.worker.placing.memory import allocate
 from numoe.worker.placing.thread_groups import thread_groups
 
@@ -72,6 +72,7 @@ def _phase_seconds(cpus: Sequence[int], pieces: int) -> float:
     groups = thread_groups(cpus)
     words, states = allocate(TEAM_BYTES + GROUP_BYTES * len(set(groups)) + 128), allocate(STATE_BYTES * len(cpus))
     base = words.ctypes.data
+    write_members(words[128:], groups)
 
     def wait(thread: int) -> None:
         team = Team(
@@ -84,6 +85,7 @@ def _phase_seconds(cpus: Sequence[int], pieces: int) -> float:
             threads=len(cpus),
             group_threads=groups.count(groups[thread]),
             groups=len(set(groups)),
+            rank=groups[:thread].count(groups[thread]),
             workers=1,
             spins=SPINS,
             timeout_ns=0,
@@ -123,7 +125,7 @@ def main() -> None:
     task = WaitTask(**json.loads(sys.argv[1]))
     with sole_compiler():
         compile_for(pass_word, 0, 0, 0, 0)
-        compile_for(pass_barriers, Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0), 0, 0)
+        compile_for(pass_barriers, Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0), 0, 0)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if sys.stdin.readline():

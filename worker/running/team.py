@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, abort_all
+from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, abort_all, write_members
 from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
@@ -38,7 +38,9 @@ class ThreadTeam:
     ) -> None:
         self._assignment, self._arena, self._fail = assignment, arena, fail
         self._groups = thread_groups(assignment.shard.cpus)
-        self._words = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(self._groups)) + 64, np.uint8)
+        room = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(self._groups)) + 64, np.uint8)
+        self._words = room[-room.ctypes.data % 64 :]
+        write_members(self._words, self._groups)
         self._states = states
         self._arguments = (sizes, constants, weights, memory, step)
         self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
@@ -64,7 +66,7 @@ class ThreadTeam:
 
     def _team(self, number: int) -> Team:
         assignment, base = self._assignment, self._arena.ctypes.data
-        words = self._words.ctypes.data + -self._words.ctypes.data % 64
+        words = self._words.ctypes.data
         group = self._groups[number]
         return Team(
             words=words,
@@ -76,6 +78,7 @@ class ThreadTeam:
             threads=len(assignment.shard.cpus),
             group_threads=self._groups.count(group),
             groups=len(set(self._groups)),
+            rank=self._groups[:number].count(group),
             workers=len(assignment.plan.shards),
             spins=assignment.spins,
             timeout_ns=int(assignment.step_timeout_seconds * 1e9),

@@ -67,7 +67,7 @@ def compile_step() -> None:
     compile_rope_table()
     compile_for(
         serve_steps,
-        Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0),
+        Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0),
         sizes_of(assignment),
         Constants(single, single.reshape(1, 32)),
         Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),

@@ -23,12 +23,13 @@ from numoe.kernels.threads.team import (
     claimed,
     gather,
     release,
+    write_members,
 )
 
 ABORT_BYTES = 64
 CELL_BYTES = 64
 SIGN_BYTES = 64
-MOST_GROUPS = 3
+MOST_GROUPS = 4
 SECOND_NS = 1_000_000_000
 _WORDS_BYTES = TEAM_BYTES + MOST_GROUPS * GROUP_BYTES
 
@@ -75,6 +76,9 @@ class TeamWords:
         """As thread `thread` of worker `worker` sees it."""
         words = self.shared + SHARED_BYTES + worker * (_WORDS_BYTES + SIGN_BYTES)
         own = thread * groups // threads
+        of_all = [one * groups // threads for one in range(threads)]
+        start = words - self._memory.ctypes.data
+        write_members(self._memory[start : start + _WORDS_BYTES], of_all)
         return Team(
             words=words,
             group=words + TEAM_BYTES + GROUP_BYTES * own,
@@ -83,8 +87,9 @@ class TeamWords:
             signs=words + _WORDS_BYTES,
             profile=self.profile.ctypes.data if profile is None else profile,
             threads=threads,
-            group_threads=[one * groups // threads for one in range(threads)].count(own),
+            group_threads=of_all.count(own),
             groups=groups,
+            rank=of_all[:thread].count(own),
             workers=self.teams,
             spins=spins,
             timeout_ns=timeout_ns,

@@ -16,8 +16,8 @@ import pytest
 
 from numoe.kernels.threads.team import (
     ARRIVED,
-    CLAIM,
     GROUP_ARRIVED,
+    GROUP_CLAIM,
     GROUP_SLEEPERS,
     SEEN,
     SHARED_ARRIVED,
@@ -57,7 +57,14 @@ def test_each_piece_is_claimed_once_in_each_phase(threads: int, groups: int, pie
     words, counts = TeamWords(1), np.zeros((60, pieces), np.int32)
     all_threads(threads, lambda thread: count_claims(words.team(0, thread, threads, spins, groups=groups), counts, 60))
     np.testing.assert_array_equal(counts, 1)
-    assert load_from(words.team(0, 0, threads).words + CLAIM) == 0
+    assert load_from(words.team(0, 0, threads).group + GROUP_CLAIM) == 0
+
+
+def test_what_a_group_leaves_is_taken_by_threads_of_those_before_it() -> None:
+    """One thread alone, of 4 in 4 groups: its own items, the rest of its group's, and half of the next two groups'."""
+    words, order = TeamWords(1), np.zeros(81, np.int32)
+    note_claims(words.team(0, 1, 4, groups=4), order)
+    assert order[: order[-1]].tolist() == [*range(20, 40), *range(50, 60), *range(70, 80)]
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -144,7 +151,7 @@ def test_a_team_word_set_by_a_wait_is_clean_after_the_barrier() -> None:
     assert load_from(team.group + GROUP_SLEEPERS) == 0
     assert load_from(team.group + GROUP_ARRIVED) == 0
     assert load_from(team.words + ARRIVED) == 0
-    assert load_from(team.words + CLAIM) == 0
+    assert load_from(team.group + GROUP_CLAIM) == 0
 
 
 def test_atomics_wrap_and_return_the_value_before() -> None:
