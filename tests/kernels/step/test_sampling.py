@@ -256,7 +256,7 @@ def test_the_first_and_last_candidates_are_reached_at_the_ends_of_the_range(rand
 def test_penalties_follow_the_formulae() -> None:
     """Each of at most four operations on a logit is rounded once."""
     logits, seen = some_logits(5.0), np.array([9, 5, 330, 0, 17, 3], np.int32)
-    logits[17] = 0.0
+    logits[17], logits[[5, 330]] = 0.0, 40.0  # 40: the largest of its group
     counts = np.array([9, 0, 3, 1, 2, 9], np.int32)  # the first and last lie outside the range
     sample = sample_of(repetition_penalty=1.3, frequency_penalty=0.4, presence_penalty=-0.7, first_seen=1, seen=4)
     found = padded(logits)
