@@ -76,6 +76,8 @@ def main(*names: str) -> None:
     names
         Formats; all that are given none.
     """
+    if unknown := set(names) - {format_.name for format_ in INTEGERS}:
+        sys.exit(f"found {', '.join(sorted(unknown))}, expected some of {', '.join(one.name for one in INTEGERS)}")
     if os.environ.get(ONLY):
         sys.stdout.writelines(f"{line}\n" for line in _rates(names))
         return

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from numoe.kernels.threads.team import REACH
+from numoe.worker.placing.thread_groups import MOST_TOGETHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Scheme:
 
 
 BEFORE = Scheme()
-NOW = Scheme(8, True, True, True, REACH, True, True, True)
+NOW = Scheme(MOST_TOGETHER, True, True, True, REACH, True, True, True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Order: penalties, temperature, top-k, top-p, min-p, one draw. Temperature 0 take
 equals. The draw depends only on the logits, the parameters and (seed, position): splitmix64 of the two gives 53 random
 bits. A sample is a record with the fields of Sampling in protos/messages.py, `position` of the token to be drawn, and
 the range `first_seen`, `seen` of the tokens that penalties apply to. Candidates are better by their logit, then by a
-lower id; sums run in the order of ids.
+lower id; sums are of 16 lanes first, see candidates.py.
 """
 
 from __future__ import annotations

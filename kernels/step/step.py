@@ -132,12 +132,8 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
     """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
     thread = team.thread
     logits, groups = memory.candidates[thread], memory.candidate_groups[thread]
-    values, ids, buckets = (
-        memory.candidate_values[thread],
-        memory.candidate_ids[thread],
-        memory.candidate_buckets[thread],
-    )
-    scratch = DrawMemory(groups[0], groups[1], values, ids, buckets)
+    listed = memory.candidate_values[thread], memory.candidate_ids[thread]
+    scratch = DrawMemory(groups[0], groups[1], listed[0], listed[1], memory.candidate_buckets[thread])
     own_samples = (step.header[2] - sizes.worker + sizes.workers - 1) // sizes.workers
     for index in claimed(team, own_samples):
         number = sizes.worker + sizes.workers * index

@@ -18,7 +18,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -125,15 +125,20 @@ def _join(threads: Sequence[threading.Thread]) -> None:
         thread.join()
 
 
+def answer_when_told(measure: Callable[[], dict[str, object]]) -> None:
+    """Say that all is ready, and measure once a line comes: what a measuring process does when it has compiled."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    if sys.stdin.readline():
+        sys.stdout.write(json.dumps(measure()) + "\n")
+
+
 def main() -> None:
     """Get ready, measure when told to, and answer."""
     task = ReadingTask(**json.loads(sys.argv[1]))
     with sole_compiler():
         compile_for(read_until, 0, 0, 0, 0, 0, 0)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    if sys.stdin.readline():
-        sys.stdout.write(json.dumps(measure(task)) + "\n")
+    answer_when_told(lambda: measure(task))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+import numpy as np
+from numpy.typing import NDArray
+
+from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, write_members
 from numoe.model.machine.topology import Cache
 from numoe.model.machine.topology_reading import read_caches
 
@@ -30,3 +34,25 @@ def thread_groups(cpus: Sequence[int], caches: Iterable[Cache] | None = None) ->
             groups[thread] = first + place * parts // len(members)
         first += parts
     return groups
+
+
+def team_words(groups: Sequence[int]) -> NDArray[np.uint8]:
+    """The words of a team whose threads are in these groups, on cache lines of their own."""
+    room = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(groups)) + 64, np.uint8)
+    words = room[-room.ctypes.data % 64 :]
+    write_members(words, groups)
+    return words
+
+
+def membership(words: NDArray[np.uint8], groups: Sequence[int], thread: int) -> dict[str, int]:
+    """The fields of Team that say where a thread stands among the others, and where its words are."""
+    own = groups[thread]
+    return {
+        "words": words.ctypes.data,
+        "group": words.ctypes.data + TEAM_BYTES + GROUP_BYTES * own,
+        "threads": len(groups),
+        "group_threads": groups.count(own),
+        "groups": len(set(groups)),
+        "rank": groups[:thread].count(own),
+        "thread": thread,
+    }

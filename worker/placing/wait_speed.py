@@ -25,9 +25,10 @@ import numpy as np
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.threads.latency import pass_barriers, pass_word
 from numoe.kernels.threads.profile import STATE_BYTES
-from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, write_members
+from numoe.kernels.threads.team import Team
 from numoe.worker.placing.memory import allocate
-from numoe.worker.placing.thread_groups import thread_groups
+from numoe.worker.placing.read_speed import answer_when_told
+from numoe.worker.placing.thread_groups import membership, team_words, thread_groups
 
 SAMPLES = 5  # their median counts
 LONG_SECONDS = 0.3  # for the samples of one figure, of which there are then no more
@@ -70,26 +71,18 @@ def _pass_seconds(one: int, other: int) -> float:
 def _phase_seconds(cpus: Sequence[int], pieces: int) -> float:
     """One phase of threads on some CPUs, that share out pieces of no work."""
     groups = thread_groups(cpus)
-    words, states = allocate(TEAM_BYTES + GROUP_BYTES * len(set(groups)) + 128), allocate(STATE_BYTES * len(cpus))
-    base = words.ctypes.data
-    write_members(words[128:], groups)
+    words, signs, states = team_words(groups), allocate(128), allocate(STATE_BYTES * len(cpus))
 
     def wait(thread: int) -> None:
         team = Team(
-            words=base + 128,
-            group=base + 128 + TEAM_BYTES + GROUP_BYTES * groups[thread],
+            **membership(words, groups, thread),
             shared=0,
-            abort=base,
-            signs=base + 64,
+            abort=signs.ctypes.data,
+            signs=signs.ctypes.data + 64,
             profile=states.ctypes.data + STATE_BYTES * thread,
-            threads=len(cpus),
-            group_threads=groups.count(groups[thread]),
-            groups=len(set(groups)),
-            rank=groups[:thread].count(groups[thread]),
             workers=1,
             spins=SPINS,
             timeout_ns=0,
-            thread=thread,
         )
         pass_barriers(team, BARRIERS, pieces)
 
@@ -126,10 +119,7 @@ def main() -> None:
     with sole_compiler():
         compile_for(pass_word, 0, 0, 0, 0)
         compile_for(pass_barriers, Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0), 0, 0)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    if sys.stdin.readline():
-        sys.stdout.write(json.dumps(measure(task)) + "\n")
+    answer_when_told(lambda: measure(task))
 
 
 if __name__ == "__main__":

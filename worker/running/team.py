@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, Team, abort_all, write_members
+from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.threads.waiting import StepAborted
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
 from numoe.protos.profile import THREAD_ID
-from numoe.worker.placing.thread_groups import thread_groups
+from numoe.worker.placing.thread_groups import membership, team_words, thread_groups
 
 IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
 
@@ -38,9 +38,7 @@ class ThreadTeam:
     ) -> None:
         self._assignment, self._arena, self._fail = assignment, arena, fail
         self._groups = thread_groups(assignment.shard.cpus)
-        room = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(self._groups)) + 64, np.uint8)
-        self._words = room[-room.ctypes.data % 64 :]
-        write_members(self._words, self._groups)
+        self._words = team_words(self._groups)
         self._states = states
         self._arguments = (sizes, constants, weights, memory, step)
         self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
@@ -66,23 +64,15 @@ class ThreadTeam:
 
     def _team(self, number: int) -> Team:
         assignment, base = self._assignment, self._arena.ctypes.data
-        words = self._words.ctypes.data
-        group = self._groups[number]
         return Team(
-            words=words,
-            group=words + TEAM_BYTES + GROUP_BYTES * group,
+            **membership(self._words, self._groups, number),
             shared=base + TEAM_WORDS,
             abort=base + ABORT,
             signs=self._signs,
             profile=self._states[number].ctypes.data,
-            threads=len(assignment.shard.cpus),
-            group_threads=self._groups.count(group),
-            groups=len(set(self._groups)),
-            rank=self._groups[:number].count(group),
             workers=len(assignment.plan.shards),
             spins=assignment.spins,
             timeout_ns=int(assignment.step_timeout_seconds * 1e9),
-            thread=number,
         )
 
     def _run(self, number: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from numoe.model.machine.topology import Cache
-from numoe.worker.placing.thread_groups import thread_groups
+from numoe.model.planning.prediction.speeds import TOGETHER
+from numoe.worker.placing.thread_groups import MOST_TOGETHER, thread_groups
 
 
 def caches(*shared: range) -> list[Cache]:
@@ -21,6 +22,10 @@ def test_many_threads_of_one_cache_are_several_groups_as_equal_as_can_be() -> No
     groups = thread_groups(range(20), caches(range(20)))
     assert groups == sorted(groups)
     assert [groups.count(one) for one in sorted(set(groups))] == [7, 7, 6]
+
+
+def test_predictions_know_how_many_threads_are_a_group() -> None:
+    assert TOGETHER == MOST_TOGETHER
 
 
 def test_threads_of_unknown_caches_are_groups_too() -> None:
