@@ -161,7 +161,7 @@ class Memory(NamedTuple):
     packed_integer: NDArray[np.uint8]  # integer groups of the expert columns
     packed_float: NDArray[np.uint8]
     qkv: Floats  # [columns, (h + 2g) * K and more], spread
-    router_logits: Floats  # [columns, E rounded up to 16]
+    router_logits: Floats  # [columns, PARTS, E rounded up to 16] sums over parts of the inputs, see experts/router.py
     down: Floats  # [expert columns, d and more], spread
     rows: Floats  # [threads, longest row] a thread's own row
     scratch: Floats  # [threads, ...] a thread's own, see attention/scratch.py

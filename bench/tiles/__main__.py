@@ -1,9 +1,7 @@
 """How fast one core multiplies, by format and instruction set: python -m bench.tiles [FORMAT ...]
 
-Giga-operations per second, two for a product and its addition, of whole tiles: unpacking, products, scales and sums.
-Weights lie in the second-level cache and activations in the first, so that memory does not count; the best of many runs
-on one pinned thread, for one column and for the most that a tile takes. Other instruction sets than the best are run in
-processes of their own.
+Giga-operations per second of whole tiles (rates.py), for one column and for the most that a tile takes. Other
+instruction sets than the best are run in processes of their own.
 """
 
 from __future__ import annotations
@@ -11,52 +9,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
-import numpy as np
 from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cores
+from bench.tiles.rates import rate
 from numoe.kernels.cpu.instruction_sets import runnable
-from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST, WIDTHS
-from numoe.kernels.matmul.tile_table import tile_table
-from numoe.kernels.matmul.tiles import run_tile
-from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS, Format
-from numoe.worker.placing.memory import allocate
+from numoe.kernels.matmul.groups import WIDEST
+from numoe.kernels.weights.formats import FORMATS
 
 app = App(help=__doc__)
 
-BLOCKS = 64  # of a row: 2048 inputs
-WEIGHT_BYTES = 200_000
-RUNS = 40
 INTEGERS = tuple(format_ for format_ in FORMATS if format_.integer)
 ONLY = "NUMOE_BENCH_TILES"  # set in processes of one instruction set
-
-
-@kernel
-def _multiply(tile: int, panels: int, panel_bytes: int, weights: int, group: int, out: int) -> None:
-    for panel in range(panels):
-        run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0)
-
-
-def rate(format_: Format, columns: int) -> float:
-    """Operations per second of a format's tile of so many columns, one of WIDTHS."""
-    tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(columns)]
-    panel_bytes = format_.panel_unit_bytes * (BLOCKS // format_.unit_blocks)
-    panels = WEIGHT_BYTES // panel_bytes
-    weights, group = allocate(panels * panel_bytes + (1 << 16)), allocate(INTEGER_BYTES * BLOCKS * columns)
-    weights[:] = np.random.default_rng(0).integers(0, 64, weights.size, np.uint8)
-    group.fill(1)
-    out, best = np.zeros((columns, ROWS), np.float32), float("inf")
-    for _ in range(RUNS + 1):
-        started = time.perf_counter()
-        _multiply(tile, panels, panel_bytes, weights.ctypes.data, group.ctypes.data, out.ctypes.data)
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * panels * ROWS * BLOCKS * BLOCK * columns / best
 
 
 def _rates(names: tuple[str, ...]) -> Iterator[str]:
@@ -81,7 +49,8 @@ def main(*names: str) -> None:
     if os.environ.get(ONLY):
         sys.stdout.writelines(f"{line}\n" for line in _rates(names))
         return
-    table, found = Table("format"), {}
+    table = Table("format")
+    found: dict[str, list[str]] = {}
     for one in runnable():
         command = [sys.executable, "-m", "bench.tiles", *names]
         environment = {**os.environ, "NUMOE_ISA": one.name, ONLY: "1"}

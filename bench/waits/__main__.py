@@ -20,7 +20,8 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.ours import Measured, Workload
 from bench.prediction import PASSES, TOKENS, between, measured_speeds
-from bench.waits.simulation import BEFORE, NOW, Latencies, Scheme, SimulatedTeam, simulate
+from bench.tiles.rates import core_streams
+from bench.waits.simulation import BEFORE, CACHE_THREADS, NOW, PUBLISHED, Latencies, Scheme, SimulatedTeam, simulate
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.machine.measuring import measure_waits
 from numoe.coordinator.machine.model_file import read_spec
@@ -38,8 +39,6 @@ from numoe.model.planning.prediction.worker_rates import WorkerRates, rates_of
 app = App(help=__doc__)
 
 LAYERS, SIMULATED_LAYERS = 94, (1, 3)  # of Qwen3-235B-A22B
-CACHE_THREADS = 8  # that share a last-level cache, as on an EPYC
-PUBLISHED = Latencies(near=25e-9, far=110e-9)  # of EPYCs: core to core, inside a cache and between two
 SOCKET_BANDWIDTH = 480 * GIGA  # of an EPYC 9755
 CHANGES = {
     "before": BEFORE,
@@ -49,6 +48,7 @@ CHANGES = {
     "tickets of groups": replace(BEFORE, together=NOW.together, near_claims=True, reach=REACH),
     "shared rounding": replace(BEFORE, shared_rounding=True),
     "chosen by the last": replace(BEFORE, chosen_by_last=True),
+    "parts of the router": replace(BEFORE, router_parts=NOW.router_parts),
     "now": NOW,
 }
 
@@ -116,7 +116,8 @@ def hold(path: Path) -> tuple[Simulated, float]:
     waits = measure_waits(topology)
     near = waits.passes.get("cache", PUBLISHED.near) if waits else PUBLISHED.near
     latencies = Latencies(near, waits.passes.get("package", near) if waits else near)
-    [rates] = rates_of(plan.shards, topology, between(before, after))
+    speeds = replace(between(before, after), core_streams=core_streams(spec))
+    [rates] = rates_of(plan.shards, topology, speeds)
     return step_of(spec, rates, latencies, NOW, CACHE_THREADS), statistics.median(taken)
 
 

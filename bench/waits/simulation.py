@@ -14,7 +14,8 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from numoe.kernels.threads.team import REACH
+from numoe.kernels.experts.router import PARTS as ROUTER_PARTS
+from numoe.kernels.threads.team import NEIGHBOURS, REACH
 from numoe.worker.placing.thread_groups import MOST_TOGETHER
 
 
@@ -26,6 +27,10 @@ class Latencies:
     far: float
     own: float = 5e-9
     copy_share: float = 0.25  # of the way, after which the next reader is served
+
+
+PUBLISHED = Latencies(near=25e-9, far=110e-9)  # of EPYCs: core to core, inside a cache and between two
+CACHE_THREADS = 8  # that share a last-level cache, as on an EPYC
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +45,12 @@ class Scheme:
     stored: bool = False  # the words that let go are stored; else added to, one after the other
     shared_rounding: bool = False  # by all threads, each of which normalises; else by one
     chosen_by_last: bool = False  # a lone token's experts, by the last thread that comes to the router's barrier
+    router_parts: int = 1  # of the router's inputs, which are shared out, too
+    neighbours: int = 0  # groups that come to one word before the team's; 0: all come to the team's at once
 
 
 BEFORE = Scheme()
-NOW = Scheme(MOST_TOGETHER, True, True, True, REACH, True, True, True)
+NOW = Scheme(MOST_TOGETHER, True, True, True, REACH, True, True, True, ROUTER_PARTS, NEIGHBOURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +104,14 @@ class SimulatedTeam:
     def __init__(self, threads: int, latencies: Latencies, scheme: Scheme, cache_threads: int) -> None:
         self.threads, self.latencies, self.scheme = threads, latencies, scheme
         self.cache_threads = cache_threads  # that share a last-level cache
-        self.clocks, self.lost, self.worked = [0.0] * threads, Lost(), 0
+        self.clocks, self.lost, self.worked, self.claims = [0.0] * threads, Lost(), 0, 0
         size = self.scheme.together or self.threads
         inside = min(size, self.cache_threads) if self.scheme.together else size
         self._group = [thread // inside for thread in range(self.threads)]
         groups = self._group[-1] + 1
         self._arrived, self._let_go = [Line(self) for _ in range(groups)], [Line(self) for _ in range(groups)]
         self._team, self._claim = Line(self), Line(self)
+        self._near = [Line(self) for _ in range(-(-groups // (scheme.neighbours or groups)))]
         self._claims = [Line(self) for _ in range(groups)]
 
     def distance(self, one: int, other: int) -> float:
@@ -172,6 +180,7 @@ class SimulatedTeam:
             else:
                 size = runs[group][line.value]
                 line.value += 1
+                self.claims += 1
                 self.worked += size
                 heapq.heappush(coming, (known + size * each, thread, step, False))
 
@@ -199,6 +208,7 @@ class SimulatedTeam:
                 size = max((shared - seen) // (2 * self.threads), 1)
                 self._claim.value += size
             self.worked += size
+            self.claims += size > 0
             heapq.heappush(coming, (done + size * each, thread, -1))
 
     def _barrier(self, last: float) -> None:
@@ -207,9 +217,7 @@ class SimulatedTeam:
         for now, thread in sorted((clock, thread) for thread, clock in enumerate(came)):
             done = self._arrived[self._group[thread]].write(thread, now)
             arrivals.setdefault(self._group[thread], []).append((done, thread))
-        over, releaser = 0.0, 0
-        for done, thread in sorted(max(one) for one in arrivals.values()):
-            over, releaser = (self._team.write(thread, done) if len(arrivals) > 1 else done), thread
+        over, releaser = self._last_of(arrivals)
         over += last
         written = []
         for line in self._let_go:
@@ -223,6 +231,22 @@ class SimulatedTeam:
             self.clocks[thread] = over if thread == releaser else self._let_go[group].read(thread, written[group])
         waited = sum(now - then for now, then in zip(self.clocks, came, strict=True)) - last
         self.lost.waiting += waited / self.threads
+
+    def _last_of(self, arrivals: dict[int, list[tuple[float, int]]]) -> tuple[float, int]:
+        """When the last of all groups has come, and which thread that was."""
+        lasts = sorted(max(one) for one in arrivals.values())
+        if len(self._near) > 1:
+            near: dict[int, tuple[float, int]] = {}
+            for done, thread in lasts:
+                number = self._group[thread] // self.scheme.neighbours
+                near[number] = self._near[number].write(thread, done), thread
+            lasts = sorted(near.values())
+        if len(lasts) == 1:
+            return lasts[0]
+        over, releaser = 0.0, 0
+        for done, thread in lasts:
+            over, releaser = self._team.write(thread, done), thread
+        return over, releaser
 
 
 def _runs(items: int, threads: int) -> Iterator[int]:

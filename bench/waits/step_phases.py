@@ -36,7 +36,7 @@ def phases_of(spec: ModelSpec, rates: WorkerRates, scheme: Scheme) -> Iterator[P
         yield _product([(layer.attn_output, spec.width)], rates)
         yield _norm(rounding, rates, scheme)
         if layer.router is not None:
-            router = _product([(layer.router, spec.experts)], rates)
+            router = _product([(layer.router, spec.experts)], rates, scheme.router_parts)
             if scheme.chosen_by_last:
                 yield replace(router, last=choice)
             else:
@@ -61,11 +61,11 @@ def _norm(seconds: float, rates: WorkerRates, scheme: Scheme) -> Phase:
     return Phase(0.0, 0.0, 0, serial=seconds)
 
 
-def _product(rows: list[tuple[TensorInfo, int]], rates: WorkerRates) -> Phase:
-    """Matrices times one column."""
+def _product(rows: list[tuple[TensorInfo, int]], rates: WorkerRates, parts: int = 1) -> Phase:
+    """Matrices times one column; `parts` of the inputs are multiplied by themselves."""
     core = WorkerRates(1, min(rates.bandwidth, rates.speeds.core_bandwidth), rates.speeds)
     seconds, alone = (sum(one.matrix_seconds(tensor, count, 1) for tensor, count in rows) for one in (rates, core))
-    return Phase(seconds, alone, sum(_claims(tensor, count) for tensor, count in rows))
+    return Phase(seconds, alone, parts * sum(_claims(tensor, count) for tensor, count in rows))
 
 
 def _claims(tensor: TensorInfo, rows: int, panels: int = 1) -> int:

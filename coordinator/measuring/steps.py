@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.coordinator.workers.group import HostGroup
 from numoe.protos.errors import WorkerLost
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
@@ -47,12 +46,27 @@ class Measurement:
     waiting: float  # share of the time inside steps in which workers waited for each other, mean of all
 
 
+class StepRunner(Protocol):
+    """Workers, as far as they run steps."""
+
+    limits: StepLimits
+
+    def submit(self, step: Step) -> None:
+        """Hand a step to all workers."""
+
+    def collect(self, timeout_seconds: float) -> StepResult:
+        """What the step drew."""
+
+    def counters(self) -> Sequence[np.void]:
+        """What each worker has counted, see COUNTERS in protos/arena.py."""
+
+
 class Steps:
     """Runs steps on a group of workers, one after the other."""
 
     def __init__(
         self,
-        group: HostGroup,
+        group: StepRunner,
         vocabulary: int,
         step_timeout_seconds: float,
         experts: ExpertReduction = ALL_EXPERTS,  # that every token runs

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.grouping import count_choices, count_run, group_by_expert
-from numoe.kernels.experts.router import choose_experts
+from numoe.kernels.experts.router import PARTS, choose_experts
 from numoe.kernels.experts.sharing import SHARED_TOKENS, assign_experts
 from numoe.kernels.matmul.activations import copy_column, write_float_column, write_integer_column
-from numoe.kernels.matmul.claims import claims_of, multiply_claim
+from numoe.kernels.matmul.claims import run_panel_part
 from numoe.kernels.matmul.columns import normalise, pieces_of_columns
 from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDTHS
 from numoe.kernels.matmul.vectors import copy_bytes
-from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
+from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, TileTable, Weights
 from numoe.kernels.threads.profile import CHOOSE, DOWN, FEED_FORWARD_NORM, GATE_UP, ROUTER, enter
 from numoe.kernels.threads.team import Team, arrive, barrier, claimed, gather, release
 from numoe.kernels.weights.formats import BLOCK
@@ -50,6 +50,19 @@ def _prepare_tokens(
         place = memory.x_float.ctypes.data + (group.column * blocks + start * columns) * FLOAT_BYTES
         write_float_column(place, columns, token - group.column, x, end - start)
     barrier(team)
+
+
+@kernel
+def _run_router(tiles: TileTable, router: Record, memory: Memory, item: int) -> None:
+    """Multiply a part of the inputs of one panel of the router by the groups of a segment."""
+    segment, panel, part = memory.routed.segments[item // (router.panels * PARTS)], item // PARTS, item % PARTS
+    panel %= router.panels
+    out, row = memory.router_logits.ctypes.data, 4 * memory.router_logits.shape[2]
+    for index in range(segment.first_group, segment.first_group + segment.groups):
+        group = memory.routed.groups[index]
+        place = out + row * (PARTS * group.column + part) + 64 * panel
+        x = memory.x_float.ctypes.data
+        run_panel_part(tiles, router, panel, part, PARTS, group, x, place, row * PARTS)
 
 
 @kernel
@@ -101,10 +114,8 @@ def route_tokens(
     enter(team.profile, FEED_FORWARD_NORM)
     _prepare_tokens(team, sizes, constants, memory, layer, first, last)
     enter(team.profile, ROUTER)
-    stride, out = 4 * memory.router_logits.shape[1], memory.router_logits.ctypes.data
-    x = memory.x_float.ctypes.data
-    for item in claimed(team, memory.routed.used[0] * claims_of(layer.router)):
-        multiply_claim(weights.tiles, layer.router, item, memory.routed, x, x, out, stride)
+    for item in claimed(team, memory.routed.used[0] * layer.router.panels * PARTS):
+        _run_router(weights.tiles, layer.router, memory, item)
     alone = tokens == 1 and not shared  # by one thread anyway: it chooses where all have come
     if not alone:
         barrier(team)

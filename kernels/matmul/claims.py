@@ -5,6 +5,7 @@ from __future__ import annotations
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_address
 from numoe.kernels.matmul.activations import block_bytes
+from numoe.kernels.matmul.groups import FLOAT_BYTES, WIDTHS
 from numoe.kernels.matmul.tiles import run_tile
 from numoe.kernels.records import Grouping, Record, TileTable
 
@@ -48,6 +49,25 @@ def run_panel(
         stride,
         place + matrix.panel_stride if fetch else 0,
     )
+
+
+@kernel
+def run_panel_part(
+    tiles: TileTable,
+    matrix: Record,  # of floats
+    panel: int,
+    part: int,  # of the inputs
+    parts: int,
+    group: Record,
+    x: int,  # address of the groups
+    out: int,
+    stride: int,
+) -> None:
+    """Multiply some inputs of a panel by a group."""
+    first, end = matrix.blocks * part // parts, matrix.blocks * (part + 1) // parts
+    place = load_address(matrix.experts) + panel * matrix.panel_stride + first * (matrix.panel_bytes // matrix.blocks)
+    x += (group.x_column * matrix.blocks + first * WIDTHS[group.width]) * FLOAT_BYTES
+    run_tile(tiles[matrix.tile, group.width], place, end - first, x, out, stride, 0)
 
 
 @kernel

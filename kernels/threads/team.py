@@ -7,15 +7,17 @@ words in the arena. Each word has a cache line to itself:
     team words     0 arrived    64 came                                        (int32, int64)
     group words    0 arrived    64 generation 128 sleepers  192 claim          (int32 each), of each group, behind them
                    256 members: threads of the groups before, and of this one  (int32 each), written before the start
+    near words     0 arrived                              (int32), of NEIGHBOURS groups each, behind those of the groups
     shared words   0 arrived    64 generation 128 sleepers
     signs          0 waited ns  8 seen ns                                      (int64 each, for others to look at)
 
 A barrier: each thread notes its group's generation and adds one to the group's `arrived`. The last one of a group does
-so for the team, and the last of all sets the words of arrival and `claim` back to zero, then raises each group's
-generation, which lets the others go. A line that n threads write to moves n times from core to core, and one that n
-wait for is fetched n times: both is so for the threads of a group, who are near, and for the groups. A gather is the
-same with one step in between: the last thread of each team does the same dance on the shared words. Who waits, waits
-for a generation word (waiting.py); `sleepers` says whether anybody must be woken.
+so for some neighbouring groups, their last one for the team, and the last of all sets the words of arrival and `claim`
+back to zero, then raises each group's generation, which lets the others go. A line that n threads write to moves n
+times from core to core, and one that n wait for is fetched n times: both is so for the threads of a group, who are
+near, for a few groups, and for the runs of those. A gather is the same with one step in between: the last thread of
+each team does the same dance on the shared words. Who waits, waits for a generation word (waiting.py); `sleepers` says
+whether anybody must be woken.
 
 Signs tell of a team how long all its threads together waited for other teams, and when one of them last came to a
 gather or looked up from a wait for other teams, in the clock's nanoseconds.
@@ -50,7 +52,9 @@ from numoe.kernels.threads.waiting import wait_while
 
 ARRIVED, CAME, TEAM_BYTES = 0, 64, 128
 GROUP_ARRIVED, GROUP_GENERATION, GROUP_SLEEPERS, GROUP_CLAIM, GROUP_MEMBERS, GROUP_BYTES = 0, 64, 128, 192, 256, 320
+NEIGHBOURS = 4  # groups that come to one word before the team's: 16 pass lines on 8 times, 0.1 us each, and not 16
 REACH = 2  # groups whose work a thread takes, too: a look at a word of another cache costs 0.1 us, and ends each phase
+NEAR_BYTES = 64
 SHARED_ARRIVED, SHARED_GENERATION, SHARED_SLEEPERS, SHARED_BYTES = 0, 64, 128, 192
 WAITED, SEEN = 0, 8
 
@@ -60,18 +64,23 @@ class Team(NamedTuple):
 
     words: int  # address of the team words; those of the groups lie behind them
     group: int  # address of the words of the thread's group
+    near: int  # address of the word of the group's neighbours
     shared: int  # address of the shared words
     abort: int  # address of the abort word (int32, 0 = go on)
     signs: int  # address of the signs
     profile: int  # address of the thread's state, see profile.py
     threads: int  # in this team
     group_threads: int  # in the thread's group
+    near_groups: int  # that come to the word of neighbours
     groups: int  # in this team
     rank: int  # of the thread in its group
     workers: int  # teams
     spins: int  # looks at a word before sleeping
     timeout_ns: int  # the deadline of a wait inside a step
     thread: int  # own number, 0 .. threads - 1
+
+
+LONE = Team(0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0)  # a thread without words, to compile for
 
 
 @kernel
@@ -82,10 +91,18 @@ def _advance(generation: int, sleepers: int) -> None:
 
 
 @kernel
+def _nears(team: Team) -> int:
+    """How many words neighbouring groups come to."""
+    return (team.groups + NEIGHBOURS - 1) // NEIGHBOURS
+
+
+@kernel
 def _let_go(team: Team) -> None:
     """Only who came last runs this, and so stores generations: stores need not wait for each other's lines."""
     first = team.words + TEAM_BYTES
     atomic_store(team.words + ARRIVED, 0)
+    for index in range(_nears(team)):
+        atomic_store(first + GROUP_BYTES * team.groups + NEAR_BYTES * index, 0)
     for index in range(team.groups):
         atomic_store(first + GROUP_BYTES * index + GROUP_ARRIVED, 0)
         atomic_store(first + GROUP_BYTES * index + GROUP_CLAIM, 0)
@@ -103,7 +120,10 @@ def _is_last(team: Team) -> bool:
     """Note that a thread has come; whether all have."""
     if atomic_add(team.group + GROUP_ARRIVED, 1) < team.group_threads - 1:
         return False
-    return team.groups == 1 or atomic_add(team.words + ARRIVED, 1) == team.groups - 1
+    if team.near_groups > 1 and atomic_add(team.near, 1) < team.near_groups - 1:
+        return False
+    nears = _nears(team)
+    return nears == 1 or atomic_add(team.words + ARRIVED, 1) == nears - 1
 
 
 @kernel

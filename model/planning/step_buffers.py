@@ -21,6 +21,7 @@ WIDEST, MOST_HEADS = 12, 8  # columns of a tile, and of one of attention
 BUCKET_BYTES, UNPACKED_BYTES = 2 * 1024 * 8, 276  # of a thread
 CANDIDATES_TOGETHER, CANDIDATES_LISTED = 128, 4096  # of a draw
 PIECE, KV_BLOCK, SPLIT_BELOW = 512, 64, 4  # positions of a piece and of a block; pieces are shared out below this share
+ROUTER_PARTS = 4  # of the inputs, with sums of their own
 STATE = 16  # floats before a row of attention
 FLOAT_TYPES = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16})
 
@@ -41,7 +42,7 @@ def buffer_bytes(spec: ModelSpec, shard: Shard, workers: int, limits: StepLimits
         "packed_integer": experts * (packed // BLOCK_ROWS) * INTEGER_BYTES,
         "packed_float": experts * (packed // BLOCK_ROWS) * FLOAT_BYTES,
         "qkv": _spread_bytes(dense, (shard.heads.size + 2 * kv_heads) * size),
-        "router_logits": 4 * dense * whole_panels(spec.experts),
+        "router_logits": 4 * dense * ROUTER_PARTS * whole_panels(spec.experts),
         "down": _spread_bytes(experts, shard.width_rows.size),
         "rows": 4 * threads * longest,
         "scratch": threads * max(_scratch_bytes(size, spec.query_heads // spec.kv_heads), 4 * 3 * WIDEST * PANEL_ROWS),

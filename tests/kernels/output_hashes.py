@@ -21,7 +21,7 @@ from numoe.kernels.attention.hadamard import hadamard
 from numoe.kernels.attention.kv_cache import KV_FORMATS
 from numoe.kernels.attention.rope import rope_table, rotate
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
-from numoe.kernels.experts.router import choose_experts
+from numoe.kernels.experts.router import PARTS, choose_experts
 from numoe.kernels.matmul.activations import write_float_column, write_integer_column
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.matmul.vectors import rms_norm
@@ -113,7 +113,7 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Experts that are chosen, and tokens that are drawn."""
     chosen, shares = np.zeros((50, 8), np.int32), np.zeros((50, 8), np.float32)
     for token in range(50):
-        logits, fewest = random.standard_normal(128, np.float32) * 3, token % 4
+        logits, fewest = random.standard_normal((PARTS, 128), np.float32), token % 4
         choose_experts(chosen[token], shares[token], logits, 128, 1 + fewest, np.float32(0.25 * fewest))
     yield "chosen", chosen
     yield "shares", shares

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,6 @@ from numoe.model.planning.plan import Range, Shard
 from numoe.worker.loading.arrangement import Arrangement, head_rows
 from numoe.worker.loading.files import Files
 from numoe.worker.loading.gguf_source import GgufSource
-from numoe.worker.loading.packed_source import PackedSource
 from numoe.worker.loading.weight_memory import WeightMemory
 
 
@@ -65,7 +63,7 @@ def load_weights(
     threads: int,
     report: Callable[[int], None],
     place: WeightMemory,
-    packed: Path | None = None,
+    source_of: Callable[[Files], Source] = GgufSource,
 ) -> LoadedWeights:
     """Read a shard as it was arranged; `report` receives the bytes of each piece when it is done.
 
@@ -78,7 +76,7 @@ def load_weights(
         threads: that compute on this worker's CPUs.
         report: may be called from any thread, one at a time.
         place: gives the memory.
-        packed: the folder of panels to read; None: the model's files are read and packed.
+        source_of: where they come from; by default the model's files, which are packed.
 
     Raises:
         ModelFileError: it is not the file that the model was planned by, or was written to meanwhile, or a weight is
@@ -90,7 +88,7 @@ def load_weights(
     files = Files(spec.files)
     vectors = []
     try:
-        source: Source = GgufSource(files) if packed is None else PackedSource(files, packed, spec.model)
+        source = source_of(files)
         output_norm = source.vector(spec.output_norm)
         for record, tensors in zip(arranged.layers, spec.layer_tensors, strict=True):
             for field, values in _layer_vectors(source, tensors, spec, shard):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -68,19 +68,21 @@ class PrivateMemory:
     came: Mapping[Place, Bytes] = MappingProxyType({})
     digests: Mapping[str, bytes] = MappingProxyType({})
 
-    def __init__(self, plan: ShardPlan, worker: int) -> None:
+    def __init__(self, plan: ShardPlan, worker: int, take: Callable[[int], Bytes] = allocate) -> None:
+        """`take` gives so many bytes, of pages that nobody has touched."""
         self.held: Sequence[Sequence[int] | None] = held_apart(plan, worker)
+        self._take = take
 
     def load(self, size: int) -> tuple[Bytes, bool]:  # [size]
         """See WeightMemory."""
-        return allocate(size), False
+        return self._take(size), False
 
     def loaded(self) -> None:
         """See WeightMemory."""
 
     def expert(self, layer: int, expert: int, size: int) -> Bytes:  # [size]
         """See WeightMemory."""
-        return allocate(size)
+        return self._take(size)
 
     def expert_came(self, layer: int, expert: int) -> None:
         """See WeightMemory."""

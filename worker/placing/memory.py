@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.model.machine.memory_lock import lock_limit, refusal
+from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, place_range
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import PAGE
 from numoe.protos.mapping import HUGE_PAGE, map_memory
@@ -21,17 +22,22 @@ from numoe.protos.mapping import HUGE_PAGE, map_memory
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def allocate(size: int) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
-    """Take anonymous memory, on huge pages if possible; the process's policy puts it on a node at first touch.
+def allocate(
+    size: int, policy: MemoryPolicy = DEFAULT_POLICY
+) -> NDArray[np.uint8]:  # [size] zeros, aligned to a huge page
+    """Take anonymous memory, on huge pages if possible; the process's policy, or `policy`, puts it on a node.
 
     Raises:
         MemoryError: there is none.
+        OSError: the policy is refused.
     """
     mapping = map_memory(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # of kernels that are built without huge pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapping, np.uint8)
     skip = -whole.ctypes.data % HUGE_PAGE
+    if policy != DEFAULT_POLICY:
+        place_range(whole.ctypes.data + skip, size, policy)
     return whole[skip : skip + size]
 
 

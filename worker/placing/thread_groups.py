@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.threads.team import GROUP_BYTES, TEAM_BYTES, write_members
+from numoe.kernels.threads.team import GROUP_BYTES, NEAR_BYTES, NEIGHBOURS, TEAM_BYTES, write_members
 from numoe.model.machine.topology import Cache
 from numoe.model.machine.topology_reading import read_caches
 
@@ -38,7 +38,8 @@ def thread_groups(cpus: Sequence[int], caches: Iterable[Cache] | None = None) ->
 
 def team_words(groups: Sequence[int]) -> NDArray[np.uint8]:
     """The words of a team whose threads are in these groups, on cache lines of their own."""
-    room = np.zeros(TEAM_BYTES + GROUP_BYTES * len(set(groups)) + 64, np.uint8)
+    count = len(set(groups))
+    room = np.zeros(TEAM_BYTES + GROUP_BYTES * count + NEAR_BYTES * -(-count // NEIGHBOURS) + 64, np.uint8)
     words = room[-room.ctypes.data % 64 :]
     write_members(words, groups)
     return words
@@ -46,13 +47,16 @@ def team_words(groups: Sequence[int]) -> NDArray[np.uint8]:
 
 def membership(words: NDArray[np.uint8], groups: Sequence[int], thread: int) -> dict[str, int]:
     """The fields of Team that say where a thread stands among the others, and where its words are."""
-    own = groups[thread]
+    own, count = groups[thread], len(set(groups))
+    first = own // NEIGHBOURS * NEIGHBOURS
     return {
         "words": words.ctypes.data,
         "group": words.ctypes.data + TEAM_BYTES + GROUP_BYTES * own,
+        "near": words.ctypes.data + TEAM_BYTES + GROUP_BYTES * count + NEAR_BYTES * (own // NEIGHBOURS),
         "threads": len(groups),
         "group_threads": groups.count(own),
-        "groups": len(set(groups)),
+        "near_groups": min(NEIGHBOURS, count - first),
+        "groups": count,
         "rank": groups[:thread].count(own),
         "thread": thread,
     }

@@ -25,7 +25,7 @@ import numpy as np
 from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.threads.latency import pass_barriers, pass_word
 from numoe.kernels.threads.profile import STATE_BYTES
-from numoe.kernels.threads.team import Team
+from numoe.kernels.threads.team import LONE, Team
 from numoe.worker.placing.memory import allocate
 from numoe.worker.placing.read_speed import answer_when_told
 from numoe.worker.placing.thread_groups import membership, team_words, thread_groups
@@ -41,7 +41,7 @@ SPINS = 5000  # before sleeping
 class WaitTask:
     """What to measure."""
 
-    pairs: list[tuple[str, int, int]]  # how far apart, and two CPUs
+    pairs: Sequence[tuple[str, int, int]]  # how far apart, and two CPUs
     teams: list[list[int]]  # CPUs
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     task = WaitTask(**json.loads(sys.argv[1]))
     with sole_compiler():
         compile_for(pass_word, 0, 0, 0, 0)
-        compile_for(pass_barriers, Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0), 0, 0)
+        compile_for(pass_barriers, LONE, 0, 0)
     answer_when_told(lambda: measure(task))
 
 

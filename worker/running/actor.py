@@ -29,7 +29,7 @@ class WorkerActor:
 
     def begin(self, coordinator: int, last_words: str) -> int:
         """End with the coordinator's process from now on, and tell in a file what does; return the process to watch."""
-        from numoe.worker.running.running_shard import end_with
+        from numoe.worker.running.process_end import end_with
 
         end_with(coordinator)
         self._last_words = open(last_words, "a")  # noqa: SIM115  open until this process ends

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +21,11 @@ from numoe.protos.arena import DONE, FAILED, LOADING, READY, STEP
 from numoe.protos.last_words import FAILED_LINE
 from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
+from numoe.worker.loading.files import Files
+from numoe.worker.loading.gguf_source import GgufSource
 from numoe.worker.loading.kept_memory import KeptMemory
-from numoe.worker.loading.loader import load_weights
+from numoe.worker.loading.loader import Source, load_weights
+from numoe.worker.loading.packed_source import PackedSource
 from numoe.worker.loading.weight_memory import PrivateMemory, WeightMemory, held_apart
 from numoe.worker.placing.locality import ShardMemory, look, settle
 from numoe.worker.placing.locality_now import LocalityNow
@@ -96,9 +97,7 @@ class RunningShard:
         self._place = weight_memory(assignment, threads)
         arranged = arrange(assignment.spec, assignment.plan, shard, self._place.held)
         self._counters[0]["total_bytes"] = arranged.bytes + kv_bytes(assignment)
-        self._weights = load_weights(
-            assignment.spec, shard, arranged, threads, self._count, self._place, assignment.packed
-        )
+        self._weights = load_weights(assignment.spec, shard, arranged, threads, self._count, self._place, self._source)
         if assignment.lock_weights:
             self._lock([self._weights.memory, *self._weights.vectors, self._weights.output_norm])
         self._kv = allocate(kv_bytes(assignment))
@@ -137,6 +136,11 @@ class RunningShard:
             verifier.start()
         self._state[0] = READY
         return self.report()
+
+    def _source(self, files: Files) -> Source:
+        """Where the weights come from."""
+        spec, packed = self.assignment.spec, self.assignment.packed
+        return GgufSource(files) if packed is None else PackedSource(files, packed, spec.model)
 
     def _parts(self) -> dict[str, NDArray[np.uint8]]:
         """All weights, by what they are: whole experts singly, as they may go."""
@@ -213,19 +217,3 @@ def weight_memory(assignment: WorkerAssignment, threads: int) -> WeightMemory:
     if assignment.keeper is None or assignment.shard.spread is not None:
         return PrivateMemory(assignment.plan, assignment.worker)
     return KeptMemory(KeeperClient(assignment.keeper), assignment.spec, assignment.plan, assignment.worker, threads)
-
-
-def end_with(pid: int) -> None:
-    """Let this process end as soon as process `pid` has ended, however it did; at once if there is none."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        os._exit(0)
-    ended = select.poll()
-    ended.register(descriptor, select.POLLIN)
-
-    def watch() -> None:
-        ended.poll()
-        os._exit(0)
-
-    threading.Thread(target=watch, name="numoe-watch", daemon=True).start()

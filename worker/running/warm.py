@@ -24,7 +24,7 @@ from numoe.kernels.cpu.jit import compile_for, sole_compiler
 from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.records import LAYER, MATRIX, Constants, Weights
 from numoe.kernels.step.step import serve_steps
-from numoe.kernels.threads.team import Team, abort_all
+from numoe.kernels.threads.team import LONE, abort_all
 from numoe.kernels.weights.formats import FORMATS
 from numoe.kernels.weights.packing import compile_pack
 from numoe.model.architectures.spec import LayerTensors, ModelSpec, Rope
@@ -34,7 +34,7 @@ from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import Range, Shard, ShardPlan
 from numoe.protos.messages import StepLimits
 from numoe.worker.placing.memory import allocate
-from numoe.worker.running.running_shard import end_with
+from numoe.worker.running.process_end import end_with
 from numoe.worker.running.step_memory import memory_of, step_input
 from numoe.worker.running.step_records import sizes_of
 
@@ -67,7 +67,7 @@ def compile_step() -> None:
     compile_rope_table()
     compile_for(
         serve_steps,
-        Team(0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0),
+        LONE,
         sizes_of(assignment),
         Constants(single, single.reshape(1, 32)),
         Weights(np.zeros(1, LAYER), np.zeros(1, MATRIX), single, byte, attention_tiles([], values=False)),

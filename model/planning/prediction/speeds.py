@@ -61,6 +61,7 @@ STREAM_RATES: Mapping[TensorType, float] = MappingProxyType(
     }
 )
 TOGETHER = 8  # threads that wait for each other first, see worker/placing/thread_groups.py
+NEIGHBOURS = 4  # groups of those that do so next
 TILE_SHARE = 0.6  # of the integer peak that tiles of 8 and 16 columns reach: 600 to 660 GOP/s of 1,000
 FLOATS_SHARE = 0.25  # of the integer peak that floats reach: one product where integers have four
 
@@ -87,6 +88,8 @@ class Speeds:
     link_bandwidth: float = 4 * GIGA
     # Bytes per second that one node's cores read from another node's memory, where that was measured.
     far_bandwidth: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    # Bytes per second at which one core multiplies one column, of the types for which that was measured.
+    core_streams: Mapping[TensorType, float] = field(default_factory=dict)
 
     def read_rate(self, cores_of: int, memory_of: int) -> float:
         """Bytes per second that the cores of one node read from the memory of one node."""
@@ -106,12 +109,14 @@ class Speeds:
 
     def _calculated_wait(self, threads: int) -> float:
         groups = -(-threads // TOGETHER)
-        between = self.group_seconds * groups if groups > 1 else 0.0
+        between = 0.0
+        if groups > 1:  # a word for a few, and one for these: see kernels/threads/team.py
+            between = self.group_seconds * (min(groups, NEIGHBOURS) + (groups > NEIGHBOURS) * -(-groups // NEIGHBOURS))
         return self.barrier_seconds + self.arrival_seconds * -(-threads // groups) + between
 
     def stream_rate(self, type_: TensorType) -> float:
         """Bytes of weights of a type per second with which one core multiplies one column."""
-        return STREAM_RATES[type_] * self.integer_peak / REFERENCE_PEAK
+        return self.core_streams.get(type_) or STREAM_RATES[type_] * self.integer_peak / REFERENCE_PEAK
 
     def tile_rate(self, type_: TensorType) -> float:
         """Operations per second of one core that multiplies weights of a type with many columns."""

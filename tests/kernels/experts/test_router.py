@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.experts.router import NOT_RUN, choose_experts
+from numoe.kernels.experts.router import NOT_RUN, PARTS, choose_experts
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 from tests.forward import route
 from tests.kernels import reference
@@ -19,6 +19,7 @@ def chosen_of(
     """Experts and shares of a row of logits."""
     chosen, shares = np.full(active, -1, np.int32), np.full(active, np.nan, np.float32)
     padded = np.append(logits, np.full(-len(logits) % 16, padding, np.float32))
+    padded = np.stack([padded, *np.zeros((PARTS - 1, len(padded)), np.float32)])
     choose_experts(chosen, shares, padded, len(logits), experts.fewest, np.float32(experts.threshold))
     return chosen, shares
 
@@ -37,6 +38,16 @@ def test_experts_and_shares_equal_their_twin(experts: int, spread: float) -> Non
         np.testing.assert_array_equal(chosen, expected)
         of_weight = UNIT * float(np.ptp(logits)) + gamma(4 + 2)
         assert_within(shares, expected_shares, expected_shares * (2 * of_weight + gamma(active + 2)) + 2.0**-125)
+
+
+def test_a_logit_is_the_sum_of_its_parts_in_order() -> None:
+    """At 1e8 float32 has steps of 8: what is added to it from left to right is lost, what is added after it is not."""
+    parts = np.array([[0, 1e8, -1e8], [0, 3, 1e8], [0, 3, 3], [0, -1e8, 3]], np.float32)
+    logits = np.pad(parts, ((0, 0), (0, 13)))
+    chosen, shares = np.zeros(3, np.int32), np.zeros(3, np.float32)
+    choose_experts(chosen, shares, logits, 3, ALL_EXPERTS.fewest, np.float32(0.0))
+    assert chosen.tolist() == [2, 0, 1]
+    assert shares[1] == shares[2]
 
 
 def test_of_equal_logits_the_lower_expert_comes_first() -> None:

@@ -14,6 +14,8 @@ from numoe.kernels.threads.atomics import atomic_add, atomic_load, long_load
 from numoe.kernels.threads.profile import STATE_BYTES
 from numoe.kernels.threads.team import (
     GROUP_BYTES,
+    NEAR_BYTES,
+    NEIGHBOURS,
     SHARED_BYTES,
     TEAM_BYTES,
     Team,
@@ -29,9 +31,9 @@ from numoe.kernels.threads.team import (
 ABORT_BYTES = 64
 CELL_BYTES = 64
 SIGN_BYTES = 64
-MOST_GROUPS = 4
+MOST_GROUPS = 9
 SECOND_NS = 1_000_000_000
-_WORDS_BYTES = TEAM_BYTES + MOST_GROUPS * GROUP_BYTES
+_WORDS_BYTES = TEAM_BYTES + MOST_GROUPS * (GROUP_BYTES + NEAR_BYTES)
 
 
 class TeamWords:
@@ -82,12 +84,14 @@ class TeamWords:
         return Team(
             words=words,
             group=words + TEAM_BYTES + GROUP_BYTES * own,
+            near=words + TEAM_BYTES + GROUP_BYTES * groups + NEAR_BYTES * (own // NEIGHBOURS),
             shared=self.shared,
             abort=self.abort,
             signs=words + _WORDS_BYTES,
             profile=self.profile.ctypes.data if profile is None else profile,
             threads=threads,
             group_threads=of_all.count(own),
+            near_groups=min(NEIGHBOURS, groups - own // NEIGHBOURS * NEIGHBOURS),
             groups=groups,
             rank=of_all[:thread].count(own),
             workers=self.teams,

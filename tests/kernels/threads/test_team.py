@@ -47,7 +47,7 @@ def all_threads(threads: int, run: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(run, range(threads)))
 
 
-TEAMS = [(1, 1), (2, 1), (2, 2), (5, 1), (5, 2), (5, 3)]  # threads, groups
+TEAMS = [(1, 1), (2, 1), (2, 2), (5, 1), (5, 2), (5, 3), (6, 6), (9, 9)]  # threads, groups
 
 
 @pytest.mark.parametrize("spins", [0, 50, 5000])
@@ -91,7 +91,7 @@ def test_one_thread_of_a_team_does_the_serial_work(threads: int, groups: int) ->
     assert total[0] == 300
 
 
-@pytest.mark.parametrize(("threads", "groups"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("threads", "groups"), [(1, 1), (3, 1), (3, 2), (5, 5)])
 def test_after_a_gather_every_thread_sees_what_all_teams_wrote(threads: int, groups: int) -> None:
     teams = 3
     words, cells = TeamWords(teams), np.zeros(teams * 64, np.uint8)

@@ -24,6 +24,7 @@ from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.arrangement import Arrangement
 from numoe.worker.loading.direct_files import BLOCK_BYTES
 from numoe.worker.loading.loader import LoadedWeights, load_weights
+from numoe.worker.loading.packed_source import PackedSource
 from numoe.worker.loading.page_cache import PageCache
 from numoe.worker.loading.weight_memory import PrivateMemory
 from tests.packed_model import copies, flip, pack_here
@@ -65,7 +66,13 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def load_packed(spec: ModelSpec, folder: Path, plan: ShardPlan, shard: Shard) -> tuple[LoadedWeights, list[int]]:
     told: list[int] = []
     place = PrivateMemory(plan, shard.worker)
-    return load_weights(spec, shard, arrange(spec, plan, shard), 2, told.append, place, folder), told
+    arranged = arrange(spec, plan, shard)
+    return (
+        load_weights(
+            spec, shard, arranged, 2, told.append, place, lambda files: PackedSource(files, folder, spec.model)
+        ),
+        told,
+    )
 
 
 def places(arranged: Arrangement, memory: NDArray[np.uint8]) -> NDArray[np.int64]:

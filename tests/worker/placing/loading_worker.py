@@ -12,7 +12,8 @@ import sys
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import SetupError
 from numoe.protos.locality import Locality
-from numoe.worker.running.running_shard import RunningShard, end_with
+from numoe.worker.running.process_end import end_with
+from numoe.worker.running.running_shard import RunningShard
 
 
 def answer_to(assignment: WorkerAssignment | None, shards: list[RunningShard]) -> Locality | str:

@@ -27,7 +27,8 @@ from numoe.model.gguf.model_file import open_gguf
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.model.planning.plan import BLOCK_ROWS, PANEL_ROWS, Shard, ShardPlan, kv_heads_of, split_evenly
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
-from numoe.worker.running.running_shard import RunningShard, end_with
+from numoe.worker.running.process_end import end_with
+from numoe.worker.running.running_shard import RunningShard
 
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=128, kv_blocks=8, block_positions=64)
 ROOT = Path(__file__).parents[3]
