@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.scaling.local_workers import TIMEOUT_SECONDS, LocalWorkers
-from bench.tiles.rates import core_streams
+from bench.tiles.rates import with_core_rates
 from bench.waits.simulation import CACHE_THREADS, NOW, PUBLISHED, Latencies, SimulatedTeam, simulate
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.measuring.peaks import operations_per_token
@@ -60,18 +60,19 @@ def plan_of(spec: ModelSpec, topology: Topology, nodes: Sequence[int], threads: 
 
 def speeds_of(spec: ModelSpec, topology: Topology) -> Speeds:
     """What one core of this machine does, alone."""
-    [core, *_] = topology.nodes[0].cores
-    os.sched_setaffinity(0, {core[0]})
-    streams = core_streams(spec)
+    node = topology.nodes[0]
+    cpu = node.cores[0][0]
+    os.sched_setaffinity(0, {cpu})
+    speeds = with_core_rates(guessed_speeds(topology), spec, _read_rates([(node.id, (cpu,))]))
     os.sched_setaffinity(0, topology.cpus)
-    return replace(guessed_speeds(topology), core_streams=streams)
+    return speeds
 
 
 def measure_cores(
     spec: ModelSpec, plan: ShardPlan, weights: Sequence[LoadedWeights], speeds: Speeds, latencies: Latencies
 ) -> Row:
     """Measure the workers of a plan, which hold these weights."""
-    bandwidth = _read_rate(plan)
+    bandwidth = _read_rates([(shard.node, shard.cpus) for shard in plan.shards])
     workers = LocalWorkers(spec, plan, LIMITS, weights)
     try:
         steps = Steps(workers, spec.vocabulary, TIMEOUT_SECONDS)
@@ -124,14 +125,15 @@ def latencies_of(topology: Topology) -> Latencies:
     return Latencies(near, passes.get("package", near))
 
 
-def _read_rate(plan: ShardPlan) -> float:
-    """Bytes per second that the cores of each worker read of its node, added up: nodes share no memory."""
+def _read_rates(places: Sequence[tuple[int, Sequence[int]]]) -> float:
+    """Bytes per second that CPUs of nodes read of their own node's memory, added up: nodes share none."""
     total = 0.0
-    for shard in plan.shards:
-        cpus = list(shard.cpus)
-        task = ReadingTask(shard.node, READING_BYTES * len(cpus), cpus, [(shard.node, cpus)], READING_SECONDS)
-        rates: Any = measure_reading(task)["rates"]
-        total += rates[shard.node]
+    for node, cpus in places:
+        own = list(cpus)
+        rates: Any = measure_reading(ReadingTask(node, READING_BYTES * len(own), own, [(node, own)], READING_SECONDS))[
+            "rates"
+        ]
+        total += rates[node]
     return total
 
 

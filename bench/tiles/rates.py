@@ -6,9 +6,12 @@ lie in the second-level cache and activations in the first, so that memory does 
 
 from __future__ import annotations
 
+import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDTHS
@@ -16,12 +19,13 @@ from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.matmul.tiles import run_tile
 from numoe.kernels.weights.formats import BLOCK, BY_GGML_TYPE, NUMBERS, ROWS, Format
 from numoe.model.architectures.spec import ModelSpec
-from numoe.model.gguf.tensors import TensorType
+from numoe.model.planning.prediction.speeds import Speeds
 from numoe.worker.placing.memory import allocate
 
 BLOCKS = 64  # of a row: 2048 inputs
 WEIGHT_BYTES = 200_000
 RUNS = 40
+MEMORY_BYTES, MEMORY_RUNS = 512 << 20, 5
 
 
 @kernel
@@ -51,7 +55,31 @@ def stream_rate(format_: Format) -> float:
     return rate(format_, 1) * format_.panel_unit_bytes / (2 * ROWS * BLOCK * format_.unit_blocks)
 
 
-def core_streams(spec: ModelSpec) -> dict[TensorType, float]:
-    """The stream rates of a model's types of integers."""
-    formats = {type_: BY_GGML_TYPE[type_] for type_ in spec.matrix_types}
-    return {type_: stream_rate(format_) for type_, format_ in formats.items() if format_.integer}
+def memory_rate(format_: Format, weights: NDArray[np.uint8]) -> float:
+    """As `stream_rate`, but of weights that no cache holds, and the median of a few runs."""
+    tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(1)]
+    panel_bytes = format_.panel_unit_bytes * (BLOCKS // format_.unit_blocks)
+    panels = weights.size // panel_bytes
+    group, out = allocate(INTEGER_BYTES * BLOCKS), np.zeros((1, ROWS), np.float32)
+    group.fill(1)
+    times = []
+    for _ in range(MEMORY_RUNS):
+        started = time.perf_counter()
+        _multiply(tile, panels, panel_bytes, weights.ctypes.data, group.ctypes.data, out.ctypes.data)
+        times.append(time.perf_counter() - started)
+    return panels * panel_bytes / statistics.median(times)
+
+
+def with_core_rates(speeds: Speeds, spec: ModelSpec, read_rate: float) -> Speeds:
+    """Speeds with what this core does with a model's types of integers; `read_rate`: bytes per second that it reads."""
+    weights = allocate(MEMORY_BYTES)
+    weights[:] = np.random.default_rng(0).integers(0, 64, weights.size, np.uint8)
+    streams, not_overlapped = {}, {}
+    for type_ in spec.matrix_types:
+        format_ = BY_GGML_TYPE[type_]
+        if format_.integer:
+            streams[type_] = stream_rate(format_)
+            longer, shorter = sorted((1 / read_rate, 1 / streams[type_]), reverse=True)
+            over = (1 / memory_rate(format_, weights) - longer) / shorter
+            not_overlapped[type_] = min(max(over, 0.0), 1.0)
+    return replace(speeds, core_streams=streams, not_overlapped=not_overlapped)

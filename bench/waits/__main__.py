@@ -7,6 +7,7 @@ and latencies of before and after, and simulated with those.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.ours import Measured, Workload
 from bench.prediction import PASSES, TOKENS, between, measured_speeds
-from bench.tiles.rates import core_streams
+from bench.tiles.rates import with_core_rates
 from bench.waits.simulation import BEFORE, CACHE_THREADS, NOW, PUBLISHED, Latencies, Scheme, SimulatedTeam, simulate
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.machine.measuring import measure_waits
@@ -116,7 +117,10 @@ def hold(path: Path) -> tuple[Simulated, float]:
     waits = measure_waits(topology)
     near = waits.passes.get("cache", PUBLISHED.near) if waits else PUBLISHED.near
     latencies = Latencies(near, waits.passes.get("package", near) if waits else near)
-    speeds = replace(between(before, after), core_streams=core_streams(spec))
+    speeds = between(before, after)
+    os.sched_setaffinity(0, plan.shards[0].cpus[:1])
+    speeds = with_core_rates(speeds, spec, speeds.core_bandwidth)
+    os.sched_setaffinity(0, topology.cpus)
     [rates] = rates_of(plan.shards, topology, speeds)
     return step_of(spec, rates, latencies, NOW, CACHE_THREADS), statistics.median(taken)
 

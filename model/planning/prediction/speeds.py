@@ -90,6 +90,8 @@ class Speeds:
     far_bandwidth: Mapping[tuple[int, int], float] = field(default_factory=dict)
     # Bytes per second at which one core multiplies one column, of the types for which that was measured.
     core_streams: Mapping[TensorType, float] = field(default_factory=dict)
+    # Of the shorter of a core's reading and computing: what does not happen while the other does, where measured.
+    not_overlapped: Mapping[TensorType, float] = field(default_factory=dict)
 
     def read_rate(self, cores_of: int, memory_of: int) -> float:
         """Bytes per second that the cores of one node read from the memory of one node."""

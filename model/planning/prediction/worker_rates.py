@@ -36,7 +36,8 @@ class WorkerRates:
         first = rows_bytes(tensor, rows) / (self.cores * self.speeds.stream_rate(tensor.type))
         another = 2 * rows * tensor.shape[-1] / (self.cores * self.speeds.tile_rate(tensor.type))
         computing = first + (columns - 1) * another
-        return max(reading, computing) + NOT_OVERLAPPED * min(reading, computing)
+        apart = self.speeds.not_overlapped.get(tensor.type, NOT_OVERLAPPED)
+        return max(reading, computing) + apart * min(reading, computing)
 
 
 def rates_of(shards: Sequence[Shard], topology: Topology, speeds: Speeds) -> list[WorkerRates]:
