@@ -26,11 +26,6 @@ class ServedModel:
     formats: Formats = PLAIN
 
     @property
-    def shown_tokens(self) -> frozenset[int]:
-        """Control tokens that an answer to a conversation shows, as its parts are told by them."""
-        return frozenset(self.tokenizer.special_ids(self.formats.markers))
-
-    @property
     def limits(self) -> RequestLimits:
         """What a request may ask of this model and these workers."""
         return self.engine.limits

@@ -44,8 +44,8 @@ class AnswerReader:
             new_id: makes the ids of calls.
         """
         self._reading = Reading(thought, form if tools else None, tools, new_id)
-        stages = {Beginning.IN_THOUGHT: Thinking(), Beginning.IN_CONTENT: Saying(begun=True)}
-        self._stage: Stage = stages.get(beginning, Start())
+        stages: dict[Beginning, Stage] = {Beginning.IN_THOUGHT: Thinking(), Beginning.IN_CONTENT: Saying(begun=True)}
+        self._stage = stages.get(beginning, Start())
         self._parallel_calls = parallel_calls
         self._held = ""
         self.calls = 0  # that have begun
