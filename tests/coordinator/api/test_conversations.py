@@ -165,7 +165,7 @@ def deep(levels: int) -> Mapping[str, object]:
         ({"turns": [Turn("", "x")]}, r"messages\[0\].role: is empty"),
         ({"turns": [Turn("user", "x", calls=(CALL,))]}, r"messages\[0\].tool_calls: stand in a turn of role 'user'"),
         ({"turns": [USER, CALLED]}, r"messages\[1\]: calls tools; expected their results"),
-        ({"turns": [Turn("assistant", "", calls=(CALL,) * 129), USER]}, r"tool_calls: are 129; at most 128"),
+        ({"turns": [Turn("assistant", "", calls=(CALL,) * 129), USER]}, r"messages\[0\].tool_calls: are 129; at most 128"),
         (
             {"turns": [Turn("assistant", "", calls=(ToolCall("", "a b", ""),)), USER]},
             r"messages\[0\].tool_calls\[0\].name: is 'a b'; expected",
