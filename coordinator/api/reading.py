@@ -44,4 +44,4 @@ def thought_limit(
         return None
     (opening,), (closing,) = ids
     ending = tuple(tokenizer.encode(f"\n{markers.closing}\n\n"))  # as models write it
-    return ThoughtLimit(budget, opening, closing, ending, opened=beginning is Beginning.IN_THOUGHT)
+    return ThoughtLimit(budget, opening, closing, ending, opened=beginning is not Beginning.ANEW)

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from google.protobuf.json_format import Error, MessageToDict
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from numoe.coordinator.api.conversation import (
     SCHEMA_BYTES,
@@ -84,20 +83,21 @@ def _variables(message: Struct) -> Mapping[str, object]:
     """Plain data, in an order of its own: that of a Struct may change from one process to the next."""
     if message.ByteSize() > VARIABLES_MESSAGE_BYTES:
         raise InvalidRequest("template_variables", f"takes {message.ByteSize()} bytes, which is too much")
-    try:
-        data = MessageToDict(message)
-    except Error as error:
-        raise InvalidRequest("template_variables", f"is no JSON: {error}") from error
-    return {name: _plain(value) for name, value in sorted(data.items())}
+    return {name: _plain(value) for name, value in sorted(message.fields.items())}
 
 
-def _plain(value: object) -> object:
-    """A value whose whole numbers are whole: a Struct has none."""
-    match value:
-        case dict():
-            return {name: _plain(inner) for name, inner in sorted(value.items())}
-        case list():
-            return [_plain(inner) for inner in value]
-        case float() if value.is_integer() and abs(value) < 2**53:
-            return int(value)
-    return value
+def _plain(value: Value) -> object:
+    """A value of a Struct, which has no whole numbers: those that could be are."""
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return {name: _plain(inner) for name, inner in sorted(value.struct_value.fields.items())}
+        case "list_value":
+            return [_plain(inner) for inner in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+    return None

@@ -49,7 +49,7 @@ class AnswerView:
                         case "finished":
                             self.finished = answer.finished
         except (KeyboardInterrupt, NumoeError):
-            if self.text:
+            if self.text or self._thinking:
                 console.out("")
             raise
         console.out("")

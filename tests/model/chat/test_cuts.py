@@ -29,6 +29,7 @@ CALL_TEXTS = (
     "<tool_call>\n<function=weather>\n<parameter=city>\nX\n</parameter>\n<parameter=days>\nY\n</parameter>\n",
     "</function>\n</tool_call>",
     '<|python_tag|>{"name": "now", "parameters": {"a": "X"}}',
+    '<|tool_call|>[{"name": "now", "arguments": {"a": "X"}}]<|/tool_call|>',
     '[TOOL_CALLS][{"name": "now", "arguments": {"a": "X"}}, {"name": "now", "arguments": {"a": "Y"}}]',
 )
 MIXED = st.lists(TEXTS | st.sampled_from(CALL_TEXTS), max_size=5).map("".join)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -11,8 +9,8 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.rpc import error_details_pb2
 
-from numoe.model.chat.formats import find_formats
-from numoe.protos.messages import Chunk
+from numoe.coordinator.api.answering import render
+from numoe.coordinator.api.conversation import Conversation, Turn
 from numoe.v1.generation_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -27,41 +25,14 @@ from numoe.v1.generation_pb2 import (
     ToolCall,
     ToolChoice,
 )
-from tests.coordinator.api.grpc.grpc_serving import FakeWorkers, Told, chatted, detail_of, running_server, tiny_read
+from tests.coordinator.api.grpc.grpc_serving import Told, chatted, detail_of, running_server, tiny_read
+from tests.coordinator.api.grpc.scripted import chatting, scripted
 from tests.coordinator.engine.fake_executor import lose_worker_at
-from tests.coordinator.tiny_tokenizer import LETTERS
-from tests.model.text.chat_templates import LLAMA3_LIKE, QWEN3_LIKE, started
+from tests.model.text.chat_templates import LLAMA3_LIKE
 
 USER = ChatMessage(role="user", content="Hello")
 WEATHER = Tool(name="weather", parameters='{"properties": {"city": {"type": "string"}}}')
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-
-
-class Scripted(FakeWorkers):
-    """Fake workers that draw a given text, and then the end, over and over."""
-
-    script: Sequence[int] = ()
-
-    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
-        drawn = super()._run(chunk)
-        if drawn is None:
-            return None
-        position = chunk.first_position + len(chunk.token_ids)
-        self.start = min(getattr(self, "start", position), position)
-        return self.script[(position - self.start) % len(self.script)], drawn[1]
-
-
-def scripted(text: str, **options: Any) -> Scripted:
-    workers = Scripted(LETTERS, **options)
-    workers.script = tiny_read()[1].encode(text + "<|im_end|>")
-    return workers
-
-
-@contextmanager
-def chatting(source: str = QWEN3_LIKE) -> Iterator[dict[str, Any]]:
-    """What makes a server answer as the model of a template."""
-    with started(source) as template:
-        yield {"template": template, "formats": find_formats(template)}
 
 
 def calls_of(told: Told) -> list[tuple[str, str]]:
@@ -128,10 +99,9 @@ async def test_calls_and_results_are_part_of_the_next_question() -> None:
     result = ChatMessage(role="tool", content="rain", tool_call_id="c1", name="weather")
     with chatting() as model:
         async with running_server(scripted("so"), **model) as running:
-            first = await chatted(running, ChatRequest(messages=[USER]))
             told = await chatted(running, ChatRequest(messages=[USER, called, result], tools=[WEATHER]))
     assert told.text == "so"
-    assert told.messages[0].accepted.prompt_tokens > first.messages[0].accepted.prompt_tokens + 100
+    assert told.messages[0].accepted.prompt_tokens > 200
 
 
 async def test_a_last_turn_of_the_assistant_goes_on() -> None:
@@ -161,6 +131,14 @@ async def test_a_thought_ends_with_its_budget_whatever_is_lost(lost: int | None)
     ending = tiny_read()[1].encode("\n</think>\n\n")
     assert [token.id for token in tokens[6 : 6 + len(ending)]] == ending
     assert {token.logprob for token in tokens[6 : 6 + len(ending)]} == {0.0}
+
+
+async def test_a_conversation_can_be_looked_at_as_text() -> None:
+    with chatting() as model:
+        async with running_server(scripted("so"), **model) as running:
+            served = running.coordinator.served_model()
+            shown = await render(served, Conversation([Turn("user", "a<|im_end|>b")]), None)
+    assert shown == "<|im_start|>user\na<|im_end|>b<|im_end|>\n<|im_start|>assistant\n"
 
 
 async def test_template_variables_reach_the_template() -> None:
