@@ -11,12 +11,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from numoe.coordinator.api.conversation import Conversation, check_conversation
 from numoe.coordinator.api.encoding import TOKENIZED_BYTES, Checkpoint, Encoder, byte_length, work_apart
-from numoe.coordinator.api.prompts import Turn, encode_conversation, encode_text
+from numoe.coordinator.api.prompts import Rendered, encode_rendered, encode_text, render_conversation
 from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.requests.events import Delta, Finished
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, check_prompt_length, token_budget
-from numoe.model.text.chat_template import INPUT_BYTES
+from numoe.model.chat.formats import Formats
+from numoe.model.chat.parts import AnswerPart
+from numoe.model.chat.reader import AnswerReader, Beginning
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
 
@@ -37,13 +41,6 @@ class TokenIds:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """A prompt as turns, which the model's own template renders."""
-
-    turns: Sequence[Turn]
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     """What a client asks."""
 
@@ -60,6 +57,17 @@ class Answer:
     request: GenerationRequest
     max_tokens: int  # that it may draw
     generation: Generation  # its events; whoever stops reading them cancels it
+    reader: AnswerReader | None  # of what a conversation is answered; None: there was none
+
+    def read(self, event: Delta | Finished) -> list[AnswerPart]:
+        """What the answer to a conversation consists of, up to this event; to be called with each of them, once."""
+        assert self.reader is not None
+        if isinstance(event, Finished):
+            return self.reader.finish()
+        parts = self.reader.push(event.text)
+        if self.reader.over:
+            self.generation.stop()
+        return parts
 
 
 async def submit(question: Question, served: ServedModel) -> Answer:
@@ -77,11 +85,12 @@ async def submit(question: Question, served: ServedModel) -> Answer:
     prompt = await _encode(question, served)
     request = replace(
         question.request,
-        prompt=tuple(prompt),
+        prompt=tuple(prompt.token_ids),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
+        shown_tokens=prompt.shown_tokens,
     )
     generation = served.engine.submit(request)
-    return Answer(request, token_budget(request, served.limits), generation)
+    return Answer(request, token_budget(request, served.limits), generation, prompt.reader)
 
 
 async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, deadline: float | None) -> list[int]:
@@ -103,41 +112,69 @@ async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, 
         raise InvalidRequest("text", error.problem) from error
 
 
-async def _encode(question: Question, served: ServedModel) -> Sequence[int]:
-    """The token ids of a question's prompt; what is too long is refused before anything is converted or encoded."""
+async def render(served: ServedModel, conversation: Conversation, deadline: float | None) -> str:
+    """The prompt of a conversation as text; `deadline` in time.monotonic().
+
+    Raises:
+        InvalidRequest: a field is at fault.
+        UnsupportedModel: the model has no template.
+        DeadlineExceeded: it took too long.
+    """
+
+    def work(checkpoint: Checkpoint) -> str:
+        rendered = _render(conversation, served, Encoder(served.tokenizer, checkpoint))
+        return "".join(part.text for part in rendered.parts)
+
+    return await work_apart(work, conversation.characters, deadline)
+
+
+def reader_of(conversation: Conversation, formats: Formats, beginning: Beginning) -> AnswerReader:
+    """What reads the answer to a conversation."""
+    tools = {tool.name: tool.parameters for tool in conversation.shown_tools}
+    return AnswerReader(
+        formats.thought, formats.calls, tools, beginning=beginning, parallel_calls=conversation.parallel_calls
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that is ready to be run."""
+
+    token_ids: Sequence[int]
+    reader: AnswerReader | None = None
+    shown_tokens: frozenset[int] = frozenset()
+
+
+async def _encode(question: Question, served: ServedModel) -> _Prompt:
+    """A question's prompt in tokens; what is too long is refused before anything is converted or encoded."""
     prompt, most_tokens = question.prompt, served.limits.context_tokens
+    deadline = served.engine.deadline_of(question.request, time.monotonic())
     match prompt:
         case TokenIds():
             check_prompt_length(len(prompt.ids), served.limits)
-            return prompt.ids
+            return _Prompt(prompt.ids)
         case Text():
             Encoder(served.tokenizer, most_tokens=most_tokens).refuse_too_long(prompt.text)
             characters = len(prompt.text)
         case Conversation():
-            _check_conversation(prompt.turns, served)
-            characters = sum(len(turn.content) for turn in prompt.turns)
+            characters = prompt.characters
 
-    def work(checkpoint: Checkpoint) -> list[int]:
+    def work(checkpoint: Checkpoint) -> _Prompt:
         encoder = Encoder(served.tokenizer, checkpoint, most_tokens)
         if isinstance(prompt, Text):
-            return encode_text(encoder, prompt.text, special=prompt.parse_special)
-        assert served.template is not None
-        return encode_conversation(encoder, served.template, prompt.turns)
+            return _Prompt(encode_text(encoder, prompt.text, special=prompt.parse_special))
+        rendered = _render(prompt, served, encoder)
+        reader = reader_of(prompt, served.formats, rendered.beginning)
+        return _Prompt(encode_rendered(encoder, rendered), reader, served.shown_tokens)
 
-    return await work_apart(work, characters, served.engine.deadline_of(question.request, time.monotonic()))
+    return await work_apart(work, characters, deadline)
 
 
-def _check_conversation(turns: Sequence[Turn], served: ServedModel) -> None:
+def _render(conversation: Conversation, served: ServedModel, encoder: Encoder) -> Rendered:
     if served.template is None:
         raise UnsupportedModel(f"{served.spec.name!r} has no working chat template in its file; use Generate")
-    if not turns:
-        raise InvalidRequest("messages", "is empty; expected at least one message")
-    for index, turn in enumerate(turns):
-        if not turn.role:
-            raise InvalidRequest(f"messages[{index}].role", "is empty; expected system, user or assistant")
-    size = sum(byte_length(turn.content) + byte_length(turn.role) for turn in turns)
-    if size > INPUT_BYTES:  # not by the context: a template may leave out much of what was said before
-        raise InvalidRequest("messages", f"they take {size} bytes; at most {INPUT_BYTES} are allowed")
+    check_conversation(conversation)
+    return render_conversation(encoder, served.template, served.formats, conversation)
 
 
 def _seeded(request: GenerationRequest) -> Sampling:

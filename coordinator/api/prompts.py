@@ -7,28 +7,22 @@ quoted "<|im_end|>" in a message then ends the turn and lets its author speak as
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from numoe.coordinator.api.conversation import Conversation, Tool, ToolCall, Turn, arguments_of
+from numoe.coordinator.api.disguise import Disguise
 from numoe.coordinator.api.encoding import Checkpoint, Encoder, never_stop
+from numoe.model.chat.formats import Formats
+from numoe.model.chat.reader import Beginning
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.part import Part
 from numoe.model.text.tokenizer import Detokenizer, Tokenizer
+from numoe.protos.errors import InvalidRequest
 
-# Private-use characters around a random name stand for a control token's text while the template runs: templates
-# trim, split and search messages, so the stand-in must be neither blank nor text that one might look for.
-_OPEN, _CLOSE = "\ue000", "\ue001"
 DECODED_AT_ONCE = 512  # ids, in half a millisecond of Python, which holds the GIL
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: str
-    content: str
+SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable that turns thoughts on and off
 
 
 def encode_text(encoder: Encoder, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -37,11 +31,39 @@ def encode_text(encoder: Encoder, text: str, *, special: bool = False, bos: bool
     return _lead(encoder.tokenizer, token_ids) if bos else token_ids
 
 
-def encode_conversation(encoder: Encoder, template: ChatTemplate, turns: Sequence[Turn]) -> list[int]:
-    """Token ids of a conversation that ends where the assistant is to answer."""
-    disguise = _Disguise(encoder)
-    messages = [{"role": disguise.hide(turn.role), "content": disguise.hide(turn.content)} for turn in turns]
-    return _lead(encoder.tokenizer, disguise.encode(template.render(messages)))
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompt of a conversation as text, which ends where the assistant is to answer or to go on."""
+
+    parts: Sequence[Part]
+    beginning: Beginning  # of the answer
+
+
+def encode_rendered(encoder: Encoder, rendered: Rendered) -> list[int]:
+    """Token ids of a conversation."""
+    return _lead(encoder.tokenizer, encoder.encode_parts(rendered.parts))
+
+
+def render_conversation(
+    encoder: Encoder, template: ChatTemplate, formats: Formats, conversation: Conversation
+) -> Rendered:
+    """The prompt of a valid conversation, by the model's own template.
+
+    Raises InvalidRequest if the template does not take it, or does not show the end of a turn that is to go on.
+    """
+    disguise = Disguise(encoder)
+    turns = [*conversation.turns[:-1], _with_thought_apart(conversation.turns[-1], formats)]
+    open_turn = turns[-1] if turns[-1].role == "assistant" else None
+    context = disguise.hide_data(_context(conversation, [_message(turn, formats) for turn in turns]))
+    if open_turn is not None:
+        context["messages"][-1][_open_field(open_turn)] += disguise.end
+    text = template.render(add_generation_prompt=open_turn is None, **context)
+    if open_turn is not None:
+        text, *after = text.split(disguise.end)
+        if len(after) != 1:
+            problem = "is the assistant's, but the model's chat template does not show it as it is, so it cannot go on"
+            raise InvalidRequest(f"messages[{len(turns) - 1}]", f"{problem}; end with another turn")
+    return Rendered(disguise.uncover(text), _beginning(text, open_turn, formats))
 
 
 def decode(tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop) -> str:
@@ -60,33 +82,54 @@ def _lead(tokenizer: Tokenizer, token_ids: list[int]) -> list[int]:
     return [tokenizer.bos_id, *token_ids]
 
 
-class _Disguise:
-    """Hides control tokens' texts in messages from the template's output, and encodes that as plain text again."""
+def _with_thought_apart(turn: Turn, formats: Formats) -> Turn:
+    """A last turn whose content is a thought that is still open, as templates take it."""
+    if turn.role != "assistant" or turn.reasoning or formats.thought is None:
+        return turn
+    opening, said = formats.thought.opening, turn.content.lstrip()
+    if not said.startswith(opening) or formats.thought.closing in said:
+        return turn
+    return replace(turn, content="", reasoning=said.removeprefix(opening))
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._tokenizer = encoder.tokenizer
-        self._name = secrets.token_hex(8)
-        self._hidden: list[str] = []
 
-    def hide(self, text: str) -> str:
-        return "".join(map(self._hide, self._encoder.pieces(text)))
+def _beginning(text: str, open_turn: Turn | None, formats: Formats) -> Beginning:
+    if open_turn is not None and open_turn.content:
+        return Beginning.IN_CONTENT
+    opened = formats.thought is not None and text.rstrip().endswith(formats.thought.opening)
+    return Beginning.IN_THOUGHT if opened or (open_turn is not None and open_turn.reasoning) else Beginning.ANEW
 
-    def encode(self, rendered: str) -> list[int]:
-        pieces = re.split(f"{_OPEN}{self._name}:([0-9]+){_CLOSE}", rendered)
-        # Odd ones are the numbers of stand-ins.
-        parts = [
-            Part(self._hidden[int(piece)], False) if n % 2 else Part(piece, True) for n, piece in enumerate(pieces)
-        ]
-        return self._encoder.encode_parts([part for part in parts if part.text])
 
-    def _hide(self, piece: str) -> str:
-        texts = self._tokenizer.control_texts(piece)
-        if not texts:
-            return piece
-        pattern = "|".join(re.escape(control) for control in sorted(texts, key=len, reverse=True))
-        return re.sub(pattern, self._stand_in, piece)
+def _context(conversation: Conversation, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The template's variables; of two values of one, the client's own counts."""
+    switches = dict.fromkeys(SWITCHES, conversation.thinking)
+    tools = [_tool(tool) for tool in conversation.shown_tools] or None
+    return {**switches, **conversation.variables, "messages": messages, "tools": tools}
 
-    def _stand_in(self, match: re.Match[str]) -> str:
-        self._hidden.append(match.group())
-        return f"{_OPEN}{self._name}:{len(self._hidden) - 1}{_CLOSE}"
+
+def _message(turn: Turn, formats: Formats) -> dict[str, Any]:
+    """A turn as templates know it, without what it does not have: they ask whether that is defined."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.reasoning:
+        message["reasoning_content"] = turn.reasoning
+    if turn.calls:
+        message["tool_calls"] = [_call(call, formats) for call in turn.calls]
+    if turn.call_id:
+        message["tool_call_id"] = turn.call_id
+    if turn.name:
+        message["name"] = turn.name
+    return message
+
+
+def _call(call: ToolCall, formats: Formats) -> dict[str, Any]:
+    arguments = arguments_of(call) if formats.object_arguments else call.arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
+def _open_field(turn: Turn) -> str:
+    """What of an assistant's turn goes on."""
+    return "reasoning_content" if turn.reasoning and not turn.content else "content"

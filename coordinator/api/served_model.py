@@ -9,6 +9,7 @@ from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.requests.request import RequestLimits
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.chat.formats import PLAIN, Formats
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Tokenizer
 
@@ -22,6 +23,12 @@ class ServedModel:
     template: ChatTemplate | None  # None: the file has none that works
     workers: Workers
     engine: Engine
+    formats: Formats = PLAIN
+
+    @property
+    def shown_tokens(self) -> frozenset[int]:
+        """Control tokens that an answer to a conversation shows, as its parts are told by them."""
+        return frozenset(self.tokenizer.special_ids(self.formats.markers))
 
     @property
     def limits(self) -> RequestLimits:

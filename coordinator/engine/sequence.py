@@ -75,7 +75,7 @@ class Sequence:
         self._tokens[: self.prompt] = request.prompt
         self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
         self._tokenizer = tokenizer
-        self._text = AnswerText(tokenizer, request.stop, request.include_stop)
+        self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._owes_progress = False
@@ -247,6 +247,8 @@ class Sequence:
                 return FinishReason.STOP, self._text.stop_match
         if ends:
             return FinishReason.STOP, owed.token_id
+        if self.generation.stopping:
+            return FinishReason.STOP, None
         return (FinishReason.LENGTH, None) if full else (None, None)
 
     def _is_end_token(self, token_id: int) -> bool:

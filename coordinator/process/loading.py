@@ -17,6 +17,7 @@ from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.chat.formats import find_formats
 from numoe.model.planning.plan_size import whole_expert_bytes
 
 
@@ -30,7 +31,7 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
     timeout = settings.workers.step_timeout_seconds
     experts = routed_experts(spec)
     engine = Engine(workers, tokenizer, settings.engine, experts=experts, step_timeout_seconds=timeout)
-    return ServedModel(spec, tokenizer, template, workers, engine)
+    return ServedModel(spec, tokenizer, template, workers, engine, find_formats(template))
 
 
 def _start(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress: LoadProgress) -> Workers:

@@ -71,8 +71,11 @@ class AnswerText:
 
     __slots__ = ("_detokenizer", "_matcher")
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], include_stop: bool) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, stops: tuple[str, ...], include_stop: bool, shown: frozenset[int] = frozenset()
+    ) -> None:
+        """`shown`: control tokens that are part of the text."""
+        self._detokenizer = Detokenizer(tokenizer, shown)
         self._matcher = StopMatcher(stops, include_stop)
 
     @property

@@ -79,7 +79,7 @@ class Finished:
     """Terminal: the request ended as asked."""
 
     reason: FinishReason
-    stop_match: str | int | None  # the stop string, or the stop or end token's id; None when reason is LENGTH
+    stop_match: str | int | None  # the stop string, or the stop or end token's id; None: LENGTH, or Generation.stop
     usage: Usage
     timings: Timings
 

@@ -138,6 +138,7 @@ class Generation:
         self.mailbox = Mailbox(on_end)
         self.loop = loop
         self.woken = asyncio.Event()
+        self.stopping = False  # whether the consumer has all that it wants
         self._on_cancel = on_cancel
         self._deadline = math.inf if deadline is None else deadline
         self._over = False
@@ -163,6 +164,10 @@ class Generation:
             self._end(RequestCancelled("the client cancelled the request"))
         else:
             self._end(DeadlineExceeded("the client's deadline passed"))
+
+    def stop(self) -> None:
+        """Ends the request well, as it is all that its client wants: with Finished, at the next token."""
+        self.stopping = True
 
     def abort(self) -> bool:
         """As `cancel`, but with RequestAborted; returns whether the request was open until now."""

@@ -39,6 +39,7 @@ class GenerationRequest:
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
     experts: ExpertReduction | None = None  # None: as the service's settings say
+    shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from numoe.protos.errors import InvalidRequest, Unavailable, UnsupportedModel
 from numoe.protos.foreign_text import one_line
 
 INPUT_BYTES = 4 << 20  # of messages as JSON
+OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 TRIALS = (
     ({"role": "user", "content": "Hello"},),
     ({"role": "system", "content": "Help"}, {"role": "user", "content": "Hello"}),  # some ask for that
@@ -47,11 +48,11 @@ BEYOND_LIMITS = (
 class ChatTemplate:
     """A model's chat template. It was tried on a greeting: what fails later is the messages' fault. Thread-safe."""
 
-    __slots__ = ("__weakref__", "_lock", "_process", "_source", "_tokens", "written")
+    __slots__ = ("__weakref__", "_lock", "_process", "_tokens", "source", "written")
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
         """Start the process and render a greeting. Raises UnsupportedModel if the template cannot, or refuses it."""
-        self._source = source
+        self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._lock = threading.Lock()
         self._process: _RenderingProcess | None = None
@@ -116,7 +117,7 @@ class ChatTemplate:
                 self._stop()
             if self._process is None:
                 self._process = _RenderingProcess()
-                outcome, text = self._ask(_encode({"source": self._source}))
+                outcome, text = self._ask(_encode({"source": self.source}))
                 if outcome is not Outcome.RENDERED:
                     self._stop()
                     return outcome, text

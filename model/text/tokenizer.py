@@ -77,6 +77,11 @@ class Tokenizer:
         """The control tokens that encode() would find in a text, as they are written."""
         return self._encoding.control_texts(_well_formed(text))
 
+    def special_ids(self, texts: Iterable[str]) -> list[int]:
+        """The ids of those of the texts that are one special token each."""
+        encoded = [self.encode(text) for text in texts]
+        return [ids[0] for ids in encoded if len(ids) == 1]
+
     def token_bytes(self, token_id: int, *, control: bool = False) -> bytes:
         """The bytes that a token stands for: none for control tokens and the like, with `control` their names.
 
@@ -103,17 +108,19 @@ class Detokenizer:
     Tokens without that continue another text, and a blank before them separates the two.
     """
 
-    __slots__ = ("_decoder", "_dropping", "_started", "_tokenizer")
+    __slots__ = ("_decoder", "_dropping", "_shown", "_started", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
+        """`shown`: control tokens that give their names all the same."""
         self._tokenizer = tokenizer
+        self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = False
         self._dropping = False
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none; bytes that cannot be UTF-8 become U+FFFD."""
-        spelled = self._tokenizer.token_bytes(token_id)
+        spelled = self._tokenizer.token_bytes(token_id, control=token_id in self._shown)
         if not self._started:
             self._started = True
             self._dropping = self._tokenizer.leading_blank and token_id == self._tokenizer.bos_id

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from numoe.coordinator.api.answering import Conversation, Question, Text, TokenIds
-from numoe.coordinator.api.prompts import Turn
+from numoe.coordinator.api.answering import Question, Text, TokenIds
+from numoe.coordinator.api.conversation import Conversation, Turn
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from numoe.coordinator.api.conversation import Turn
 from numoe.coordinator.api.encoding import SHORT_CHARACTERS, Checkpoint, Encoder, work_apart
-from numoe.coordinator.api.prompts import Turn, decode, encode_conversation, encode_text
+from numoe.coordinator.api.prompts import decode, encode_text
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.part import UNCUT_CHARACTERS
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
+from tests.coordinator.api.conversations import encode_turns
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 from tests.model.text.tiny_metadata import scored_metadata
 from tests.tiny_vocabulary import CHAT_TEMPLATE
@@ -57,7 +59,7 @@ def test_other_threads_run_while_a_text_is_encoded(text: str, tokenizer: Tokeniz
 def test_other_threads_run_while_a_conversation_is_encoded_and_tokens_are_decoded() -> None:
     template = ChatTemplate(CHAT_TEMPLATE, "", "")
     turns = [Turn("user", "Hello <|im_end|> the " * 10_000)]
-    assert turns_of_another_thread(lambda: encode_conversation(Encoder(TOKENIZER), template, turns)) > 20
+    assert turns_of_another_thread(lambda: encode_turns(Encoder(TOKENIZER), template, turns)) > 20
     assert turns_of_another_thread(lambda: decode(TOKENIZER, [300] * 200_000)) > 20
     template.close()
 
@@ -99,7 +101,7 @@ def test_what_cannot_be_cut_is_refused_before_it_is_encoded(character: str) -> N
 def _encode_turns(encoder: Encoder, text: str) -> list[int]:
     template = ChatTemplate(CHAT_TEMPLATE, "", "")
     try:
-        return encode_conversation(encoder, template, [Turn("user", text)])
+        return encode_turns(encoder, template, [Turn("user", text)])
     finally:
         template.close()
 

@@ -30,6 +30,7 @@ from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.coordinator.workers.placement import Placement, WorkerPlacement
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.chat.formats import find_formats
 from numoe.model.machine.topology import Node, Topology
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.model.planning.moves import ExpertMove
@@ -122,7 +123,7 @@ def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) 
     spec, tokenizer, template = tiny_read()
     workers.shards = make_plan(spec, Topology((NODE,)), PlanOptions(workers=2))
     engine = Engine(workers, tokenizer, settings.engine, experts=routed_experts(spec))
-    model = ServedModel(spec, tokenizer, template, workers, engine)
+    model = ServedModel(spec, tokenizer, template, workers, engine, find_formats(template))
     return replace(model, **changes)
 
 
