@@ -16,7 +16,6 @@ from numoe.coordinator.api.answering import Answer, Question
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.requests.events import Delta, Finished
-from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
 
 
@@ -51,7 +50,7 @@ class Call:
 class Dialect:
     """One protocol over HTTP."""
 
-    read: Callable[[bytes, Asker, ServedModel], Call]  # raises InvalidRequest
+    read: Callable[[bytes, str, ServedModel], Call]  # a body and the request's id; raises InvalidRequest
     refusal: Callable[[Failure, int], object]  # the JSON of a failure that ends in this status of HTTP
     ping: bytes  # what tells a client of a stream that its prompt is still being run
 

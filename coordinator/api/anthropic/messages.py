@@ -15,13 +15,12 @@ from numoe.coordinator.api.bodies import read_body
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Call, Teller
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
-from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
-def read_messages(body: bytes, asker: Asker, served: ServedModel) -> Call:
+def read_messages(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
     message = read_body(body, MessageBody)
     stop = tuple(message.stop_sequences or ())
@@ -31,17 +30,14 @@ def read_messages(body: bytes, asker: Asker, served: ServedModel) -> Call:
         raise in_body(error) from error
     given = {name: value for name in _SAMPLING if (value := getattr(message, name)) is not None}
     request = GenerationRequest(
-        request_id=asker.request_id,
+        request_id=request_id,
         prompt=(),
         sampling=replace(served.suggested_sampling, **given),
         max_tokens=message.max_tokens,
         stop=stop,
-        client=asker.client,
-        method=asker.method,
-        trace=asker.trace,
     )
     question = Question(conversation_of(message), request, seeded=False, model=message.model or "", fitted=True)
-    head = Head(f"msg_{asker.request_id}", served.spec.name)
+    head = Head(f"msg_{request_id}", served.spec.name)
     tell = partial(_tell, head, streamed=bool(message.stream))
     return Call([question], 1, bool(message.stream), tell, in_body)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.background import BackgroundTask
@@ -95,8 +96,8 @@ class Inference:
     async def _generate(self, asker: Asker, body: bytes, dialect: Dialect) -> Response:
         with refusals_told(asker, self._report):
             served = self._source()
-            call = dialect.read(body, asker, served)
-            answers = await _submit(call, served)
+            call = dialect.read(body, asker.request_id, served)
+            answers = await _submit(call, asker, served)
         telling = _Telling(dialect, call.tell(answers), asker.request_id, [answer.generation for answer in answers])
         try:
             if not call.streamed:
@@ -160,12 +161,14 @@ class _Telling:
         return self._teller.add(number, event) if isinstance(event, Delta | Finished) else b""
 
 
-async def _submit(call: Call, served: ServedModel) -> Sequence[Answered]:
+async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Answered]:
     """All requests of a call, or none."""
     answers: list[Answered] = []
     try:
         for question in call.questions:
-            answers += await submit_choices(question, call.choices, served)
+            told = {"client": asker.client, "method": asker.method, "trace": asker.trace}
+            asked = replace(question, request=replace(question.request, **told))
+            answers += await submit_choices(asked, call.choices, served)
     except BaseException as error:
         for answer in answers:
             answer.generation.cancel()

@@ -17,7 +17,6 @@ from numoe.coordinator.api.openai.settings import Settings, choices_of, request_
 from numoe.coordinator.api.openai.unsupported import check_alternatives, check_settings
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Call, Teller
-from numoe.coordinator.requests.request_end import Asker
 
 NO_EFFORT = "none"  # of reasoning; what others mean is the template's matter
 
@@ -37,7 +36,7 @@ class ChatBody(Settings, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-def read_chat(body: bytes, asker: Asker, served: ServedModel) -> Call:
+def read_chat(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
     chat = read_body(body, ChatBody)
     check_settings(chat)
@@ -46,12 +45,12 @@ def read_chat(body: bytes, asker: Asker, served: ServedModel) -> Call:
     most = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     question = Question(
         conversation_of(chat),
-        request_of(chat, most, served.suggested_sampling, asker),
+        request_of(chat, most, served.suggested_sampling, request_id),
         seeded=chat.seeded,
         model=chat.model or "",
         fitted=True,
     )
-    head = Head(f"chatcmpl-{asker.request_id}", served.spec.name)
+    head = Head(f"chatcmpl-{request_id}", served.spec.name)
     tell = partial(_tell, chat, head, served)
     return Call([question], choices, bool(chat.stream), tell, partial(in_body, prompt="messages"))
 

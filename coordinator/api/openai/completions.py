@@ -19,7 +19,6 @@ from numoe.coordinator.api.openai.unsupported import check_alternatives, check_c
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Call, Teller, sse
 from numoe.coordinator.requests.events import Delta, Finished
-from numoe.coordinator.requests.request_end import Asker
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 
@@ -37,7 +36,7 @@ class CompletionBody(Settings, kw_only=True):
     best_of: int | None = None
 
 
-def read_completion(body: bytes, asker: Asker, served: ServedModel) -> Call:
+def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
     completion = read_body(body, CompletionBody)
     check_settings(completion)
@@ -47,12 +46,12 @@ def read_completion(body: bytes, asker: Asker, served: ServedModel) -> Call:
     prompts = _prompts_of(completion.prompt)
     if len(prompts) * choices > MOST_ANSWERS:
         raise InvalidRequest("prompt", f"asks for {len(prompts)} times {choices} answers; at most {MOST_ANSWERS}")
-    request = request_of(completion, completion.max_tokens, served.suggested_sampling, asker)
+    request = request_of(completion, completion.max_tokens, served.suggested_sampling, request_id)
     questions = [
         Question(prompt, request, seeded=completion.seeded, model=completion.model or "", fitted=True)
         for prompt in prompts
     ]
-    head = Head(f"cmpl-{asker.request_id}", served.spec.name)
+    head = Head(f"cmpl-{request_id}", served.spec.name)
     tell = partial(_tell, completion, head, choices, served)
     return Call(questions, choices, bool(completion.stream), tell, partial(in_body, prompt="prompt"))
 

@@ -15,7 +15,6 @@ from numoe.coordinator.requests.request import (
     GenerationRequest,
     check_stop_counts,
 )
-from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 
@@ -88,12 +87,12 @@ def choices_of(settings: Settings) -> int:
     return choices
 
 
-def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, asker: Asker) -> GenerationRequest:
-    """The request, still without a prompt. Raises InvalidRequest for what the engine would not be given."""
+def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, request_id: str) -> GenerationRequest:
+    """The request, still without its prompt and who asks. Raises InvalidRequest for too many stops."""
     stop = [settings.stop] if isinstance(settings.stop, str) else settings.stop or []
     check_stop_counts(len(stop), len(settings.stop_token_ids or ()))
     return GenerationRequest(
-        request_id=asker.request_id,
+        request_id=request_id,
         prompt=(),
         sampling=_sampling_of(settings, suggested),
         max_tokens=None if max_tokens == -1 else max_tokens,
@@ -102,9 +101,6 @@ def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, 
         stop_token_ids=frozenset(settings.stop_token_ids or ()),
         ignore_eos=bool(settings.ignore_eos),
         include_stop=bool(settings.include_stop_str_in_output),
-        client=asker.client,
-        method=asker.method,
-        trace=asker.trace,
     )
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI's API has and this service has not: refused by name, as its silent absence would be taken for an answer."""
+"""What OpenAI's API has and this service has not: refused by name, since silence would look like consent."""
 
 from __future__ import annotations
 
