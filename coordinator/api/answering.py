@@ -22,13 +22,14 @@ from numoe.coordinator.api.encoding import (
     work_apart,
 )
 from numoe.coordinator.api.prompts import Rendered, decode, encode_rendered, encode_text, render_conversation
+from numoe.coordinator.api.reading import reader_of, shown_tokens, thought_limit
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.requests.events import Delta, Finished
+from numoe.coordinator.requests.events import Delta, Event, Finished
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, check_prompt_length, token_budget
-from numoe.model.chat.formats import Formats
-from numoe.model.chat.parts import AnswerPart
-from numoe.model.chat.reader import AnswerReader, Beginning
+from numoe.coordinator.requests.thought import ThoughtLimit
+from numoe.model.chat.parts import AnswerPart, Content
+from numoe.model.chat.reader import AnswerReader
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
 
@@ -70,20 +71,22 @@ class Answer:
     generation: Generation  # its events; whoever stops reading them cancels it
     reader: AnswerReader | None  # of what a conversation is answered; None: there was none
 
-    def read(self, event: Delta | Finished) -> list[AnswerPart]:
-        """What the answer to a conversation consists of, up to this event; to be called with each of them, once."""
-        assert self.reader is not None
+    @property
+    def called(self) -> bool:
+        """Whether it called tools so far."""
+        return self.reader is not None and self.reader.calls > 0
+
+    def read(self, event: Event) -> Sequence[AnswerPart]:
+        """What the answer goes on with at this event; to be called with each, once. Ends an answer that is over."""
+        text = event.text if isinstance(event, Delta) else ""
+        if self.reader is None:
+            return (Content(text),) if text else ()
         if isinstance(event, Finished):
             return self.reader.finish()
-        parts = self.reader.push(event.text)
+        parts = self.reader.push(text)
         if self.reader.over:
             self.generation.stop()
         return parts
-
-    @property
-    def called(self) -> bool:
-        """Whether what was read of it calls tools."""
-        return self.reader is not None and self.reader.calls > 0
 
 
 async def submit(question: Question, served: ServedModel) -> Answer:
@@ -108,6 +111,7 @@ async def submit_choices(question: Question, choices: int, served: ServedModel) 
         question.request,
         prompt=tuple(prompt.token_ids),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
+        thought=prompt.thought,
         shown_tokens=prompt.shown_tokens,
     )
     if question.fitted and request.max_tokens is not None:
@@ -193,20 +197,13 @@ async def render(served: ServedModel, conversation: Conversation, deadline: floa
     return await work_apart(work, conversation.characters, deadline)
 
 
-def reader_of(conversation: Conversation, formats: Formats, beginning: Beginning) -> AnswerReader:
-    """What reads the answer to a conversation."""
-    tools = {tool.name: tool.parameters for tool in conversation.shown_tools}
-    return AnswerReader(
-        formats.thought, formats.calls, tools, beginning=beginning, parallel_calls=conversation.parallel_calls
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     """A prompt that is ready to be run."""
 
     token_ids: Sequence[int]
     new_reader: Callable[[], AnswerReader | None] = lambda: None
+    thought: ThoughtLimit | None = None
     shown_tokens: frozenset[int] = frozenset()
 
 
@@ -230,7 +227,9 @@ async def _encode(question: Question, served: ServedModel) -> _Prompt:
             return _Prompt(encode_text(encoder, prompt.text, special=prompt.parse_special))
         rendered = _render(prompt, served, encoder)
         new_reader = partial(reader_of, prompt, served.formats, rendered.beginning)
-        return _Prompt(encode_rendered(encoder, rendered), new_reader, served.shown_tokens)
+        thought = thought_limit(prompt, served.formats, served.tokenizer, rendered.beginning)
+        shown = shown_tokens(prompt, served.formats, served.tokenizer)
+        return _Prompt(encode_rendered(encoder, rendered), new_reader, thought, shown)
 
     return await work_apart(work, characters, deadline)
 

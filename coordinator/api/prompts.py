@@ -95,8 +95,10 @@ def _with_thought_apart(turn: Turn, formats: Formats) -> Turn:
 def _beginning(text: str, open_turn: Turn | None, formats: Formats) -> Beginning:
     if open_turn is not None and open_turn.content:
         return Beginning.IN_CONTENT
+    if open_turn is not None and open_turn.reasoning:
+        return Beginning.IN_CONTENT if formats.thought is None else Beginning.IN_THOUGHT
     opened = formats.thought is not None and text.rstrip().endswith(formats.thought.opening)
-    return Beginning.IN_THOUGHT if opened or (open_turn is not None and open_turn.reasoning) else Beginning.ANEW
+    return Beginning.AT_THOUGHT if opened else Beginning.ANEW
 
 
 def _context(conversation: Conversation, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -29,11 +29,6 @@ class ServedModel:
     suggested_sampling: Sampling = AS_LEARNED  # by the model's makers, where a protocol leaves the choice to a service
 
     @property
-    def shown_tokens(self) -> frozenset[int]:
-        """Control tokens that an answer to a conversation shows, as its parts are told by them."""
-        return frozenset(self.tokenizer.special_ids(self.formats.markers))
-
-    @property
     def limits(self) -> RequestLimits:
         """What a request may ask of this model and these workers."""
         return self.engine.limits

@@ -25,6 +25,7 @@ from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
+from numoe.coordinator.requests.thought import LimitedThought
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
@@ -76,6 +77,7 @@ class Sequence:
         self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
+        self._thought = None if request.thought is None else LimitedThought(request.thought, tokenizer)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._owes_progress = False
@@ -202,6 +204,8 @@ class Sequence:
 
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
+        if self._thought is not None and (put := self._thought.follow(token_id)) is not None:
+            token_id, logprob = put, 0.0
         self._tokens[self.known] = token_id
         if self.drawn == 0:
             self.first_token_at = now

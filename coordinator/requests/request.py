@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from numoe.coordinator.requests.thought import ThoughtLimit
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import Sampling
@@ -39,6 +40,7 @@ class GenerationRequest:
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
     experts: ExpertReduction | None = None  # None: as the service's settings say
+    thought: ThoughtLimit | None = None  # None: thoughts are as long as the model likes
     shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text
 
 

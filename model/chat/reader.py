@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
+from types import MappingProxyType
 
 from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
 from numoe.model.chat.stages import CallFormat, Markers, Reading, Saying, Stage, Start, Thinking
@@ -14,8 +15,19 @@ class Beginning(Enum):
     """Where an answer begins."""
 
     ANEW = auto()  # perhaps with a thought
-    IN_THOUGHT = auto()  # which the prompt has opened
+    AT_THOUGHT = auto()  # which the prompt has opened
+    IN_THOUGHT = auto()  # which the prompt ends with
     IN_CONTENT = auto()  # which the prompt ends with
+
+
+_FIRST_STAGES: Mapping[Beginning, Stage] = MappingProxyType(
+    {
+        Beginning.ANEW: Start(),
+        Beginning.AT_THOUGHT: Thinking(),
+        Beginning.IN_THOUGHT: Thinking(begun=True),
+        Beginning.IN_CONTENT: Saying(begun=True),
+    }
+)
 
 
 class AnswerReader:
@@ -44,8 +56,7 @@ class AnswerReader:
             new_id: makes the ids of calls.
         """
         self._reading = Reading(thought, form if tools else None, tools, new_id)
-        stages = {Beginning.IN_THOUGHT: Thinking(), Beginning.IN_CONTENT: Saying(begun=True)}
-        self._stage: Stage = stages.get(beginning, Start())
+        self._stage: Stage = _FIRST_STAGES[beginning]
         self._parallel_calls = parallel_calls
         self._held = ""
         self.calls = 0  # that have begun

@@ -152,6 +152,21 @@ class Saying:
         return Step(content(text[:cut]), text[cut:], begun)
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of a call, which is its closing marker if there is one; other text is content."""
+
+    marker: str
+    calls: int
+
+    def read(self, text: str, how: Reading, *, ends: bool) -> Step:
+        """Pass over the marker."""
+        body = text.lstrip()
+        if not body.startswith(self.marker) and self.marker.startswith(body):
+            return Step((), "" if ends else body)
+        return Step((), body.removeprefix(self.marker), Saying(self.calls, after_marker=True))
+
+
 def content(text: str) -> Sequence[AnswerPart]:
     """Text as content, if there is any."""
     return (Content(text),) if text else ()
@@ -170,11 +185,11 @@ def without_blanks(text: str) -> str:
 
 def certain_length(text: str, markers: Sequence[str]) -> int:
     """The length of a text without the end that may become one of the markers, and the blanks before that."""
-    cut = min(len(text) - _overlap(text, marker) for marker in markers)
+    cut = min(len(text) - overlap(text, marker) for marker in markers)
     return len(without_blanks(text[:cut]))
 
 
-def _overlap(text: str, marker: str) -> int:
+def overlap(text: str, marker: str) -> int:
     """How many characters at the end of a text begin a marker."""
     return next((size for size in range(min(len(text), len(marker) - 1), 0, -1) if text.endswith(marker[:size])), 0)
 

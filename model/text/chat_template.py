@@ -32,7 +32,7 @@ from numoe.protos.errors import InvalidRequest, Unavailable, UnsupportedModel
 from numoe.protos.foreign_text import one_line
 
 INPUT_BYTES = 4 << 20  # of messages as JSON
-OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "self"})
 TRIALS = (
     ({"role": "user", "content": "Hello"},),
     ({"role": "system", "content": "Help"}, {"role": "user", "content": "Hello"}),  # some ask for that

@@ -115,6 +115,10 @@ async def test_texts_and_conversations_are_read_and_answered_in_the_vocabulary_o
         chat.stopping.CopyFrom(request.stopping)
         tokens = [token.id async for message in served.Chat(chat) for token in message.delta.tokens]
         assert tokens == await client.tokens(ask(TOKENS, known[rendered]))
+        chat.messages.add(role="assistant", content="world")  # which goes on
+        tokens = [token.id async for message in served.Chat(chat) for token in message.delta.tokens]
+        request.text, request.parse_special = f"{rendered} world", True
+        assert tokens == await client.tokens(request)
 
 
 async def test_two_clients_at_once_get_what_each_gets_alone(server: ServeProcess) -> None:

@@ -36,7 +36,10 @@ def read_messages(body: bytes, request_id: str, served: ServedModel) -> Call:
         max_tokens=message.max_tokens,
         stop=stop,
     )
-    question = Question(conversation_of(message), request, seeded=False, model=message.model or "", fitted=True)
+    conversation = conversation_of(message)
+    if served.formats.thought is None:  # agents tell a budget whatever the model is
+        conversation = replace(conversation, thinking_budget=None)
+    question = Question(conversation, request, seeded=False, model=message.model or "", fitted=True)
     head = Head(f"msg_{request_id}", served.spec.name)
     tell = partial(_tell, head, streamed=bool(message.stream))
     return Call([question], 1, bool(message.stream), tell, in_body)

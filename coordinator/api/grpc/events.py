@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
+from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.requests import events
-from numoe.coordinator.requests.request import GenerationRequest
+from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
 from numoe.v1 import generation_pb2
 
 _FINISH_REASONS = {
@@ -28,19 +30,20 @@ class EventFields(TypedDict, total=False):
 
 def event_fields(
     event: events.Accepted | events.PromptProgress | events.Resumed | events.Delta | events.Finished,
-    request: GenerationRequest,
-    max_tokens: int,
+    answer: Answer,
+    parts: Sequence[AnswerPart],
     *,
     logprobs: bool,
 ) -> EventFields:
-    """The message of one event of `request`, which may draw `max_tokens`."""
+    """The message of one event of an answer; `parts` are what that goes on with at a Delta."""
+    request = answer.request
     match event:
         case events.Accepted():
             accepted = generation_pb2.Accepted(
                 queue_position=event.queue_position,
                 estimated_wait_seconds=event.estimated_wait_seconds,
                 prompt_tokens=len(request.prompt),
-                max_tokens=max_tokens,
+                max_tokens=answer.max_tokens,
                 seed=request.sampling.seed,
             )
             return {"accepted": accepted}
@@ -50,9 +53,14 @@ def event_fields(
             resumed = generation_pb2.Resumed(reason=event.reason, seconds=event.seconds, tokens_again=event.tokens)
             return {"resumed": resumed}
         case events.Delta():
-            return {"delta": _delta(event, logprobs=logprobs)}
+            return {"delta": _delta(parts, _tokens(event, logprobs=logprobs))}
         case events.Finished():
-            return {"finished": _finished(event)}
+            return {"finished": _finished(event, called=answer.called)}
+
+
+def rest_fields(parts: Sequence[AnswerPart]) -> EventFields:
+    """The message of what an answer ends with, behind its last tokens."""
+    return {"delta": _delta(parts, ())}
 
 
 def failed_fields(failure: Failure) -> EventFields:
@@ -60,23 +68,45 @@ def failed_fields(failure: Failure) -> EventFields:
     return {"failed": generation_pb2.Failed(reason=failure.reason, message=failure.message)}
 
 
-def _delta(event: events.Delta, *, logprobs: bool) -> generation_pb2.Delta:
-    tokens = (
+def _tokens(event: events.Delta, *, logprobs: bool) -> Sequence[generation_pb2.Token]:
+    return [
         generation_pb2.Token(id=token_id, logprob=logprob if logprobs else None)
         for token_id, logprob in zip(event.token_ids, event.logprobs, strict=True)
-    )
-    return generation_pb2.Delta(text=event.text, tokens=tokens)
+    ]
 
 
-def _finished(event: events.Finished) -> generation_pb2.Finished:
+def _delta(parts: Sequence[AnswerPart], tokens: Sequence[generation_pb2.Token]) -> generation_pb2.Delta:
+    delta = generation_pb2.Delta(tokens=tokens)
+    for part in parts:
+        match part:
+            case Content():
+                delta.text += part.text
+            case Reasoning():
+                delta.reasoning += part.text
+            case CallBegins():
+                delta.tool_calls.add(index=part.index, id=part.id, name=part.name)
+            case CallArguments():
+                _call_of(delta, part.index).arguments += part.text
+    return delta
+
+
+def _call_of(delta: generation_pb2.Delta, index: int) -> generation_pb2.ToolCallDelta:
+    calls = delta.tool_calls
+    return calls[-1] if calls and calls[-1].index == index else calls.add(index=index)
+
+
+def _finished(event: events.Finished, *, called: bool) -> generation_pb2.Finished:
     usage, timings = event.usage, event.timings
     stop = None
     if isinstance(event.stop_match, str):
         stop = generation_pb2.StopMatch(text=event.stop_match)
     elif event.stop_match is not None:
         stop = generation_pb2.StopMatch(token_id=event.stop_match)
+    reason = _FINISH_REASONS[event.reason]
+    if called and event.reason is events.FinishReason.STOP:
+        reason = generation_pb2.FINISH_REASON_TOOL_CALLS
     return generation_pb2.Finished(
-        reason=_FINISH_REASONS[event.reason],
+        reason=reason,
         stop=stop,
         usage=generation_pb2.Usage(
             prompt_tokens=usage.prompt_tokens,

@@ -15,10 +15,10 @@ from numoe.coordinator.api.answering import Answer, detokenize, submit, tokenize
 from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
 from numoe.coordinator.api.failures import ToldError, describe_failure
 from numoe.coordinator.api.grpc.calls import Context, headers_of
-from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields
+from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields, rest_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
-from numoe.coordinator.requests.events import Failed
+from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.requests.request_end import Asker, Report
 from numoe.protos.errors import InvalidRequest, QueueFull
 from numoe.v1 import generation_pb2, generation_pb2_grpc
@@ -83,8 +83,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     failure = describe_failure(event.error, request.request_id)
                     yield request.request_id, failed_fields(failure)
                     raise ToldError(failure)
-                fields = event_fields(event, request, answer.max_tokens, logprobs=message.response.logprobs)
-                yield request.request_id, fields
+                parts = answer.read(event)
+                if isinstance(event, Finished) and parts:
+                    yield request.request_id, rest_fields(parts)
+                yield request.request_id, event_fields(event, answer, parts, logprobs=message.response.logprobs)
 
     async def _submit(self, asker: Asker, message: QuestionMessage, context: Context) -> Answer:
         served = self._source()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from numoe.coordinator.api.answering import Question, Text, TokenIds
-from numoe.coordinator.api.conversation import Conversation, Turn
+from numoe.coordinator.api.conversation import Conversation
+from numoe.coordinator.api.grpc.conversations import read_conversation
 from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
@@ -56,7 +57,7 @@ def _prompt(message: QuestionMessage, most_turns: int) -> Text | TokenIds | Conv
     if isinstance(message, generation_pb2.ChatRequest):
         if len(message.messages) > most_turns:
             raise InvalidRequest("messages", f"are {len(message.messages)}; at most {most_turns} fit the context")
-        return Conversation([Turn(turn.role, turn.content) for turn in message.messages])
+        return read_conversation(message)
     match message.WhichOneof("input"):
         case "text":
             return Text(message.text, message.parse_special)
@@ -72,6 +73,8 @@ def in_message(error: InvalidRequest, message: QuestionMessage) -> InvalidReques
     field = error.field
     if root in _STOPPING_FIELDS:
         field = f"stopping.{error.field}"
+    elif root == "thinking_budget":
+        field = "thinking.budget_tokens"
     elif root == "prompt":
         field = _prompt_field(message) + error.field.removeprefix("prompt")
     return InvalidRequest(field, error.problem)

@@ -28,7 +28,7 @@ class ChatChoice:
         self._logprobs: list[TokenLogprob] = []
         self.finished: Finished | None = None
 
-    def read(self, event: Delta | Finished) -> list[AnswerPart]:
+    def read(self, event: Delta | Finished) -> Sequence[AnswerPart]:
         """What an event adds to the answer."""
         if isinstance(event, Finished):
             self.finished = event

@@ -20,6 +20,7 @@ class AnswerView:
 
     def __init__(self) -> None:
         self._text: list[str] = []
+        self._thinking = False
         self.finished: Finished | None = None
         self._pauses: list[Resumed] = []
 
@@ -39,8 +40,8 @@ class AnswerView:
                             bar.show(answer.prompt_progress.done_tokens, answer.prompt_progress.total_tokens)
                         case "delta":
                             bar.close()
-                            self._text.append(answer.delta.text)
-                            console.out(tame(answer.delta.text, console), end="")
+                            self._show_thought(answer.delta.reasoning, console)
+                            self._show_text(answer.delta.text, console)
                             console.file.flush()
                         case "resumed":
                             bar.close()
@@ -48,7 +49,7 @@ class AnswerView:
                         case "finished":
                             self.finished = answer.finished
         except (KeyboardInterrupt, NumoeError):
-            if self.text:
+            if self.text or self._thinking:
                 console.out("")
             raise
         console.out("")
@@ -58,6 +59,21 @@ class AnswerView:
             remarks.print(
                 f"{harmless(pause.reason)}; went on after {pause.seconds:.1f} s, nothing is lost", style="dim"
             )
+
+    def _show_thought(self, thought: str, console: Console) -> None:
+        """Only a person is shown it: a program asked for the answer."""
+        if thought and console.is_terminal:
+            self._thinking = True
+            console.print(
+                tame(thought, console), style="dim", end="", markup=False, highlight=False, emoji=False, soft_wrap=True
+            )
+
+    def _show_text(self, text: str, console: Console) -> None:
+        if text and self._thinking:
+            self._thinking = False
+            console.out("\n")
+        self._text.append(text)
+        console.out(tame(text, console), end="")
 
 
 def tame(text: str, console: Console) -> str:

@@ -137,7 +137,7 @@ class Client:
             said = False
             try:
                 for answer in self._stream(start(patience.timeout_seconds())):
-                    said = said or bool(answer.delta.text)
+                    said = said or bool(answer.delta.text or answer.delta.reasoning)
                     yield answer
                 return
             except CallError as error:

@@ -90,3 +90,9 @@ def test_stop_strings_are_found_across_tokens_that_write_blanks_and_bytes_otherw
     text = AnswerText(scored, (stop,), include_stop=False)
     assert "".join(text.push(token_id, may_stop=True) for token_id in scored.encode("hello world é")) == shown
     assert text.stop_match == stop
+
+
+def test_control_tokens_are_shown_where_that_is_asked_for() -> None:
+    call, end = TOKENIZER.encode("<|im_start|>"), TOKENIZER.encode("<|im_end|>")
+    text = AnswerText(TOKENIZER, (), include_stop=False, shown=frozenset(call))
+    assert [text.push(token_id, may_stop=True) for token_id in (*call, *end)] == ["<|im_start|>", ""]

@@ -34,7 +34,8 @@ def test_a_thought_at_the_beginning_is_reasoning(text: str, parts: list[AnswerPa
 @pytest.mark.parametrize(
     ("beginning", "text", "parts"),
     [
-        (Beginning.IN_THOUGHT, "why</think>so", [Reasoning("why"), Content("so")]),
+        (Beginning.AT_THOUGHT, "\nwhy</think>so", [Reasoning("why"), Content("so")]),
+        (Beginning.IN_THOUGHT, " why</think>so", [Reasoning(" why"), Content("so")]),
         (Beginning.IN_THOUGHT, "why", [Reasoning("why")]),
         (Beginning.IN_CONTENT, " <think>x</think>", [Content(" <think>x</think>")]),
     ],

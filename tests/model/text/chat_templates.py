@@ -65,6 +65,43 @@ QWEN3_LIKE = """
 {%- endif %}
 """
 
+# Llama 3's features: tools as JSON, one call in a turn with arguments as data, results of the role ipython.
+LLAMA3_LIKE = """
+{{- bos_token }}
+{%- if tools %}
+    {{- '<|start_header_id|>system<|end_header_id|>\\n\\nEnvironment: ipython\\n' }}
+    {%- for tool in tools %}{{- tool | tojson(indent=4) + '\\n\\n' }}{%- endfor %}
+    {{- '<|eot_id|>' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\\n\\n' + (message.content | tojson) + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {%- if message.tool_calls | length != 1 %}{{- raise_exception('one call at once') }}{%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n{"name": "' + call.name + '", "parameters": ' }}
+        {{- (call.arguments | tojson) + '}<|eot_id|>' }}
+    {%- else %}
+        {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}
+"""
+# DeepSeek's: arguments are text that is put together with other text, and thoughts are begun by the template.
+DEEPSEEK_LIKE = """
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {{- '<A>' + message.content.split('</think>')[-1] }}
+        {%- for call in message.tool_calls or [] %}
+            {{- call.function.name + ' ' + call.function.arguments }}
+        {%- endfor %}
+    {%- else %}
+        {{- '<U>' + message.content }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<A><think>\\n' }}{%- endif %}
+"""
+
 
 @contextmanager
 def started(source: str) -> Iterator[ChatTemplate]:

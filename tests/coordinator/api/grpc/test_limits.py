@@ -12,9 +12,9 @@ from google.rpc import error_details_pb2
 from grpc._cython.cygrpc import ExecuteBatchError  # type: ignore[import-not-found,unused-ignore]
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.grpc import calls
 from numoe.coordinator.api.grpc.events import EventFields, event_fields
-from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.settings import EngineSettings, ListenSettings, ServeSettings
 from numoe.v1.generation_pb2 import Delta, TokenizeRequest
 from numoe.v1.placement_pb2 import GetPlacementRequest
@@ -108,9 +108,9 @@ async def test_watching_health_takes_nobodys_place() -> None:
 async def test_an_answer_that_is_not_read_ends_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     made = asyncio.Event()
 
-    def wide(event: Any, request: GenerationRequest, *rest: Any, **more: Any) -> EventFields:
-        if request.request_id != "unread":
-            return event_fields(event, request, *rest, **more)
+    def wide(event: Any, answer: Answer, *rest: Any, **more: Any) -> EventFields:
+        if answer.request.request_id != "unread":
+            return event_fields(event, answer, *rest, **more)
         made.set()
         return {"delta": Delta(text="x" * 4_000_000)}  # more than is sent ahead of who reads
 

@@ -41,7 +41,7 @@ async def test_a_message_is_what_openais_api_answers_with_the_same_settings() ->
 
 async def test_thoughts_text_and_calls_are_blocks_whether_they_are_streamed_or_not() -> None:
     async with scripted(CALLING) as (_, client):
-        thinking: Any = {"type": "enabled", "budget_tokens": 1024}
+        thinking: Any = {"type": "adaptive"}
         whole = await client.messages.create(**ASKING, tools=[TOOL], thinking=thinking)
         async with client.messages.stream(**ASKING, tools=[TOOL], thinking=thinking) as stream:
             kinds = [event.type async for event in stream]
