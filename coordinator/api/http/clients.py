@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,18 +13,31 @@ from numoe.protos.errors import InvalidRequest, RequestCancelled
 
 Result = TypeVar("Result")
 
+LONG_BYTES = 1 << 20
 LENGTH = "content-length"  # the field that is at fault where a body is too long
 
 
-async def receive_body(request: Request, most_bytes: int, seconds: float) -> bytes:
-    """A body. Raises InvalidRequest where it is longer or takes longer, RequestCancelled where the client is gone."""
-    body = bytearray()
+def ignore_length() -> None:
+    """A body may be as long as any."""
+
+
+async def receive_body(
+    request: Request, most_bytes: int, seconds: float, when_long: Callable[[], None] = ignore_length
+) -> bytes:
+    """A body; `when_long` is called once it has more than LONG_BYTES, and may raise.
+
+    Raises InvalidRequest where it is longer or takes longer, RequestCancelled where the client is gone.
+    """
+    body, is_long = bytearray(), False
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 body += part
                 if len(body) > most_bytes:
                     raise InvalidRequest(LENGTH, f"the body takes more than {most_bytes} bytes")
+                if not is_long and len(body) > LONG_BYTES:
+                    is_long = True
+                    when_long()
     except TimeoutError as error:
         raise InvalidRequest("body", f"did not come within {seconds:g} s") from error
     except ClientDisconnect as error:

@@ -38,6 +38,7 @@ BODY_SECONDS = 20.0  # for it to come
 PING_SECONDS = 15.0  # of silence, after which a stream says that it lives; proxies give up after 30 or 60
 # Calls at once, of 256 connections: health checks and pages find room beside them. The engine's queue is shorter.
 CALLS = 160
+LONG_BODIES = 16  # of more than LONG_BYTES, held in memory at once
 RETRY_SECONDS = 1.0  # told where all places are taken; an answer takes seconds
 
 Make = Callable[[bytes, ServedModel], Coroutine[Any, Any, object]]
@@ -50,7 +51,8 @@ class Inference:
     def __init__(self, source: ModelSource, report: Report) -> None:
         """`report` is told of requests that are refused; of accepted ones the engine tells."""
         self._source, self._report = source, report
-        self._places = Places("calls are being answered", lambda told: QueueFull(told, RETRY_SECONDS))
+        self._places = Places("calls are being answered", _come_back)
+        self._long_places = Places("calls with long bodies are being answered", _come_back)
 
     def generating(self, path: str, dialect: Dialect) -> Answer:
         """What answers at a path where text is generated."""
@@ -60,8 +62,7 @@ class Inference:
             asker = name_asker(_client_of(request), path, "", headers)
             with refusals_told(asker, self._report):
                 check_request_id("", headers)
-                self._take_place()
-                body = await receive_body(request, BODY_BYTES, BODY_SECONDS)
+                body = await self._receive(request)
             response = await while_connected(request.receive, self._generate(asker, body, dialect))
             response.headers[REQUEST_ID] = asker.request_id
             return response
@@ -72,8 +73,7 @@ class Inference:
         """What answers with something that is made of a body, and needs no worker."""
 
         async def answer(request: Request) -> Response:
-            self._take_place()
-            body = await receive_body(request, BODY_BYTES, BODY_SECONDS)
+            body = await self._receive(request)
             return json_answer(await while_connected(request.receive, make(body, self._source())))
 
         return _told_in(dialect, answer)
@@ -86,9 +86,11 @@ class Inference:
 
         return _told_in(dialect, answer)
 
-    def _take_place(self) -> None:
+    async def _receive(self, request: Request) -> bytes:
+        """The body of a call that has a place."""
         try:
             self._places.take(CALLS)
+            return await receive_body(request, BODY_BYTES, BODY_SECONDS, lambda: self._long_places.take(LONG_BODIES))
         except QueueFull:
             self._source().engine.counts.note_rejected()
             raise
@@ -194,6 +196,10 @@ def _told_in(dialect: Dialect, answer: Answer) -> Answer:
             return response
 
     return told
+
+
+def _come_back(told: str) -> QueueFull:
+    return QueueFull(told, RETRY_SECONDS)
 
 
 def _client_of(request: Request) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from numoe.coordinator.api.http import inference
+from numoe.coordinator.api.http import clients, inference
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from tests.coordinator.api.grpc.grpc_serving import fake_workers, running_server, settings_of, until
@@ -172,6 +172,20 @@ async def test_bodies_are_bounded_in_length_and_in_time(monkeypatch: pytest.Monk
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert b"did not come within 0.1 s" in await reader.read()
         writer.close()
+
+
+async def test_long_bodies_are_held_for_few_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "LONG_BODIES", 1)
+    long = ENDLESS | {"user": "x" * (clients.LONG_BYTES + 1)}
+    gate = Gate(number=1)
+    async with running_server(fake_workers(before_collect=gate)) as running:
+        http = running.ready.http
+        first = asyncio.create_task(post(http, CHAT, long))
+        await gate.reached.wait()
+        refused = await post(http, CHAT, long)
+        gate.open()
+        assert (refused.status, (await post(http, CHAT, ENDLESS)).status, (await first).status) == (429, 200, 200)
+        assert (await post(http, CHAT, long)).status == 200
 
 
 async def test_the_log_knows_a_request_by_its_clients_id_and_trace() -> None:
