@@ -48,8 +48,12 @@ class ListenSettings:
     """Host and port to listen on, or unix:PATH; port 0 takes a free one."""
 
     http_address: str | None = None
-    """Host and port of the operators' page, its actions, health and metrics over HTTP, or off; port 0 takes a free one.
-    Default: 127.0.0.1 and the port after --address's; off where that has none."""
+    """Host and port of HTTP, or off: OpenAI's and Anthropic's APIs, the operators' page, health and metrics; port 0
+    takes a free one. Default: 127.0.0.1 and the port after --address's; off where that has none."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origin of a page elsewhere that may ask the model over HTTP, as in https://chat.example, or * for any. May be
+    given several times. Default: browsers act from the operators' page only."""
 
     insecure: bool = False
     """Listen beyond loopback although nothing is encrypted and nobody is asked for a key."""

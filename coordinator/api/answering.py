@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from numoe.coordinator.api.conversation import Conversation, check_conversation
-from numoe.coordinator.api.encoding import TOKENIZED_BYTES, Checkpoint, Encoder, byte_length, work_apart
-from numoe.coordinator.api.prompts import Rendered, encode_rendered, encode_text, render_conversation
+from numoe.coordinator.api.encoding import (
+    DETOKENIZED_IDS,
+    TOKENIZED_BYTES,
+    Checkpoint,
+    Encoder,
+    byte_length,
+    work_apart,
+)
+from numoe.coordinator.api.prompts import Rendered, decode, encode_rendered, encode_text, render_conversation
 from numoe.coordinator.api.reading import reader_of, shown_tokens, thought_limit
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.requests.events import Delta, Event, Finished
@@ -24,6 +32,8 @@ from numoe.model.chat.parts import AnswerPart, Content
 from numoe.model.chat.reader import AnswerReader
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
+
+SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that multiples of it are all different
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,7 @@ class Question:
     request: GenerationRequest  # without the prompt's tokens
     seeded: bool  # whether the client gave the seed in `request`; else one is drawn
     model: str = ""  # which model the client expects; "": whichever is served
+    fitted: bool = False  # whether max_tokens may be more than the context leaves room for: then so many are drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +98,13 @@ async def submit(question: Question, served: ServedModel) -> Answer:
         QueueFull, Unavailable: not now; asked before anything is encoded.
         DeadlineExceeded: encoding took too long.
     """
-    if question.model and question.model != served.spec.name:
-        raise InvalidRequest("model", f"is {question.model!r}; this service serves {served.spec.name!r}")
+    [answer] = await submit_choices(question, 1, served)
+    return answer
+
+
+async def submit_choices(question: Question, choices: int, served: ServedModel) -> list[Answer]:
+    """Encode the prompt once, and queue so many requests with it: all, or none. Raises as `submit` does."""
+    check_model(question.model, served)
     served.engine.refuse_if_closed_or_full()  # which costs nothing; encoding does
     prompt = await _encode(question, served)
     request = replace(
@@ -98,8 +114,32 @@ async def submit(question: Question, served: ServedModel) -> Answer:
         thought=prompt.thought,
         shown_tokens=prompt.shown_tokens,
     )
-    generation = served.engine.submit(request)
-    return Answer(request, token_budget(request, served.limits), generation, prompt.reader)
+    if question.fitted and request.max_tokens is not None:
+        room = max(1, served.limits.context_tokens - len(request.prompt))
+        request = replace(request, max_tokens=min(request.max_tokens, room))
+    answers: list[Answer] = []
+    try:
+        for number in range(choices):
+            one = replace(request, sampling=_sampling_of_choice(request.sampling, number))
+            generation = served.engine.submit(one)
+            answers.append(Answer(one, token_budget(one, served.limits), generation, prompt.new_reader()))
+    except BaseException:
+        for answer in answers:
+            answer.generation.cancel()
+        raise
+    return answers
+
+
+async def count_prompt(question: Question, served: ServedModel) -> int:
+    """How many tokens the prompt has. Raises as `submit` does, but of the queue."""
+    check_model(question.model, served)
+    return len((await _encode(question, served)).token_ids)
+
+
+def check_model(name: str, served: ServedModel) -> None:
+    """Raises InvalidRequest where a client expects another model than the one that is served; "": it expects none."""
+    if name and name != served.spec.name:
+        raise InvalidRequest("model", f"is {name!r:.100}; this service serves {served.spec.name!r}, and no other")
 
 
 async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, deadline: float | None) -> list[int]:
@@ -119,6 +159,26 @@ async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, 
         return await work_apart(work, len(text), deadline)
     except InvalidRequest as error:
         raise InvalidRequest("text", error.problem) from error
+
+
+async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | None) -> str:
+    """The text of some tokens; `deadline` in time.monotonic().
+
+    Raises:
+        InvalidRequest: there are too many ids, or one is outside the vocabulary.
+        DeadlineExceeded: it took too long.
+    """
+    if len(ids) > DETOKENIZED_IDS:
+        raise InvalidRequest("ids", f"has {len(ids)} ids; at most {DETOKENIZED_IDS} are decoded in one call")
+    last = served.spec.vocabulary - 1
+    if min(ids, default=0) < 0 or max(ids, default=0) > last:
+        index, token_id = next((i, t) for i, t in enumerate(ids) if not 0 <= t <= last)
+        raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {last}")
+
+    def work(checkpoint: Checkpoint) -> str:
+        return decode(served.tokenizer, ids, checkpoint)
+
+    return await work_apart(work, len(ids), deadline)
 
 
 async def render(served: ServedModel, conversation: Conversation, deadline: float | None) -> str:
@@ -142,7 +202,7 @@ class _Prompt:
     """A prompt that is ready to be run."""
 
     token_ids: Sequence[int]
-    reader: AnswerReader | None = None
+    new_reader: Callable[[], AnswerReader | None] = lambda: None
     thought: ThoughtLimit | None = None
     shown_tokens: frozenset[int] = frozenset()
 
@@ -166,10 +226,10 @@ async def _encode(question: Question, served: ServedModel) -> _Prompt:
         if isinstance(prompt, Text):
             return _Prompt(encode_text(encoder, prompt.text, special=prompt.parse_special))
         rendered = _render(prompt, served, encoder)
-        reader = reader_of(prompt, served.formats, rendered.beginning)
+        new_reader = partial(reader_of, prompt, served.formats, rendered.beginning)
         thought = thought_limit(prompt, served.formats, served.tokenizer, rendered.beginning)
         shown = shown_tokens(prompt, served.formats, served.tokenizer)
-        return _Prompt(encode_rendered(encoder, rendered), reader, thought, shown)
+        return _Prompt(encode_rendered(encoder, rendered), new_reader, thought, shown)
 
     return await work_apart(work, characters, deadline)
 
@@ -183,3 +243,8 @@ def _render(conversation: Conversation, served: ServedModel, encoder: Encoder) -
 
 def _seeded(request: GenerationRequest) -> Sampling:
     return replace(request.sampling, seed=secrets.randbits(64))
+
+
+def _sampling_of_choice(sampling: Sampling, number: int) -> Sampling:
+    """That of one of several answers to a prompt: the first one has the request's own seed, no two have the same."""
+    return replace(sampling, seed=(sampling.seed + number * SEED_STRIDE) % 2**64)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.requests.request import RequestLimits
+from numoe.coordinator.requests.suggested_sampling import AS_LEARNED
 from numoe.coordinator.workers.placement import Workers
 from numoe.model.architectures.spec import ModelSpec
 from numoe.model.chat.formats import PLAIN, Formats
 from numoe.model.text.chat_template import ChatTemplate
 from numoe.model.text.tokenizer import Tokenizer
+from numoe.protos.messages import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class ServedModel:
     workers: Workers
     engine: Engine
     formats: Formats = PLAIN
+    suggested_sampling: Sampling = AS_LEARNED  # by the model's makers, where a protocol leaves the choice to a service
 
     @property
     def limits(self) -> RequestLimits:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from numoe.coordinator.api.grpc.server import GrpcServer
+from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.server import HttpServer
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.operations.operations import Operations
@@ -36,7 +37,8 @@ class Doors:
         """`loading` tells how far loading is; `report` is told of requests that are refused."""
         self._grpc = GrpcServer(settings, source, operations, report)
         http = http_address(settings)
-        self._http = HttpServer(http, operations, loading) if http else None
+        inference = Inference(source, report)
+        self._http = HttpServer(http, operations, loading, inference, settings.cors_origins) if http else None
 
     async def open(self) -> Addresses:
         """Listen, not serving yet. Raises AddressInUse or SetupError, with every door shut."""

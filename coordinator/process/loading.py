@@ -10,9 +10,10 @@ from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.hub.models import FoundModel, fetch_model, find_model, model_heads
 from numoe.coordinator.hub.names import HubName
-from numoe.coordinator.machine.model_file import read_model
+from numoe.coordinator.machine.model_file import read_metadata, read_model
 from numoe.coordinator.machine.planning import plan_this_machine
 from numoe.coordinator.progress import LoadProgress
+from numoe.coordinator.requests.suggested_sampling import suggested_sampling
 from numoe.coordinator.settings import ServeSettings
 from numoe.coordinator.stages.own_layers import load_layers
 from numoe.coordinator.workers.placement import Workers
@@ -31,7 +32,8 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
     timeout = settings.workers.step_timeout_seconds
     experts = routed_experts(spec)
     engine = Engine(workers, tokenizer, settings.engine, experts=experts, step_timeout_seconds=timeout)
-    return ServedModel(spec, tokenizer, template, workers, engine, find_formats(template))
+    suggested = suggested_sampling(read_metadata(path, settings))
+    return ServedModel(spec, tokenizer, template, workers, engine, find_formats(template), suggested)
 
 
 def _start(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress: LoadProgress) -> Workers:

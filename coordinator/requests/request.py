@@ -64,6 +64,12 @@ def check_request(request: GenerationRequest, limits: RequestLimits) -> None:
         raise InvalidRequest(field_name, message)
 
 
+def check_sampling(sampling: Sampling) -> None:
+    """Raises InvalidRequest naming the first field at fault."""
+    for field_name, message in _sampling_faults(sampling):
+        raise InvalidRequest(field_name, message)
+
+
 def check_prompt_length(tokens: int, limits: RequestLimits) -> None:
     """Raises InvalidRequest for a prompt of so many tokens, before anything is made of it."""
     for field_name, message in _prompt_length_faults(tokens, limits):

@@ -103,11 +103,23 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "model/chat",
         *PLANNED,
     ),
+    "coordinator/api/openai": (
+        "coordinator/requests",
+        "coordinator/engine",
+        "coordinator/api",
+        "model/text",
+        "model/chat",
+        "protos",
+    ),
+    "coordinator/api/anthropic": ("coordinator/requests", "coordinator/api", "model/chat", "protos"),
     "coordinator/api/http": (
         "coordinator",
+        "coordinator/requests",
         "coordinator/engine",
         "coordinator/operations",
         "coordinator/api",
+        "coordinator/api/openai",
+        "coordinator/api/anthropic",
         "protos",
     ),
     "coordinator/api/grpc": (

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
-from numoe.coordinator.api.answering import Answer, submit, tokenize
+from numoe.coordinator.api.answering import Answer, detokenize, submit, tokenize
 from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
-from numoe.coordinator.api.encoding import DETOKENIZED_IDS, Checkpoint, work_apart
 from numoe.coordinator.api.failures import ToldError, describe_failure
 from numoe.coordinator.api.grpc.calls import Context, headers_of
 from numoe.coordinator.api.grpc.events import EventFields, event_fields, failed_fields, rest_fields
 from numoe.coordinator.api.grpc.questions import QuestionMessage, in_message, read_question
-from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
 from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.requests.request_end import Asker, Report
@@ -63,15 +61,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Detokenize(  # noqa: N802
         self, request: generation_pb2.DetokenizeRequest, context: Context
     ) -> generation_pb2.DetokenizeResponse:
-        served, ids = self._source(), request.ids
-        if len(ids) > DETOKENIZED_IDS:
-            raise InvalidRequest("ids", f"has {len(ids)} ids; at most {DETOKENIZED_IDS} are decoded in one call")
-        _check_ids(ids, served.spec.vocabulary)
-
-        def work(checkpoint: Checkpoint) -> str:
-            return decode(served.tokenizer, ids, checkpoint)
-
-        return generation_pb2.DetokenizeResponse(text=await work_apart(work, len(ids), _deadline(context)))
+        text = await detokenize(self._source(), request.ids, _deadline(context))
+        return generation_pb2.DetokenizeResponse(text=text)
 
     async def _answer(
         self, method: str, message: QuestionMessage, context: Context
@@ -129,9 +120,3 @@ def _deadline(context: Context) -> float | None:
     """When the client gives up, in time.monotonic(); None: never."""
     remaining: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
     return None if remaining is None else time.monotonic() + remaining
-
-
-def _check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    if max(ids, default=0) >= vocabulary:
-        index, token_id = next((index, token_id) for index, token_id in enumerate(ids) if token_id >= vocabulary)
-        raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {vocabulary - 1}")

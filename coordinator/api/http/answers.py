@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.failures import Failure, FailureKind, describe_failure
+from numoe.coordinator.api.http.clients import LENGTH, receive_body
 from numoe.coordinator.api.http.guard import JSON
 from numoe.protos.errors import InvalidRequest
 
-BODY_BYTES = 4096
+BODY_BYTES = 4096  # of an action
 BODY_SECONDS = 5.0  # for it to come
-GONE = 499  # as nginx logs a client that did not wait for its answer
 
 Answer = Callable[[Request], Awaitable[Response]]
 Order = TypeVar("Order")
@@ -29,12 +28,16 @@ STATUSES: dict[FailureKind, int] = {
     FailureKind.INVALID: 400,
     FailureKind.FULL: 429,
     FailureKind.LATE: 504,
-    FailureKind.CANCELLED: 499,
+    FailureKind.CANCELLED: 499,  # as nginx logs a client that did not wait for its answer
     FailureKind.UNSUPPORTED: 409,
     FailureKind.UNAVAILABLE: 503,
     FailureKind.DAMAGED: 500,
     FailureKind.INTERNAL: 500,
 }
+# Where text is generated: what a client must mend, by the field that is at fault. Clients of OpenAI's API ask again
+# after 409, which would not help a model that has no template.
+_OF_FIELDS = {"model": 404, LENGTH: 413}
+_GENERATING = STATUSES | {FailureKind.UNSUPPORTED: 400}
 
 
 def json_answer(content: object, status: int = 200) -> Response:
@@ -47,14 +50,23 @@ def refusal(status: int, reason: str, message: str) -> Response:
     return json_answer({"error": {"reason": reason, "message": message}}, status)
 
 
+def status_of(failure: Failure) -> int:
+    """The status of a failure where text is generated."""
+    status = _GENERATING[failure.kind]
+    return _OF_FIELDS.get(failure.field, status) if failure.kind is FailureKind.INVALID else status
+
+
+def retry_after(failure: Failure) -> dict[str, str]:
+    """The header that tells when to come back, if that helps."""
+    return {} if failure.retry_seconds is None else {"retry-after": str(math.ceil(failure.retry_seconds))}
+
+
 def guarded(answer: Answer) -> Answer:
     """The same answer, with errors told in HTTP."""
 
     async def told(request: Request) -> Response:
         try:
             return await answer(request)
-        except ClientDisconnect:
-            return Response(status_code=GONE)  # nobody reads it
         except Exception as error:
             return _failed(describe_failure(error))
 
@@ -64,22 +76,13 @@ def guarded(answer: Answer) -> Answer:
 def _failed(failure: Failure) -> Response:
     error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
     answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
-    if failure.retry_seconds is not None:
-        answer.headers["retry-after"] = str(math.ceil(failure.retry_seconds))
+    answer.headers.update(retry_after(failure))
     return answer
 
 
 async def read_order(request: Request, kind: type[Order]) -> Order:
-    """The body of an action. Raises InvalidRequest, ClientDisconnect."""
-    body = b""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > BODY_BYTES:
-                    raise InvalidRequest("body", f"takes more than {BODY_BYTES} bytes")
-    except TimeoutError as error:
-        raise InvalidRequest("body", f"did not come within {BODY_SECONDS:g} s") from error
+    """The body of an action. Raises InvalidRequest, RequestCancelled."""
+    body = await receive_body(request, BODY_BYTES, BODY_SECONDS)
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

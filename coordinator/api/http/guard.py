@@ -3,7 +3,7 @@
 Guarantees, as no keys are asked for yet and so whoever reaches the address is an operator:
 
     another site's page reads nothing, since no answer says that it may, and acts on nothing: an action takes JSON from
-    this origin, or from a program that is no browser;
+    this origin, or from a program that is no browser; nor has it text generated, unless --cors-origins names it;
     a name that was made to point here (DNS rebinding) is not served: Host must be an IP address, localhost, this
     machine's own name, or the name that the service was told to listen on.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 JSON = "application/json"
+ANY_ORIGIN = "*"
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -74,14 +75,23 @@ def is_own_host(host: str, names: frozenset[str]) -> bool:
 
 def why_refused(headers: Mapping[str, str]) -> str:
     """Why an action with these headers (names in lower case) is refused; "" if it is not."""
+    if why := why_foreign(headers):
+        return why
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "" if kind == JSON else f"found the content type {kind[:50]!r}, expected {JSON}"
+
+
+def why_foreign(headers: Mapping[str, str], allowed: Collection[str] = ()) -> str:
+    """Why something with these headers comes from another site's page, and none of `allowed`; "": it does not."""
     origin, host = headers.get("origin"), headers.get("host", "")
+    if origin is not None and (origin in allowed or ANY_ORIGIN in allowed):
+        return ""
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"found the origin {origin[:100]!r}, expected the page of this service, at {host[:100]!r}"
     site = headers.get("sec-fetch-site")
     if site not in (None, "same-origin"):
         return f"a browser says that this comes from a {site[:20]} page, expected one of this service"
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return "" if kind == JSON else f"found the content type {kind[:50]!r}, expected {JSON}"
+    return ""
 
 
 def _is_ip(name: str) -> bool:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from numoe.protos.errors import Unavailable
+from numoe.protos.errors import NumoeError, Unavailable
 
 
 class Places:
     """Counts the requests that are being answered; used in the event loop that serves."""
 
-    def __init__(self, what: str) -> None:
-        """`what` they do, after a number: "pages are open"."""
-        self._what = what
+    def __init__(self, what: str, error: Callable[[str], NumoeError] = Unavailable) -> None:
+        """`what` they do, after a number: "pages are open"; `error` is raised where there is no place."""
+        self._what, self._error = what, error
         self._taken: set[asyncio.Task[object]] = set()
 
     def take(self, most: int) -> None:
-        """Take one of so many places until the task that answers has ended. Raises Unavailable: there is none."""
+        """Take one of so many places until the task that answers has ended; raises the error if there is none."""
         if len(self._taken) >= most:
-            raise Unavailable(f"{most} {self._what} already, which is the most; try again when one has ended")
+            raise self._error(f"{most} {self._what} already, which is the most; try again when one has ended")
         task = asyncio.current_task()
         assert task is not None, "uvicorn answers each request in a task of its own"
         self._taken.add(task)

@@ -7,24 +7,29 @@ and beyond loopback the service listens with --insecure only. What operates is g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
-from numoe.coordinator.api.http.guard import JSON, why_refused
+from numoe.coordinator.api.http.asked import Asked
+from numoe.coordinator.api.http.guard import JSON, why_foreign, why_refused
 from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
 from numoe.coordinator.api.http.places import Places
 from numoe.coordinator.api.http.stream import EVENT_STREAM, PartEncoder, events, whole
+from numoe.coordinator.api.openai import llama_server
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 from numoe.coordinator.ration import Ration
@@ -34,6 +39,8 @@ _log = structlog.get_logger()
 
 VIEWERS = 64  # of the stream at once: each takes a connection, and 60 kB a second while all is busy
 ACTIONS = 8  # under way at once, so that bodies that never come take no more connections
+FOREIGN = "FOREIGN_ORIGIN"
+ANY_HEADER = "*"
 PAGE = Path(__file__).parent / "page"
 
 
@@ -41,6 +48,7 @@ class Role(StrEnum):
     """What a route does."""
 
     OPEN = "open"  # tells whether the service lives, and nothing else
+    INFER = "infer"  # asks the model, or about it
     OBSERVE = "observe"
     OPERATE = "operate"
 
@@ -76,6 +84,15 @@ class Views:
             state = self._loading().state
         return json_answer({"state": state}, 200 if state == "serving" else 503)
 
+    async def health(self, request: Request) -> Response:
+        """The same in llama-server's words."""
+        try:
+            state = self._source().state
+        except Unavailable:
+            state = None
+        status, told = llama_server.health_of(state)
+        return json_answer(told, status)
+
     async def metrics(self, request: Request) -> Response:
         """What Prometheus reads, while the model is loaded too: a service that loads is not one that is down."""
         encode, content_type = negotiate(request.headers.get("accept", ""))
@@ -104,12 +121,15 @@ class Views:
         return RedirectResponse("/ops/")
 
 
-def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
+def route_table(views: Views, actions: Actions, asked: Asked) -> tuple[HttpRoute, ...]:
     """All routes but the page's files, which lie below /ops/ and need to observe."""
     return (
         HttpRoute(Role.OPEN, "GET", "/livez", views.livez),
         HttpRoute(Role.OPEN, "GET", "/readyz", views.readyz),
+        HttpRoute(Role.OPEN, "GET", "/health", views.health),
         HttpRoute(Role.OPEN, "GET", "/", views.to_page),
+        *(HttpRoute(Role.INFER, method, path, answer) for (method, path), answer in asked.answers.items()),
+        HttpRoute(Role.OBSERVE, "GET", "/slots", asked.slots),
         HttpRoute(Role.OBSERVE, "GET", "/metrics", views.metrics),
         HttpRoute(Role.OBSERVE, "GET", "/ops/stream", views.stream),
         HttpRoute(Role.OBSERVE, "GET", "/ops/status", views.status),
@@ -120,17 +140,35 @@ def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
     )
 
 
-def application(table: tuple[HttpRoute, ...]) -> Starlette:
-    """The routes of the table and the page's files."""
+def application(table: tuple[HttpRoute, ...], origins: Collection[str] = ()) -> Starlette:
+    """The routes of the table and the page's files; `origins`: of pages elsewhere that may ask the model."""
     places = Places("actions are under way")
-    routes = [Route(one.path, _allowed(one, places), methods=[one.method]) for one in table]
+    routes = [_served(one, places, origins) for one in table]
     return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
 
 
-def _allowed(route: HttpRoute, places: Places) -> Answer:
-    if route.role is not Role.OPERATE:
-        return guarded(route.answer)
+def _served(route: HttpRoute, places: Places, origins: Collection[str]) -> Route:
+    match route.role:
+        case Role.OPERATE:
+            return Route(route.path, _operating(route, places), methods=[route.method])
+        case Role.INFER if origins:
+            cors = Middleware(CORSMiddleware, origins, [route.method], [ANY_HEADER], expose_headers=[REQUEST_ID])
+            return Route(route.path, _asking(route, origins), methods=[route.method, "OPTIONS"], middleware=[cors])
+        case Role.INFER:
+            return Route(route.path, _asking(route, origins), methods=[route.method])
+        case _:
+            return Route(route.path, guarded(route.answer), methods=[route.method])
 
+
+def _asking(route: HttpRoute, origins: Collection[str]) -> Answer:
+    async def ask(request: Request) -> Response:
+        why = why_foreign(request.headers, origins)
+        return refusal(403, FOREIGN, why) if why else await route.answer(request)
+
+    return ask
+
+
+def _operating(route: HttpRoute, places: Places) -> Answer:
     async def take_place(request: Request) -> Response:
         places.take(ACTIONS)
         return await route.answer(request)
@@ -139,7 +177,7 @@ def _allowed(route: HttpRoute, places: Places) -> Answer:
 
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
-        told = refusal(403, "FOREIGN_ORIGIN", why) if why else await answer(request)
+        told = refusal(403, FOREIGN, why) if why else await answer(request)
         left_out = ration.facts(told.status_code)
         if left_out is not None:
             client = request.client and f"{request.client.host}:{request.client.port}"

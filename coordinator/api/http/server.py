@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import uvicorn
 
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.http.actions import Actions
+from numoe.coordinator.api.http.asked import Asked
 from numoe.coordinator.api.http.connection import CONNECTIONS, Connection
 from numoe.coordinator.api.http.guard import Guard, own_names
+from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.routes import Views, application, route_table
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
@@ -30,13 +32,24 @@ FLAG = "--http-address"
 class HttpServer:
     """One listening address."""
 
-    def __init__(self, address: str, source: Callable[[], Operations], loading: Callable[[], Service]) -> None:
-        """`source` raises Unavailable while the model is loaded, of which `loading` tells."""
+    def __init__(
+        self,
+        address: str,
+        source: Callable[[], Operations],
+        loading: Callable[[], Service],
+        inference: Inference,
+        origins: Collection[str] = (),
+    ) -> None:
+        """`source` raises Unavailable while the model is loaded, of which `loading` tells.
+
+        `inference` asks the model; pages of `origins` may have it do so, too.
+        """
         self._address = address
         self._closed = asyncio.Event()
         self._actions = Actions(source)
         self._socket: socket.socket | None = None
-        app = application(route_table(Views(source, loading, self._closed), self._actions))
+        views = Views(source, loading, self._closed)
+        app = application(route_table(views, self._actions, Asked(inference)), origins)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Guard(app, own_names(address)),

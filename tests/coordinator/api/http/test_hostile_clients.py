@@ -79,6 +79,7 @@ def quietly() -> Iterator[None]:
         "GET /ops/stream HTTP/1.1\r\nHOST\r\n\r\n",
         "HEAD /ops/stream HTTP/1.1\r\nHOST\r\n\r\n",
         "POST /ops/actions/abort HTTP/1.1\r\nHOST\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{",
+        "POST /v1/chat/completions HTTP/1.1\r\nHOST\r\ncontent-length: 9\r\n\r\n{",
     ],
 )
 async def test_health_is_answered_whoever_else_holds_connections(said: str) -> None:

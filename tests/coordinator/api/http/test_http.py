@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 from numoe.coordinator.api.failures import FailureKind
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import STATUSES
+from numoe.coordinator.api.http.asked import Asked
 from numoe.coordinator.api.http.guard import HEADERS
+from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Snapshot
@@ -43,12 +45,15 @@ from tests.coordinator.process.test_life import SlowLoad, ignore
 def routes() -> list[tuple[Role, str, str]]:
     actions = Actions(lambda: pytest.fail("asked"))
     views = Views(lambda: pytest.fail("asked"), lambda: pytest.fail("asked"), asyncio.Event())
-    return [(route.role, route.method, route.path) for route in route_table(views, actions)]
+    asked = Asked(Inference(lambda: pytest.fail("asked"), lambda end: pytest.fail("asked")))
+    return [(route.role, route.method, route.path) for route in route_table(views, actions, asked)]
 
 
 async def test_what_operates_is_posted_and_what_only_looks_is_not() -> None:
-    assert all((method == "POST") == (role is Role.OPERATE) for role, method, _ in routes())
-    assert {path for role, _, path in routes() if role is Role.OPEN} == {"/", "/livez", "/readyz"}
+    told = routes()
+    assert all(method == "POST" for role, method, _ in told if role is Role.OPERATE)
+    assert all(method == "GET" for role, method, _ in told if role in (Role.OBSERVE, Role.OPEN))
+    assert {path for role, _, path in told if role is Role.OPEN} == {"/", "/livez", "/readyz", "/health"}
 
 
 async def test_every_action_is_refused_from_another_site_and_every_route_under_another_name() -> None:
@@ -57,6 +62,10 @@ async def test_every_action_is_refused_from_another_site_and_every_route_under_a
         for role, method, path in routes():
             foreign = await ask(http, path, method, b"{}", host="evil.example")
             assert (foreign.status, b"evil.example" in foreign.body) == (421, True), path
+            if role is Role.INFER:
+                for headers in ({"origin": "http://evil.example"}, {"sec_fetch_site": "cross-site"}):
+                    refused = await ask(http, path, method, b"{}", **headers)
+                    assert (refused.status, refused.json["error"]["reason"]) == (403, "FOREIGN_ORIGIN"), path
             if role is Role.OPERATE:
                 for headers in ({"origin": "http://evil.example"}, {"sec_fetch_site": "cross-site"}, {}):
                     sent = {"content_type": "application/json" if headers else "text/plain"} | headers

@@ -1,0 +1,36 @@
+"""How a failure is said in Anthropic's API: {"type": "error", "error": {"type", "message"}, "request_id"}."""
+
+from __future__ import annotations
+
+from numoe.coordinator.api.failures import Failure
+from numoe.protos.errors import InvalidRequest
+
+_TYPES: dict[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def refusal(failure: Failure, status: int) -> dict[str, object]:
+    """The body of an answer that tells of a failure."""
+    error = {"type": _TYPES.get(status, "api_error"), "message": failure.message}
+    return {"type": "error", "error": error, "request_id": failure.request_id or None}
+
+
+def in_body(error: InvalidRequest) -> InvalidRequest:
+    """The same fault under the name that the field has in a body."""
+    field = error.field.removeprefix("sampling.")
+    for ours, theirs in (
+        ("prompt", "messages"),
+        ("stop", "stop_sequences"),
+        ("thinking_budget", "thinking.budget_tokens"),
+    ):
+        if field == ours or field.startswith(f"{ours}["):
+            field = theirs + field.removeprefix(ours)
+    return InvalidRequest(field, error.problem)

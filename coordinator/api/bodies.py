@@ -1,0 +1,43 @@
+"""Reads a request's body in JSON: what is missing, of a wrong type or no JSON is refused by the path of the field."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from numoe.protos.errors import InvalidRequest
+
+Body = TypeVar("Body")
+
+_DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}  # made once for each kind, in a millisecond
+_PLACED = re.compile(r"(?P<problem>.*) - at `(?:key in )?\$\.?(?P<path>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+
+
+def read_body(body: bytes, kind: type[Body]) -> Body:
+    """The body as a msgspec.Struct; fields that it does not know are ignored. Raises InvalidRequest."""
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        raise _misfit(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest("body", f"is no JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("body", "is nested too deep") from error
+
+
+def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
+    if kind not in _DECODERS:
+        _DECODERS[kind] = msgspec.json.Decoder(kind)
+    return _DECODERS[kind]
+
+
+def _misfit(said: str) -> InvalidRequest:
+    """msgspec names a place as `$.messages[...].role`, and of a missing field the object that lacks it."""
+    placed = _PLACED.fullmatch(said)
+    problem, path = (placed["problem"], placed["path"]) if placed else (said, "")
+    if missing := _MISSING.fullmatch(problem):
+        return InvalidRequest(".".join(filter(None, (path, missing["name"]))), "is missing")
+    return InvalidRequest(path or "body", problem[:1].lower() + problem[1:])

@@ -1,0 +1,59 @@
+"""What may be asked of the model over HTTP, by path: OpenAI's API, Anthropic's, and what llama-server has beside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from numoe.coordinator.api.anthropic import errors as anthropic_errors
+from numoe.coordinator.api.anthropic import messages
+from numoe.coordinator.api.http.answers import Answer, json_answer
+from numoe.coordinator.api.http.inference import Inference
+from numoe.coordinator.api.openai import chat, completions, errors, llama_server, models
+from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.api.telling import Dialect, sse
+
+COMMENT = b": the prompt is being run\n\n"  # which every reader of server-sent events skips
+CHAT = Dialect(chat.read_chat, errors.refusal, COMMENT)
+COMPLETIONS = Dialect(completions.read_completion, errors.refusal, COMMENT)
+MESSAGES = Dialect(messages.read_messages, anthropic_errors.refusal, sse(b'{"type":"ping"}', "ping"))
+
+
+class Asked:
+    """The answers, by method and path."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._started = int(time.time())
+        self.answers: Mapping[tuple[str, str], Answer] = {
+            ("GET", "/v1/models"): inference.looking(CHAT, self._models),
+            ("GET", "/v1/models/{name:path}"): inference.looking(CHAT, self._model),
+            ("POST", "/v1/chat/completions"): inference.generating("/v1/chat/completions", CHAT),
+            ("POST", "/v1/completions"): inference.generating("/v1/completions", COMPLETIONS),
+            ("POST", "/v1/messages"): inference.generating("/v1/messages", MESSAGES),
+            ("POST", "/v1/messages/count_tokens"): inference.making(MESSAGES, messages.count_tokens),
+            ("POST", "/tokenize"): inference.making(CHAT, llama_server.tokens_of),
+            ("POST", "/detokenize"): inference.making(CHAT, llama_server.text_of),
+            ("POST", "/apply-template"): inference.making(CHAT, llama_server.prompt_of),
+            ("GET", "/props"): inference.looking(CHAT, _properties),
+        }
+        self.slots = inference.looking(CHAT, _slots)
+
+    def _models(self, request: Request, served: ServedModel) -> Response:
+        return json_answer(models.model_list(served, self._started))
+
+    def _model(self, request: Request, served: ServedModel) -> Response:
+        return json_answer(models.model_of(request.path_params["name"], served, self._started))
+
+
+def _properties(request: Request, served: ServedModel) -> Response:
+    return json_answer(llama_server.properties_of(served))
+
+
+def _slots(request: Request, served: ServedModel) -> Response:
+    """With ?fail_on_no_slot=1 a service whose slots are all taken answers 503."""
+    slots = llama_server.slots_of(served)
+    must_have_one = request.query_params.get("fail_on_no_slot", "0") not in ("", "0")
+    return json_answer(slots, 503 if must_have_one and not llama_server.has_free_slot(slots) else 200)

@@ -1,0 +1,172 @@
+"""/v1/completions: text that goes on where a prompt, or each of several, ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+
+from numoe.coordinator.api.answering import Answer, Question, Text, TokenIds
+from numoe.coordinator.api.bodies import read_body
+from numoe.coordinator.api.failures import Failure
+from numoe.coordinator.api.openai.errors import in_body, refusal
+from numoe.coordinator.api.openai.facts import DONE, Head, TokenLogprob, logprobs_of, timings_of, usage_of
+from numoe.coordinator.api.openai.settings import Settings, choices_of, request_of
+from numoe.coordinator.api.openai.unsupported import check_alternatives, check_completion, check_settings
+from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.api.telling import Call, Teller, sse
+from numoe.coordinator.requests.events import Delta, Finished
+from numoe.model.text.tokenizer import Tokenizer
+from numoe.protos.errors import InvalidRequest
+
+MOST_ANSWERS = 64  # of one call, to all its prompts together: as many as may wait where nobody chose otherwise
+_encode = msgspec.json.Encoder().encode
+
+
+class CompletionBody(Settings, kw_only=True):
+    """What a completion takes."""
+
+    prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
+    """The call that a body asks for. Raises InvalidRequest."""
+    completion = read_body(body, CompletionBody)
+    check_settings(completion)
+    check_alternatives("logprobs", completion.logprobs)
+    choices = choices_of(completion)
+    check_completion(completion.echo, completion.suffix, completion.best_of, choices)
+    prompts = _prompts_of(completion.prompt)
+    if len(prompts) * choices > MOST_ANSWERS:
+        raise InvalidRequest("prompt", f"asks for {len(prompts)} times {choices} answers; at most {MOST_ANSWERS}")
+    request = request_of(completion, completion.max_tokens, served.suggested_sampling, request_id)
+    questions = [
+        Question(prompt, request, seeded=completion.seeded, model=completion.model or "", fitted=True)
+        for prompt in prompts
+    ]
+    head = Head(f"cmpl-{request_id}", served.spec.name)
+    tell = partial(_tell, completion, head, choices, served)
+    return Call(questions, choices, bool(completion.stream), tell, partial(in_body, prompt="prompt"))
+
+
+def _prompts_of(prompt: str | list[str | int | list[int]]) -> list[Text | TokenIds]:
+    """Control tokens that are written in a prompt are such tokens: who completes text writes its template himself."""
+    if isinstance(prompt, str):
+        return [Text(prompt, parse_special=True)]
+    if prompt and all(isinstance(one, int) for one in prompt):
+        return [TokenIds(prompt)]  # type: ignore[arg-type]  # as was just looked at
+    prompts = list[Text | TokenIds]()
+    for index, one in enumerate(prompt):
+        if isinstance(one, int):
+            raise InvalidRequest(f"prompt[{index}]", "is a token id beside prompts; expected all of one kind")
+        prompts.append(Text(one, parse_special=True) if isinstance(one, str) else TokenIds(one))
+    if not prompts:
+        raise InvalidRequest("prompt", "is empty; expected a text, token ids, or a list of them")
+    return prompts
+
+
+def _tell(
+    completion: CompletionBody, head: Head, choices: int, served: ServedModel, answers: Sequence[Answer]
+) -> Teller:
+    logprobs_by = None if completion.logprobs is None else served.tokenizer
+    told = [TextChoice(answer, logprobs_by) for answer in answers]
+    if completion.stream:
+        return CompletionStream(head, told, choices, usage=completion.includes_usage)
+    return WholeCompletion(head, told, choices)
+
+
+class TextChoice:
+    """One answer, as far as it is read."""
+
+    def __init__(self, answer: Answer, logprobs_by: Tokenizer | None) -> None:
+        """`logprobs_by` spells the tokens whose log-probabilities are wanted; None: they are not."""
+        self._request, self._tokenizer = answer.request, logprobs_by
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._offset = 0
+        self.finished: Finished | None = None
+
+    def read(self, event: Delta | Finished) -> None:
+        """Take what an event adds."""
+        if isinstance(event, Finished):
+            self.finished = event
+            return
+        self._text.append(event.text)
+        if self._tokenizer is not None:
+            self._logprobs += logprobs_of(event, self._request, self._tokenizer)
+
+    def take(self, number: int) -> dict[str, Any]:
+        """The choice, with what was read since the last call."""
+        text, self._text = "".join(self._text), []
+        told: dict[str, Any] = {"text": text, "index": number, "logprobs": None}
+        if self._tokenizer is not None:
+            told["logprobs"] = self._take_logprobs()
+        return told | {"finish_reason": self.finished.reason.value if self.finished else None}
+
+    def _take_logprobs(self) -> dict[str, Any]:
+        tokens, self._logprobs = self._logprobs, []
+        *offsets, self._offset = accumulate((len(one.text) for one in tokens), initial=self._offset)
+        return {
+            "tokens": [one.text for one in tokens],
+            "token_logprobs": [one.logprob for one in tokens],
+            "top_logprobs": None,
+            "text_offset": offsets,
+        }
+
+
+class CompletionStream:
+    """Tells answers as chunks."""
+
+    def __init__(self, head: Head, told: Sequence[TextChoice], choices: int, *, usage: bool) -> None:
+        """`choices`: to each prompt; `usage`: whether a last chunk tells it."""
+        self._head = head.of("text_completion") | ({"usage": None} if usage else {})
+        self._told, self._choices, self._usage = told, choices, usage
+
+    def begin(self) -> bytes:
+        return b""
+
+    def add(self, number: int, event: Delta | Finished) -> bytes:
+        choice = self._told[number]
+        choice.read(event)
+        more = {"timings": timings_of(event)} if isinstance(event, Finished) else {}
+        return sse(_encode(self._head | {"choices": [choice.take(number)]} | more))
+
+    def end(self) -> bytes:
+        if not self._usage:
+            return DONE
+        finished = [choice.finished for choice in self._told if choice.finished is not None]
+        return sse(_encode(self._head | {"choices": [], "usage": usage_of(finished, self._choices)})) + DONE
+
+    def fail(self, failure: Failure, status: int) -> bytes:
+        return sse(_encode(refusal(failure, status)))
+
+
+class WholeCompletion:
+    """Tells answers once all of them are finished."""
+
+    def __init__(self, head: Head, told: Sequence[TextChoice], choices: int) -> None:
+        """`choices`: to each prompt."""
+        self._head, self._told, self._choices = head.of("text_completion"), told, choices
+
+    def begin(self) -> bytes:
+        return b""
+
+    def add(self, number: int, event: Delta | Finished) -> bytes:
+        self._told[number].read(event)
+        return b""
+
+    def end(self) -> bytes:
+        finished = [choice.finished for choice in self._told if choice.finished is not None]
+        whole = {"choices": [choice.take(number) for number, choice in enumerate(self._told)]}
+        timings = {"timings": timings_of(finished[0])} if len(finished) == 1 else {}
+        return _encode(self._head | whole | {"usage": usage_of(finished, self._choices)} | timings)
+
+    def fail(self, failure: Failure, status: int) -> bytes:
+        return _encode(refusal(failure, status))

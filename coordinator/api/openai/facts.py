@@ -1,0 +1,81 @@
+"""What answers tell beside their text: usage, times and log-probabilities, in the words of OpenAI and llama-server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from numoe.coordinator.api.telling import sse
+from numoe.coordinator.requests.events import Delta, Finished, Usage
+from numoe.coordinator.requests.request import GenerationRequest
+from numoe.model.text.tokenizer import Tokenizer
+
+DONE = sse(b"[DONE]")  # after the last chunk of a stream
+BUILD = f"numoe-{version('numoe')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every object of one call begins with."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this kind."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": BUILD,  # the same one, with the same seed, means the same bits
+        }
+
+
+def usage_of(answers: Sequence[Finished], choices: int) -> dict[str, Any]:
+    """The usage of all answers together, `choices` to each prompt, which counts once."""
+    usages: list[Usage] = [answer.usage for answer in answers]
+    prompt = sum(usage.prompt_tokens for usage in usages[::choices])
+    completion = sum(usage.completion_tokens for usage in usages)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def timings_of(answer: Finished) -> dict[str, float]:
+    """How long it took, as llama-server says it; waiting in the queue is in none of them."""
+    usage, timings = answer.usage, answer.timings
+    prompt_ms, predicted_ms = timings.prefill_milliseconds, timings.decode_milliseconds
+    return {
+        "cache_n": 0,
+        "prompt_n": usage.prompt_tokens,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": prompt_ms / max(usage.prompt_tokens, 1),
+        "prompt_per_second": timings.prefill_tokens_per_second,
+        "predicted_n": usage.completion_tokens,
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": predicted_ms / max(usage.completion_tokens - 1, 1),
+        "predicted_per_second": timings.decode_tokens_per_second,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A drawn token."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+
+
+def logprobs_of(delta: Delta, request: GenerationRequest, tokenizer: Tokenizer) -> list[TokenLogprob]:
+    """The drawn tokens of a delta, without the one that ends the answer."""
+    ends = request.stop_token_ids | (frozenset() if request.ignore_eos else frozenset(tokenizer.end_ids))
+    return [
+        TokenLogprob(spelled.decode(errors="replace"), spelled, logprob)
+        for token_id, logprob in zip(delta.token_ids, delta.logprobs, strict=True)
+        if token_id not in ends
+        for spelled in (tokenizer.token_bytes(token_id, control=True),)
+    ]

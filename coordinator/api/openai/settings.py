@@ -1,0 +1,116 @@
+"""The fields that chat completions and completions share, and the request to the engine that they make.
+
+What other servers take beside OpenAI's fields is taken under their names. A field that is left out, or null, keeps what
+the model's makers suggest in its file (requests/suggested_sampling.py), or else OpenAI's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from numoe.coordinator.requests.request import (
+    TEMPERATURE_RANGE,
+    GenerationRequest,
+    check_stop_counts,
+)
+from numoe.protos.errors import InvalidRequest
+from numoe.protos.messages import Sampling
+
+MOST_CHOICES = 8  # answers to one prompt
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+
+class StreamOptions(msgspec.Struct, kw_only=True):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True):
+    """The form that the answer has."""
+
+    type: str
+    json_schema: msgspec.Raw | None = None
+
+
+class Settings(msgspec.Struct, kw_only=True):
+    """The shared fields; inherited, as msgspec reads an object into one class."""
+
+    model: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None  # 0 or -1: off
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None  # llama-server's name for it
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None  # -1: any, as of llama-server
+    n: int | None = None
+    max_tokens: int | None = None  # -1: as many as fit, as of llama-server
+    min_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    response_format: ResponseFormat | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a last chunk of a stream tells the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the client gave a seed."""
+        return self.seed not in (None, -1)
+
+
+def choices_of(settings: Settings) -> int:
+    """How many answers are wanted to each prompt. Raises InvalidRequest."""
+    choices = 1 if settings.n is None else settings.n
+    if not 1 <= choices <= MOST_CHOICES:
+        raise InvalidRequest("n", f"is {choices}; expected 1 to {MOST_CHOICES}")
+    return choices
+
+
+def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, request_id: str) -> GenerationRequest:
+    """The request, still without its prompt and who asks. Raises InvalidRequest for too many stops."""
+    stop = [settings.stop] if isinstance(settings.stop, str) else settings.stop or []
+    check_stop_counts(len(stop), len(settings.stop_token_ids or ()))
+    return GenerationRequest(
+        request_id=request_id,
+        prompt=(),
+        sampling=_sampling_of(settings, suggested),
+        max_tokens=None if max_tokens == -1 else max_tokens,
+        min_tokens=settings.min_tokens or 0,
+        stop=tuple(stop),
+        stop_token_ids=frozenset(settings.stop_token_ids or ()),
+        ignore_eos=bool(settings.ignore_eos),
+        include_stop=bool(settings.include_stop_str_in_output),
+    )
+
+
+def _sampling_of(settings: Settings, suggested: Sampling) -> Sampling:
+    given = {name: value for name in _SAMPLING if (value := getattr(settings, name)) is not None}
+    if settings.repeat_penalty is not None:
+        given.setdefault("repetition_penalty", settings.repeat_penalty)
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    if 0.0 < given.get("temperature", 0.0) < TEMPERATURE_RANGE[0]:  # clients say 1e-6 for "hardly any"
+        given["temperature"] = TEMPERATURE_RANGE[0]
+    seed = (settings.seed or 0) % 2**64 if settings.seeded else 0  # OpenAI's is signed
+    return replace(suggested, **given, seed=seed)

@@ -1,0 +1,63 @@
+"""Real clients of OpenAI's and Anthropic's APIs, and README's line of curl, against a real `numoe serve`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from anthropic import Anthropic
+from openai import OpenAI
+
+from tests.system.clients import SERVE_FLAGS
+from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess, serving
+
+README = Path(__file__).parents[2] / "README.md"
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def server(served_model: Path) -> Iterator[ServeProcess]:
+    with serving(served_model.with_name("http-log"), str(served_model), *SERVE_FLAGS) as server:
+        yield server
+
+
+def test_both_clients_get_the_same_answer_streamed_or_not(server: ServeProcess) -> None:
+    given: Any = {"messages": HELLO, "max_tokens": 20, "extra_body": {"temperature": 0}}
+    with OpenAI(api_key="none", base_url=f"{server.http}/v1", timeout=PATIENCE_SECONDS) as client:
+        [model] = client.models.list().data
+        given["model"] = model.id
+        whole = client.chat.completions.create(**given, logprobs=True)
+        stream = client.chat.completions.create(**given, stream=True)
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        again = client.chat.completions.create(**given, n=4)
+    with Anthropic(api_key="none", base_url=server.http, timeout=PATIENCE_SECONDS) as other:
+        message = other.messages.create(**given)
+    content = whole.choices[0].message.content
+    assert content
+    assert {content} == {streamed, *(choice.message.content for choice in again.choices)}
+    assert [block.text for block in message.content if block.type == "text"] == [content]
+    assert whole.choices[0].logprobs is not None
+    logprobs = [one.logprob for one in whole.choices[0].logprobs.content or ()]
+    assert whole.usage is not None
+    ends = whole.choices[0].finish_reason == "stop"  # with a token that is no part of the answer
+    assert len(logprobs) + ends == whole.usage.completion_tokens
+    assert max(logprobs) <= 0
+
+
+def test_the_line_of_curl_in_readme_works_as_it_is_printed(server: ServeProcess) -> None:
+    [line] = re.findall(r"^    (curl .*)$", README.read_text(), re.MULTILINE)
+    curl, url, flag, body = shlex.split(line)
+    assert (curl, flag) == ("curl", "-d")
+    address, path = re.fullmatch(r"(127\.0\.0\.1:50152)(/.*)", url).groups()  # type: ignore[union-attr]
+    assert address == "127.0.0.1:50152"  # what --http-address is by default
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl says of -d
+    with urlopen(Request(f"{server.http}{path}", body.encode(), form), timeout=PATIENCE_SECONDS) as reply:
+        [choice] = json.load(reply)["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] in ("stop", "length")
