@@ -185,6 +185,9 @@ class EngineSettings:
     k_cache_hadamard: bool = False
     """Spread keys over all dimensions of a head before they are stored: q8_0 keys then lose a third as much."""
 
+    prefix_cache: Literal["on", "off"] = "on"
+    """Whether a prompt takes over what earlier requests, whose tokens began alike, left in memory that nobody needs."""
+
     smart_expert_reduction: str | None = None
     """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
     as probable as the first. A request may ask for another. Default: all."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from numoe.coordinator.engine.kv_blocks import BlockPool
+from collections.abc import Iterable
+
+from numoe.coordinator.engine.kv.block_pool import BlockPool
 from numoe.coordinator.engine.queue import RequestQueue
-from numoe.coordinator.engine.scheduler import RunningSequence, SchedulerState, WaitingSequence, schedule, slots
+from numoe.coordinator.engine.scheduling.scheduler import (
+    RunningSequence,
+    Schedule,
+    SchedulerState,
+    WaitingSequence,
+    schedule,
+    slots,
+)
 from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.engine.state import BlockSharing
 from numoe.coordinator.requests.events import Failed
+from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import DeadlineExceeded, WorkerLost
 from numoe.protos.messages import StepLimits
 
@@ -16,11 +27,12 @@ MOST_LOSSES = 3  # of workers in a row, at the same new tokens of a request: it 
 class Batch:
     """Continuous batching between two steps. Not safe for threads: the engine's lock guards it."""
 
-    def __init__(self, limits: StepLimits, prefill_chunk: int, queue_length: int) -> None:
-        self.pool = BlockPool(limits.kv_blocks, limits.block_positions)
-        self.queue = RequestQueue(queue_length, slots(limits))
+    def __init__(self, limits: StepLimits, settings: EngineSettings) -> None:
+        self.pool = BlockPool(limits.kv_blocks, limits.block_positions, caches=settings.prefix_cache == "on")
+        self.queue = RequestQueue(settings.queue_length, slots(limits))
         self.running: list[Sequence] = []  # in order of admission
-        self._limits, self._prefill_chunk = limits, prefill_chunk
+        self._cached_tokens, self._preemptions = 0, 0  # since the start
+        self._limits, self._prefill_chunk = limits, settings.prefill_chunk or limits.step_tokens
 
     @property
     def has_open(self) -> bool:
@@ -46,31 +58,68 @@ class Batch:
 
     def next_work(self, now: float, depth: int) -> list[tuple[Sequence, int]]:
         """Admits what fits, and says which sequence runs how many tokens in the next of `depth` steps at once."""
-        free_slots = slots(self._limits) - len(self.running)
-        state = SchedulerState(
-            running=[RunningSequence(0 if one.is_over else one.pending) for one in self.running],
-            waiting=[
-                WaitingSequence(sequence.pending, self.pool.blocks_for(sequence.positions))
-                for sequence in self.queue.head(free_slots)
-            ],
-            unreserved_blocks=self.pool.unreserved,
-        )
-        decided = schedule(state, self._limits, self._prefill_chunk, depth)
+        self._cached_tokens += sum(sequence.reuse_blocks() for sequence in self.running)
+        head = self.queue.head(slots(self._limits) - len(self.running))
+        decided = schedule(self._look(head), self._limits, self._prefill_chunk, depth)
+        work = [([*self.running, *head][chunk.sequence], chunk.tokens) for chunk in decided.chunks]
+        self._make_room(decided)
         for _ in range(decided.admitted):
             sequence = self.queue.take_first()
-            sequence.admit(self.pool.open(sequence.positions), now)
+            self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self.running.append(sequence)
-        under_way = any(sequence.under_way for sequence in self.running)
-        assert decided.chunks or under_way or not self.has_open, "work is open, but none can be scheduled"
-        return [(self.running[chunk.sequence], chunk.tokens) for chunk in decided.chunks]
+        waits = any(sequence.under_way or sequence.is_over for sequence in (*self.running, *self.queue))
+        assert decided.chunks or waits or not self.has_open, "work is open, but none can be scheduled"
+        return work
+
+    def reserved(self) -> int:
+        """Blocks that are held, or will be soon, by what is at work."""
+        return self.pool.used + sum(max(0, self._reserve(one) - one.blocks.size) for one in self.running)
+
+    def sharing(self) -> BlockSharing:
+        """What requests have of each other's blocks."""
+        return BlockSharing(self.pool.cached, self._cached_tokens, self.pool.evicted, self._preemptions)
+
+    def _reserve(self, sequence: Sequence) -> int:
+        """Blocks for all that is known of it, and one for what it draws next."""
+        pool = self.pool
+        return min(pool.blocks_for(sequence.known) + 1, pool.blocks_for(sequence.positions))
+
+    def _look(self, head: Iterable[Sequence]) -> SchedulerState:
+        """What the schedule depends on; who could take over what another one is about to run waits for it."""
+        promised = set[bytes]()
+        running: list[RunningSequence] = []
+        for one in self.running:
+            pending = 0 if one.is_over or not promised.isdisjoint(one.next_keys()[:1]) else one.pending
+            running.append(RunningSequence(pending, one.sent, one.blocks, self._reserve(one), one.under_way))
+            if self.pool.caches and not one.is_over:
+                promised.update(one.keys_to_run())
+        waiting: list[WaitingSequence] = []
+        for one in head:
+            keys = one.next_keys()
+            found, held = self.pool.find(keys)
+            waits = not promised.isdisjoint(keys[found : found + 1])
+            pending = 0 if waits else one.pending - found * self.pool.block_positions
+            waiting.append(WaitingSequence(pending, self._reserve(one) - held))
+            if self.pool.caches:
+                promised.update(keys[found:])
+        return SchedulerState(running, waiting, self.pool.available)
+
+    def _make_room(self, decided: Schedule) -> None:
+        """Has those that must give their blocks back wait in front of the queue."""
+        for index in decided.preempted:
+            sequence = self.running.pop(index)  # the last one first
+            sequence.preempt()
+            self.queue.put_back(sequence)
+            self._preemptions += 1
 
     def rewind(self, lost: WorkerLost, now: float) -> list[Sequence]:
-        """The workers were lost, with all keys and values: what is at work runs all its tokens again, in its blocks.
+        """The workers were lost, with all keys and values: what is at work runs all its tokens again.
 
         Returns those that fail instead: new tokens of theirs were under way, and that was not the first time.
         """
         for sequence in self.running:
             sequence.rewind(str(lost), now)
+        self.pool.forget()
         failed = [sequence for sequence in self.running if sequence.losses >= MOST_LOSSES and sequence.outcome is None]
         for sequence in failed:
             # One exception each: raised in several tasks, a shared one would gather all their tracebacks.

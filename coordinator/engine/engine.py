@@ -68,9 +68,7 @@ class Engine:
         self.counts = EngineCounts()
         self.events = EventLog()
         self._report: Report = report_to_nobody
-        self._executor = executor
-        self._tokenizer = tokenizer
-        self._settings = settings
+        self._executor, self._tokenizer, self._settings = executor, tokenizer, settings
         context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
         self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
         self._experts, self._reduction = experts, expert_reduction(settings)
@@ -80,7 +78,7 @@ class Engine:
 
         # Guarded by the condition, which tells the thread of every change.
         self._changed = threading.Condition()
-        self._batch = Batch(step, settings.prefill_chunk or step.step_tokens, settings.queue_length)
+        self._batch = Batch(step, settings)
         self._draining = False
         self._stopping = False
         self._restarting = False
@@ -124,7 +122,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
         budget = token_budget(request, self.limits)
-        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, self._experts)
+        block = self._batch.pool.block_positions
+        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, block, self._experts)
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
@@ -191,7 +190,8 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts.total,
                 rejected=self.counts.rejected,
-                kv_blocks_reserved=self._batch.pool.reserved,
+                kv_blocks_reserved=self._batch.reserved(),
+                sharing=self._batch.sharing(),
                 step_began_at=self._step_began_at,
             )
 
@@ -298,7 +298,7 @@ class Engine:
         now = time.monotonic()
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
         for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
-            if sequence.most_run == 0:
+            if sequence.is_new:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
             self.counts.tokens_run_again += sequence.tokens_again(tokens)

@@ -61,6 +61,10 @@ class RequestQueue:
         """Adds a request at the end; `refuse_if_full` has let it pass."""
         self._waiting.append(sequence)
 
+    def put_back(self, sequence: Sequence) -> None:
+        """Adds one in front that was at work before."""
+        self._waiting.appendleft(sequence)
+
     def head(self, count: int) -> list[Sequence]:
         """The first `count` requests, or as many as there are."""
         return list(islice(self._waiting, count))

@@ -43,7 +43,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
-    "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
+    "coordinator/engine/kv": ("protos",),
+    "coordinator/engine/scheduling": ("protos",),
+    "coordinator/engine": (
+        "coordinator",
+        "coordinator/requests",
+        "coordinator/engine/kv",
+        "coordinator/engine/scheduling",
+        "model/text",
+        "protos",
+    ),
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
     "coordinator/profiling": ("model/machine", *PLANNED),

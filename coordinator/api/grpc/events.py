@@ -83,6 +83,7 @@ def _finished(event: events.Finished) -> generation_pb2.Finished:
             completion_tokens=usage.completion_tokens,
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
+            cached_tokens=usage.cached_tokens,
         ),
         timings=generation_pb2.Timings(
             queue_milliseconds=timings.queue_milliseconds,

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numoe.coordinator.engine.kv_blocks import BlockPool, BlockTable
-from numoe.coordinator.engine.scheduler import (
+from numoe.coordinator.engine.kv.block_pool import BlockPool, BlockTable
+from numoe.coordinator.engine.scheduling.scheduler import (
     RunningSequence,
     Schedule,
     ScheduledChunk,
@@ -35,7 +35,6 @@ class Simulated:
     drawn: int = 0
     admitted_at: int = -1
     table: BlockTable | None = None
-    blocks: list[int] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
@@ -44,6 +43,13 @@ class Simulated:
     @property
     def positions(self) -> int:
         return self.prompt + self.answer - 1
+
+    @property
+    def blocks(self) -> list[int]:
+        return [] if self.table is None else self.table.ids.tolist()
+
+    def reserve(self, pool: BlockPool) -> int:
+        return min(pool.blocks_for(self.prompt + self.drawn) + 1, pool.blocks_for(self.positions))
 
 
 @st.composite
@@ -71,21 +77,26 @@ def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
     limits, prefill_chunk, requests = traffic
     pool = BlockPool(limits.kv_blocks, limits.block_positions)
     running: list[Simulated] = []
-    served = 0
-    for step in range(15 + sum(request.prompt + request.answer for request in requests)):
-        waiting = [request for request in requests[served:] if request.arrival <= step]
+    waiting: list[Simulated] = []
+    for step in range(16 + sum(request.prompt + request.answer for request in requests)):
+        waiting += [request for request in requests if request.arrival == step]
         decided = _decide(running, waiting, pool, limits, prefill_chunk)
         _check_limits(decided, running, waiting, pool, limits, prefill_chunk)
-        for request in waiting[: decided.admitted]:
+        first = running[0] if running else None
+        work = [([*running, *waiting][chunk.sequence], chunk.tokens) for chunk in decided.chunks]
+        admitted, waiting = waiting[: decided.admitted], waiting[decided.admitted :]
+        for index in decided.preempted:
+            waiting.insert(0, _preempt(running.pop(index)))
+        for request in admitted:
             request.table = pool.open(request.positions)
-            request.admitted_at = step
-        running += waiting[: decided.admitted]
-        served += decided.admitted
-        _run(decided, running, pool, step)
+            request.admitted_at = step if request.admitted_at < 0 else request.admitted_at
+        running += admitted
+        assert first in [None, *(request for request, _ in work)], "who was admitted first always progresses"
+        _run(work, running, pool)
         running = [request for request in running if not _leaves(request, step)]
     assert not running
-    assert served == len(requests)
-    assert (pool.used, pool.unreserved) == (0, limits.kv_blocks)
+    assert not waiting
+    assert (pool.used, pool.available) == (0, limits.kv_blocks)
     for request in requests:
         assert request.run == list(range(len(request.run)))
         assert request.leaves_after is not None or len(request.run) == request.positions
@@ -96,9 +107,9 @@ def _decide(
     running: list[Simulated], waiting: list[Simulated], pool: BlockPool, limits: StepLimits, prefill_chunk: int
 ) -> Schedule:
     state = SchedulerState(
-        [RunningSequence(request.pending) for request in running],
-        [WaitingSequence(request.prompt, pool.blocks_for(request.positions)) for request in waiting],
-        pool.unreserved,
+        [RunningSequence(one.pending, len(one.run), one.blocks, one.reserve(pool)) for one in running],
+        [WaitingSequence(one.pending, one.reserve(pool)) for one in waiting],
+        pool.available,
     )
     decided = schedule(state, limits, prefill_chunk)
     assert decided == schedule(state, limits, prefill_chunk)
@@ -114,33 +125,44 @@ def _check_limits(
     prefill_chunk: int,
 ) -> None:
     members = [*running, *waiting[: decided.admitted]]
-    chunks = decided.chunks
+    chunks, preempted = decided.chunks, decided.preempted
     assert len(chunks) <= len(members) <= slots(limits) <= limits.sequences
     assert sum(chunk.tokens for chunk in chunks) <= limits.step_tokens
     assert len({chunk.sequence for chunk in chunks}) == len(chunks)
     assert all(1 <= chunk.tokens <= min(prefill_chunk, members[chunk.sequence].pending) for chunk in chunks)
-    decodes = [index for index, request in enumerate(running) if request.pending == 1]
-    assert [chunk.sequence for chunk in chunks[: len(decodes)]] == decodes
-    prompts = [chunk.sequence for chunk in chunks[len(decodes) :]]
-    assert prompts == [index for index in range(len(members)) if index not in decodes][: len(prompts)]
-    assert prompts or len(decodes) == len(running), "the oldest prompt must progress"
-    assert all(index in prompts for index in range(len(running), len(members)))
+    assert not {chunk.sequence for chunk in chunks} & set(preempted)
+    assert list(preempted) == sorted(preempted, reverse=True)
+    assert not (preempted and decided.admitted), "who gave its blocks back must not wait behind who came later"
+    at_work = {chunk.sequence for chunk in chunks}
+    for index, one in enumerate(running):
+        if one.pending == 1 and index not in at_work | set(preempted):  # no block is left that its token needs
+            assert len(one.run) == len(one.blocks) * limits.block_positions
+            assert preempted or pool.available < len(members)
+    runs_at_once = [members[chunk.sequence].pending == 1 for chunk in chunks if chunk.sequence < len(running)]
+    assert runs_at_once == sorted(runs_at_once, reverse=True), "decodes are not first"
+    assert at_work >= set(range(len(running), len(members)))
     assert chunks or not (running or waiting)
-    if decided.admitted < len(waiting):  # the head waits only for want of a slot, tokens or blocks
-        unreserved = pool.unreserved - sum(pool.blocks_for(r.positions) for r in waiting[: decided.admitted])
+    if decided.admitted < len(waiting) and not preempted:  # the head waits only for want of a slot, tokens or blocks
+        needed = sum(max(one.reserve(pool), len(one.blocks)) - len(one.blocks) for one in members)
         full = sum(chunk.tokens for chunk in chunks) == limits.step_tokens or len(members) == slots(limits)
-        assert full or pool.blocks_for(waiting[decided.admitted].positions) > unreserved
+        assert full or waiting[decided.admitted].reserve(pool) > pool.available - needed
 
 
-def _run(decided: Schedule, running: list[Simulated], pool: BlockPool, step: int) -> None:
-    for chunk in decided.chunks:
-        request = running[chunk.sequence]
-        request.run += range(len(request.run), len(request.run) + chunk.tokens)
+def _run(work: list[tuple[Simulated, int]], running: list[Simulated], pool: BlockPool) -> None:
+    for request, tokens in work:
+        request.run += range(len(request.run), len(request.run) + tokens)
         assert request.table is not None
-        request.blocks = request.table.grow(len(request.run)).tolist()
+        request.table.grow(len(request.run))
         request.drawn += request.pending == 0
     owned = [block for request in running for block in request.blocks]
     assert len(owned) == len(set(owned)) == pool.used
+
+
+def _preempt(request: Simulated) -> Simulated:
+    assert request.table is not None
+    request.table.close()
+    request.run.clear()
+    return request
 
 
 def _leaves(request: Simulated, step: int) -> bool:
@@ -154,7 +176,7 @@ def _leaves(request: Simulated, step: int) -> bool:
 
 def test_decodes_run_before_prompts_and_prompts_share_what_is_left_in_order() -> None:
     state = SchedulerState(
-        [RunningSequence(20), RunningSequence(1), RunningSequence(9)], [WaitingSequence(5, 1)], unreserved_blocks=9
+        [RunningSequence(20), RunningSequence(1), RunningSequence(9)], [WaitingSequence(5, 1)], blocks=9
     )
     decided = schedule(state, LIMITS, prefill_chunk=4)
     assert decided == Schedule(0, (ScheduledChunk(1, 1), ScheduledChunk(0, 4), ScheduledChunk(2, 3)))
@@ -162,7 +184,7 @@ def test_decodes_run_before_prompts_and_prompts_share_what_is_left_in_order() ->
 
 def test_a_prompt_is_admitted_into_the_tokens_that_decodes_leave() -> None:
     state = SchedulerState(
-        [RunningSequence(1), RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], unreserved_blocks=9
+        [RunningSequence(1), RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], blocks=9
     )
     assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(
         1, (ScheduledChunk(0, 1), ScheduledChunk(1, 1), ScheduledChunk(2, 6))
@@ -170,13 +192,45 @@ def test_a_prompt_is_admitted_into_the_tokens_that_decodes_leave() -> None:
 
 
 def test_nobody_overtakes_a_head_that_waits_for_blocks() -> None:
-    state = SchedulerState([RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], unreserved_blocks=5)
+    state = SchedulerState([RunningSequence(1)], [WaitingSequence(20, 6), WaitingSequence(3, 1)], blocks=6)
     assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(0, (ScheduledChunk(0, 1),))
+
+
+def test_nobody_is_admitted_into_blocks_that_those_at_work_need_soon() -> None:
+    running = RunningSequence(1, sent=4, blocks=(0,), reserve=3)
+    for free, admitted in ((3, 0), (4, 1)):
+        decided = schedule(SchedulerState([running], [WaitingSequence(3, 2)], free), LIMITS, prefill_chunk=8)
+        assert decided.admitted == admitted
+
+
+def test_a_request_that_takes_over_what_another_one_runs_is_admitted_without_tokens() -> None:
+    state = SchedulerState([RunningSequence(6)], [WaitingSequence(0, 2), WaitingSequence(3, 1)], blocks=9)
+    assert schedule(state, LIMITS, prefill_chunk=8) == Schedule(2, (ScheduledChunk(0, 6), ScheduledChunk(2, 2)))
+
+
+def test_where_blocks_run_out_those_admitted_last_give_theirs_back_but_none_that_workers_use() -> None:
+    decodes = [RunningSequence(1, sent=4 * (1 + index), blocks=range(8 * index, 9 * index + 1)) for index in range(3)]
+    assert schedule(SchedulerState(decodes, [WaitingSequence(1, 1)], 1), LIMITS, prefill_chunk=8) == Schedule(
+        0, (ScheduledChunk(0, 1), ScheduledChunk(1, 1)), (2,)
+    )
+    used = [*decodes[:2], RunningSequence(0, sent=12, blocks=range(16, 19), under_way=True)]
+    assert schedule(SchedulerState(used, [], 0), LIMITS, prefill_chunk=8) == Schedule(0, (ScheduledChunk(0, 1),), (1,))
+
+
+def test_blocks_that_others_hold_too_make_no_room() -> None:
+    first = RunningSequence(1, sent=8, blocks=(0, 1))
+    shared, own = RunningSequence(1, sent=9, blocks=(2, 3, 4)), RunningSequence(1, sent=8, blocks=(2, 3))
+    assert schedule(SchedulerState([first, shared, own], [], 0), LIMITS, prefill_chunk=8).preempted == (2, 1)
+
+
+def test_a_prompt_runs_as_many_tokens_as_have_blocks() -> None:
+    prompts = [RunningSequence(20, sent=3, blocks=(0,)), RunningSequence(5)]
+    assert schedule(SchedulerState(prompts, [], 1), LIMITS, prefill_chunk=8).chunks == (ScheduledChunk(0, 5),)
 
 
 def test_no_more_sequences_are_admitted_than_can_decode_in_one_step() -> None:
     limits = StepLimits(step_tokens=2, sequences=4, context_tokens=64, kv_blocks=16, block_positions=4)
-    decided = schedule(SchedulerState([], [WaitingSequence(1, 1)] * 4, unreserved_blocks=16), limits, prefill_chunk=2)
+    decided = schedule(SchedulerState([], [WaitingSequence(1, 1)] * 4, blocks=16), limits, prefill_chunk=2)
     assert decided == Schedule(2, (ScheduledChunk(0, 1), ScheduledChunk(1, 1)))
     assert slots(limits) == 2
 
