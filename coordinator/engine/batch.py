@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from numoe.coordinator.engine.kv.block_pool import BlockPool
 from numoe.coordinator.engine.queue import RequestQueue
+from numoe.coordinator.engine.scheduling.prompt_pace import PromptPace
 from numoe.coordinator.engine.scheduling.scheduler import (
     RunningSequence,
     Schedule,
@@ -33,6 +34,7 @@ class Batch:
         self.running: list[Sequence] = []  # in order of admission
         self._cached_tokens, self._preemptions = 0, 0  # since the start
         self._limits, self._prefill_chunk = limits, settings.prefill_chunk or limits.step_tokens
+        self._pace = PromptPace(settings.prompt_slowdown, limits.step_tokens)
 
     @property
     def has_open(self) -> bool:
@@ -60,7 +62,11 @@ class Batch:
         """Admits what fits, and says which sequence runs how many tokens in the next of `depth` steps at once."""
         self._cached_tokens += sum(sequence.reuse_blocks() for sequence in self.running)
         head = self.queue.head(slots(self._limits) - len(self.running))
-        decided = schedule(self._look(head), self._limits, self._prefill_chunk, depth)
+        recovering = any(sequence.resumes for sequence in self.running)
+        state, allowed = self._look(head), None if recovering else self._pace.allowed(self._streams())
+        decided = schedule(state, self._limits, self._prefill_chunk, depth, allowed)
+        if not decided.chunks:  # streams wait for blocks that prompts have, or for steps under way
+            decided = schedule(state, self._limits, self._prefill_chunk, depth)
         work = [([*self.running, *head][chunk.sequence], chunk.tokens) for chunk in decided.chunks]
         self._make_room(decided)
         for _ in range(decided.admitted):
@@ -70,6 +76,14 @@ class Batch:
         waits = any(sequence.under_way or sequence.is_over for sequence in (*self.running, *self.queue))
         assert decided.chunks or waits or not self.has_open, "work is open, but none can be scheduled"
         return work
+
+    def note_step(self, work: Iterable[tuple[Sequence, int]], seconds: float) -> None:
+        """A step took so long, whose tokens are not taken yet."""
+        prompts = sum(tokens for sequence, tokens in work if not sequence.streams)
+        self._pace.note(self._streams(), prompts, seconds)
+
+    def _streams(self) -> int:
+        return sum(sequence.streams for sequence in self.running)
 
     def reserved(self) -> int:
         """Blocks that are held, or will be soon, by what is at work."""

@@ -296,6 +296,7 @@ class Engine:
 
     def _apply(self, work: Work, step: Step, result: StepResult) -> None:
         now = time.monotonic()
+        self._batch.note_step(work, result.seconds)
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
         for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
             if sequence.is_new:

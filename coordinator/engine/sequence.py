@@ -106,6 +106,16 @@ class Sequence:
         return self.sent > self.run
 
     @property
+    def streams(self) -> bool:
+        """Whether it draws a token in every step that runs one of it."""
+        return self.drawn > 0 and self.known - self.run <= 1
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it is not as far again as it was when workers were lost."""
+        return self._lost is not None
+
+    @property
     def is_new(self) -> bool:
         """Whether no token of it was ever run."""
         return self.most_run == self.cached

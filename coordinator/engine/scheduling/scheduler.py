@@ -1,12 +1,12 @@
 """Which sequences run which positions in the next step, who is admitted and who must give its blocks back: a pure
 decision.
 
-Decodes have their tokens first, one each: a sequence that streams is never held up by prompts. What is left of the
-step's tokens goes to prompts, first come first served, each at most one chunk. Where several hosts run a part of each
-step, several steps are under way: each takes its share of the sequences, so that no host waits, and no sequence decodes
-in two of them, but a prompt's chunks follow each other. Then the queue's head is admitted while a slot, tokens of this
-step, and KV blocks for all that is known of it and of everybody at work, and one more each, are there; a head that does
-not fit waits, and nobody overtakes it.
+Decodes have their tokens first, one each. What is left of the step's tokens, or of those that prompts may have beside
+streams (prompt_pace.py), goes to prompts, first come first served, each at most one chunk. Where several hosts run a
+part of each step, several steps are under way: each takes its share of the sequences, so that no host waits, and no
+sequence decodes in two of them, but a prompt's chunks follow each other. Then the queue's head is admitted while a
+slot, tokens of this step, and KV blocks for all that is known of it and of everybody at work, and one more each, are
+there; a head that does not fit waits, and nobody overtakes it.
 
 Answers grow, and nobody knows how far. Where blocks run out, the sequence that was admitted last gives all of its own
 back to those before it. It is run again later from its tokens, which gives the same bits, often from blocks that nobody
@@ -78,12 +78,19 @@ def slots(limits: StepLimits) -> int:
     return min(limits.sequences, limits.step_tokens)
 
 
-def schedule(state: SchedulerState, limits: StepLimits, prefill_chunk: int, depth: int = 1) -> Schedule:
-    """Decides the next of `depth` steps at once; without anything to run the answer has no chunks."""
+def schedule(
+    state: SchedulerState, limits: StepLimits, prefill_chunk: int, depth: int = 1, prompt_tokens: int | None = None
+) -> Schedule:
+    """Decides the next of `depth` steps at once; without anything to run the answer has no chunks.
+
+    `prompt_tokens`: that all prompts together may run beside decodes; None: as many as fit.
+    """
     room = _Room(state, limits.block_positions)
     decoding = [index for index, running in enumerate(state.running) if running.pending == 1]
     decoding = decoding[: -(-len(state.running) // depth)]
     tokens = limits.step_tokens - len(decoding)
+    if decoding and prompt_tokens is not None:
+        tokens = min(tokens, prompt_tokens)
     decodes: list[ScheduledChunk] = []
     prompts: list[ScheduledChunk] = []
     for index, running in enumerate(state.running):

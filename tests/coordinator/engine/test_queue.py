@@ -37,7 +37,7 @@ async def test_requests_are_admitted_in_the_order_they_came() -> None:
 async def test_a_cancelled_request_is_in_no_later_step_and_owns_no_block_there() -> None:
     start, gate = Gate(number=0), Gate(number=5)
     executor = FakeExecutor(ALL_IDS, before_collect=both(start, gate))
-    async with serving(executor) as engine:
+    async with serving(executor, prompt_slowdown=0.0) as engine:
         generation = engine.submit(request(PROMPT, 200))
         await start.reached.wait()
         other = engine.submit(request((8, 9), 20))
