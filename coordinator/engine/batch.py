@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from numoe.coordinator.engine.executor import BlockStore
 from numoe.coordinator.engine.kv.block_pool import BlockPool
 from numoe.coordinator.engine.queue import RequestQueue
 from numoe.coordinator.engine.scheduling.prompt_pace import PromptPace
@@ -17,22 +19,26 @@ from numoe.coordinator.engine.scheduling.scheduler import (
 )
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import BlockSharing
-from numoe.coordinator.requests.events import Failed
+from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import DeadlineExceeded, WorkerLost
 from numoe.protos.messages import StepLimits
 
+RESTORED_AT_ONCE = 16  # blocks between two steps: some 100 MB of a model of 30B, in 0.1 s
 MOST_LOSSES = 3  # of workers in a row, at the same new tokens of a request: it may be what kills them
 
 
 class Batch:
     """Continuous batching between two steps. Not safe for threads: the engine's lock guards it."""
 
-    def __init__(self, limits: StepLimits, settings: EngineSettings) -> None:
+    def __init__(self, limits: StepLimits, settings: EngineSettings, store: BlockStore | None = None) -> None:
+        """`store`: where blocks outlive the workers; None: none does."""
         self.pool = BlockPool(limits.kv_blocks, limits.block_positions, caches=settings.prefix_cache == "on")
         self.queue = RequestQueue(settings.queue_length, slots(limits))
         self.running: list[Sequence] = []  # in order of admission
         self._cached_tokens, self._preemptions = 0, 0  # since the start
+        self._store = store
+        self._to_restore: list[bytes] = []  # of the queue's head: of the blocks that it takes over, the next ones too
         self._limits, self._prefill_chunk = limits, settings.prefill_chunk or limits.step_tokens
         self._pace = PromptPace(settings.prompt_slowdown, limits.step_tokens)
 
@@ -54,6 +60,8 @@ class Batch:
         if over:
             self.running = [sequence for sequence in self.running if sequence not in over]
         for sequence in over:
+            if self._store and isinstance(sequence.outcome, Finished):
+                self._store.save(sequence.prompt_blocks(), self.pool.version)
             sequence.close()
             self.queue.note_service_time(now - sequence.started_at)
         return late
@@ -64,6 +72,9 @@ class Batch:
         head = self.queue.head(slots(self._limits) - len(self.running))
         recovering = any(sequence.resumes for sequence in self.running)
         state, allowed = self._look(head), None if recovering else self._pace.allowed(self._streams())
+        self._to_restore = self._find_stored(head[:1], state)
+        if self._to_restore:
+            state = replace(state, waiting=())
         decided = schedule(state, self._limits, self._prefill_chunk, depth, allowed)
         if not decided.chunks:  # streams wait for blocks that prompts have, or for steps under way
             decided = schedule(state, self._limits, self._prefill_chunk, depth)
@@ -74,8 +85,37 @@ class Batch:
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self.running.append(sequence)
         waits = any(sequence.under_way or sequence.is_over for sequence in (*self.running, *self.queue))
-        assert decided.chunks or waits or not self.has_open, "work is open, but none can be scheduled"
+        assert decided.chunks or waits or self._to_restore or not self.has_open, "nothing of what is open can be run"
         return work
+
+    def restore_blocks(self) -> None:
+        """Reads a part of what the queue's head takes over into the workers' memory, as no step is under way.
+
+        Its blocks are found in the next round, or, in time, by others. Raises WorkerLost.
+        """
+        if not self._to_restore:
+            return
+        assert self._store is not None
+        table = self.pool.open(len(self._to_restore) * self.pool.block_positions)
+        try:
+            found = table.reuse(self._to_restore)
+            missing = self._to_restore[found : found + self.pool.available]
+            ids = table.grow((found + len(missing)) * self.pool.block_positions).tolist()
+            restored = self._store.restore(list(zip(ids[found:], missing, strict=True)))
+            table.name(self._to_restore[: found + restored])
+        finally:
+            table.close()
+
+    def _find_stored(self, head: Iterable[Sequence], state: SchedulerState) -> list[bytes]:
+        """Of the queue's head, if there is room for it: the blocks that it takes over, some of them kept in files."""
+        spare = self.pool.blocks - self.reserved()
+        for sequence, waiting in zip(head, state.waiting, strict=False):
+            if self._store and waiting.pending > 1 and waiting.blocks <= spare:
+                keys = sequence.next_keys()
+                found, _ = self.pool.find(keys)
+                if stored := self._store.find(keys[found : found + RESTORED_AT_ONCE]):
+                    return keys[: found + stored]
+        return []
 
     def note_step(self, work: Iterable[tuple[Sequence, int]], seconds: float) -> None:
         """A step took so long, whose tokens are not taken yet."""

@@ -12,8 +12,7 @@ them then. Without requests the thread sleeps on a condition, and looks at the w
 *Guarantees*: exactly one terminal event per request; no client can hold up a step. After WorkerLost all open requests
 go on once the workers are back: their tokens are run again, prompt and answer alike, and the next ones are drawn as if
 nothing had happened, as draws depend on seed and position alone and bits on neither batch nor chunks. A request at
-whose new tokens workers are lost each time fails; workers that are lost again and again without one step or some
-minutes between end the engine.
+whose new tokens workers are lost each time fails; losses without one step or some minutes between end the engine.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class Engine:
 
         # Guarded by the condition, which tells the thread of every change.
         self._changed = threading.Condition()
-        self._batch = Batch(step, settings)
+        self._batch = Batch(step, settings, executor.store)
         self._draining = False
         self._stopping = False
         self._restarting = False
@@ -286,6 +285,7 @@ class Engine:
         with self._changed:
             self._undelivered += self._batch.remove_ended(now)
             work = self._batch.next_work(now, depth)
+        self._batch.restore_blocks()
         if not work:
             return False
         self.counts.end_phase("schedule")

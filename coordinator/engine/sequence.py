@@ -203,6 +203,11 @@ class Sequence:
         self.close()
         self._begin_anew()
 
+    def prompt_blocks(self) -> list[tuple[int, bytes]]:
+        """The full blocks of its prompt that were run, and their names."""
+        full = min(self.prompt, self.run) // self._block_positions
+        return list(zip(self.blocks[:full].tolist(), self._keys.between(0, full), strict=True))
+
     def close(self) -> None:
         """Gives the blocks back."""
         if self.table is not None:

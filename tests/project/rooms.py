@@ -40,7 +40,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/placing": ("kernels/cpu", "kernels/threads", "model/machine", "model/planning", "protos"),
     "worker/loading": ("worker/placing", "keeper", "kernels", "kernels/weights", "model/packed", *PLANNED),
     "worker/packing": ("worker/loading", "kernels/cpu", "kernels/weights", "model/packed", *PLANNED),
-    "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", *PLANNED),
+    "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", "model/packed", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
     "coordinator/engine/kv": ("protos",),

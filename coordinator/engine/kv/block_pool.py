@@ -34,6 +34,7 @@ class BlockPool:
         self.caches = caches
         self._free = list(range(blocks - 1, -1, -1))  # a stack: the block used last is the warmest in memory
         self._holders = [0] * blocks
+        self._versions = [0] * blocks
         self._named: dict[bytes, int] = {}
         self._names: dict[int, bytes] = {}
         self._cached: dict[int, None] = {}  # the longest unused first
@@ -52,6 +53,10 @@ class BlockPool:
     def cached(self) -> int:
         """Blocks that nobody holds, and anybody may take over."""
         return len(self._cached)
+
+    def version(self, block: int) -> int:
+        """A number that changes before a block is written anew; by any thread."""
+        return self._versions[block]
 
     def blocks_for(self, positions: int) -> int:
         return -(-positions // self.block_positions)
@@ -73,6 +78,7 @@ class BlockPool:
     def forget(self) -> None:
         """What the blocks held is lost: nothing of it may be taken over. No table may hold any."""
         assert not any(self._holders)
+        self._versions = [version + 1 for version in self._versions]
         self._free.extend(self._cached)
         for of_all in (self._cached, self._named, self._names):
             of_all.clear()
@@ -86,6 +92,7 @@ class BlockPool:
             del self._named[self._names.pop(block)]
             self.evicted += 1
         self._holders[block] = 1
+        self._versions[block] += 1
         return block
 
     def _reuse(self, key: bytes) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from numoe.coordinator.engine.batch import MOST_LOSSES
+from numoe.coordinator.engine.executor import BlockStore
 from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 
@@ -69,6 +70,7 @@ class FakeExecutor:
         self._limits = limits
         self._cells: dict[tuple[int, int], int] = {}  # (block, offset) -> hash of the sequence up to there
         self.depth = depth
+        self.store: BlockStore | None = None
         self._in_flight: deque[tuple[Step, StepResult]] = deque()
 
     @property
