@@ -35,7 +35,7 @@ class Batch:
         """`store`: where blocks outlive the workers; None: none does."""
         self.pool = BlockPool(limits.kv_blocks, limits.block_positions, caches=settings.prefix_cache == "on")
         self.queue = RequestQueue(settings.queue_length, slots(limits))
-        self.running: list[Sequence] = []  # in order of admission
+        self.running: list[Sequence] = []  # in order of admission, batch requests after all others
         self._cached_tokens, self._preemptions = 0, 0  # since the start
         self._store = store
         self._to_restore: list[bytes] = []  # of the queue's head: of the blocks that it takes over, the next ones too
@@ -69,7 +69,7 @@ class Batch:
     def next_work(self, now: float, depth: int) -> list[tuple[Sequence, int]]:
         """Admits what fits, and says which sequence runs how many tokens in the next of `depth` steps at once."""
         self._cached_tokens += sum(sequence.reuse_blocks() for sequence in self.running)
-        head = self.queue.head(slots(self._limits) - len(self.running))
+        head = self.queue.head(max(1, slots(self._limits) - len(self.running)))
         recovering = any(sequence.resumes for sequence in self.running)
         state, allowed = self._look(head), None if recovering else self._pace.allowed(self._streams())
         self._to_restore = self._find_stored(head[:1], state)
@@ -83,9 +83,11 @@ class Batch:
         for _ in range(decided.admitted):
             sequence = self.queue.take_first()
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
-            self.running.append(sequence)
+            self._put_to_work(sequence)
         waits = any(sequence.under_way or sequence.is_over for sequence in (*self.running, *self.queue))
-        assert decided.chunks or waits or self._to_restore or not self.has_open, "nothing of what is open can be run"
+        assert work or waits or decided.preempted or self._to_restore or not self.has_open, (
+            "nothing of what is open can be run"
+        )
         return work
 
     def restore_blocks(self) -> None:
@@ -122,6 +124,10 @@ class Batch:
         prompts = sum(tokens for sequence, tokens in work if not sequence.streams)
         self._pace.note(self._streams(), prompts, seconds)
 
+    def _put_to_work(self, sequence: Sequence) -> None:
+        before = sum(not one.yields for one in self.running)
+        self.running.insert(len(self.running) if sequence.yields else before, sequence)
+
     def _streams(self) -> int:
         return sum(sequence.streams for sequence in self.running)
 
@@ -144,7 +150,9 @@ class Batch:
         running: list[RunningSequence] = []
         for one in self.running:
             pending = 0 if one.is_over or not promised.isdisjoint(one.next_keys()[:1]) else one.pending
-            running.append(RunningSequence(pending, one.sent, one.blocks, self._reserve(one), one.under_way))
+            running.append(
+                RunningSequence(pending, one.sent, one.blocks, self._reserve(one), one.under_way, one.yields)
+            )
             if self.pool.caches and not one.is_over:
                 promised.update(one.keys_to_run())
         waiting: list[WaitingSequence] = []
@@ -153,7 +161,7 @@ class Batch:
             found, held = self.pool.find(keys)
             waits = not promised.isdisjoint(keys[found : found + 1])
             pending = 0 if waits else one.pending - found * self.pool.block_positions
-            waiting.append(WaitingSequence(pending, self._reserve(one) - held))
+            waiting.append(WaitingSequence(pending, self._reserve(one) - held, one.yields))
             if self.pool.caches:
                 promised.update(keys[found:])
         return SchedulerState(running, waiting, self.pool.available)

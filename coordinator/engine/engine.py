@@ -35,7 +35,7 @@ from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
-from numoe.coordinator.requests.events import Accepted, Failed, Finished
+from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
@@ -126,10 +126,7 @@ class Engine:
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
-            queue = self._batch.queue
-            wait = queue.wait_seconds(len(queue), self._batch.running, now)
-            generation.mailbox.put_accepted(Accepted(len(queue), wait))
-            queue.append(sequence)
+            generation.mailbox.put_accepted(self._batch.queue.append(sequence, self._batch.running, now))
             self._changed.notify()
         return generation
 

@@ -26,13 +26,15 @@ from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
-from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
 from numoe.protos.messages import NO_TOKENS, Chunk
+
+ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
@@ -71,6 +73,9 @@ class Sequence:
         self.cached = 0  # of the prompt's tokens, that never had to be run, as they stood in blocks of others
         self.not_finite = False  # whether its last step drew nothing, and it is not known yet where numbers overflow
         self.losses = 0  # of workers, in a row, while tokens of this request were run for the first time
+        self.share_key = request.client_key or request.client.rpartition(":")[0]  # without the connection's port
+        self.share_tokens = self.prompt + min(budget, ANSWER_TOKENS)  # that it takes of that share
+        self.yields = request.priority is Priority.BATCH  # to those that are not batch
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue

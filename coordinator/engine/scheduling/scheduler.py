@@ -10,11 +10,13 @@ there; a head that does not fit waits, and nobody overtakes it.
 
 Answers grow, and nobody knows how far. Where blocks run out, the sequence that was admitted last gives all of its own
 back to those before it. It is run again later from its tokens, which gives the same bits, often from blocks that nobody
-needed meanwhile.
+needed meanwhile. A batch request comes after all that are none, and gives its slot and its blocks back where one of
+those finds too few.
 
 *Guarantees*, by property tests: no limit of the step is exceeded; first come first served; in every step, or in one of
 as many as are under way, all decodes run that have blocks, and the oldest unfinished prompt progresses; who was
-admitted first never gives a block back; nobody in the queue starves.
+admitted first never gives a block back; of those that are no batch requests nobody in the queue starves, and of batch
+requests nobody while there is none of the others.
 *Rejected*: letting small requests overtake a head that waits for blocks: better use of the pool, no bound on its wait.
 Reserving all that a request may ever need: a pool of four contexts held four requests that name no longest answer.
 """
@@ -37,6 +39,7 @@ class RunningSequence:
     blocks: Collection[int] = ()  # that it holds
     reserve: int = 0  # blocks for all that is known of it and one more, at most what it may ever need
     under_way: bool = False  # whether workers read and write its blocks
+    yields: bool = False  # whether it makes room for those that do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,15 @@ class WaitingSequence:
 
     pending: int  # tokens to run first: its prompt, or 0 while another sequence runs what it will take over
     blocks: int  # that it takes of those that nobody holds: for all that is known of it and one more
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
     """All that the decision depends on."""
 
-    running: Sequence[RunningSequence]  # in order of admission
-    waiting: Sequence[WaitingSequence]  # in order of arrival; its first `slots` entries are enough
+    running: Sequence[RunningSequence]  # in order of admission, those that yield last
+    waiting: Sequence[WaitingSequence]  # in order, those that yield last; as many as there are slots are enough
     blocks: int  # that nobody holds
 
 
@@ -102,6 +106,10 @@ def schedule(
         elif running.pending > 1 and (fitting := room.fit(index, min(running.pending, prefill_chunk, tokens))):
             prompts.append(ScheduledChunk(index, fitting))
             tokens -= fitting
+    if state.waiting and not state.waiting[0].yields and not room.preempted:
+        full = len(state.running) >= slots(limits) or state.waiting[0].blocks > room.spare()
+        if full and (yielding := [index for index, running in enumerate(state.running) if running.yields]):
+            room.preempt_one_of(yielding)
     admitted = 0
     spare = room.spare()
     for waiting in () if room.preempted else state.waiting:
@@ -114,7 +122,8 @@ def schedule(
             tokens -= chunk.tokens
         spare -= waiting.blocks
         admitted += 1
-    return Schedule(admitted, tuple(decodes + prompts), tuple(room.preempted))
+    chunks = tuple(chunk for chunk in decodes + prompts if chunk.sequence not in room.preempted)
+    return Schedule(admitted, chunks, tuple(room.preempted))
 
 
 class _Room:
@@ -131,7 +140,8 @@ class _Room:
         """How many of a sequence's next `tokens` have blocks, once those after it have given back what it lacks."""
         running = self._running[index]
         more = -(-(running.sent + tokens) // self._size) - self._held[index]
-        while more > self._free and self._preempt_after(index):
+        after = [other for other in range(index + 1, len(self._running)) if len(self._running[other].blocks)]
+        while more > self._free and self.preempt_one_of(after):
             pass
         if more > self._free:
             more = self._free
@@ -145,13 +155,9 @@ class _Room:
         those = [index for index in range(len(self._running)) if index not in self.preempted]
         return self._free - sum(max(0, self._running[index].reserve - self._held[index]) for index in those)
 
-    def _preempt_after(self, index: int) -> bool:
-        """Whether a sequence admitted after this one could give its blocks back: the last of those that can."""
-        able = [
-            other
-            for other in range(index + 1, len(self._running))
-            if len(self._running[other].blocks) and not self._running[other].under_way and other not in self.preempted
-        ]
+    def preempt_one_of(self, those: Collection[int]) -> bool:
+        """Have the last of these sequences that can give its blocks back; whether one could."""
+        able = [index for index in those if not self._running[index].under_way and index not in self.preempted]
         if not able:
             return False
         if self._holders is None:

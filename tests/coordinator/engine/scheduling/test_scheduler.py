@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -221,6 +221,18 @@ def test_blocks_that_others_hold_too_make_no_room() -> None:
     first = RunningSequence(1, sent=8, blocks=(0, 1))
     shared, own = RunningSequence(1, sent=9, blocks=(2, 3, 4)), RunningSequence(1, sent=8, blocks=(2, 3))
     assert schedule(SchedulerState([first, shared, own], [], 0), LIMITS, prefill_chunk=8).preempted == (2, 1)
+
+
+def test_a_batch_request_makes_room_for_one_that_is_none_and_for_no_other() -> None:
+    batch = [RunningSequence(1, sent=4 * n, blocks=range(8 * n, 9 * n), reserve=n + 1, yields=True) for n in (1, 2)]
+    full = [RunningSequence(1), RunningSequence(1), *batch]
+    for yields, preempted in ((False, (3,)), (True, ())):
+        decided = schedule(SchedulerState(full, [WaitingSequence(3, 1, yields)], 9), LIMITS, prefill_chunk=8)
+        assert (decided.preempted, decided.admitted) == (preempted, 0)
+        assert [chunk.sequence for chunk in decided.chunks] == [0, 1, 2, 3][: 4 - len(preempted)]
+    few_blocks = SchedulerState(batch, [WaitingSequence(3, 4)], 5)
+    assert schedule(few_blocks, LIMITS, prefill_chunk=8).preempted == (1,)
+    assert schedule(replace(few_blocks, blocks=8), LIMITS, prefill_chunk=8).admitted == 1
 
 
 def test_a_prompt_runs_as_many_tokens_as_have_blocks() -> None:
