@@ -84,11 +84,12 @@ class Batch:
             sequence = self.queue.take_first()
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self._put_to_work(sequence)
-        waits = any(sequence.under_way or sequence.is_over for sequence in (*self.running, *self.queue))
-        assert work or waits or decided.preempted or self._to_restore or not self.has_open, (
-            "nothing of what is open can be run"
-        )
+        assert work or decided.preempted or self._to_restore or self._only_waits(), "nothing of what is open can be run"
         return work
+
+    def _only_waits(self) -> bool:
+        """Whether all that is open waits for steps under way, or is over."""
+        return not self.has_open or any(one.under_way or one.is_over for one in (*self.running, *self.queue))
 
     def restore_blocks(self) -> None:
         """Reads a part of what the queue's head takes over into the workers' memory, as no step is under way.
@@ -110,9 +111,10 @@ class Batch:
 
     def _find_stored(self, head: Iterable[Sequence], state: SchedulerState) -> list[bytes]:
         """Of the queue's head, if there is room for it: the blocks that it takes over, some of them kept in files."""
-        spare = self.pool.blocks - self.reserved()
+        if self._store is None:
+            return []
         for sequence, waiting in zip(head, state.waiting, strict=False):
-            if self._store and waiting.pending > 1 and waiting.blocks <= spare:
+            if waiting.pending > 1 and waiting.blocks <= self.pool.blocks - self.reserved():
                 keys = sequence.next_keys()
                 found, _ = self.pool.find(keys)
                 if stored := self._store.find(keys[found : found + RESTORED_AT_ONCE]):
@@ -149,12 +151,15 @@ class Batch:
         promised = set[bytes]()
         running: list[RunningSequence] = []
         for one in self.running:
-            pending = 0 if one.is_over or not promised.isdisjoint(one.next_keys()[:1]) else one.pending
+            pending = 0 if one.is_over else one.pending
+            if (
+                self.pool.caches and not one.is_over and one.known - one.run > 1
+            ):  # it runs more than what was drawn last
+                pending = pending if promised.isdisjoint(one.next_keys()[:1]) else 0
+                promised.update(one.keys_to_run())
             running.append(
                 RunningSequence(pending, one.sent, one.blocks, self._reserve(one), one.under_way, one.yields)
             )
-            if self.pool.caches and not one.is_over:
-                promised.update(one.keys_to_run())
         waiting: list[WaitingSequence] = []
         for one in head:
             keys = one.next_keys()

@@ -194,7 +194,7 @@ class Sequence:
 
     def reuse_blocks(self) -> int:
         """Takes over those of its next blocks that are there; returns how many tokens so never have to be run."""
-        if self.table is None or not (keys := self.next_keys()):
+        if self.pending <= 1 or self.table is None or not (keys := self.next_keys()):
             return 0
         self.run += self.table.reuse(keys) * self._block_positions
         self.sent = self.run

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -22,6 +23,7 @@ from typing import Any
 import structlog
 
 from numoe.coordinator.afterwards import Afterwards
+from numoe.coordinator.cluster.ray_calls import inside_ray
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import SetupError, WorkerLost
 
@@ -93,25 +95,29 @@ class KvStore:
 
     def _save(self, blocks: Sequence[tuple[int, bytes, int]], unchanged: Callable[[int], int]) -> None:
         with self._lock:
-            ordered = [(block, key) for block, key, was in blocks if unchanged(block) == was and key not in self._kept]
-        if not ordered:
+            new = [one for one in blocks if unchanged(one[0]) == one[2] and one[1] not in self._kept]
+        if not new:
             return
         try:
-            self._make_room(len(ordered))
-            failed = next(filter(None, self._ask("save_blocks", ordered)), "")
-            if failed:
-                raise OSError(failed)
-            numbers = {key: was for _, key, was in blocks}
-            for block, key in ordered:
-                self._put_in_place(key, keep=unchanged(block) == numbers[key])
+            with inside_ray():  # where what it returns, or raises, is dropped, too
+                self._write(new, unchanged)
         except (OSError, WorkerLost) as error:
-            _log.warning("kv_blocks_not_saved", blocks=len(ordered), error=str(error))
+            _log.warning("kv_blocks_not_saved", blocks=len(new), error=str(error))
+            for _, key, _ in new:
+                self._delete(f"{key.hex()}{WRITTEN_SUFFIX}")
 
-    def _put_in_place(self, key: bytes, *, keep: bool) -> None:
-        for folder in self._folders:
-            written = folder / f"{key.hex()}{WRITTEN_SUFFIX}"
-            written.rename(folder / key.hex()) if keep else written.unlink()
-        if keep:
+    def _write(self, blocks: Sequence[tuple[int, bytes, int]], unchanged: Callable[[int], int]) -> None:
+        """Raises OSError, WorkerLost."""
+        self._make_room(len(blocks))
+        if failed := next(filter(None, self._ask("save_blocks", [(block, key) for block, key, _ in blocks])), ""):
+            raise OSError(failed)
+        for block, key, was in blocks:
+            written = f"{key.hex()}{WRITTEN_SUFFIX}"
+            if unchanged(block) != was:
+                self._delete(written)
+                continue
+            for folder in self._folders:
+                (folder / written).rename(folder / key.hex())
             with self._lock:
                 self._kept[key] = None
 
@@ -126,7 +132,9 @@ class KvStore:
             self._foreign_bytes -= path.stat().st_size if path.exists() else 0
             path.unlink(missing_ok=True)
         while len(self._kept) * self._block_bytes > room:
-            self._drop(next(iter(self._kept)))
+            with self._lock:
+                oldest = next(iter(self._kept), b"")
+            self._drop(oldest)
 
     def restore(self, blocks: Blocks) -> int:
         answers = self._ask("restore_blocks", blocks)
@@ -139,14 +147,19 @@ class KvStore:
                 if key in self._kept:
                     self._kept.move_to_end(key)
             for folder in self._folders:
-                os.utime(folder / key.hex())
+                with suppress(OSError):  # somebody else deleted it meanwhile
+                    os.utime(folder / key.hex())
         return len(blocks)
 
     def _drop(self, key: bytes) -> None:
         with self._lock:
             self._kept.pop(key, None)
+        self._delete(key.hex())
+
+    def _delete(self, name: str) -> None:
         for folder in self._folders:
-            (folder / key.hex()).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that cannot be written any more is told of where that is tried
+                (folder / name).unlink(missing_ok=True)
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -75,11 +75,11 @@ class BlockFiles:
         path = self.folder / key.hex()
         try:
             with path.open("rb") as file:
-                data = file.read(self.file_bytes + 1)
+                size, data = os.fstat(file.fileno()).st_size, file.read(self.file_bytes)
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
-        if len(data) != self.file_bytes:
-            return f"{path} has {path.stat().st_size} bytes, expected {self.file_bytes}"
+        if (size, len(data)) != (self.file_bytes,) * 2:
+            return f"{path} has {size} bytes, expected {self.file_bytes}"
         digest, told = data[:DIGEST_BYTES], memoryview(data)[DIGEST_BYTES:]
         if told[: 2 * DIGEST_BYTES] != self._identity + key:
             return f"{path} is of another model, format or block than its name says"

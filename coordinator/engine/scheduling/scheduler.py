@@ -90,8 +90,8 @@ def schedule(
     `prompt_tokens`: that all prompts together may run beside decodes; None: as many as fit.
     """
     room = _Room(state, limits.block_positions)
-    decoding = [index for index, running in enumerate(state.running) if running.pending == 1]
-    decoding = decoding[: -(-len(state.running) // depth)]
+    every = [index for index, running in enumerate(state.running) if running.pending == 1]
+    decoding = set(every[: -(-len(state.running) // depth)])
     tokens = limits.step_tokens - len(decoding)
     if decoding and prompt_tokens is not None:
         tokens = min(tokens, prompt_tokens)
@@ -140,8 +140,7 @@ class _Room:
         """How many of a sequence's next `tokens` have blocks, once those after it have given back what it lacks."""
         running = self._running[index]
         more = -(-(running.sent + tokens) // self._size) - self._held[index]
-        after = [other for other in range(index + 1, len(self._running)) if len(self._running[other].blocks)]
-        while more > self._free and self.preempt_one_of(after):
+        while more > self._free and self.preempt_one_of(self._holding_after(index)):
             pass
         if more > self._free:
             more = self._free
@@ -149,6 +148,9 @@ class _Room:
         self._held[index] += max(0, more)
         self._free -= max(0, more)
         return tokens
+
+    def _holding_after(self, index: int) -> list[int]:
+        return [other for other in range(index + 1, len(self._running)) if len(self._running[other].blocks)]
 
     def spare(self) -> int:
         """Blocks that nobody at work will need soon."""

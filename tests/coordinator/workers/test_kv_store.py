@@ -90,6 +90,7 @@ def test_what_cannot_be_written_is_not_found_and_harms_nobody(tmp_path: Path, lo
     store = workers.store()
     save(store, 0, 4)
     assert store.find(KEYS) == 0
+    assert files(tmp_path) == 0
     workers.refusals, workers.lost = ["", ""], False
     save(store, 0, 4)
     assert store.find(KEYS) == 4
