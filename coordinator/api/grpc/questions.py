@@ -54,7 +54,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
 
 
-def _priority(value: int) -> Priority:
+def _priority(value: generation_pb2.Priority.ValueType) -> Priority:
     try:
         return _PRIORITIES[value]
     except KeyError as error:
