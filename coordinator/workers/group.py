@@ -126,7 +126,7 @@ class HostGroup:
                 _log.info("weights_taken_up", worker=shard.worker, bytes=report.kept_bytes)
         self._keep_logs = kept
         if self._store:
-            self._store.open([report.block_folder for report in reports], sum(one.block_file_bytes for one in reports))
+            self._store.open({report.block_folder: report.block_file_bytes for report in reports})
         if self._standby:
             self._standby.begin()
 

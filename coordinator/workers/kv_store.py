@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -54,14 +54,14 @@ class KvStore:
         self._foreign_bytes = 0
         self._writing, self._closed = Afterwards("numoe-kv-store"), Lock()
 
-    def open(self, folders: Sequence[Path], block_bytes: int) -> None:
-        """The workers keep their files there, so many bytes of each block together. Raises SetupError."""
+    def open(self, folders: Mapping[Path, int]) -> None:
+        """The workers keep their files in these folders, each of so many bytes. Raises SetupError."""
         try:
-            self._open(folders, block_bytes)
+            self._open(tuple(folders), sum(folders.values()))
         except OSError as error:
             raise SetupError(f"--kv-store {self._root} cannot be read: {error.strerror}") from error
 
-    def _open(self, folders: Sequence[Path], block_bytes: int) -> None:
+    def _open(self, folders: tuple[Path, ...], block_bytes: int) -> None:
         names = [{entry.name: entry.stat().st_mtime_ns for entry in os.scandir(folder)} for folder in folders]
         whole = set(names[0]).intersection(*names[1:])
         kept = sorted((name for name in whole if _is_key(name)), key=names[0].__getitem__)
@@ -71,7 +71,7 @@ class KvStore:
             path.unlink(missing_ok=True)  # a service ended while it was written
             others.remove(path)
         with self._lock:
-            self._folders, self._block_bytes = tuple(folders), block_bytes
+            self._folders, self._block_bytes = folders, block_bytes
             self._kept = OrderedDict.fromkeys(map(bytes.fromhex, kept))
             self._foreign = sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
             self._foreign_bytes = sum(path.stat().st_size for path in others)

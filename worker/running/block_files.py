@@ -6,8 +6,9 @@
 
     a file   [32] BLAKE3 of all that follows | [32] identity | [32] key | [L, g] the block's bytes of each KV head
 
-A file is written beside its place, and whoever ordered it moves it there once every worker has written its own. What is
-read is compared with its digest, its identity and its key before a byte of it gets into the cache.
+Workers that share a head write one file of the same bytes. A file is written beside its place, and whoever ordered it
+moves it there once every worker has written its own. What is read is compared with its digest, its identity and its key
+before a byte of it gets into the cache.
 
 *Guarantees*: the files of other models, formats or shares of heads are never read as these.
 *Rejected*: one file for many blocks, of which parts would have to be freed; writing from the step's threads.
@@ -47,7 +48,8 @@ class BlockFiles:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SetupError(f"--kv-store {assignment.kv_store} cannot be used: {error.strerror}") from error
-        self._blocks = kv.reshape(spec.layers, assignment.limits.kv_blocks, -1)  # [L, blocks, g * bytes of a block]
+        blocks = assignment.limits.kv_blocks
+        self._blocks = kv.reshape(spec.layers, blocks, kv.size // (spec.layers * blocks))  # of all heads of a block
 
     @property
     def file_bytes(self) -> int:

@@ -43,7 +43,7 @@ class Workers:
         """Room for so many blocks."""
         root = self.folders[0].parents[1]
         store = KvStore(EngineSettings(kv_store=root, kv_store_gib=2 * BYTES * blocks / GIB), self.ask)
-        store.open(self.folders, 2 * BYTES)
+        store.open(dict.fromkeys(self.folders, BYTES))
         return store
 
 

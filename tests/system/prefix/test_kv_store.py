@@ -57,6 +57,15 @@ async def test_a_restart_has_the_same_bits_from_files_and_others_files_are_no_hi
     assert found == FULL
 
 
+async def test_workers_that_share_a_head_keep_it_once(
+    tmp_path: Path, processes: WorkerProcesses, model_of: ModelOf
+) -> None:
+    model, settings = model_of(replace(SHAPE, kv_heads=1)), replace(SETTINGS, kv_store=tmp_path)
+    first, second = [await answers_of(processes.load(model, 2, 1, settings), model, settings) for _ in range(2)]
+    assert [bits_of(got) for got in second] == [bits_of(got) for got in first]
+    assert (cached(second), len(files(tmp_path))) == (FULL, 21)
+
+
 async def test_the_folder_holds_no_more_than_it_may(
     tmp_path: Path, processes: WorkerProcesses, model_of: ModelOf
 ) -> None:
