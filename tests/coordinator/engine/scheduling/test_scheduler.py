@@ -31,6 +31,7 @@ class Simulated:
     prompt: int
     answer: int
     leaves_after: int | None  # steps after its admission at which it is cancelled
+    yields: bool
     run: list[int] = field(default_factory=list)  # positions, in the order they ran or are under way
     drawn: int = 0
     admitted_at: int = -1
@@ -64,7 +65,8 @@ def _traffic(draw: st.DrawFn) -> tuple[StepLimits, int, list[Simulated]]:
         prompt = draw(st.integers(1, context - 1))
         answer = draw(st.integers(1, context - prompt))
         if -(-(prompt + answer - 1) // block_positions) <= kv_blocks:
-            requests.append(Simulated(draw(st.integers(0, 15)), prompt, answer, draw(st.none() | st.integers(1, 6))))
+            leaves, yields = draw(st.none() | st.integers(1, 6)), draw(st.booleans())
+            requests.append(Simulated(draw(st.integers(0, 15)), prompt, answer, leaves, yields))
     requests.sort(key=lambda request: request.arrival)
     return limits, draw(st.integers(1, step_tokens)), requests
 
@@ -78,19 +80,23 @@ def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
     pool = BlockPool(limits.kv_blocks, limits.block_positions)
     running: list[Simulated] = []
     waiting: list[Simulated] = []
-    for step in range(16 + sum(request.prompt + request.answer for request in requests)):
+    begun_again = 1 + sum(not request.yields for request in requests)  # times that batch requests may have to be
+    for step in range(16 + begun_again * sum(request.prompt + request.answer for request in requests)):
         waiting += [request for request in requests if request.arrival == step]
+        waiting.sort(key=lambda request: request.yields)
         decided = _decide(running, waiting, pool, limits, prefill_chunk)
         _check_limits(decided, running, waiting, pool, limits, prefill_chunk)
         first = running[0] if running else None
         work = [([*running, *waiting][chunk.sequence], chunk.tokens) for chunk in decided.chunks]
         admitted, waiting = waiting[: decided.admitted], waiting[decided.admitted :]
         for index in decided.preempted:
+            first = None if index == 0 else first
             waiting.insert(0, _preempt(running.pop(index)))
+        waiting.sort(key=lambda request: request.yields)
         for request in admitted:
             request.table = pool.open(request.positions)
             request.admitted_at = step if request.admitted_at < 0 else request.admitted_at
-        running += admitted
+        running = sorted([*running, *admitted], key=lambda request: request.yields)
         assert first in [None, *(request for request, _ in work)], "who was admitted first always progresses"
         _run(work, running, pool)
         running = [request for request in running if not _leaves(request, step)]
@@ -100,15 +106,19 @@ def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
     for request in requests:
         assert request.run == list(range(len(request.run)))
         assert request.leaves_after is not None or len(request.run) == request.positions
-    assert all(a.admitted_at <= b.admitted_at for a, b in pairwise(requests))
+    for like in ([request for request in requests if request.yields is yields] for yields in (False, True)):
+        assert all(a.admitted_at <= b.admitted_at for a, b in pairwise(like))
 
 
 def _decide(
     running: list[Simulated], waiting: list[Simulated], pool: BlockPool, limits: StepLimits, prefill_chunk: int
 ) -> Schedule:
     state = SchedulerState(
-        [RunningSequence(one.pending, len(one.run), one.blocks, one.reserve(pool)) for one in running],
-        [WaitingSequence(one.pending, one.reserve(pool)) for one in waiting],
+        [
+            RunningSequence(one.pending, len(one.run), one.blocks, one.reserve(pool), yields=one.yields)
+            for one in running
+        ],
+        [WaitingSequence(one.pending, one.reserve(pool), one.yields) for one in waiting],
         pool.available,
     )
     decided = schedule(state, limits, prefill_chunk)
@@ -141,7 +151,9 @@ def _check_limits(
     runs_at_once = [members[chunk.sequence].pending == 1 for chunk in chunks if chunk.sequence < len(running)]
     assert runs_at_once == sorted(runs_at_once, reverse=True), "decodes are not first"
     assert at_work >= set(range(len(running), len(members)))
-    assert chunks or not (running or waiting)
+    assert chunks or preempted or not (running or waiting)
+    urgent = bool(waiting) and not waiting[0].yields
+    assert 0 not in preempted or (running[0].yields and urgent), "the first one gives way to who must not wait alone"
     if decided.admitted < len(waiting) and not preempted:  # the head waits only for want of a slot, tokens or blocks
         needed = sum(max(one.reserve(pool), len(one.blocks)) - len(one.blocks) for one in members)
         full = sum(chunk.tokens for chunk in chunks) == limits.step_tokens or len(members) == slots(limits)
