@@ -35,6 +35,7 @@ class ConstantWorkers:
     def __init__(self, sequences: int) -> None:
         self.limits = StepLimits(512, sequences, 4096, 64 * sequences, 64)
         self.depth = 1
+        self.store = None
         self.gaps: list[float] = []
         self.rounds: list[float] = []
         self._letter = TOKENIZER.encode("a")[0]

@@ -168,6 +168,10 @@ class EngineSettings:
     prefill_chunk: Annotated[int | None, POSITIVE] = None
     """Most positions of one prompt in one step. Default: step_tokens."""
 
+    prompt_slowdown: Annotated[float, NOT_NEGATIVE] = 2.0
+    """How many times as long a step of requests that stream may take, as prompts are run beside them: these get as many
+    tokens a step as fit that, by what steps were measured to take. 0: prompts have all the room of every step."""
+
     sequences: Annotated[int, POSITIVE] = 32
     """Requests in work at once."""
 
@@ -188,6 +192,16 @@ class EngineSettings:
 
     k_cache_hadamard: bool = False
     """Spread keys over all dimensions of a head before they are stored: q8_0 keys then lose a third as much."""
+
+    prefix_cache: Literal["on", "off"] = "on"
+    """Whether a prompt takes over what earlier requests, whose tokens began alike, left in memory that nobody needs."""
+
+    kv_store: Path | None = None
+    """A folder that keeps keys and values of finished prompts over restarts: where a prompt begins alike they are read
+    instead of run. They tell what was asked, to whoever may read the folder. Default: none."""
+
+    kv_store_gib: Annotated[float, POSITIVE] = 32.0
+    """Most that --kv-store may take, in GiB; what was used longest ago is deleted."""
 
     smart_expert_reduction: str | None = None
     """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
@@ -318,6 +332,10 @@ def check_settings(settings: ServeSettings) -> None:
     expert_reduction(settings.engine)
     if settings.workers.hosts is not None and settings.workers.rebalance == "auto":
         raise SetupError("--rebalance auto moves experts within one host, and --hosts names several: leave one away")
+    if settings.engine.kv_store is not None and settings.engine.prefix_cache == "off":
+        raise SetupError("--kv-store keeps what --prefix-cache shares, which is off: leave one of them away")
+    if settings.engine.kv_store is not None and settings.workers.hosts is not None:
+        raise SetupError("--kv-store keeps the blocks of one host, and --hosts names several: leave one away")
     if settings.workers.survive_coordinator and settings.workers.keeper == "off":
         raise SetupError("--survive-coordinator needs a keeper, and --keeper is off: leave one of them away")
     for address in (settings.listen.address, http_address(settings.listen)):

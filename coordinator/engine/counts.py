@@ -105,7 +105,7 @@ class EngineCounts:
         self.prefill_rate = Histogram(RATES)  # prompt tokens per second, of each request that drew its first token
         self.decode_rate = Histogram(RATES)  # tokens per second, of each request that finished with two or more
         self.phase_seconds = {phase: Histogram(PHASE_SECONDS) for phase in PHASES}  # of each step's round
-        self.tokens_run_again = 0  # as workers were lost
+        self.tokens_run_again = 0  # as workers were lost, or blocks given back
         self._lock = Lock()
         self._ended: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()

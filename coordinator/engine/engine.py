@@ -12,8 +12,7 @@ them then. Without requests the thread sleeps on a condition, and looks at the w
 *Guarantees*: exactly one terminal event per request; no client can hold up a step. After WorkerLost all open requests
 go on once the workers are back: their tokens are run again, prompt and answer alike, and the next ones are drawn as if
 nothing had happened, as draws depend on seed and position alone and bits on neither batch nor chunks. A request at
-whose new tokens workers are lost each time fails; workers that are lost again and again without one step or some
-minutes between end the engine.
+whose new tokens workers are lost each time fails; losses without one step or some minutes between end the engine.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
-from numoe.coordinator.requests.events import Accepted, Failed, Finished
+from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
@@ -68,9 +67,7 @@ class Engine:
         self.counts = EngineCounts()
         self.events = EventLog()
         self._report: Report = report_to_nobody
-        self._executor = executor
-        self._tokenizer = tokenizer
-        self._settings = settings
+        self._executor, self._tokenizer, self._settings = executor, tokenizer, settings
         context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
         self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
         self._experts, self._reduction = experts, expert_reduction(settings)
@@ -80,7 +77,7 @@ class Engine:
 
         # Guarded by the condition, which tells the thread of every change.
         self._changed = threading.Condition()
-        self._batch = Batch(step, settings.prefill_chunk or step.step_tokens, settings.queue_length)
+        self._batch = Batch(step, settings, executor.store)
         self._draining = False
         self._stopping = False
         self._restarting = False
@@ -124,14 +121,12 @@ class Engine:
         loop = asyncio.get_running_loop()
         generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
         budget = token_budget(request, self.limits)
-        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, self._experts)
+        block = self._batch.pool.block_positions
+        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, block, self._experts)
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
-            queue = self._batch.queue
-            wait = queue.wait_seconds(len(queue), self._batch.running, now)
-            generation.mailbox.put_accepted(Accepted(len(queue), wait))
-            queue.append(sequence)
+            generation.mailbox.put_accepted(self._batch.queue.append(sequence, self._batch.running, now))
             self._changed.notify()
         return generation
 
@@ -191,7 +186,8 @@ class Engine:
                 generated_tokens=self._generated_tokens,
                 restarts=self._restarts.total,
                 rejected=self.counts.rejected,
-                kv_blocks_reserved=self._batch.pool.reserved,
+                kv_blocks_reserved=self._batch.reserved(),
+                sharing=self._batch.sharing(),
                 step_began_at=self._step_began_at,
             )
 
@@ -286,6 +282,7 @@ class Engine:
         with self._changed:
             self._undelivered += self._batch.remove_ended(now)
             work = self._batch.next_work(now, depth)
+        self._batch.restore_blocks()
         if not work:
             return False
         self.counts.end_phase("schedule")
@@ -296,9 +293,10 @@ class Engine:
 
     def _apply(self, work: Work, step: Step, result: StepResult) -> None:
         now = time.monotonic()
+        self._batch.note_step(work, result.seconds)
         drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
         for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
-            if sequence.most_run == 0:
+            if sequence.is_new:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
             self.counts.tokens_run_again += sequence.tokens_again(tokens)

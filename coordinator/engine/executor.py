@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from numoe.protos.messages import Step, StepLimits, StepResult
+
+
+class BlockStore(Protocol):
+    """Where blocks outlive the workers, by their keys (kv/block_keys.py)."""
+
+    def find(self, keys: Sequence[bytes]) -> int:
+        """How many of these, from the first on, are kept."""
+
+    def save(self, blocks: Sequence[tuple[int, bytes]], unchanged: Callable[[int], int]) -> None:
+        """Has full blocks kept, and returns at once.
+
+        `unchanged` is a number of each block that changes with what it holds: a block whose number changes meanwhile is
+        not kept.
+        """
+
+    def restore(self, blocks: Sequence[tuple[int, bytes]]) -> int:
+        """Reads blocks into the workers' memory, between two steps; returns how many, from the first on, are there.
+
+        May raise WorkerLost.
+        """
 
 
 class StepExecutor(Protocol):
@@ -13,6 +33,10 @@ class StepExecutor(Protocol):
 
     @property
     def limits(self) -> StepLimits: ...
+
+    @property
+    def store(self) -> BlockStore | None:
+        """None: no block outlives the workers."""
 
     @property
     def depth(self) -> int:

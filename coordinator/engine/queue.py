@@ -1,12 +1,17 @@
-"""The requests that wait for a slot, first come first served, and how long that may take them."""
+"""The requests that wait for a slot, and how long that may take them.
+
+Batch requests wait for all others. Among their like clients take turns (scheduling/fair_queue.py), and those of one
+client are first come first served.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain
 
+from numoe.coordinator.engine.scheduling.fair_queue import FairQueue
 from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.requests.events import Accepted
 from numoe.coordinator.requests.generation import Generation
 from numoe.protos.errors import QueueFull
 
@@ -21,21 +26,21 @@ class RequestQueue:
     def __init__(self, length: int, slots: int) -> None:
         """`length`: requests that may wait while all `slots` are taken; free slots are so many places more."""
         self._length, self._slots = length, slots
-        self._waiting: deque[Sequence] = deque()
+        self._first, self._batch = (_fair_queue() for _ in range(2))
         self._service_seconds: float | None = None  # mean time at work of requests that ended; None: none has
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._first) + len(self._batch)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._waiting)
+        return chain(self._first, self._batch)
 
     def refuse_if_full(self, running: list[Sequence], now: float) -> None:
         """Raises QueueFull, which says when to come back."""
-        if len(self._waiting) >= self._length + max(0, self._slots - len(running)):
+        if len(self) >= self._length + max(0, self._slots - len(running)):
             retry = max(SHORTEST_WAIT_SECONDS, self.wait_seconds(0, running, now))
             raise QueueFull(
-                f"{len(self._waiting)} requests wait already, as many as may; try again in about {retry:.1f} seconds",
+                f"{len(self)} requests wait already, as many as may; try again in about {retry:.1f} seconds",
                 retry,
             )
 
@@ -57,32 +62,46 @@ class RequestQueue:
         mean = seconds if self._service_seconds is None else self._service_seconds
         self._service_seconds = mean + SERVICE_TIME_WEIGHT * (seconds - mean)
 
-    def append(self, sequence: Sequence) -> None:
-        """Adds a request at the end; `refuse_if_full` has let it pass."""
-        self._waiting.append(sequence)
+    def append(self, sequence: Sequence, running: list[Sequence], now: float) -> Accepted:
+        """Adds a request, which `refuse_if_full` has let pass; returns what its client is told."""
+        ahead = len(self) if sequence.yields else len(self._first)
+        self._of(sequence).append(sequence)
+        return Accepted(ahead, self.wait_seconds(ahead, running, now))
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Adds one in front of its like that was at work before."""
+        self._of(sequence).put_back(sequence)
 
     def head(self, count: int) -> list[Sequence]:
-        """The first `count` requests, or as many as there are."""
-        return list(islice(self._waiting, count))
+        """The next `count` requests, or as many as there are."""
+        first = self._first.head(count)
+        return [*first, *self._batch.head(count - len(first))]
 
     def take_first(self) -> Sequence:
-        """Takes the request that has waited longest out of the queue."""
-        return self._waiting.popleft()
+        """Takes the next request out of the queue."""
+        return (self._first if len(self._first) else self._batch).take()
 
     def remove(self, generation: Generation) -> None:
         """Takes the request of a generation out of the queue, if it waits there."""
-        for index, sequence in enumerate(self._waiting):
-            if sequence.generation is generation:
-                del self._waiting[index]
-                return
+        self._keep(lambda sequence: sequence.generation is not generation)
 
     def remove_ended(self) -> None:
         """Takes out all that are over already."""
-        if any(sequence.is_over for sequence in self._waiting):
-            self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_over)
+        self._keep(lambda sequence: not sequence.is_over)
 
     def clear(self) -> list[Sequence]:
         """Empties the queue; returns what was in it."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = list(self)
+        self._keep(lambda sequence: False)
         return waiting
+
+    def _of(self, sequence: Sequence) -> FairQueue[Sequence]:
+        return self._batch if sequence.yields else self._first
+
+    def _keep(self, wanted: Callable[[Sequence], bool]) -> None:
+        for queue in (self._first, self._batch):
+            queue.keep(wanted)
+
+
+def _fair_queue() -> FairQueue[Sequence]:
+    return FairQueue(lambda sequence: sequence.share_key, lambda sequence: sequence.share_tokens)

@@ -1,7 +1,9 @@
 """One request in work: its tokens, its blocks, how it ends, and the text it still owes the client.
 
-Where workers are lost, `rewind` lets it begin anew with what it knows: all its tokens, drawn ones too, are run again
-as a prompt is. Nothing of them is taken or delivered twice, as only a token that follows the last known one is drawn.
+Where workers are lost, `rewind` lets it begin anew with what it knows, and so does `preempt` where others need its
+blocks: all its tokens, drawn ones too, are run again as a prompt is. Nothing of them is taken or delivered twice, as
+only a token that follows the last known one is drawn. What stands in blocks of others is passed over (`reuse_blocks`),
+but for the last known token, after which one is drawn.
 
 The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
 step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
@@ -11,18 +13,20 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import EngineCounts
-from numoe.coordinator.engine.kv_blocks import BlockTable
+from numoe.coordinator.engine.kv.block_keys import BlockKeys
+from numoe.coordinator.engine.kv.block_pool import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
-from numoe.coordinator.requests.request import GenerationRequest
+from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.coordinator.requests.thought import LimitedThought
@@ -30,6 +34,8 @@ from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
 from numoe.protos.messages import NO_TOKENS, Chunk
+
+ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
@@ -53,6 +59,7 @@ class Sequence:
         deadline: float,
         generation: Generation,
         tokenizer: Tokenizer,
+        block_positions: int,  # of a KV block
         experts: RoutedExperts | None = None,  # None: the model has none
     ) -> None:
         self.request = request
@@ -63,9 +70,13 @@ class Sequence:
         self.known = self.prompt  # tokens of prompt and answer so far
         self.run = 0  # of these, run through the model
         self.sent = 0  # of these, run or under way
-        self.most_run = 0  # as `run`, but before workers were lost: the most there ever were
+        self.most_run = 0  # as `run`, but before workers or blocks were lost: the most there ever were
+        self.cached = 0  # of the prompt's tokens, that never had to be run, as they stood in blocks of others
         self.not_finite = False  # whether its last step drew nothing, and it is not known yet where numbers overflow
         self.losses = 0  # of workers, in a row, while tokens of this request were run for the first time
+        self.share_key = request.client_key or request.client.rpartition(":")[0]  # without the connection's port
+        self.share_tokens = self.prompt + min(budget, ANSWER_TOKENS)  # that it takes of that share
+        self.yields = request.priority is Priority.BATCH  # to those that are not batch
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue
@@ -84,7 +95,8 @@ class Sequence:
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
         self._resumed: Resumed | None = None  # not delivered yet
-        self._experts, self._experts_run = experts, 0
+        self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
+        self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
 
     @property
     def drawn(self) -> int:
@@ -99,6 +111,26 @@ class Sequence:
     def under_way(self) -> bool:
         """Whether workers run tokens of it, and so read and write its blocks."""
         return self.sent > self.run
+
+    @property
+    def streams(self) -> bool:
+        """Whether it draws a token in every step that runs one of it."""
+        return self.drawn > 0 and self.known - self.run <= 1
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it is not as far again as it was when workers were lost."""
+        return self._lost is not None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no token of it was ever run."""
+        return self.most_run == self.cached
+
+    @property
+    def blocks(self) -> NDArray[np.int32]:
+        """[n] those that it holds."""
+        return NO_TOKENS if self.table is None else self.table.ids
 
     @property
     def is_over(self) -> bool:
@@ -137,16 +169,51 @@ class Sequence:
             generated_tokens=usage.completion_tokens,
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
+            cached_tokens=usage.cached_tokens,
             timings=event.timings if isinstance(event, Finished) else self._timings(now),
             parts=3 if self.drawn else 2 if self.started_at else 1,
             max_tokens=request.max_tokens,
             sampling=request.sampling,
         )
 
-    def admit(self, table: BlockTable, now: float) -> None:
-        """Takes a slot, with blocks for all that it may ever hold."""
+    def admit(self, table: BlockTable, now: float) -> int:
+        """Takes a slot; returns as `reuse_blocks` does."""
         self.table = table
-        self.started_at = now
+        self.started_at = self.started_at or now
+        return self.reuse_blocks()
+
+    def next_keys(self) -> list[bytes]:
+        """As `keys_to_run`, where it stands between two blocks with nothing under way, and so may take the next ones
+        over."""
+        if self.under_way or self.sent % self._block_positions:
+            return []
+        return self.keys_to_run()
+
+    def keys_to_run(self) -> list[bytes]:
+        """Names of the full blocks that it runs or will run, as far as its tokens are known, but for the last one."""
+        size = self._block_positions
+        return self._keys.between(self.run // size, (self.known - 1) // size)
+
+    def reuse_blocks(self) -> int:
+        """Takes over those of its next blocks that are there; returns how many tokens so never have to be run."""
+        if self.pending <= 1 or self.table is None or not (keys := self.next_keys()):
+            return 0
+        self.run += self.table.reuse(keys) * self._block_positions
+        self.sent = self.run
+        saved = max(0, self.run - self.most_run)
+        self.cached += saved
+        self.most_run += saved
+        return saved
+
+    def preempt(self) -> None:
+        """Gives its slot and its blocks up: all of it is to be run again, once it is admitted anew."""
+        self.close()
+        self._begin_anew()
+
+    def prompt_blocks(self) -> list[tuple[int, bytes]]:
+        """The full blocks of its prompt that were run, and their names."""
+        full = min(self.prompt, self.run) // self._block_positions
+        return list(zip(self.blocks[:full].tolist(), self._keys.between(0, full), strict=True))
 
     def close(self) -> None:
         """Gives the blocks back."""
@@ -175,9 +242,12 @@ class Sequence:
 
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
+        assert self.table is not None
         self._again += self.tokens_again(tokens)
         self.run += tokens
         self._experts_run += experts_run
+        self._tokens_run += tokens
+        self.table.name(self._keys.between(0, self.run // self._block_positions))
         if self.run > self.most_run:
             self._owes_progress = self.most_run < self.prompt
             self.most_run = self.run
@@ -187,12 +257,17 @@ class Sequence:
                 self._resumed, self._lost, self._again = Resumed(why, now - at, self._again), None, 0
 
     def rewind(self, why: str, now: float) -> None:
-        """The workers were lost, and with them what was run: all of it is to be run again."""
+        """The workers were lost, and with them what its blocks held: all of it is to be run again."""
         self.losses += self.sent > self.most_run or self.not_finite
         self.not_finite = False
         if self._lost is None:
             self._lost = why, now
-        self.run = self.sent = self._experts_run = 0
+        if self.table is not None:
+            self.table.close()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.run = self.sent = self._experts_run = self._tokens_run = 0
 
     def count_draw(self, counts: EngineCounts, now: float) -> None:
         """Count the times of a token that is about to be taken."""
@@ -200,7 +275,7 @@ class Sequence:
             counts.between_tokens_seconds.observe(now - self.last_token_at)
         else:
             counts.first_token_seconds.observe(now - self.submitted_at)
-            counts.prefill_rate.observe(self.prompt / max(now - self.started_at, 1e-9))
+            counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
 
     def take(self, token_id: int, logprob: float, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
@@ -269,10 +344,13 @@ class Sequence:
         return text + self._text.finish() if ends else text
 
     def _usage(self) -> Usage:
-        if self._experts is None or not self.run:
-            return Usage(self.prompt, self.drawn)
-        counted = self._experts_run, self.run
-        return Usage(self.prompt, self.drawn, self._experts.mean(*counted), self._experts.saved_bytes(*counted))
+        usage = Usage(self.prompt, self.drawn, cached_tokens=self.cached)
+        if self._experts is None or not self._tokens_run:
+            return usage
+        counted = self._experts_run, self._tokens_run
+        return replace(
+            usage, mean_experts=self._experts.mean(*counted), saved_bytes=self._experts.saved_bytes(*counted)
+        )
 
     def _timings(self, now: float) -> Timings:
         """Where the time went until `now`; of an answer, until its last token."""
@@ -283,6 +361,6 @@ class Sequence:
             queue_milliseconds=queue * 1e3,
             prefill_milliseconds=prefill * 1e3,
             decode_milliseconds=decode * 1e3,
-            prefill_tokens_per_second=self.prompt / prefill if prefill > 0 and self.drawn else 0.0,
+            prefill_tokens_per_second=(self.prompt - self.cached) / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )

@@ -16,6 +16,16 @@ class EngineState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockSharing:
+    """What requests have of each other's KV blocks; counts since the start."""
+
+    cached_blocks: int = 0  # that nobody holds, and anybody may take over, now
+    cached_tokens: int = 0  # of prompts, that had not to be run
+    evicted_blocks: int = 0  # of those that anybody might have taken over, for want of room
+    preemptions: int = 0  # of requests that gave their blocks back to others
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
     """State and counts at one moment."""
 
@@ -29,7 +39,8 @@ class EngineSnapshot:
     generated_tokens: int  # drawn since the start
     restarts: int
     rejected: int = 0  # requests that found no room, since the start
-    kv_blocks_reserved: int = 0  # for all that the requests at work may ever hold, those used among them
+    kv_blocks_reserved: int = 0  # for all that is known of the requests at work and one more each, the used among them
+    sharing: BlockSharing = BlockSharing()
     step_began_at: float | None = None  # time.monotonic() when the step under way began; None: there is none
 
 

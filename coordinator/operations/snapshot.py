@@ -156,7 +156,7 @@ class Flow:
     rejected: int  # since the start, as there was no room
     ended: dict[str, int]  # requests by how they ended, since the start: stop, length, cancelled, worker_lost, ...
     kv_blocks_used: int
-    kv_blocks_reserved: int  # for all that the requests at work may ever hold; who finds too few free waits
+    kv_blocks_reserved: int  # held, or needed soon, by the requests at work; who finds too few others waits
     kv_blocks: int
     prompt_tokens: int  # run since the start
     generated_tokens: int
@@ -164,6 +164,9 @@ class Flow:
     decode_rate: float  # generated tokens per second, of all requests
     first_token_seconds: float | None  # from a request's arrival to its first token, on average
     between_tokens_seconds: float | None
+    kv_blocks_cached: int = 0  # that nobody holds, and whose tokens the next request may take over
+    cached_tokens: int = 0  # of prompts, that had not to be run, since the start
+    preemptions: int = 0  # of requests that gave their blocks back to others, since the start
     step_age: float | None = None  # since the step under way began; None: there is none, nobody asks for anything
 
 

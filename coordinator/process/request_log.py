@@ -88,6 +88,7 @@ def _work(end: RequestEnd) -> dict[str, float | int | None]:
     timings = end.timings
     return {
         "prompt_tokens": end.prompt_tokens,
+        "cached_tokens": end.cached_tokens,
         "generated_tokens": end.generated_tokens,
         "mean_experts": _rounded(end.mean_experts, 3),
         "saved_bytes": end.saved_bytes,

@@ -23,6 +23,7 @@ class Usage:
     completion_tokens: int
     mean_experts: float | None = None  # run per token and layer; None: the model has none
     saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
+    cached_tokens: int = 0  # of the prompt, that had not to be run: others had run them before
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Timings:
     queue_milliseconds: float  # submitted .. first chunk of the prompt sent to the workers
     prefill_milliseconds: float  # .. first token drawn
     decode_milliseconds: float  # .. last token drawn
-    prefill_tokens_per_second: float  # prompt tokens per second of prefill
+    prefill_tokens_per_second: float  # prompt tokens per second of prefill, those that had to be run
     decode_tokens_per_second: float  # tokens after the first per second of decode; 0 with one token
 
 

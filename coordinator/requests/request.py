@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from numoe.coordinator.requests.thought import ThoughtLimit
 from numoe.protos.errors import InvalidRequest
@@ -15,6 +16,13 @@ STOP_STRINGS = 16
 STOP_STRING_BYTES = 256
 STOP_TOKENS = 64
 TEMPERATURE_RANGE = (0.01, 100.0)  # below 0.01 a float32 logit divided by it may overflow; 0 asks for the largest logit
+
+
+class Priority(StrEnum):
+    """Who goes first, in this order."""
+
+    INTERACTIVE = "interactive"  # somebody waits for the answer
+    BATCH = "batch"  # has what others leave: it is admitted after them, and makes room for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class GenerationRequest:
     client: str = ""  # who asks, for operators; "": unknown
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
+    priority: Priority = Priority.INTERACTIVE
+    client_key: str = ""  # whose share of the queue it takes; "": that of the host it comes from
     experts: ExpertReduction | None = None  # None: as the service's settings say
     thought: ThoughtLimit | None = None  # None: thoughts are as long as the model likes
     shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text

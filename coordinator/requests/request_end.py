@@ -43,6 +43,7 @@ class RequestEnd:
     parts: int = 0  # it came to: 1 queue, 2 prefill, 3 decode
     mean_experts: float | None = None  # run per token and layer; None: no token was run, or the model has none
     saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
+    cached_tokens: int = 0  # of the prompt, that had not to be run
     max_tokens: int | None = None  # that it asked for
     sampling: Sampling | None = None
 

@@ -23,7 +23,6 @@ from numoe.coordinator.machine.model_file import read_spec
 from numoe.coordinator.machine.planning import decide_plan, find_speeds
 from numoe.coordinator.profiling.taking import RunningProfile
 from numoe.coordinator.settings import ServeSettings
-from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here
 from numoe.coordinator.stages.host_look import HostLook, look_at
 from numoe.coordinator.stages.link import Wire
@@ -32,6 +31,7 @@ from numoe.coordinator.stages.server import StageServer
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.packed.same_model import same_model
 from numoe.model.planning.moves import ExpertMove
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.prediction.host_layers import HostForecast

@@ -181,6 +181,10 @@ class Pipeline:
         return self._all.others
 
     @property
+    def store(self) -> None:
+        return None  # of what is kept each host would need its layers' part
+
+    @property
     def depth(self) -> int:
         return 1 + len(self._hosts)
 

@@ -22,7 +22,6 @@ import structlog
 from numoe.coordinator.machine.planning import decide_plan, read_plan_text
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
-from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.forecast import forecast_here, layer_bytes
 from numoe.coordinator.stages.host_actor import Refusal
 from numoe.coordinator.stages.own_layers import own_settings
@@ -30,6 +29,7 @@ from numoe.coordinator.stages.ray_host import end_actor, living_hosts, start_act
 from numoe.coordinator.workers.actors import fetch
 from numoe.model.architectures.spec import ModelSpec, stage_of
 from numoe.model.machine.topology_reading import read_topology
+from numoe.model.packed.same_model import same_model
 from numoe.model.planning.hosts_plan import HostPart, HostsPlan
 from numoe.model.planning.plan import Range
 from numoe.model.planning.plan_file import hosts_from_toml

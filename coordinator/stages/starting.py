@@ -25,7 +25,6 @@ from numoe.coordinator.limits import step_limits
 from numoe.coordinator.machine.planning import counted_before
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import ServeSettings
-from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.host_actor import HostOrder
 from numoe.coordinator.stages.link import Wire
 from numoe.coordinator.stages.own_layers import load_layers, own_settings
@@ -43,6 +42,7 @@ from numoe.coordinator.stages.step_messages import largest_message
 from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.group import HostGroup
 from numoe.model.architectures.spec import ModelSpec, stage_of
+from numoe.model.packed.same_model import same_model
 from numoe.model.planning.plan import Range, ShardPlan
 from numoe.model.planning.prediction.host_layers import HostLayers
 from numoe.protos.errors import HostsMissing, NumoeError, SetupError

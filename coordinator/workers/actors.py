@@ -105,6 +105,12 @@ class ActorGroup:
         _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
+    def ask(self, method: str, blocks: Sequence[tuple[int, bytes]], look: Callable[[], None]) -> list[Any]:
+        """What every worker answers to a call about KV blocks; `look` as in `load`. Raises WorkerLost: one died."""
+        asked = [getattr(handle, method).remote(blocks) for handle in self.handles]
+        _await(asked, look)
+        return [_result(worker, "reading or writing KV blocks", one) for worker, one in enumerate(asked)]
+
     def _look_at_start(self, look: Callable[[], None]) -> None:
         for worker, told in enumerate(self._told):
             if why := failure(os.pread(told.fileno(), MOST_TOLD_BYTES, 0).decode(errors="replace")):

@@ -11,10 +11,11 @@ by WorkerLost, and nothing is closed twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Event, Lock, RLock
+from typing import Any
 
 import numpy as np
 import structlog
@@ -32,6 +33,7 @@ from numoe.coordinator.workers.actors import ActorGroup
 from numoe.coordinator.workers.expert_mover import ExpertMover
 from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.keeping import Keeping
+from numoe.coordinator.workers.kv_store import KvStore
 from numoe.coordinator.workers.placement import Placement, log_binding
 from numoe.coordinator.workers.standby import Standby
 from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of, tile_types
@@ -78,6 +80,7 @@ class HostGroup:
         self._closing, self._closed = Event(), False
         self._started: StartedWorkers | None = None
         self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
+        self._store = None if settings.engine.kv_store is None else KvStore(settings.engine, self._ask_workers)
         self._keeping, self._computed = keeping, True  # whether the workers have computed a step
         self._losses = 0  # how often all workers were given up as one was lost
 
@@ -122,6 +125,8 @@ class HostGroup:
             if report.kept_bytes:
                 _log.info("weights_taken_up", worker=shard.worker, bytes=report.kept_bytes)
         self._keep_logs = kept
+        if self._store:
+            self._store.open({report.block_folder: report.block_file_bytes for report in reports})
         if self._standby:
             self._standby.begin()
 
@@ -160,6 +165,8 @@ class HostGroup:
         return not self._computed and (ready_at is None or time.time() - ready_at < FORGET_SECONDS)
 
     def close(self) -> None:
+        if self._store:
+            self._store.close()
         self._closing.set()
         started = self._started
         if started is not None:
@@ -208,6 +215,10 @@ class HostGroup:
             self._started = None
 
     # ---- steps, by one thread: the engine's, or a stage's
+
+    @property
+    def store(self) -> KvStore | None:
+        return self._store
 
     @property
     def depth(self) -> int:
@@ -259,6 +270,11 @@ class HostGroup:
         """Of each row that the step collected last drew from, the logit of one token; for measuring."""
         assert self._started is not None
         return self._started.channel.logits_of(token_ids)
+
+    def _ask_workers(self, method: str, blocks: Sequence[tuple[int, bytes]]) -> list[Any]:
+        """What every worker answers to a call about KV blocks. Raises WorkerLost."""
+        started = self._sound()
+        return started.actors.ask(method, blocks, partial(self._refuse_lost, started))
 
     def check(self) -> None:
         heartbeats, longest = self._sound().heartbeats, self._settings.workers.stuck_seconds

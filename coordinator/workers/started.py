@@ -116,6 +116,7 @@ def assignments_of(
             lock_weights=settings.workers.mlock,
             packed=settings.model.packed and settings.model.packed.absolute(),
             keeper=keeper,
+            kv_store=settings.engine.kv_store and settings.engine.kv_store.absolute(),
             verify_seconds=settings.workers.verify_weights,
         )
         for shard in plan.shards

@@ -35,6 +35,7 @@ class WorkerAssignment:
     lock_weights: bool = False  # in memory, so that they are never swapped out
     packed: Path | None = None  # a folder of panels to load instead of the model's file
     keeper: Path | None = None  # the socket of who keeps the weights beyond this worker; None: they end with it
+    kv_store: Path | None = None  # a folder that keeps keys and values beyond this worker; None: they end with it
     verify_seconds: float | None = None  # for a walk that compares weights with digests of them; None: there is none
 
     @property

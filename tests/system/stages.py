@@ -94,6 +94,10 @@ class RecordedPipeline(RecordedWorkers):
     def depth(self) -> int:
         return self.pipeline.depth
 
+    @property
+    def store(self) -> None:
+        return self.pipeline.store
+
     def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         self.before_step(step.number)
         self.pipeline.submit(step)

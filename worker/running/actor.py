@@ -56,6 +56,16 @@ class WorkerActor:
             found = f"worker {assignment.worker} found no memory for its shard on NUMA node {node}"
             return f"{found}; use more nodes or less KV"
 
+    def save_blocks(self, blocks: Sequence[tuple[int, bytes]]) -> str:
+        """See BlockFiles.save."""
+        assert self._shard.block_files is not None
+        return self._shard.block_files.save(blocks)
+
+    def restore_blocks(self, blocks: Sequence[tuple[int, bytes]]) -> list[str]:
+        """See BlockFiles.restore."""
+        assert self._shard.block_files is not None
+        return self._shard.block_files.restore(blocks)
+
     def recount(self) -> ShardReport:
         """See RunningShard.recount."""
         return self._shard.recount()

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from numoe.worker.placing.locality import ShardMemory, look, settle
 from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
+from numoe.worker.running.block_files import BlockFiles
 from numoe.worker.running.held_experts import HeldExperts, expert_name
 from numoe.worker.running.step_memory import memory_of, profile_states, step_input
 from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
@@ -50,6 +52,8 @@ class ShardReport:
     kept_bytes: int  # of them, what had not to be read, as the worker before left it in the keeper's hands
     kv_bytes: int
     locality: Locality
+    block_folder: Path | None  # where files of KV blocks lie; None: there are none
+    block_file_bytes: int  # of each
     cpus: tuple[tuple[int, ...], ...]  # per computing thread: where the kernel lets it run
 
 
@@ -104,6 +108,7 @@ class RunningShard:
         with ThreadPoolExecutor(threads, thread_name_prefix="pages") as pool:  # so that a full node shows now
             for size in pool.map(self._touch_kv, range(0, self._kv.size, _TOUCH_BYTES)):
                 self._count(size)
+        self.block_files = None if assignment.kv_store is None else BlockFiles(assignment, self._kv)
         self._team = ThreadTeam(
             assignment,
             self._arena,
@@ -177,6 +182,8 @@ class RunningShard:
             kept_bytes=self._weights.memory.size if self._weights.written_before else 0,
             kv_bytes=self._kv.size,
             locality=locality,
+            block_folder=self.block_files.folder if self.block_files else None,
+            block_file_bytes=self.block_files.file_bytes if self.block_files else 0,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
         )
 

@@ -113,6 +113,7 @@ def _finished(event: events.Finished, *, called: bool) -> generation_pb2.Finishe
             completion_tokens=usage.completion_tokens,
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
+            cached_tokens=usage.cached_tokens,
         ),
         timings=generation_pb2.Timings(
             queue_milliseconds=timings.queue_milliseconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numoe.coordinator.api.answering import Question, Text, TokenIds
 from numoe.coordinator.api.conversation import Conversation
 from numoe.coordinator.api.grpc.conversations import read_conversation
-from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
+from numoe.coordinator.requests.request import GenerationRequest, Priority, check_stop_counts
 from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.expert_reduction import ExpertReduction
@@ -14,6 +14,11 @@ from numoe.v1 import generation_pb2
 
 QuestionMessage = generation_pb2.GenerateRequest | generation_pb2.ChatRequest
 
+_PRIORITIES = {
+    generation_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    generation_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    generation_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
 _STOPPING_FIELDS = ("max_tokens", "min_tokens", "stop", "stop_token_ids")
 
 
@@ -44,9 +49,17 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         client=asker.client,
         method=asker.method,
         trace=asker.trace,
+        priority=_priority(message.priority),
         experts=_experts(message.experts) if message.HasField("experts") else None,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
+
+
+def _priority(value: generation_pb2.Priority.ValueType) -> Priority:
+    try:
+        return _PRIORITIES[value]
+    except KeyError as error:
+        raise InvalidRequest("priority", f"is {value}; expected 1 (interactive) or 2 (batch)") from error
 
 
 def _experts(message: generation_pb2.ExpertReduction) -> ExpertReduction:

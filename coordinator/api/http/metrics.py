@@ -112,8 +112,17 @@ def _service(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("numoe_kv_blocks_used", "Blocks of keys and values that requests hold", flow.kv_blocks_used)
     yield GaugeMetricFamily(
         "numoe_kv_blocks_reserved",
-        "Blocks for all that the requests in work may ever hold",
+        "Blocks that the requests in work hold, or need soon",
         flow.kv_blocks_reserved,
+    )
+    yield GaugeMetricFamily(
+        "numoe_kv_blocks_cached", "Blocks that no request holds, and the next may take over", flow.kv_blocks_cached
+    )
+    yield CounterMetricFamily(
+        "numoe_prompt_tokens_cached", "Tokens of prompts that had not to be run", flow.cached_tokens
+    )
+    yield CounterMetricFamily(
+        "numoe_preemptions", "Requests that gave their KV blocks back to others", flow.preemptions
     )
     layers = GaugeMetricFamily(
         "numoe_layer_imbalance_ratio",
@@ -189,7 +198,9 @@ def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
     losses.add_metric(places.unknown("unknown", "unknown"), lost.get(None, 0))
     yield losses
     yield CounterMetricFamily(
-        "numoe_tokens_run_again", "Positions that were run again as workers were lost", counts.tokens_run_again
+        "numoe_tokens_run_again",
+        "Positions that were run again as workers or blocks were lost",
+        counts.tokens_run_again,
     )
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)

@@ -134,6 +134,8 @@ FLAGS = (
     _always(("-fmoe", "--fused-moe", "--fused-moe-up-gate"), "gate, up and the activation between are one pass"),
     _always(("--no-mmap",), "weights are copied to the memory of the node that computes with them", "nothing"),
     _always(("-cb", "--cont-batching"), "requests join and leave a running batch", "nothing"),
+    _always(("--cache-prompt",), "what prompts begin with alike is run once, for all requests", "nothing"),
+    Flag(("--no-cache-prompt",), "nothing", lambda _: ["--prefix-cache", "off"], shown="--prefix-cache off"),
     _always(("--jinja",), "conversations are rendered by the model's own template", "nothing"),
     _always(("--metrics", "--slots"), "/metrics and the page at /ops/, see --http-address", "nothing"),
     _always(("--no-context-shift",), "an answer ends where the context is full", "nothing"),

@@ -152,7 +152,8 @@ def _flow(status: Status) -> Text:
         facts.append(f"first token {human_time(flow.first_token_seconds)}")
     if flow.HasField("between_tokens_seconds"):
         facts.append(f"between tokens {human_time(flow.between_tokens_seconds)}")
-    facts.append(f"{flow.kv_blocks_used} of {flow.kv_blocks} KV blocks, {flow.kv_blocks_reserved} reserved")
+    blocks = f"{flow.kv_blocks_used} of {flow.kv_blocks} KV blocks"
+    facts.append(f"{blocks}, {flow.kv_blocks_reserved} reserved, {flow.kv_blocks_cached} cached")
     return Text("; ".join(facts))
 
 

@@ -6,13 +6,13 @@ changes the tokens; `expected_tokens` says what they must be. Every step is chec
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
 from numoe.coordinator.engine.batch import MOST_LOSSES
+from numoe.coordinator.engine.executor import BlockStore
 from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
 
@@ -70,6 +70,7 @@ class FakeExecutor:
         self._limits = limits
         self._cells: dict[tuple[int, int], int] = {}  # (block, offset) -> hash of the sequence up to there
         self.depth = depth
+        self.store: BlockStore | None = None
         self._in_flight: deque[tuple[Step, StepResult]] = deque()
 
     @property
@@ -126,31 +127,39 @@ class FakeExecutor:
 
 
 def check_apart(step: Step, others: Sequence[Step]) -> None:
-    """Steps under way at once share no sequence, but for the chunks of one prompt, which follow each other."""
-    ends = {other.kv_blocks[0]: other for before in others for other in before.chunks}
+    """Steps under way at once share no sequence, but for the chunks of one prompt, which follow each other.
+
+    A block that is being written is one sequence's own, so the last one of a chunk tells whose it is.
+    """
     for chunk in step.chunks:
-        if (before := ends.get(chunk.kv_blocks[0])) is not None:
-            assert before.sampling is None, "a token is run before the one that it follows was drawn"
-            assert chunk.first_position == before.first_position + len(before.token_ids)
+        blocks = set(chunk.kv_blocks.tolist())
+        own = [other for before in others for other in before.chunks if other.kv_blocks[-1] in blocks]
+        if own:
+            assert own[-1].sampling is None, "a token is run before the one that it follows was drawn"
+            assert chunk.first_position == own[-1].first_position + len(own[-1].token_ids)
 
 
 def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:
-    """A legal step: within the limits, numbered in order, no block in two tables, tables just as long as needed."""
+    """A legal step: within the limits, numbered in order, tables just as long as needed, and no block that a chunk
+    writes is in another one's table."""
     assert not before or step.number > before[-1].number
     assert 0 < len(step.chunks) <= limits.sequences
     assert sum(len(chunk.token_ids) for chunk in step.chunks) <= limits.step_tokens
-    owned: list[int] = []
+    held: list[int] = []
+    written: list[int] = []
     for chunk in step.chunks:
         end = chunk.first_position + len(chunk.token_ids)
         assert 0 <= chunk.first_position < end <= limits.context_tokens
         assert len(chunk.kv_blocks) == -(-end // limits.block_positions)
         assert chunk.token_ids.dtype == chunk.kv_blocks.dtype == np.int32
-        owned += chunk.kv_blocks.tolist()
+        held += chunk.kv_blocks.tolist()
+        written += chunk.kv_blocks[chunk.first_position // limits.block_positions :].tolist()
         seen = chunk.seen_tokens.tolist()
         assert len(seen) == len(set(seen)) == len(chunk.seen_counts)
         assert bool(seen) == (chunk.sampling is not None and chunk.sampling.penalises)
-    assert all(left < right for left, right in pairwise(sorted(owned))), "a block is in two tables"
-    assert not owned or 0 <= min(owned) <= max(owned) < limits.kv_blocks
+    holders = Counter(held)
+    assert all(holders[block] == 1 for block in written), "a block is written that is in two tables"
+    assert 0 <= min(held) <= max(held) < limits.kv_blocks
 
 
 def lose_worker_at(*numbers: int) -> Callable[[Step], None]:

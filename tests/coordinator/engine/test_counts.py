@@ -116,7 +116,9 @@ async def test_refused_requests_are_counted_once() -> None:
 async def test_open_requests_tell_how_far_they_are_and_an_operator_may_end_them() -> None:
     gate = Gate(number=2)
     limits = replace(LIMITS, sequences=2)
-    async with serving(FakeExecutor(ALL_IDS, limits, before_collect=gate), prefill_chunk=8) as engine:
+    async with serving(
+        FakeExecutor(ALL_IDS, limits, before_collect=gate), prefill_chunk=8, prompt_slowdown=0.0
+    ) as engine:
         asked = (
             replace(request((1, 2), 9), request_id="decoding", client="ipv4:127.0.0.1:1"),
             replace(request(tuple(range(30)), 9), request_id="reading"),

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from numoe.coordinator.engine.scheduler import RunningSequence, SchedulerState, schedule
+from numoe.coordinator.engine.scheduling.scheduler import RunningSequence, SchedulerState, schedule
 from numoe.protos.errors import DeadlineExceeded
 from numoe.protos.messages import Chunk, Sampling, Step, StepResult
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
@@ -31,10 +31,10 @@ class Pipeline(FakeExecutor):
 
 def test_each_step_takes_its_share_of_the_sequences() -> None:
     running = [RunningSequence(1) for _ in range(7)]
-    first = schedule(SchedulerState(running, [], 0), LIMITS, 32, depth=3)
+    first = schedule(SchedulerState(running, [], 7), LIMITS, 32, depth=3)
     assert [chunk.sequence for chunk in first.chunks] == [0, 1, 2]
     running[:3] = [RunningSequence(0)] * 3
-    second = schedule(SchedulerState(running, [], 0), LIMITS, 32, depth=3)
+    second = schedule(SchedulerState(running, [], 7), LIMITS, 32, depth=3)
     assert [chunk.sequence for chunk in second.chunks] == [3, 4, 5]
 
 

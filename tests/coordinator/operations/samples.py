@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +19,9 @@ HITS = np.zeros((2, 4), np.int64)
 
 
 def engine(**counts: int) -> EngineSnapshot:
-    known = dict.fromkeys(("running", "queued", "kv_blocks_used", "steps", "prompt_tokens", "generated_tokens"), 0)
+    known: dict[str, Any] = dict.fromkeys(
+        ("running", "queued", "kv_blocks_used", "steps", "prompt_tokens", "generated_tokens"), 0
+    )
     return EngineSnapshot(EngineState.SERVING, **(known | {"kv_blocks": 64, "restarts": 0} | counts))
 
 

@@ -9,11 +9,11 @@ import pytest
 from numoe.coordinator.cluster.host_state import HostState
 from numoe.coordinator.cluster.wanted_hosts import NotJoined
 from numoe.coordinator.settings import ListenSettings, ServeSettings
-from numoe.coordinator.stages.file_identity import same_model
 from numoe.coordinator.stages.sharing import wait_for_hosts
 from numoe.coordinator.stages.starting import _own_credentials, _Progress
 from numoe.model.architectures.reading import model_spec
 from numoe.model.gguf.model_file import open_gguf
+from numoe.model.packed.same_model import same_model
 from numoe.protos.errors import NumoeError, SetupError
 from tests.tiny_model import TinyShape, write_tiny_model
 

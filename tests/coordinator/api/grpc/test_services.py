@@ -13,12 +13,15 @@ from numoe.model.planning.plan_size import whole_expert_bytes
 from numoe.v1.generation_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    PRIORITY_BATCH,
+    PRIORITY_INTERACTIVE,
     ChatMessage,
     ChatRequest,
     DetokenizeRequest,
     ExpertReduction,
     GenerateRequest,
     GenerateResponse,
+    Priority,
     ResponseOptions,
     Stopping,
     TokenizeRequest,
@@ -28,6 +31,7 @@ from numoe.v1.model_pb2 import GetModelRequest
 from numoe.v1.placement_pb2 import WORKER_STATE_LOST, WORKER_STATE_READY, GetPlacementRequest
 from tests.coordinator.api.grpc.grpc_serving import (
     SHAPE,
+    Running,
     ask,
     chatted,
     fake_workers,
@@ -86,6 +90,32 @@ async def test_log_probabilities_come_only_when_asked_for() -> None:
     found = [(token.id, token.logprob) for message in asked.messages for token in message.delta.tokens]
     assert found == expected_tokens((1, 2, 3), 8, LETTERS)
     assert not any(token.HasField("logprob") for message in plain.messages for token in message.delta.tokens)
+
+
+async def test_an_answer_tells_how_many_tokens_of_its_prompt_had_not_to_be_run() -> None:
+    async with running_server() as running:
+        first, second = [await generated(running, ask(ids=range(1, 40))) for _ in range(2)]
+    assert [told.finished.usage.cached_tokens for told in (first, second)] == [0, 32]
+    assert first.ids == second.ids
+
+
+async def test_batch_requests_wait_for_interactive_ones() -> None:
+    gate, ended = Gate(0), list[int]()
+
+    async def note_end(running: Running, number: int, priority: Priority.ValueType) -> None:
+        await generated(running, ask(ids=[number], priority=priority))
+        ended.append(number)
+
+    async with running_server(small_workers(before_collect=gate)) as running:
+        first = asyncio.create_task(note_end(running, 1, PRIORITY_INTERACTIVE))
+        await gate.reached.wait()
+        batch = asyncio.create_task(note_end(running, 2, PRIORITY_BATCH))
+        await until(lambda: running.busy()[1] == 1)
+        other = asyncio.create_task(note_end(running, 3, PRIORITY_INTERACTIVE))
+        await until(lambda: running.busy()[1] == 2)
+        gate.open()
+        await asyncio.gather(first, batch, other)
+    assert ended == [1, 3, 2]
 
 
 async def test_an_answer_tells_how_many_experts_it_ran() -> None:

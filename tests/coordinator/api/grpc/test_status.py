@@ -87,6 +87,7 @@ INVALID: tuple[tuple[str, Callable[[], GenerateRequest]], ...] = (
     ("token_ids.ids[1]", lambda: ask((1, 331))),
     ("token_ids.ids", lambda: ask(many_ids())),
     ("model", lambda: ask(model="another")),
+    ("priority", lambda: ask(priority=7)),
     ("request_id", lambda: ask(request_id="x" * 129)),
     ("request_id", lambda: ask(request_id="two\nlines")),
     ("stopping.max_tokens", lambda: ask(max_tokens=0)),

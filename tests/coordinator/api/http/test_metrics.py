@@ -167,18 +167,21 @@ async def test_workers_and_nodes_of_several_hosts_are_told_apart_by_their_hosts_
         assert any(name == "numoe_host_info" and host in labels for name, *labels in samples)
 
 
-async def test_blocks_are_told_that_nobody_else_can_have() -> None:
-    gate = Gate(number=1)
+async def test_blocks_are_told_that_are_held_and_needed_soon_and_those_that_the_next_request_takes_over() -> None:
+    gate = Gate(number=3)
     async with running_server(fake_workers(before_collect=gate)) as running:
-        reading = asyncio.create_task(generated(running, ask(ids=range(1, 17), max_tokens=100)))
+        await generated(running, ask(ids=range(1, 34), max_tokens=1))  # two steps, of 32 tokens at most
+        reading = asyncio.create_task(generated(running, ask(ids=range(1, 18), max_tokens=100)))
         await gate.reached.wait()
         reply = await http_ask(running.ready.http, "/metrics")
         gate.open()
         await reading
     samples = samples_of(reply)
-    positions, block = 16 + 100 - 1, 16  # the last token drawn is never run
-    assert samples["numoe_kv_blocks_reserved",] == -(-positions // block)
-    assert samples["numoe_kv_blocks_used",] == 2
+    assert samples["numoe_kv_blocks_used",] == 2  # of 16 tokens each
+    assert samples["numoe_kv_blocks_reserved",] == 3
+    assert samples["numoe_kv_blocks_cached",] == 1
+    assert samples["numoe_prompt_tokens_cached_total",] == 16
+    assert samples["numoe_preemptions_total",] == 0
 
 
 async def test_prometheus_finds_no_fault_with_names_units_and_descriptions() -> None:

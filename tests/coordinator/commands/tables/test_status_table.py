@@ -38,7 +38,7 @@ STATUS = Status(
     workers=[BUSY, WorkerStatus(worker=1, state=WORKER_STATE_LOST)],
     flow=FlowStatus(
         running=3, queued=14, rejected=159, prefill_rate=265.3, decode_rate=35.8, first_token_seconds=1.72,
-        kv_blocks_used=97, kv_blocks_reserved=480, kv_blocks=512,
+        kv_blocks_used=97, kv_blocks_reserved=480, kv_blocks=512, kv_blocks_cached=33,
     ),
     findings=[
         Finding(level="ok", subject="swap", found="none"),
@@ -55,7 +55,7 @@ def test_everything_that_counts_is_on_the_screen() -> None:
         *("83 %", "87.2", "131.2 ms", "4 %", "25 %", "2.00 GiB", "3 of 44", "70.0 ms ago", "lost"),
         *("192 GiB", "117 GiB", "9.00 GiB"),
         "3 running, 14 queued, 159 rejected; prompts 265.3/s, answers 35.8/s; first token 1.7 s",
-        "97 of 512 KV blocks, 480 reserved",
+        "97 of 512 KV blocks, 480 reserved, 33 cached",
         "Worker 0: found 2 GiB elsewhere.",
         "warning: huge pages: off",
     ):

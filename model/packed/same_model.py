@@ -1,4 +1,4 @@
-"""Whether two hosts have the same model, without reading all of it."""
+"""Whether two processes have the same model before them, on whichever hosts, without reading all of it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,130 @@
+"""The block pool: nobody writes a block that others hold, nothing leaks, and what is found is what was named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numoe.coordinator.engine.kv.block_keys import BlockKeys
+from numoe.coordinator.engine.kv.block_pool import BlockPool, BlockTable
+from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
+
+
+def keys_of(tokens: Sequence[int], size: int, experts: ExpertReduction = ALL_EXPERTS) -> list[bytes]:
+    """Of the full blocks of these tokens."""
+    return BlockKeys(experts, np.array(tokens, np.int32), size).between(0, len(tokens) // size)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.lists(
+        st.tuples(st.sampled_from(["open", "grow", "close", "forget"]), st.integers(0, 99), st.integers(1, 60)),
+        max_size=80,
+    ),
+)
+@settings(deadline=None, derandomize=True, max_examples=300)
+def test_blocks_are_shared_by_name_written_by_one_and_all_come_back(
+    blocks: int, size: int, actions: list[tuple[str, int, int]]
+) -> None:
+    """Each table holds positions of one of two texts; what a block holds is checked as a worker would read it."""
+    pool = BlockPool(blocks, size)
+    tables: list[tuple[BlockTable, int]] = []  # and which text
+    content: dict[int, tuple[int, int]] = {}  # block -> text and place in it
+    texts = [keys_of([text] * 64 * size, size) for text in range(2)]
+    for action, which, positions in actions:
+        most = min(pool.blocks_for(positions), blocks)
+        if action == "open":
+            tables.append((pool.open(most * size), which % 2))
+            tables[-1][0].reuse(texts[which % 2][: which % (most + 1)])
+        elif action == "grow" and tables:
+            table, text = tables[which % len(tables)]
+            before = table.ids.tolist()
+            wanted = min(positions, table.most * size, (len(before) + pool.available) * size)
+            ids = table.grow(wanted).tolist()
+            assert ids[: len(before)] == before[: len(ids)]
+            for place in range(len(before), len(ids)):
+                content[ids[place]] = text, place
+            table.name(texts[text][: wanted // size])
+        elif action == "close" and tables:
+            tables.pop(which % len(tables))[0].close()
+        elif action == "forget":
+            while tables:
+                tables.pop()[0].close()
+            pool.forget()
+            assert (pool.cached, pool.find(texts[0])) == (0, (0, 0))
+        for table, text in tables:
+            assert [content[block] for block in table.ids.tolist()] == [(text, n) for n in range(table.ids.size)]
+        holders = Counter(block for table, _ in tables for block in table.ids.tolist())
+        assert (pool.used, pool.available) == (len(holders), blocks - len(holders))
+        assert pool.cached <= pool.available
+    for table, _ in tables:
+        table.close()
+        table.close()
+    assert (pool.used, pool.available) == (0, blocks)
+
+
+def test_what_was_named_is_found_as_far_as_tokens_and_experts_are_alike() -> None:
+    pool, tokens = BlockPool(blocks=8, block_positions=4), list(range(14))
+    table = pool.open(16)
+    table.grow(14)
+    table.name(keys_of(tokens, 4))
+    assert pool.find(keys_of(tokens, 4)) == (3, 3)
+    table.close()
+    assert pool.find(keys_of(tokens, 4)) == (3, 0)
+    assert pool.find(keys_of([*tokens[:7], 99, *tokens[8:]], 4)) == (1, 0)
+    assert pool.find(keys_of([99, *tokens[1:]], 4)) == (0, 0)
+    assert pool.find(keys_of(tokens, 4, ExpertReduction(1, 0.5))) == (0, 0)
+    other = pool.open(16)
+    assert other.reuse(keys_of(tokens, 4)) == 3
+
+
+def test_what_was_used_longest_ago_goes_first_and_the_end_of_a_text_before_its_beginning() -> None:
+    pool, old, new = BlockPool(blocks=6, block_positions=2), keys_of([1] * 6, 2), keys_of([2] * 6, 2)
+    for keys in (old, new):
+        table = pool.open(6)
+        table.grow(6)
+        table.name(keys)
+        table.close()
+    assert pool.open(6).reuse(old[:1]) == 1  # which so is held
+    taker = pool.open(6)
+    taker.grow(4)
+    assert (pool.find(old), pool.find(new), pool.evicted) == ((1, 1), (3, 0), 2)
+    taker.grow(6)
+    assert (pool.find(old), pool.find(new), pool.evicted) == ((1, 1), (2, 0), 3)
+
+
+def test_two_that_ran_the_same_at_once_each_keep_their_own() -> None:
+    pool, keys = BlockPool(blocks=4, block_positions=2), keys_of([1] * 4, 2)
+    tables = [pool.open(4), pool.open(4)]
+    for table in tables:
+        table.grow(4)
+    for table in tables:
+        table.name(keys)
+    tables[0].close()
+    assert (pool.cached, pool.find(keys)) == (2, (2, 0))
+    tables[1].close()
+    assert (pool.cached, pool.available) == (2, 4)
+
+
+def test_nothing_is_found_where_nothing_is_cached() -> None:
+    pool, keys = BlockPool(blocks=4, block_positions=2, caches=False), keys_of([1] * 4, 2)
+    table = pool.open(4)
+    table.grow(4)
+    table.name(keys)
+    table.close()
+    assert (pool.cached, pool.find(keys)) == (0, (0, 0))
+
+
+def test_a_table_handed_out_earlier_does_not_change_as_the_sequence_grows() -> None:
+    pool = BlockPool(blocks=4, block_positions=2)
+    table = pool.open(8)
+    first = table.grow(3)
+    copy = first.copy()
+    table.grow(8)
+    np.testing.assert_array_equal(first, copy)
+    assert first.dtype == np.int32
