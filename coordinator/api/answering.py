@@ -80,7 +80,8 @@ async def submit(question: Question, served: ServedModel) -> Answer:
         prompt=tuple(prompt),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
     )
-    generation = served.engine.submit(request)
+    guide = None if request.constraint is None else await served.guides.compile(request.constraint)
+    generation = served.engine.submit(request, guide)
     return Answer(request, token_budget(request, served.limits), generation)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from numoe.coordinator.constraints.guides import Guides
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.requests.request import RequestLimits
 from numoe.coordinator.workers.placement import Workers
@@ -22,6 +23,7 @@ class ServedModel:
     template: ChatTemplate | None  # None: the file has none that works
     workers: Workers
     engine: Engine
+    guides: Guides  # of grammars that answers obey
 
     @property
     def limits(self) -> RequestLimits:

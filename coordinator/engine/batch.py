@@ -62,7 +62,17 @@ class Batch:
             self.running.append(sequence)
         under_way = any(sequence.under_way for sequence in self.running)
         assert decided.chunks or under_way or not self.has_open, "work is open, but none can be scheduled"
-        return [(self.running[chunk.sequence], chunk.tokens) for chunk in decided.chunks]
+        return self._within_rows([(self.running[chunk.sequence], chunk.tokens) for chunk in decided.chunks])
+
+    def _within_rows(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """The work, less what has more rows of logits than a step has room for: each token told of takes one."""
+        spare, within = self._limits.sequences - len(work), []
+        for sequence, tokens in work:
+            if sequence.tells_prompt:
+                tokens = min(tokens, 1 + spare)
+                spare -= tokens - 1
+            within.append((sequence, tokens))
+        return within
 
     def rewind(self, lost: WorkerLost, now: float) -> list[Sequence]:
         """The workers were lost, with all keys and values: what is at work runs all its tokens again, in its blocks.

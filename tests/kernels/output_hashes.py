@@ -126,7 +126,7 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        sample["top_k"] = 20 if filtered == 2 else 0
+        sample["top_k"], sample["typical_p"] = 20 if filtered == 2 else 0, 1.0
         tokens[seed, filtered] = draw(row.copy(), memory, sample, 4090)
     yield "draw", tokens
 

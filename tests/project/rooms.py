@@ -43,6 +43,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
+    "coordinator/constraints": ("coordinator/requests", "model/text", "protos"),
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
     "coordinator/machine": ("coordinator", "model/*", "protos"),
@@ -96,6 +97,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/api": (
         "coordinator",
         "coordinator/requests",
+        "coordinator/constraints",
         "coordinator/engine",
         "coordinator/workers",
         "model/text",
@@ -121,6 +123,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/process": (
         "coordinator",
         "coordinator/requests",
+        "coordinator/constraints",
         "coordinator/engine",
         "coordinator/hub",
         "coordinator/machine",
