@@ -1,10 +1,10 @@
 """Makes guides of grammars by llguidance, apart from the event loop, within limits.
 
 *Guarantees*: whatever a client sends, compiling ends by itself within a second, and a mask within some 20 ms, as both
-are counted in steps by the library, and memory in states. It lets go of the GIL while it does either. A mask is made
-once, however often it is asked for: 0.03 ms of a Zen 3 core for the arguments of tools, 49,152 tokens. *Not
-guaranteed*: that a grammar which comes to a limit late is refused early; its answer then ends with what the library
-says.
+are counted in steps by the library, and memory in states; no depth ends the process. The library lets go of the GIL
+while it does either. A mask is made once, however often it is asked for: 0.03 ms of a Zen 3 core for the arguments of
+tools, 49,152 tokens. *Not guaranteed*: that a grammar which comes to a limit late is refused early; its answer then
+ends with what the library says.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numoe.protos.foreign_text import one_line
 
 COMPILE_SECONDS = 5.0  # for one grammar, those that came before it included
 _THREADS = 2  # so that one grammar that takes long holds up nobody
+_STACK_BYTES = 256 << 20  # with the usual 8 MiB a chain of 3,000 rules, 50 KiB of text, ended the process
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,  # 10 ms
     step_lexer_fuel=200_000,  # 14 ms
@@ -45,7 +46,7 @@ class Guides:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._threads = ThreadPoolExecutor(_THREADS, "numoe-grammar")
+        self._threads = _deep_threads()
         self._vocabulary = self._threads.submit(_vocabulary_of, tokenizer) if tokenizer.end_ids else None
 
     async def compile(self, constraint: Constraint) -> Guide:
@@ -67,6 +68,16 @@ class Guides:
         if problem := guide.problem:
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", problem)
         return guide
+
+
+def _deep_threads() -> ThreadPoolExecutor:
+    """Threads that have room for what calls itself as often as a grammar has rules."""
+    threads, started = ThreadPoolExecutor(_THREADS, "numoe-grammar"), threading.Barrier(_THREADS)
+    before = threading.stack_size(_STACK_BYTES)
+    for _ in range(_THREADS):
+        threads.submit(started.wait)  # each keeps its thread, so that the next one starts another
+    threading.stack_size(before)
+    return threads
 
 
 def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:

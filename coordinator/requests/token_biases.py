@@ -23,7 +23,7 @@ class TokenBiases:
     def __init__(self, request: GenerationRequest, tokenizer: Tokenizer) -> None:
         end_ids = tokenizer.end_ids
         self._min_tokens = request.min_tokens
-        self._repeats = None if request.dry is None else Repeats(request.dry, tokenizer)
+        self._repeats = Repeats(request.dry, tokenizer) if request.dry and request.dry.multiplier else None
         never = end_ids if request.ignore_eos else frozenset()
         self._late = _biases(request.logit_bias, never)
         self._early = self._late

@@ -13,6 +13,7 @@ import pytest
 
 from numoe.coordinator.constraints.guides import Guides
 from numoe.coordinator.requests.constraint import Constraint, Grammar, Guide, any_json_object, one_of, tool_calls
+from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 
@@ -127,6 +128,19 @@ async def test_an_end_token_is_allowed_only_where_the_text_is_complete_and_contr
     assert set(allowed_ids(free)) & silent == TOKENIZER.end_ids
 
 
+async def test_a_model_without_an_end_obeys_no_grammar() -> None:
+    endless = Tokenizer.from_metadata(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.tokens": ["a", "b"],
+            "tokenizer.ggml.token_type": np.array([1, 1], np.int32),
+            "tokenizer.ggml.merges": [],
+        }
+    )
+    with pytest.raises(InvalidRequest, match="no end-of-text token"):
+        await Guides(endless).compile(any_json_object())
+
+
 async def test_a_mask_is_made_once_whoever_asks() -> None:
     guide = await GUIDES.compile(any_json_object())
     first = guide.allowed()
@@ -165,6 +179,7 @@ BOMBS = {
     "optional": schema(type="object", properties={f"a{n:04}": {"type": "string"} for n in range(1500)}),
     "long": schema(type="array", minItems=100_000, items={"type": "string", "minLength": 100_000}),
     "alternatives": regex("|".join(f"(.*{chr(97 + n % 26)}.{{500}})" for n in range(3000))),
+    "deep": lark("start:r0\n" + "".join(f"r{n}:r{n + 1}\n" for n in range(5000)) + 'r5000:"x"\n'),
     "enumerated": schema(enum=[f"{n:06}" for n in range(6000)]),
 }
 
