@@ -103,9 +103,9 @@ def _keep_typical(memory: DrawMemory, count: int, share: float) -> int:
         if bits[index] < high:
             reached += values[index]
     for index in range(count):
-        equal = bits[index] == high
-        if bits[index] < high or (equal and reached < wanted):
-            reached += values[index] if equal else np.float32(0.0)
+        if bits[index] < high or (bits[index] == high and reached < wanted):
+            if bits[index] == high:
+                reached += values[index]
             values[kept], memory.ids[kept] = values[index], memory.ids[index]
             kept += 1
     return kept

@@ -194,7 +194,7 @@ def draw(
     sample: Record,
     vocabulary: int,  # V
 ) -> int:
-    """Draw one token id, NOT_DRAWN if penalties left no largest logit that is finite; before them all must be."""
+    """Draw one token id, NOT_DRAWN where biases, penalties and what is allowed left no largest logit that is finite."""
     best = _most_likely(logits, memory.maxima)
     if best >= vocabulary or not abs(logits[best]) < np.inf:
         return NOT_DRAWN
@@ -205,6 +205,6 @@ def draw(
         keep_sigmas(logits, memory.maxima, logits[best], sample.top_n_sigma)
     late = sample.temperature_last != 0 and (sample.top_p < 1 or sample.min_p > 0)
     if sample.typical_p < 1 or sample.xtc_probability > 0 or late:
-        chance = uniform(np.uint64(sample.seed) ^ _OF_XTC, sample.position)
+        chance = uniform(sample.seed ^ _OF_XTC, sample.position)
         return draw_filtered(logits, memory, sample, random, chance, best)
     return draw_weighed(logits, memory, sample, vocabulary, random, best)

@@ -18,7 +18,7 @@ from numoe.protos.errors import InvalidRequest
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 
 GUIDES = Guides(TOKENIZER)
-TOOLS = {
+TOOLS: dict[str, dict[str, object]] = {
     "get_weather": {
         "type": "object",
         "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},

@@ -16,7 +16,7 @@ A, B, C, D, E = LETTERS
 
 def penalties(tokens: list[int], dry: Dry) -> dict[int, float]:
     found, values = Repeats(dry, TOKENIZER).penalties(np.array(tokens, np.int32))
-    assert (found.dtype, values.dtype) == (np.int32, np.float32)
+    assert (found.dtype.name, values.dtype.name) == ("int32", "float32")
     return dict(zip(found.tolist(), values.tolist(), strict=True))
 
 

@@ -19,7 +19,7 @@ NOTHING = np.zeros(1, np.int32)
 
 def biases_at(drawn: int, **changes: Any) -> dict[int, float]:
     biases = TokenBiases(GenerationRequest("r", (1,), **changes), TOKENIZER).at(drawn, NOTHING)
-    assert (biases.tokens.dtype, biases.values.dtype, biases.repeats) == (np.int32, np.float32, 0)
+    assert (biases.tokens.dtype.name, biases.values.dtype.name, biases.repeats) == ("int32", "float32", 0)
     return dict(zip(biases.tokens.tolist(), biases.values.tolist(), strict=True))
 
 
