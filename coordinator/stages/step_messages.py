@@ -17,7 +17,7 @@ from numoe.v1 import stage_pb2 as pb
 Floats = NDArray[np.float32]
 
 MESSAGE_BYTES = 1 << 20  # more than the rest of a message takes beside arrays
-MASK_BYTES = 1 << 16  # of what a draw may take of a vocabulary of 524,288, the largest there is being half of that
+MASK_BYTES = 1 << 16  # a bit for each token of a vocabulary of 524,288; the largest in use has half as many
 _SAMPLING = tuple(field.name for field in pb.StageSampling.DESCRIPTOR.fields)
 
 
