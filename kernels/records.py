@@ -205,8 +205,14 @@ class StepInput(NamedTuple):
     samples: Records  # [R] SAMPLE
     seen_tokens: Ints  # ids that penalties apply to, of all samples one after the other
     seen_counts: Ints
+    bias_tokens: Ints  # ids whose logits are changed by `bias_values`, of all samples one after the other
+    bias_values: Floats
+    allowed: NDArray[np.uint32]  # [R, V rounded up to TOGETHER / 32] a bit for each token, of samples that are masked
+    masks_ready: Ints  # [32] of 16 each the first: whether `allowed` is written, and how many sleep until it is
     expert_holders: Ints  # [L, E] a bit per worker that holds the expert whole; 0 where the layer is split by row
     drawn_tokens: Ints  # [R], written
     drawn_logprobs: Floats  # [R], written
+    top_tokens: Ints  # [R, MOST_ALTERNATIVES], written as far as a sample asks: the likeliest, best first
+    top_logprobs: Floats  # [the same], written
     experts_run: NDArray[np.int64]  # [S], written: of all layers and all tokens of each sequence in the step
     not_finite: Ints  # [1], written by a checked step: where the residual stream was not finite first

@@ -4,8 +4,9 @@
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
     +--------------------------------------------------------------------------------------------+ page
     | step slot  header | token_ids | hidden_in | positions | token_sequence | kv_tables |         |  coordinator writes
-    |            fewest_experts | expert_threshold | samples | seen_* | expert_holders             |
-    | results    drawn_tokens | drawn_logprobs | experts_run | not_finite                          |  workers write
+    |            fewest_experts | expert_threshold | samples | seen_* | bias_* | allowed |         |
+    |            masks_ready | expert_holders                                                      |
+    | results    drawn_tokens | drawn_logprobs | top_* | experts_run | not_finite                  |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
     | worker 0   state | counters | step_bytes | chosen_bytes | expert_hits | profile_state |      |  worker 0 writes,
@@ -20,7 +21,9 @@ States of the step slot, and who may move it on:
     idle      done == step      only the coordinator touches the slot
     running   done == step - 1  workers read the slot and write the results; nobody else touches either
 
-Order of writes: the coordinator fills the slot, then adds one to `step`, then wakes its sleepers. Workers gather after
+Order of writes: the coordinator fills the slot, then adds one to `step`, then wakes its sleepers. What a sample may
+draw is the exception: `allowed` is written while the workers run, then `masks_ready` set, and its sleepers are woken;
+who draws such a sample waits for that. Workers gather after
 the last draw, then worker 0 adds one to `done` and wakes the coordinator. Both numbers are int32 and wrap. `abort` goes
 from 0 to 1 once, by anybody who finds the group broken or wants it to end, and every wait then ends; a group is never
 reused.
@@ -39,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.protos.locality import PAGE
-from numoe.protos.messages import StepLimits
+from numoe.protos.messages import BIAS_ROOM, MOST_ALTERNATIVES, StepLimits
 from numoe.protos.profile import EVENT_WORDS, PHASES, STATE_WORDS, most_events
 
 LINE = 64
@@ -56,12 +59,23 @@ SAMPLE = np.dtype(
         ("top_k", np.int32),
         ("first_seen", np.int32),  # the range of seen_tokens that penalties apply to
         ("seen", np.int32),
+        ("first_bias", np.int32),  # the range of bias_tokens that are added before penalties
+        ("biases", np.int32),
+        ("repeats", np.int32),  # behind them those that are added after penalties
+        ("masked", np.int32),  # 1: only tokens of its row of `allowed` may be drawn
+        ("top", np.int32),  # how many of the likeliest tokens are told
+        ("given", np.int32),  # the token whose probability is told, and none is drawn; NOT_DRAWN: one is
         ("temperature", np.float32),
         ("top_p", np.float32),
         ("min_p", np.float32),
         ("repetition_penalty", np.float32),
         ("frequency_penalty", np.float32),
         ("presence_penalty", np.float32),
+        ("typical_p", np.float32),
+        ("top_n_sigma", np.float32),
+        ("xtc_probability", np.float32),
+        ("xtc_threshold", np.float32),
+        ("temperature_last", np.int32),
         ("position", np.int64),  # of the token to be drawn
         ("seed", np.uint64),
     ],
@@ -125,6 +139,11 @@ def whole_panels(rows: int) -> int:
     return (rows + 15) // 16 * 16
 
 
+def mask_words(vocabulary: int) -> int:
+    """Words of 32 bits, one for each token, in the whole groups of 128 that a draw looks at (kernels/records.py)."""
+    return 4 * -(-vocabulary // 128)
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One array of the arena."""
@@ -174,9 +193,15 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
         ("samples", SAMPLE, (limits.sequences,)),
         ("seen_tokens", np.int32, (seen,)),
         ("seen_counts", np.int32, (seen,)),
+        ("bias_tokens", np.int32, (limits.sequences * BIAS_ROOM,)),
+        ("bias_values", np.float32, (limits.sequences * BIAS_ROOM,)),
+        ("allowed", np.uint32, (limits.sequences, mask_words(sum(part.vocabulary for part in shape.parts)))),
+        ("masks_ready", np.int32, (2 * LINE // 4,)),  # a line each: 1 once they are written, and who sleeps until then
         ("expert_holders", np.int32, (shape.layers, shape.experts)),
         ("drawn_tokens", np.int32, (limits.sequences,)),
         ("drawn_logprobs", np.float32, (limits.sequences,)),
+        ("top_tokens", np.int32, (limits.sequences, MOST_ALTERNATIVES)),
+        ("top_logprobs", np.float32, (limits.sequences, MOST_ALTERNATIVES)),
         ("experts_run", np.int64, (limits.sequences,)),
         ("not_finite", np.int32, (1,)),  # of a checked step, see messages.place_of
         ("transfer", np.uint8, (shape.transfer_bytes,)),

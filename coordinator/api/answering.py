@@ -117,11 +117,12 @@ async def submit_choices(question: Question, choices: int, served: ServedModel) 
     if question.fitted and request.max_tokens is not None:
         room = max(1, served.limits.context_tokens - len(request.prompt))
         request = replace(request, max_tokens=min(request.max_tokens, room))
+    guide = None if request.constraint is None else await served.guides.compile(request.constraint)
     answers: list[Answer] = []
     try:
         for number in range(choices):
             one = replace(request, sampling=_sampling_of_choice(request.sampling, number))
-            generation = served.engine.submit(one)
+            generation = served.engine.submit(one, guide)
             answers.append(Answer(one, token_budget(one, served.limits), generation, prompt.new_reader()))
     except BaseException:
         for answer in answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from numoe.coordinator.constraints.guides import Guides
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.requests.request import RequestLimits
 from numoe.coordinator.requests.suggested_sampling import AS_LEARNED
@@ -25,6 +26,7 @@ class ServedModel:
     template: ChatTemplate | None  # None: the file has none that works
     workers: Workers
     engine: Engine
+    guides: Guides  # of grammars that answers obey
     formats: Formats = PLAIN
     suggested_sampling: Sampling = AS_LEARNED  # by the model's makers, where a protocol leaves the choice to a service
 

@@ -85,7 +85,7 @@ class Batch:
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self._put_to_work(sequence)
         assert work or decided.preempted or self._to_restore or self._only_waits(), "nothing of what is open can be run"
-        return work
+        return self._within_rows(work)
 
     def _only_waits(self) -> bool:
         """Whether all that is open waits for steps under way, or is over."""
@@ -178,6 +178,16 @@ class Batch:
             sequence.preempt()
             self.queue.put_back(sequence)
             self._preemptions += 1
+
+    def _within_rows(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """The work, less what has more rows of logits than a step has room for: each token told of takes one."""
+        spare, within = self._limits.sequences - len(work), []
+        for sequence, tokens in work:
+            if sequence.tells_prompt:
+                tokens = min(tokens, 1 + spare)
+                spare -= tokens - 1
+            within.append((sequence, tokens))
+        return within
 
     def rewind(self, lost: WorkerLost, now: float) -> list[Sequence]:
         """The workers were lost, with all keys and values: what is at work runs all its tokens again.

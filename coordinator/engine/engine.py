@@ -35,6 +35,7 @@ from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
+from numoe.coordinator.requests.constraint import Guide
 from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
@@ -102,8 +103,8 @@ class Engine:
         self._report = report
         self._thread.start()
 
-    def submit(self, request: GenerationRequest) -> Generation:
-        """Queues a request; to be called in the event loop that will read the events.
+    def submit(self, request: GenerationRequest, guide: Guide | None = None) -> Generation:
+        """Queues a request; to be called in the event loop that will read the events. `guide`: of its constraint.
 
         Raises InvalidRequest, QueueFull, Unavailable.
         """
@@ -122,7 +123,7 @@ class Engine:
         generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
         budget = token_budget(request, self.limits)
         block = self._batch.pool.block_positions
-        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, block, self._experts)
+        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, block, self._experts, guide)
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
@@ -294,22 +295,18 @@ class Engine:
     def _apply(self, work: Work, step: Step, result: StepResult) -> None:
         now = time.monotonic()
         self._batch.note_step(work, result.seconds)
-        drawn = zip(result.token_ids.tolist(), result.logprobs.tolist(), strict=True)
-        for (sequence, tokens), chunk, experts_run in zip(work, step.chunks, result.experts_run.tolist(), strict=True):
+        drawn = zip(step.chunks, result.draws(step.chunks), result.experts_run.tolist(), strict=True)
+        for (sequence, tokens), (chunk, draws, experts_run) in zip(work, drawn, strict=True):
             if sequence.is_new:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
             self.counts.tokens_run_again += sequence.tokens_again(tokens)
             sequence.ran(tokens, experts_run, now)
-            if chunk.sampling is not None:
-                token_id, logprob = next(drawn)
-                if token_id == NOT_DRAWN:
-                    sequence.not_finite = True
-                    self._not_drawn.append((sequence, chunk))
-                elif sequence.outcome is None:  # it may have come too late meanwhile
-                    sequence.count_draw(self.counts, now)
-                    sequence.take(token_id, logprob, now)
-                    self._generated_tokens += 1
+            if any(draw.token_id == NOT_DRAWN for draw in draws) and not sequence.ends_without_draw():
+                sequence.not_finite = True
+                self._not_drawn.append((sequence, chunk))
+            elif draws and sequence.outcome is None:  # it may have come too late meanwhile
+                self._generated_tokens += sequence.take(chunk, draws, self.counts, now)
             self._undelivered.append(sequence)
         self._restarts.note_step()
 

@@ -24,19 +24,22 @@ from numoe.coordinator.engine.kv.block_pool import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
+from numoe.coordinator.requests.constraint import FIELD, Guide
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.coordinator.requests.thought import LimitedThought
+from numoe.coordinator.requests.token_biases import TokenBiases
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import LogitsNotFinite
+from numoe.protos.errors import InvalidRequest, LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
-from numoe.protos.messages import NO_TOKENS, Chunk
+from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw, Sampling
 
 ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
+_GREEDY = Sampling()  # of chunks that tell of tokens and draw none
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
 
@@ -44,8 +47,7 @@ _OTHER = "or send another prompt: a file's numbers may overflow for some prompts
 class _Owed:
     """A token that was drawn and not delivered yet."""
 
-    token_id: int
-    logprob: float
+    draw: Draw
     text: str | None = None  # None: not made yet
 
 
@@ -61,6 +63,7 @@ class Sequence:
         tokenizer: Tokenizer,
         block_positions: int,  # of a KV block
         experts: RoutedExperts | None = None,  # None: the model has none
+        guide: Guide | None = None,  # None: any token may be drawn
     ) -> None:
         self.request = request
         self.generation = generation
@@ -86,11 +89,14 @@ class Sequence:
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
         self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
+        self._biases, self._guide = TokenBiases(request, tokenizer), guide
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
         self._thought = None if request.thought is None else LimitedThought(request.thought, tokenizer)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
+        self._told = 1  # tokens of the prompt of which is known how likely they were, the first one apart
+        self._owed_prompt: list[Draw] = []
         self._owes_progress = False
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
@@ -106,6 +112,11 @@ class Sequence:
     def pending(self) -> int:
         """Known tokens that are neither run nor under way."""
         return self.known - self.sent
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether it is still to be told of tokens of the prompt how likely they were."""
+        return self.request.prompt_logprobs and self._told < self.prompt
 
     @property
     def under_way(self) -> bool:
@@ -184,8 +195,8 @@ class Sequence:
 
     def next_keys(self) -> list[bytes]:
         """As `keys_to_run`, where it stands between two blocks with nothing under way, and so may take the next ones
-        over."""
-        if self.under_way or self.sent % self._block_positions:
+        over; none of a prompt of which is to be told how likely its tokens were, as that is known of what is run."""
+        if self.under_way or self.sent % self._block_positions or self.tells_prompt:
             return []
         return self.keys_to_run()
 
@@ -226,11 +237,31 @@ class Sequence:
         assert self.table is not None
         start, end = self.sent, self.sent + tokens
         self.sent, blocks = end, self.table.grow(end)
-        if end < self.known:
-            return Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
+        chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
+        if end == self.known:
+            chunk = self._drawing(chunk)
+        first = max(start, self._told - 1)
+        return self._telling(chunk, first, end) if self.tells_prompt and first < end else chunk
+
+    def _drawing(self, chunk: Chunk) -> Chunk:
+        """The chunk with a draw after its last token, as the request has it."""
         seen, counts = (NO_TOKENS, NO_TOKENS) if self._seen is None else self._seen.arrays()
-        sampling = self.request.sampling
-        return Chunk(start, self._tokens[start:end], blocks, sampling, seen, counts, self._reduction)
+        return replace(
+            chunk,
+            sampling=self.request.sampling,
+            seen_tokens=seen,
+            seen_counts=counts,
+            biases=self._biases.at(self.drawn, self._tokens[: self.known]),
+            allowed=None if self._guide is None else self._guide.allowed,
+            top=self.request.top_logprobs,
+        )
+
+    def _telling(self, chunk: Chunk, first: int, end: int) -> Chunk:
+        """The chunk, telling of each token that follows one from position `first` on how likely it was."""
+        following = self._tokens[first + 1 : min(end + 1, self.known)]
+        given = np.append(following, np.full(end - first - len(following), NOT_DRAWN, np.int32))
+        sampling, top = chunk.sampling or _GREEDY, self.request.top_logprobs
+        return replace(chunk, sampling=sampling, draws=end - first, given=given, top=top)
 
     def new_prompt_tokens(self, tokens: int) -> int:
         """How many of the next `tokens` are the prompt's, and were never run before."""
@@ -277,10 +308,27 @@ class Sequence:
             counts.first_token_seconds.observe(now - self.submitted_at)
             counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
 
-    def take(self, token_id: int, logprob: float, now: float) -> None:
+    def take(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts, now: float) -> int:
+        """What came of a chunk: told of given tokens, and one drawn or none; returns how many were drawn."""
+        if len(chunk.given):
+            self._take_given(chunk.first_position + len(chunk.token_ids) - chunk.draws + 1, draws)
+            if chunk.given[-1] != NOT_DRAWN:
+                return 0
+        self.count_draw(counts, now)
+        self._take_drawn(draws[-1], now)
+        return 1
+
+    def _take_given(self, first: int, draws: tuple[Draw, ...]) -> None:
+        """Of the tokens from number `first` on is known how likely they were; those of the prompt are told once."""
+        new = draws[max(0, self._told - first) : max(0, self.prompt - first)]
+        self._owed_prompt += new
+        self._told += len(new)
+
+    def _take_drawn(self, draw: Draw, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
-        if self._thought is not None and (put := self._thought.follow(token_id)) is not None:
-            token_id, logprob = put, 0.0
+        if self._thought is not None and (put := self._thought.follow(draw.token_id)) is not None:
+            draw = Draw(put, 0.0)
+        token_id = draw.token_id
         self._tokens[self.known] = token_id
         if self.drawn == 0:
             self.first_token_at = now
@@ -288,10 +336,23 @@ class Sequence:
         self.known += 1  # after the times, which other threads look at once a token is drawn
         if self._seen is not None:
             self._seen.add(token_id)
-        self._owed = _Owed(token_id, logprob)
+        self._owed = _Owed(draw)
         reason, match = self._end(self._owed)
         if reason is not None:
             self.outcome = Finished(reason, match, self._usage(), self._timings(now))
+
+    def ends_without_draw(self) -> bool:
+        """Whether no token was drawn as none may be: the request ends with that."""
+        if self._guide is None:
+            return False
+        bits = np.unpackbits(self._guide.allowed().view(np.uint8), bitorder="little")
+        biases = self._biases.at(self.drawn, self._tokens[: self.known])
+        bits[biases.tokens[np.isneginf(biases.values)]] = 0
+        if bits.any():
+            return False
+        why = self._guide.problem or "no token continues what it allows"
+        self.outcome = Failed(InvalidRequest(FIELD, f"the grammar came to an end after {self.drawn} tokens: {why}"))
+        return True
 
     def fail_not_finite(self, place: str) -> None:
         """No token could be drawn, as numbers stop to be finite in that part of the model: the request ends."""
@@ -308,27 +369,39 @@ class Sequence:
         if self._owes_progress:
             self._owes_progress = False
             mailbox.put_progress(min(self.run, self.prompt), self.prompt)
+        if self._owed_prompt:
+            mailbox.put_prompt_tokens(self._owed_prompt)
+            self._owed_prompt = []
         if self._owed is not None:
             owed, self._owed = self._owed, None
             if owed.text is None:
-                owed.text = self._make_text(owed.token_id, ends=isinstance(self.outcome, Finished))
-            mailbox.put_delta(owed.text, owed.token_id, owed.logprob)
+                owed.text = self._make_text(owed.draw.token_id, ends=isinstance(self.outcome, Finished))
+            mailbox.put_delta(owed.text, owed.draw)
         if self.outcome is not None:
             mailbox.put_terminal(self.outcome)
 
     def _end(self, owed: _Owed) -> tuple[FinishReason | None, str | int | None]:
         """Why and by what the request ends with the token drawn last; None and None if it goes on."""
-        ends = self._is_end_token(owed.token_id)
+        token_id = owed.draw.token_id
+        ends = self._is_end_token(token_id)
+        complete = not ends and self._completes(token_id)
         full = self.known == len(self._tokens)
         if self.request.stop:
-            owed.text = self._make_text(owed.token_id, ends=ends or full)
+            owed.text = self._make_text(token_id, ends=ends or complete or full)
             if self._text.stop_match is not None:
                 return FinishReason.STOP, self._text.stop_match
-        if ends:
-            return FinishReason.STOP, owed.token_id
+        if ends or complete:
+            return FinishReason.STOP, token_id if ends else None
         if self.generation.stopping:
             return FinishReason.STOP, None
         return (FinishReason.LENGTH, None) if full else (None, None)
+
+    def _completes(self, token_id: int) -> bool:
+        """Whether a token is the last that the grammar allows, which takes it."""
+        if self._guide is None:
+            return False
+        self._guide.take(token_id)
+        return self._guide.complete
 
     def _is_end_token(self, token_id: int) -> bool:
         request = self.request

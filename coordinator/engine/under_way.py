@@ -30,6 +30,9 @@ class StepsUnderWay:
         self.total += 1
         self._sent.append((step, work))
         self._executor.submit(step)
+        for chunk in step.chunks:
+            if chunk.allowed is not None:
+                chunk.allowed()  # while the workers compute, whoever of them wants it later
 
     def collect(self) -> tuple[Work, Step, StepResult]:
         """Wait for the oldest step. Raises WorkerLost, also where the answer is no answer to it."""
@@ -57,7 +60,7 @@ class StepsUnderWay:
 
 def _refuse_nonsense(step: Step, result: StepResult, vocabulary: int) -> None:
     """Raise WorkerLost where the answer is another step's, or names tokens that do not exist."""
-    draws, ids = sum(chunk.sampling is not None for chunk in step.chunks), result.token_ids
+    draws, ids = sum(chunk.draws for chunk in step.chunks if chunk.sampling is not None), result.token_ids
     if result.number != step.number or len(ids) != draws:
         raise WorkerLost(
             f"the workers answered step {step.number}, which draws {draws} tokens, with {len(ids)} tokens of step "

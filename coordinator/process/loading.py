@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.constraints.guides import Guides
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.hub.models import FoundModel, fetch_model, find_model, model_heads
@@ -33,7 +34,7 @@ def load_model(path: Path | None, settings: ServeSettings, progress: LoadProgres
     experts = routed_experts(spec)
     engine = Engine(workers, tokenizer, settings.engine, experts=experts, step_timeout_seconds=timeout)
     suggested = suggested_sampling(read_metadata(path, settings))
-    return ServedModel(spec, tokenizer, template, workers, engine, find_formats(template), suggested)
+    return ServedModel(spec, tokenizer, template, workers, engine, Guides(tokenizer), find_formats(template), suggested)
 
 
 def _start(path: Path | None, spec: ModelSpec, settings: ServeSettings, progress: LoadProgress) -> Workers:

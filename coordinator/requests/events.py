@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from numoe.protos.errors import NumoeError
+from numoe.protos.messages import Alternatives, Draw
 
 
 class FinishReason(StrEnum):
@@ -54,6 +55,13 @@ class PromptProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of the prompt that were run since the last of these, from the second on, and how likely they were."""
+
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Tokens drawn since the last Delta, and the text that is certain by now.
 
@@ -63,7 +71,9 @@ class Delta:
 
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]  # one per token: natural log of its probability before penalties and temperature
+    logprobs: tuple[float, ...]  # one per token: natural log of its probability before biases, penalties and filters
+    # One per token: the likeliest in its place, ids and logprobs, best first; as many as the request asks for.
+    alternatives: tuple[Alternatives, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +90,20 @@ class Finished:
     """Terminal: the request ended as asked."""
 
     reason: FinishReason
-    stop_match: str | int | None  # the stop string, or the stop or end token's id; None: LENGTH, or Generation.stop
+    # The stop string, or the stop or end token's id; None: LENGTH, Generation.stop, or a grammar allows no more.
+    stop_match: str | int | None
     usage: Usage
     timings: Timings
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal: RequestCancelled, RequestAborted, DeadlineExceeded, LogitsNotFinite, WorkerLost, Unavailable."""
+    """Terminal: RequestCancelled, RequestAborted, DeadlineExceeded, LogitsNotFinite, WorkerLost, Unavailable.
+
+    And InvalidRequest, of a grammar that cannot go on.
+    """
 
     error: NumoeError
 
 
-Event = Accepted | PromptProgress | Resumed | Delta | Finished | Failed
+Event = Accepted | PromptProgress | PromptTokens | Resumed | Delta | Finished | Failed

@@ -18,8 +18,18 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished, PromptProgress, Resumed
+from numoe.coordinator.requests.events import (
+    Accepted,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    PromptProgress,
+    PromptTokens,
+    Resumed,
+)
 from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError
+from numoe.protos.messages import Draw
 
 CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
 
@@ -35,14 +45,14 @@ class Mailbox:
 
     __slots__ = (
         "_accepted",
+        "_draws",
         "_lock",
-        "_logprobs",
         "_on_end",
         "_progress",
+        "_prompt",
         "_resumed",
         "_terminal",
         "_text",
-        "_token_ids",
         "_waiting",
         "closed",
     )
@@ -55,8 +65,8 @@ class Mailbox:
         self._progress: PromptProgress | None = None
         self._resumed: Resumed | None = None
         self._text: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[float] = []
+        self._draws: list[Draw] = []
+        self._prompt: list[Draw] = []
         self._terminal: Finished | Failed | None = None
         self._waiting = False
         self.closed = False  # a terminal event was put
@@ -77,12 +87,16 @@ class Mailbox:
                 before = self._resumed or Resumed("", 0.0, 0)
                 self._resumed = Resumed(event.reason, before.seconds + event.seconds, before.tokens + event.tokens)
 
-    def put_delta(self, text: str, token_id: int, logprob: float) -> None:
+    def put_prompt_tokens(self, draws: list[Draw]) -> None:
+        with self._lock:
+            if not self.closed:
+                self._prompt += draws
+
+    def put_delta(self, text: str, draw: Draw) -> None:
         with self._lock:
             if not self.closed:
                 self._text.append(text)
-                self._token_ids.append(token_id)
-                self._logprobs.append(logprob)
+                self._draws.append(draw)
 
     def put_terminal(self, event: Finished | Failed) -> bool:
         """Whether it is the first, and therefore the request's end."""
@@ -105,9 +119,12 @@ class Mailbox:
                 event, self._progress = self._progress, None
             elif self._resumed is not None:
                 event, self._resumed = self._resumed, None
-            elif self._token_ids:
-                event = Delta("".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
-                self._text, self._token_ids, self._logprobs = [], [], []
+            elif self._prompt:
+                event, self._prompt = PromptTokens(tuple(self._prompt)), []
+            elif self._draws:
+                told = ((draw.token_id, draw.logprob, draw.alternatives) for draw in self._draws)
+                event = Delta("".join(self._text), *zip(*told, strict=True))
+                self._text, self._draws = [], []
             else:
                 event, self._terminal = self._terminal, None
             self._waiting = event is None

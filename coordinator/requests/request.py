@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from numoe.coordinator.requests.constraint import Constraint
+from numoe.coordinator.requests.repeats import BREAKER_BYTES, MOST_BREAKERS, WINDOW, Dry
 from numoe.coordinator.requests.thought import ThoughtLimit
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.expert_reduction import ExpertReduction
-from numoe.protos.messages import Sampling
+from numoe.protos.messages import MOST_ALTERNATIVES, Sampling
 from numoe.protos.trace_context import TraceContext
 
 STOP_STRINGS = 16
 STOP_STRING_BYTES = 256
 STOP_TOKENS = 64
+MOST_SIGMAS = 100.0
+BIASES = 1024
+BIAS_RANGE = (-100.0, 100.0)
 TEMPERATURE_RANGE = (0.01, 100.0)  # below 0.01 a float32 logit divided by it may overflow; 0 asks for the largest logit
 
 
@@ -29,9 +35,9 @@ class Priority(StrEnum):
 class GenerationRequest:
     """One prompt to continue.
 
-    Stop strings, stop tokens and end tokens end a request only from its `min_tokens`-th token on; drawn earlier they
-    are tokens like any other. With `include_stop` the text ends with the stop string (or stop token's text) that
-    ended it, otherwise just before it.
+    Stop strings end a request only from its `min_tokens`-th token on, and stop tokens and the model's end tokens are
+    not drawn before; with `ignore_eos` end tokens never are. With `include_stop` the text ends with the stop string (or
+    stop token's text) that ended it, otherwise just before it.
     """
 
     request_id: str
@@ -41,7 +47,7 @@ class GenerationRequest:
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
-    ignore_eos: bool = False  # go on past the model's own end tokens
+    ignore_eos: bool = False  # never draw the model's own end tokens
     include_stop: bool = False
     deadline: float | None = None  # time.monotonic(); None: none
     client: str = ""  # who asks, for operators; "": unknown
@@ -52,6 +58,11 @@ class GenerationRequest:
     experts: ExpertReduction | None = None  # None: as the service's settings say
     thought: ThoughtLimit | None = None  # None: thoughts are as long as the model likes
     shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, each once, and what is added to their logits
+    constraint: Constraint | None = None  # what its text may be; None: anything
+    dry: Dry | None = None  # how repetitions are penalised; None: not at all
+    top_logprobs: int = 0  # likeliest tokens to tell beside each that is drawn, of the unmodified distribution
+    prompt_logprobs: bool = False  # tell of the prompt's tokens, too, how likely they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,11 @@ def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple
     yield from _token_faults(request, limits)
     yield from _stop_faults(request)
     yield from _sampling_faults(request.sampling)
+    yield from _bias_faults(request.logit_bias, limits)
+    if request.dry is not None:
+        yield from _dry_faults(request.dry)
+    if not 0 <= request.top_logprobs <= min(MOST_ALTERNATIVES, limits.vocabulary):
+        yield "top_logprobs", f"is {request.top_logprobs}; expected 0 to {min(MOST_ALTERNATIVES, limits.vocabulary)}"
     if request.experts is not None:
         yield from _expert_faults(request.experts, limits)
 
@@ -171,8 +187,44 @@ def _sampling_faults(sampling: Sampling) -> Iterator[tuple[str, str]]:
         value = getattr(sampling, name)
         if not -2.0 <= value <= 2.0:
             yield f"sampling.{name}", f"is {value}; expected -2 to 2 (0: off)"
+    if not 0.0 < sampling.typical_p <= 1.0:
+        yield "sampling.typical_p", f"is {sampling.typical_p}; expected more than 0 and at most 1 (off)"
+    if not 0.0 <= sampling.top_n_sigma <= MOST_SIGMAS:
+        yield "sampling.top_n_sigma", f"is {sampling.top_n_sigma}; expected 0 (off) to {MOST_SIGMAS:g}"
+    for name in ("xtc_probability", "xtc_threshold"):
+        value = getattr(sampling, name)
+        if not 0.0 <= value <= 1.0:
+            yield f"sampling.{name}", f"is {value}; expected 0 to 1"
     if not 0 <= sampling.seed < 2**64:
         yield "sampling.seed", f"is {sampling.seed}; expected an unsigned 64-bit number"
+
+
+def _bias_faults(biases: tuple[tuple[int, float], ...], limits: RequestLimits) -> Iterator[tuple[str, str]]:
+    lowest, highest = BIAS_RANGE
+    if len(biases) > BIASES:
+        yield "logit_bias", f"has {len(biases)} entries; at most {BIASES} are allowed"
+    for token_id, bias in biases[:BIASES]:
+        if not 0 <= token_id < limits.vocabulary:
+            yield "logit_bias", f"has token id {token_id}; this model's ids are 0 to {limits.vocabulary - 1}"
+        if not (lowest <= bias <= highest or bias == -math.inf):
+            yield "logit_bias", f"is {bias} for token {token_id}; expected {lowest:g} to {highest:g}, or -infinity"
+
+
+def _dry_faults(dry: Dry) -> Iterator[tuple[str, str]]:
+    for name, lowest, highest in (
+        ("multiplier", 0.0, 100.0),
+        ("base", 1.0, 100.0),
+        ("allowed_length", 1, WINDOW),
+        ("window", 1, WINDOW),
+    ):
+        value = getattr(dry, name)
+        if not lowest <= value <= highest:
+            yield f"sampling.dry.{name}", f"is {value}; expected {lowest:g} to {highest:g}"
+    if len(dry.breakers) > MOST_BREAKERS:
+        yield "sampling.dry.breakers", f"are {len(dry.breakers)}; at most {MOST_BREAKERS} are allowed"
+    for breaker in dry.breakers[:MOST_BREAKERS]:
+        if not 1 <= len(breaker.encode("utf-8", "surrogatepass")) <= BREAKER_BYTES:
+            yield "sampling.dry.breakers", f"have one of other than 1 to {BREAKER_BYTES} bytes of UTF-8"
 
 
 def _expert_faults(experts: ExpertReduction, limits: RequestLimits) -> Iterator[tuple[str, str]]:

@@ -11,20 +11,21 @@ from numpy.typing import NDArray
 
 from numoe.protos.errors import ServiceError
 from numoe.protos.expert_reduction import ExpertReduction
-from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
+from numoe.protos.messages import BIAS_ROOM, Biases, Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.v1 import stage_pb2 as pb
 
 Floats = NDArray[np.float32]
 
 MESSAGE_BYTES = 1 << 20  # more than the rest of a message takes beside arrays
+MASK_BYTES = 1 << 16  # a bit for each token of a vocabulary of 524,288; the largest in use has half as many
 _SAMPLING = tuple(field.name for field in pb.StageSampling.DESCRIPTOR.fields)
 
 
 def largest_message(limits: StepLimits, width: int) -> int:
     """Bytes that a step takes at most: its rows, and what its chunks have to say."""
     tables = limits.sequences * -(-limits.context_tokens // limits.block_positions)
-    seen = 2 * limits.sequences * limits.context_tokens
-    return 4 * (limits.step_tokens * (width + 1) + tables + seen) + MESSAGE_BYTES
+    draws = limits.sequences * (8 * (limits.context_tokens + BIAS_ROOM) + MASK_BYTES)
+    return 4 * (limits.step_tokens * (width + 1) + tables) + draws + MESSAGE_BYTES
 
 
 def write_step(step: Step, hidden: Floats) -> pb.StageStep:
@@ -54,11 +55,15 @@ def write_answer(result: StepResult) -> pb.StageAnswer:
         logprobs=result.logprobs.astype("<f4").tobytes(),
         experts_run=result.experts_run.astype("<i8").tobytes(),
         not_finite=result.not_finite,
+        top_tokens=result.top_tokens.astype("<i4").tobytes(),
+        top_logprobs=result.top_logprobs.astype("<f4").tobytes(),
     )
 
 
 def read_answer(message: pb.StageAnswer) -> StepResult:
     """As `write_answer` was given it, in no time."""
+    rows = len(message.token_ids) // 4
+    top = len(message.top_tokens) // 4 // rows if rows else 0
     return StepResult(
         number=message.number,
         token_ids=_array(message.token_ids, "<i4"),
@@ -66,6 +71,8 @@ def read_answer(message: pb.StageAnswer) -> StepResult:
         experts_run=_array(message.experts_run, "<i8"),
         seconds=0.0,
         not_finite=message.not_finite,
+        top_tokens=_array(message.top_tokens, "<i4").reshape(rows, top),
+        top_logprobs=_array(message.top_logprobs, "<f4").reshape(rows, top),
     )
 
 
@@ -81,11 +88,19 @@ def _write_chunk(chunk: Chunk) -> pb.StageChunk:
         fewest_experts=chunk.experts.fewest,
         expert_threshold=chunk.experts.threshold,
         draws=chunk.draws,
+        bias_tokens=_bytes(chunk.biases.tokens),
+        bias_values=chunk.biases.values.astype("<f4").tobytes(),
+        repeats=chunk.biases.repeats,
+        allowed=None if chunk.allowed is None else chunk.allowed().astype("<u4").tobytes(),
+        top=chunk.top,
+        given=_bytes(chunk.given),
     )
 
 
 def _read_chunk(message: pb.StageChunk) -> Chunk:
-    own = message.sampling
+    own, repeats = message.sampling, message.repeats
+    biases = Biases(_array(message.bias_tokens, "<i4"), _array(message.bias_values, "<f4"), repeats)
+    allowed = _array(message.allowed, "<u4")
     return Chunk(
         first_position=message.first_position,
         token_ids=_array(message.token_ids, "<i4"),
@@ -95,6 +110,10 @@ def _read_chunk(message: pb.StageChunk) -> Chunk:
         seen_counts=_array(message.seen_counts, "<i4"),
         experts=ExpertReduction(message.fewest_experts, message.expert_threshold),
         draws=message.draws,
+        biases=biases,
+        allowed=(lambda: allowed) if message.HasField("allowed") else None,
+        top=message.top,
+        given=_array(message.given, "<i4"),
     )
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, plac
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
-from numoe.protos.messages import NOWHERE, Chunk, Step, StepResult
+from numoe.protos.messages import NOT_DRAWN, NOWHERE, Allowed, Chunk, Step, StepResult
 from numoe.protos.profile import NOTHING
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
@@ -31,6 +32,14 @@ class _Timespec(ctypes.Structure):
 def _wrap(number: int) -> int:
     """As an int32 that overflows."""
     return (number + 2**31) % 2**32 - 2**31
+
+
+@dataclass(slots=True)
+class _Room:
+    """How much of the arrays that samples share is taken."""
+
+    seen: int = 0
+    biases: int = 0
 
 
 class StepChannel:
@@ -84,7 +93,8 @@ class StepChannel:
         """
         if hidden is not None:
             self._view["hidden_in"][: len(hidden)] = hidden
-        view, token, sample, seen = self._view, 0, 0, 0
+        view, token, sample, room = self._view, 0, 0, _Room()
+        allowed: dict[int, Allowed] = {}
         for row, chunk in enumerate(step.chunks):
             count = len(chunk.token_ids)
             view["token_ids"][token : token + count] = chunk.token_ids
@@ -96,41 +106,69 @@ class StepChannel:
             token += count
             if chunk.sampling is not None and self._draws:
                 last = sample + chunk.draws - 1
-                seen = self._write_sample(last, chunk, token - 1, seen)
+                self._write_sample(last, chunk, token - 1, room)
+                if chunk.allowed is not None:
+                    allowed[last] = chunk.allowed
                 if chunk.draws > 1:
                     self._write_earlier(sample, last)
+                if len(chunk.given):
+                    view["samples"]["given"][sample : last + 1] = chunk.given
                 sample = last + 1
         view["header"][:] = token, len(step.chunks), sample, self.profile_level, step.checked
         view["not_finite"][0] = NOWHERE
+        view["masks_ready"][0] = 0
         if self.profile_level != NOTHING:
             self.noted_positions += sum(c.first_position + 1 for c in step.chunks if len(c.token_ids) == 1)
         self._step, self._started = step, time.monotonic()
         self._published += 1
         self._words[STEP // 4] = _wrap(self._published)
         self._wake(STEP)
+        if allowed:
+            self._tell_allowed(allowed)
 
-    def _write_sample(self, number: int, chunk: Chunk, token: int, seen: int) -> int:
-        sampling = chunk.sampling
+    def _tell_allowed(self, allowed: dict[int, Allowed]) -> None:
+        """Write what samples may draw while the workers run the step, at whose end they wait for it."""
+        for number, ask in allowed.items():
+            row, words = self._view["allowed"][number], ask()
+            row[: len(words)], row[len(words) :] = words, 0
+        self._view["masks_ready"][0] = 1
+        self._wake(self._layout.fields["masks_ready"].offset)
+
+    def _write_sample(self, number: int, chunk: Chunk, token: int, room: _Room) -> None:
+        sampling, biases, view = chunk.sampling, chunk.biases, self._view
         assert sampling is not None
-        count = len(chunk.seen_tokens) if sampling.penalises else 0
-        if count:
-            self._view["seen_tokens"][seen : seen + count] = chunk.seen_tokens
-            self._view["seen_counts"][seen : seen + count] = chunk.seen_counts
-        self._view["samples"][number] = (
+        seen = slice(room.seen, room.seen + (len(chunk.seen_tokens) if sampling.penalises else 0))
+        if seen.stop > seen.start:
+            view["seen_tokens"][seen], view["seen_counts"][seen] = chunk.seen_tokens, chunk.seen_counts
+        biased = slice(room.biases, room.biases + len(biases.tokens))
+        if biased.stop > biased.start:
+            view["bias_tokens"][biased], view["bias_values"][biased] = biases.tokens, biases.values
+        room.seen, room.biases = seen.stop, biased.stop
+        view["samples"][number] = (
             token,
             sampling.top_k,
-            seen,
-            count,
+            seen.start,
+            seen.stop - seen.start,
+            biased.start,
+            len(biases.tokens) - biases.repeats,
+            biases.repeats,
+            chunk.allowed is not None,
+            chunk.top,
+            NOT_DRAWN,
             sampling.temperature,
             sampling.top_p,
             sampling.min_p,
             sampling.repetition_penalty,
             sampling.frequency_penalty,
             sampling.presence_penalty,
+            sampling.typical_p,
+            sampling.top_n_sigma,
+            sampling.xtc_probability,
+            sampling.xtc_threshold,
+            sampling.temperature_last,
             chunk.first_position + len(chunk.token_ids),
             sampling.seed % 2**64,
         )
-        return seen + count
 
     def _write_earlier(self, first: int, last: int) -> None:
         """Draw after the tokens before the one of sample `last` too, as after that."""
@@ -148,7 +186,7 @@ class StepChannel:
             if left <= 0:
                 return None
             self._sleep_on(DONE, done, left)
-        samples = int(self._view["header"][2])
+        samples, top = int(self._view["header"][2]), max((chunk.top for chunk in self._step.chunks), default=0)
         return StepResult(
             number=self._step.number,
             token_ids=self._view["drawn_tokens"][:samples].copy(),
@@ -156,6 +194,8 @@ class StepChannel:
             experts_run=self._view["experts_run"][: len(self._step.chunks)].copy(),
             seconds=time.monotonic() - self._started,
             not_finite=int(self._view["not_finite"][0]),
+            top_tokens=self._view["top_tokens"][:samples, :top].copy(),
+            top_logprobs=self._view["top_logprobs"][:samples, :top].copy(),
         )
 
     def hidden(self) -> NDArray[np.float32]:  # [T, D]

@@ -127,6 +127,13 @@ def lanes_between(builder: Any, values: Any) -> Any:
     return builder.zext(builder.bitcast(found, ir.IntType(LANES)), ir.IntType(64))
 
 
+@operation(f32x16, types.uint64, f32x16, f32x16)
+def where_bits(builder: Any, values: Any) -> Any:
+    """Of the lowest 16 bits each for a lane: x where it is set, else y."""
+    lanes = builder.bitcast(builder.trunc(values[0], ir.IntType(LANES)), ir.VectorType(ir.IntType(1), LANES))
+    return builder.select(lanes, values[1], values[2])
+
+
 def _larger(builder: Any, x: Any, y: Any) -> Any:
     """One operation of every CPU; LLVM's own maxima care for NaN, and take three."""
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)

@@ -33,7 +33,7 @@ from numoe.kernels.records import BUCKETS, LISTED, TOGETHER, Record
 _BITS = 10  # of a weight, at a time: 30 in all, as weights are positive and at most 1
 assert 1 << _BITS == BUCKETS
 _FOLDED = 8  # groups whose masses are added up by lanes
-_ALL = 1 << 30
+ALL = 1 << 30
 _LEAST_SHARE = 0.2  # of what lies between two bounds, that a new one cuts off
 _ABOVE_ONE = np.int32(0x3F800001)  # the bits of the number after 1
 
@@ -115,7 +115,7 @@ def _above(weights: NDArray[np.float32], bound: np.float32) -> tuple[int, float]
 
 
 @kernel
-def _list_between(
+def list_between(
     weights: NDArray[np.float32],  # [a multiple of 16]
     memory: DrawMemory,
     least: np.float32,
@@ -172,13 +172,13 @@ def narrow_worst(
         return least, taken, mass + taken * float(least)
     bits[0] = high
     below = bound[0]
-    listed = _list_between(weights, memory, least, below, 0, 0)
+    listed = list_between(weights, memory, least, below, 0, 0)
     worst, taken, of_list = find_worst(memory.values[:listed], memory.buckets, most - number, mass_wanted - mass)
     return worst, taken, mass + of_list
 
 
 @kernel
-def _draw_listed(
+def draw_listed(
     weights: NDArray[np.float32],  # [n]
     worst: np.float32,
     equals: int,
@@ -206,7 +206,7 @@ def _draw_listed(
 
 
 @kernel
-def _drop_equals(weights: NDArray[np.float32], worst: np.float32, equals: int) -> None:
+def drop_equals(weights: NDArray[np.float32], worst: np.float32, equals: int) -> None:
     """Let only the first so many candidates keep the least weight."""
     address, least, zero, one = weights.ctypes.data, splat(worst), splat(np.float32(0.0)), splat(np.float32(1.0))
     count = zero
@@ -254,7 +254,7 @@ def _weights_at(out: int, logits: int, largest: Any, temperature: Any) -> None:
 
 
 @kernel
-def _list_best(
+def list_best(
     logits: NDArray[np.float32], memory: DrawMemory, most: int, largest: np.float32, temperature: np.float32
 ) -> int:
     """List at least the `most` best candidates; returns how many are listed, 0 if they would be too many."""
@@ -277,8 +277,22 @@ def _list_best(
             for token in range(0, TOGETHER, 16):
                 place = logits.ctypes.data + 4 * (group * TOGETHER + token)
                 _weights_at(room.ctypes.data + 4 * token, place, highest, divisor)
-            listed = _list_between(room, memory, least, np.float32(2.0), listed, group * TOGETHER)
+            listed = list_between(room, memory, least, np.float32(2.0), listed, group * TOGETHER)
     return listed
+
+
+@kernel
+def weigh_all(logits: NDArray[np.float32], largest: np.float32, temperature: np.float32) -> float:
+    """Turn all logits into weights, in place; returns their sum."""
+    highest, divisor, total = splat(largest), splat(temperature), 0.0
+    for first in range(0, logits.shape[0], TOGETHER):
+        sums = splat(np.float32(0.0))
+        for token in range(first, first + TOGETHER, 16):
+            place = logits.ctypes.data + 4 * token
+            _weights_at(place, place, highest, divisor)
+            sums = add(sums, load_f32x16(place))
+        total += sum_lanes(sums)
+    return total
 
 
 @kernel
@@ -292,8 +306,8 @@ def draw_weighed(
 ) -> int:
     """Apply temperature, top-k, then top-p to what is left, then min-p; one draw among the rest."""
     largest, temperature = logits[best], np.float32(sample.temperature)
-    most = sample.top_k if 0 < sample.top_k < vocabulary else _ALL
-    listed = _list_best(logits, memory, most, largest, temperature)
+    most = sample.top_k if 0 < sample.top_k < vocabulary else ALL
+    listed = list_best(logits, memory, most, largest, temperature)
     if listed > 0:
         few = memory.values[:listed]
         worst, equals, mass = find_worst(few, memory.buckets, most, np.inf)
@@ -301,22 +315,15 @@ def draw_weighed(
             worst, equals, mass = find_worst(few, memory.buckets, most, sample.top_p * mass)
         if sample.min_p > worst:
             worst, equals = np.float32(sample.min_p), listed
-        return memory.ids[_draw_listed(few, worst, equals, random)]
-    highest, divisor, total = splat(largest), splat(temperature), 0.0
-    for first in range(0, logits.shape[0], TOGETHER):
-        sums = splat(np.float32(0.0))
-        for token in range(first, first + TOGETHER, 16):
-            place = logits.ctypes.data + 4 * token
-            _weights_at(place, place, highest, divisor)
-            sums = add(sums, load_f32x16(place))
-        total += sum_lanes(sums)
-    worst, equals, mass = np.float32(0.0), _ALL, total
-    if most < _ALL:
+        return memory.ids[draw_listed(few, worst, equals, random)]
+    total = weigh_all(logits, largest, temperature)
+    worst, equals, mass = np.float32(0.0), ALL, total
+    if most < ALL:
         worst, equals, mass = narrow_worst(logits, memory, total, most, np.inf)
     if sample.top_p < 1.0:
         worst, equals, mass = narrow_worst(logits, memory, total, most, sample.top_p * mass)
     if sample.min_p > worst:
-        worst, equals = np.float32(sample.min_p), _ALL
-    if equals < _ALL:
-        _drop_equals(logits, worst, equals)
+        worst, equals = np.float32(sample.min_p), ALL
+    if equals < ALL:
+        drop_equals(logits, worst, equals)
     return draw_all(logits, memory, worst, random, best)

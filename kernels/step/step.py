@@ -27,9 +27,10 @@ from numoe.kernels.matmul.claims import claims_of, multiply_claim
 from numoe.kernels.matmul.column_groups import group_all
 from numoe.kernels.matmul.columns import gather_row, prepare
 from numoe.kernels.matmul.vectors import copy_floats
-from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
+from numoe.kernels.records import Constants, Floats, Memory, ShardSizes, StepInput, Weights
+from numoe.kernels.step.alternatives import list_alternatives
 from numoe.kernels.step.candidates import DrawMemory
-from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise
+from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, add_biases, allow_only, draw, log_sum_exp, penalise
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.profile import (
     ATTENTION_OUTPUT,
@@ -47,7 +48,7 @@ from numoe.kernels.threads.profile import (
 )
 from numoe.kernels.threads.system_calls import clock_ns, futex_wake
 from numoe.kernels.threads.team import SEEN, Team, arrive, claimed, gather, release
-from numoe.kernels.threads.waiting import wait_idle
+from numoe.kernels.threads.waiting import wait_idle, wait_while
 from numoe.kernels.weights.embedding import embed_row
 
 NOWHERE = -1  # as in protos/messages.py; places count from the embedding, by two in each layer
@@ -128,6 +129,21 @@ def _logits(
 
 
 @kernel
+def _draw_one(team: Team, step: StepInput, number: int, logits: Floats, scratch: DrawMemory, vocabulary: int) -> int:
+    """Change the logits of a sample as it asks, and draw; what it may draw is waited for, as it is told meanwhile."""
+    sample = step.samples[number]
+    last = sample.first_bias + sample.biases
+    add_biases(logits, step.bias_tokens, step.bias_values, sample.first_bias, sample.biases, scratch.maxima)
+    penalise(logits, sample, step.seen_tokens, step.seen_counts, scratch.maxima)
+    add_biases(logits, step.bias_tokens, step.bias_values, last, sample.repeats, scratch.maxima)
+    if sample.masked != 0:
+        ready = step.masks_ready.ctypes.data
+        wait_while(ready, np.int32(0), ready + 64, team.abort, team.spins, team.timeout_ns, 0, team.profile)
+        allow_only(logits, step.allowed[number], scratch.maxima)
+    return draw(logits, scratch, sample, vocabulary)
+
+
+@kernel
 def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
     """Draw each sample, by one thread of one worker: assemble its logits, draw, note token and log-probability."""
     thread = team.thread
@@ -148,8 +164,11 @@ def _draw_tokens(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput)
         normaliser = log_sum_exp(logits, scratch.maxima)
         token = NOT_DRAWN
         if normaliser == normaliser:  # a number: all logits are finite
-            penalise(logits, sample, step.seen_tokens, step.seen_counts, scratch.maxima)
-            token = draw(logits, scratch, sample, sizes.vocabulary)
+            count = min(sample.top, sizes.vocabulary)
+            list_alternatives(step.top_tokens[number], step.top_logprobs[number], count, logits, scratch, normaliser)
+            token = sample.given
+            if token == NOT_DRAWN:
+                token = _draw_one(team, step, number, logits, scratch, sizes.vocabulary)
         for worker in range(sizes.workers):
             part = memory.parts[worker]
             row = token - part.first_vocabulary

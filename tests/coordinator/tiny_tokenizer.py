@@ -25,7 +25,7 @@ def tiny_tokenizer() -> Tokenizer:
 TOKENIZER = tiny_tokenizer()
 END_ID = min(TOKENIZER.end_ids)
 LETTERS = tuple(TOKENIZER.encode(letter)[0] for letter in "abcde")
-ALL_IDS = tuple(range(TOKENIZER.vocabulary))
+ALL_IDS = tuple(token_id for token_id in range(TOKENIZER.vocabulary) if token_id not in TOKENIZER.end_ids)
 
 
 def text_of(token_ids: list[int]) -> str:

@@ -26,6 +26,7 @@ from numoe.kernels.matmul.activations import write_float_column, write_integer_c
 from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.matmul.vectors import rms_norm
 from numoe.kernels.records import BUCKETS, LISTED, TOGETHER
+from numoe.kernels.step.alternatives import list_alternatives
 from numoe.kernels.step.candidates import DrawMemory
 from numoe.kernels.step.sampling import draw, log_sum_exp
 from numoe.kernels.weights.embedding import embed_row
@@ -122,11 +123,18 @@ def choices(random: np.random.Generator) -> Iterator[tuple[str, Array]]:
     listed = np.zeros(LISTED, np.float32), np.zeros(LISTED, np.int32)
     memory = DrawMemory(groups[0], groups[1], *listed, np.zeros((2, BUCKETS)))
     yield "log_sum_exp", np.array([log_sum_exp(row, memory.maxima)])
-    tokens = np.zeros((50, 3), np.int32)
+    likeliest, logprobs = np.zeros(20, np.int32), np.zeros(20, np.float32)
+    list_alternatives(likeliest, logprobs, 20, row, memory, 3.0)
+    yield "likeliest", likeliest
+    yield "logprobs", logprobs
+    tokens = np.zeros((50, 4), np.int32)
     for seed, filtered in np.ndindex(tokens.shape):
         sample = np.zeros(1, SAMPLE)[0]
         sample["temperature"], sample["top_p"], sample["seed"] = 0.9, 0.95 if filtered else 1.0, seed
-        sample["top_k"] = 20 if filtered == 2 else 0
+        sample["top_k"], sample["typical_p"] = 20 if filtered == 2 else 0, 0.7 if filtered == 3 else 1.0
+        if filtered == 3:
+            sample["top_n_sigma"], sample["xtc_probability"], sample["temperature_last"] = 3.0, 0.5, 1
+        log_sum_exp(row, memory.maxima)
         tokens[seed, filtered] = draw(row.copy(), memory, sample, 4090)
     yield "draw", tokens
 

@@ -23,6 +23,8 @@ Bytes = NDArray[np.uint8]
 
 Integers = NDArray[np.int64]
 
+CONSIDERED = 512  # candidates, by filters.py
+
 
 # Activations and tiles (activations.py, vectors.py, tiles.py). `gguf.dequantize` says what rows of a format mean.
 
@@ -225,10 +227,22 @@ def penalise(logits: Reals, sample: Any, seen_tokens: NDArray[np.int32], seen_co
     return out
 
 
+def allow_only(logits: Reals, allowed: NDArray[np.bool_]) -> Reals:
+    """What is not allowed is impossible."""
+    return np.where(allowed, logits, -np.inf)
+
+
+def alternatives(logits: Reals, count: int) -> tuple[NDArray[np.intp], Reals]:
+    """The likeliest tokens, best first, the lowest id first among equals, and their log-probabilities."""
+    tokens = np.argsort(-logits, kind="stable")[:count]
+    return tokens, logits[tokens] - log_sum_exp(logits)
+
+
 def candidates(logits: Reals, sample: Any) -> tuple[NDArray[np.intp], Reals]:
     """The ids that may be drawn, in the order of drawing, and their probabilities; temperature 0 leaves one.
 
-    Top-k (Fan et al. 2018), top-p of what that leaves (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
+    Top-k (Fan et al. 2018), top-p of what that leaves (Holtzman et al. 2020), min-p (Nguyen et al. 2024). The others:
+    see `filtered`.
     """
     order = np.argsort(-logits, kind="stable")
     if sample["temperature"] == 0:
@@ -244,6 +258,48 @@ def candidates(logits: Reals, sample: Any) -> tuple[NDArray[np.intp], Reals]:
         kept = (kept & (weights >= float(sample["min_p"]))) | (before == 0)
         ids, weights = ids[kept], weights[kept]
         ids, weights = ids[np.argsort(ids)], weights[np.argsort(ids)]
+    return ids, weights / weights.sum()
+
+
+def keep_sigmas(logits: Reals, sigmas: float) -> Reals:
+    """Tang et al. 2024: what lies more standard deviations below the largest is impossible."""
+    possible = logits[np.isfinite(logits)]
+    return np.where(logits < possible.max() - sigmas * possible.std(), -np.inf, logits)
+
+
+def filtered(logits: Reals, sample: Any, *, xtc: bool) -> tuple[NDArray[np.intp], Reals]:
+    """As `candidates`, with all filters, of which each sees what those before it leave; `xtc`: whether chance has it.
+
+    Typical-p: Meister et al. 2022. XTC: of candidates that reach the threshold, the least likely one stays.
+    """
+    temperature, last = float(sample["temperature"]), bool(sample["temperature_last"])
+    order = np.argsort(-logits, kind="stable")
+    ids = order[: min(sample["top_k"] or CONSIDERED, CONSIDERED)]
+    weights = np.exp((logits[ids] - logits.max()) / (1.0 if last else temperature))
+    ids, weights = ids[weights > 0], weights[weights > 0]
+
+    def keep(chosen: NDArray[np.intp] | NDArray[np.bool_]) -> None:
+        nonlocal ids, weights
+        ids, weights = ids[chosen], weights[chosen]
+
+    if sample["typical_p"] < 1:
+        by_id = np.argsort(ids)
+        keep(by_id)
+        shares = weights / weights.sum()
+        distances = np.abs(-np.log(shares) - (shares * -np.log(shares)).sum())
+        nearest = np.argsort(distances, kind="stable")
+        needed = int(np.searchsorted(np.cumsum(shares[nearest]), float(sample["typical_p"]))) + 1
+        keep(nearest[:needed])
+        keep(np.lexsort((ids, -weights)))
+    if sample["top_p"] < 1:
+        keep(np.cumsum(weights) - weights < float(sample["top_p"]) * weights.sum())
+    keep(weights >= float(sample["min_p"]) * weights.max())
+    likely = int((weights >= float(sample["xtc_threshold"]) * weights.sum()).sum())
+    if xtc and likely >= 2:
+        keep(np.arange(likely - 1, len(weights)))
+    if last:
+        weights = np.exp(np.log(weights / weights.max()) / temperature)
+    keep(np.argsort(ids))
     return ids, weights / weights.sum()
 
 

@@ -47,6 +47,7 @@ FENCES = {
     "uvicorn": HTTP_FILES,
     "h11": HTTP_FILES,
     "prometheus_client": HTTP_FILES,
+    "llguidance": ("coordinator/constraints/guides.py",),
     "huggingface_hub": ("coordinator/hub/client.py",),
     "httpx2": ("coordinator/hub/client.py",),
     "opentelemetry": ("coordinator/process/tracing.py",),

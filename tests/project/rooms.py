@@ -44,6 +44,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", "model/packed", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
     "coordinator/requests": ("model/text", "protos"),
+    "coordinator/constraints": ("coordinator/requests", "model/text", "protos"),
     "coordinator/engine/kv": ("protos",),
     "coordinator/engine/scheduling": ("protos",),
     "coordinator/engine": (
@@ -106,6 +107,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/api": (
         "coordinator",
         "coordinator/requests",
+        "coordinator/constraints",
         "coordinator/engine",
         "coordinator/workers",
         "model/text",
@@ -145,6 +147,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/process": (
         "coordinator",
         "coordinator/requests",
+        "coordinator/constraints",
         "coordinator/engine",
         "coordinator/hub",
         "coordinator/machine",

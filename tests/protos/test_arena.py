@@ -77,8 +77,8 @@ def test_the_step_slot_lies_in_the_drawn_order() -> None:
     slot = drawn_sections()[1]
     drawn = slot["step slot"] + slot["results"] + slot["moves"]
     found = in_order(arena_layout(SHAPE))
-    assert [re.sub(r"^seen_.*", "seen_*", name) for name in found] == [
-        name for drawn_name in drawn for name in ([drawn_name] * 2 if drawn_name == "seen_*" else [drawn_name])
+    assert [re.sub(r"^(seen|bias|top)_.*", r"\1_*", name) for name in found] == [
+        name for drawn_name in drawn for name in [drawn_name] * (2 if drawn_name.endswith("*") else 1)
     ]
 
 

@@ -9,6 +9,7 @@ from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.requests import events
 from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
+from numoe.protos.messages import Alternatives
 from numoe.v1 import generation_pb2
 
 _FINISH_REASONS = {
@@ -22,6 +23,7 @@ class EventFields(TypedDict, total=False):
 
     accepted: generation_pb2.Accepted
     prompt_progress: generation_pb2.PromptProgress
+    prompt_tokens: generation_pb2.PromptTokens
     resumed: generation_pb2.Resumed
     delta: generation_pb2.Delta
     finished: generation_pb2.Finished
@@ -29,7 +31,12 @@ class EventFields(TypedDict, total=False):
 
 
 def event_fields(
-    event: events.Accepted | events.PromptProgress | events.Resumed | events.Delta | events.Finished,
+    event: events.Accepted
+    | events.PromptProgress
+    | events.PromptTokens
+    | events.Resumed
+    | events.Delta
+    | events.Finished,
     answer: Answer,
     parts: Sequence[AnswerPart],
     *,
@@ -49,6 +56,9 @@ def event_fields(
             return {"accepted": accepted}
         case events.PromptProgress():
             return {"prompt_progress": generation_pb2.PromptProgress(done_tokens=event.done, total_tokens=event.total)}
+        case events.PromptTokens():
+            told = [_token(draw.token_id, draw.logprob, draw.alternatives) for draw in event.draws]
+            return {"prompt_tokens": generation_pb2.PromptTokens(tokens=told)}
         case events.Resumed():
             resumed = generation_pb2.Resumed(reason=event.reason, seconds=event.seconds, tokens_again=event.tokens)
             return {"resumed": resumed}
@@ -70,9 +80,14 @@ def failed_fields(failure: Failure) -> EventFields:
 
 def _tokens(event: events.Delta, *, logprobs: bool) -> Sequence[generation_pb2.Token]:
     return [
-        generation_pb2.Token(id=token_id, logprob=logprob if logprobs else None)
-        for token_id, logprob in zip(event.token_ids, event.logprobs, strict=True)
+        _token(token_id, logprob if logprobs else None, alternatives)
+        for token_id, logprob, alternatives in zip(event.token_ids, event.logprobs, event.alternatives, strict=True)
     ]
+
+
+def _token(token_id: int, logprob: float | None, alternatives: Alternatives) -> generation_pb2.Token:
+    top = [generation_pb2.Alternative(id=other, logprob=likely) for other, likely in alternatives]
+    return generation_pb2.Token(id=token_id, logprob=logprob, top=top)
 
 
 def _delta(parts: Sequence[AnswerPart], tokens: Sequence[generation_pb2.Token]) -> generation_pb2.Delta:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from numoe.coordinator.api.answering import Question, Text, TokenIds
 from numoe.coordinator.api.conversation import Conversation
 from numoe.coordinator.api.grpc.conversations import read_conversation
+from numoe.coordinator.requests.constraint import FIELD, Constraint, Grammar, any_json_object, one_of
+from numoe.coordinator.requests.repeats import Dry
 from numoe.coordinator.requests.request import GenerationRequest, Priority, check_stop_counts
 from numoe.coordinator.requests.request_end import Asker
 from numoe.protos.errors import InvalidRequest
@@ -19,7 +24,16 @@ _PRIORITIES = {
     generation_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     generation_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
-_STOPPING_FIELDS = ("max_tokens", "min_tokens", "stop", "stop_token_ids")
+# Where fields of GenerationRequest lie in a message.
+_FOLDERS = {
+    "max_tokens": "stopping",
+    "min_tokens": "stopping",
+    "stop": "stopping",
+    "stop_token_ids": "stopping",
+    "logit_bias": "sampling",
+    "top_logprobs": "response",
+}
+_OWN = tuple(field.name for field in fields(Sampling))  # of the message's fields, those that Sampling has
 
 
 def read_question(message: QuestionMessage, deadline: float | None, most_turns: int, asker: Asker) -> Question:
@@ -38,7 +52,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
     request = GenerationRequest(
         request_id=asker.request_id,
         prompt=(),
-        sampling=Sampling(**{field.name: value for field, value in message.sampling.ListFields()}),
+        sampling=Sampling(**{name: value for name, value in _given(message.sampling) if name in _OWN}),
         max_tokens=stopping.max_tokens if stopping.HasField("max_tokens") else None,
         min_tokens=stopping.min_tokens,
         stop=tuple(stopping.stop),
@@ -51,6 +65,11 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         trace=asker.trace,
         priority=_priority(message.priority),
         experts=_experts(message.experts) if message.HasField("experts") else None,
+        logit_bias=tuple(sorted(message.sampling.logit_bias.items())),
+        constraint=_constraint(message.guided) if message.HasField("guided") else None,
+        dry=_dry(message.sampling.dry) if message.sampling.HasField("dry") else None,
+        top_logprobs=message.response.top_logprobs,
+        prompt_logprobs=message.response.prompt_logprobs,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)
 
@@ -62,8 +81,30 @@ def _priority(value: generation_pb2.Priority.ValueType) -> Priority:
         raise InvalidRequest("priority", f"is {value}; expected 1 (interactive) or 2 (batch)") from error
 
 
+def _given(message: generation_pb2.Sampling) -> list[tuple[str, Any]]:
+    return [(field.name, value) for field, value in message.ListFields()]
+
+
 def _experts(message: generation_pb2.ExpertReduction) -> ExpertReduction:
     return ExpertReduction(**{field.name: value for field, value in message.ListFields()})
+
+
+def _dry(message: generation_pb2.Dry) -> Dry:
+    given = {field.name: value for field, value in message.ListFields()} | {"multiplier": message.multiplier}
+    if message.HasField("breakers"):
+        given["breakers"] = tuple(message.breakers.texts)
+    return Dry(**given)
+
+
+def _constraint(message: generation_pb2.Guided) -> Constraint:
+    match kind := message.WhichOneof("grammar"):
+        case "choice":
+            return one_of(message.choice.texts)
+        case "json_object":
+            return any_json_object()
+        case None:
+            raise InvalidRequest(FIELD, f"is empty; expected one of {', '.join(Grammar)}, choice, json_object")
+    return Constraint(Grammar(kind), getattr(message, kind))
 
 
 def _prompt(message: QuestionMessage, most_turns: int) -> Text | TokenIds | Conversation:
@@ -84,8 +125,8 @@ def in_message(error: InvalidRequest, message: QuestionMessage) -> InvalidReques
     """The same fault under the path that the field has in the client's message."""
     root = error.field.partition("[")[0]
     field = error.field
-    if root in _STOPPING_FIELDS:
-        field = f"stopping.{error.field}"
+    if root in _FOLDERS:
+        field = f"{_FOLDERS[root]}.{error.field}"
     elif root == "thinking_budget":
         field = "thinking.budget_tokens"
     elif root == "prompt":

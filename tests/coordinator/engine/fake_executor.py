@@ -1,11 +1,13 @@
 """Workers in one object: tokens drawn from a hash of all a sequence has seen, read back from a real block table.
 
 Each position's hash is kept in the cell its block table names, so a block that is shared, lost or reused too early
-changes the tokens; `expected_tokens` says what they must be. Every step is checked against the executor's limits.
+changes the tokens; `expected_tokens` says what they must be. Only what is allowed, and has no bias of minus infinity,
+is drawn. Every step is checked against the executor's limits.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
@@ -14,7 +16,7 @@ import numpy as np
 from numoe.coordinator.engine.batch import MOST_LOSSES
 from numoe.coordinator.engine.executor import BlockStore
 from numoe.protos.errors import WorkerLost
-from numoe.protos.messages import Chunk, Sampling, Step, StepLimits, StepResult
+from numoe.protos.messages import NOT_DRAWN, Chunk, Sampling, Step, StepLimits, StepResult
 
 MASK = 2**64 - 1
 EXPERTS_RUN = 3  # for each token, all layers together
@@ -31,7 +33,12 @@ def draw(digest: int, sampling: Sampling, position: int, alphabet: Sequence[int]
     """The token at `position` after a prefix with this hash, and its log-probability."""
     if sampling.temperature > 0:
         digest = absorb(absorb(digest, sampling.seed), position)
-    return alphabet[digest % len(alphabet)], -float(digest % 1024) / 64  # exact in float32
+    return alphabet[digest % len(alphabet)], logprob_of(digest)
+
+
+def logprob_of(digest: int) -> float:
+    """Of whatever token follows a prefix with this hash; exact in float32."""
+    return -float(digest % 1024) / 64
 
 
 def expected_tokens(
@@ -83,13 +90,18 @@ class FakeExecutor:
         check_apart(step, [other for other, _ in self._in_flight])
         self.steps.append(step)
         drawn = [self._run(chunk) for chunk in step.chunks]
-        tokens = [pair for pair in drawn if pair is not None]
+        tokens = [pair for pairs in drawn for pair in pairs]
+        tops = [chunk.top for chunk, pairs in zip(step.chunks, drawn, strict=True) for _ in pairs]
+        most = max(tops, default=0)
+        likeliest = np.array([range(most)] * len(tops), np.int32).reshape(len(tops), most)
         result = StepResult(
             step.number,
             np.array([token_id for token_id, _ in tokens], np.int32),
             np.array([logprob for _, logprob in tokens], np.float32),
             np.array([EXPERTS_RUN * len(chunk.token_ids) for chunk in step.chunks]),
             seconds=0.001,
+            top_tokens=likeliest,
+            top_logprobs=-likeliest.astype(np.float32),
         )
         self._in_flight.append((step, result))
 
@@ -115,15 +127,37 @@ class FakeExecutor:
     def positions_run(self) -> int:
         return sum(len(chunk.token_ids) for step in self.steps for chunk in step.chunks)
 
-    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
+    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         size = self._limits.block_positions
         position = chunk.first_position
         blocks = chunk.kv_blocks.tolist()
         digest = 0 if position == 0 else self._cells[blocks[(position - 1) // size], (position - 1) % size]
+        digests = []
         for position, token_id in enumerate(chunk.token_ids.tolist(), chunk.first_position):
             digest = absorb(digest, token_id)
             self._cells[blocks[position // size], position % size] = digest
-        return None if chunk.sampling is None else draw(digest, chunk.sampling, position + 1, self.alphabet)
+            digests.append(digest)
+        if chunk.sampling is None:
+            return []
+        possible, told = _possible(chunk, self.alphabet), []
+        for token_id, before in zip(chunk.given.tolist() or [NOT_DRAWN], digests[-chunk.draws :], strict=True):
+            if token_id != NOT_DRAWN:
+                told.append((token_id, logprob_of(before)))
+            elif possible:
+                told.append(draw(before, chunk.sampling, position + 1, possible))
+            else:
+                told.append((NOT_DRAWN, math.nan))
+        return told
+
+
+def _possible(chunk: Chunk, alphabet: Sequence[int]) -> Sequence[int]:
+    """What of the alphabet a chunk lets be drawn."""
+    if chunk.allowed is None and not len(chunk.biases.tokens):
+        return alphabet
+    impossible = chunk.biases.tokens[np.isneginf(chunk.biases.values)].tolist()
+    words = np.full(1 << 8, 2**32 - 1, np.uint32) if chunk.allowed is None else chunk.allowed()
+    allowed = np.unpackbits(words.view(np.uint8), bitorder="little")
+    return [token_id for token_id in alphabet if allowed[token_id] and token_id not in impossible]
 
 
 def check_apart(step: Step, others: Sequence[Step]) -> None:
@@ -135,7 +169,9 @@ def check_apart(step: Step, others: Sequence[Step]) -> None:
         blocks = set(chunk.kv_blocks.tolist())
         own = [other for before in others for other in before.chunks if other.kv_blocks[-1] in blocks]
         if own:
-            assert own[-1].sampling is None, "a token is run before the one that it follows was drawn"
+            last = own[-1]
+            draws = last.sampling is not None and (not len(last.given) or last.given[-1] == NOT_DRAWN)
+            assert not draws, "a token is run before the one that it follows was drawn"
             assert chunk.first_position == own[-1].first_position + len(own[-1].token_ids)
 
 
@@ -145,6 +181,7 @@ def check_step(step: Step, limits: StepLimits, before: Sequence[Step]) -> None:
     assert not before or step.number > before[-1].number
     assert 0 < len(step.chunks) <= limits.sequences
     assert sum(len(chunk.token_ids) for chunk in step.chunks) <= limits.step_tokens
+    assert sum(chunk.draws for chunk in step.chunks if chunk.sampling is not None) <= limits.sequences
     held: list[int] = []
     written: list[int] = []
     for chunk in step.chunks:

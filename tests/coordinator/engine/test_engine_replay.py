@@ -35,7 +35,7 @@ from tests.coordinator.engine.serving import (
     request,
     serving,
 )
-from tests.coordinator.tiny_tokenizer import ALL_IDS
+from tests.coordinator.tiny_tokenizer import ALL_IDS, TOKENIZER
 
 
 async def test_open_requests_go_on_where_they_were_once_lost_workers_are_back() -> None:
@@ -210,7 +210,7 @@ async def test_a_token_that_does_not_exist_counts_as_a_lost_worker_and_nothing_o
         def collect(self, timeout_seconds: float) -> StepResult:
             result = super().collect(timeout_seconds)
             if result.number == 2:
-                result.token_ids[-1] = len(ALL_IDS)
+                result.token_ids[-1] = TOKENIZER.vocabulary
             return result
 
     start = Gate(number=0)

@@ -14,11 +14,13 @@ from numoe.coordinator.requests.events import (
     Finished,
     FinishReason,
     PromptProgress,
+    PromptTokens,
     Timings,
     Usage,
 )
 from numoe.coordinator.requests.generation import Generation, Mailbox, wake_consumers
 from numoe.protos.errors import RequestCancelled
+from numoe.protos.messages import Draw
 
 FINISHED = Finished(FinishReason.LENGTH, None, Usage(1, 1), Timings(0, 0, 0, 0, 0))
 
@@ -32,14 +34,17 @@ def test_a_consumer_that_lags_gets_one_event_of_each_kind() -> None:
     mailbox.put_accepted(Accepted(0, 0.0))
     for done in (1, 2, 3):
         mailbox.put_progress(done, 3)
+    mailbox.put_prompt_tokens([Draw(1, -1.0), Draw(2, -2.0)])
+    mailbox.put_prompt_tokens([Draw(3, -3.0)])
     for token_id in range(1000):
-        mailbox.put_delta("x", token_id, -1.0)
+        mailbox.put_delta("x", Draw(token_id, -1.0))
     assert mailbox.put_terminal(FINISHED)
-    taken = [mailbox.take() for _ in range(5)]
+    taken = [mailbox.take() for _ in range(6)]
     assert taken == [
         Accepted(0, 0.0),
         PromptProgress(3, 3),
-        Delta("x" * 1000, tuple(range(1000)), (-1.0,) * 1000),
+        PromptTokens((Draw(1, -1.0), Draw(2, -2.0), Draw(3, -3.0))),
+        Delta("x" * 1000, tuple(range(1000)), (-1.0,) * 1000, ((),) * 1000),
         FINISHED,
         None,
     ]
@@ -51,7 +56,7 @@ def test_nothing_follows_the_first_terminal_event() -> None:
     assert not mailbox.put_terminal(Failed(RequestCancelled("late")))
     mailbox.put_accepted(Accepted(0, 0.0))
     mailbox.put_progress(1, 1)
-    mailbox.put_delta("x", 1, 0.0)
+    mailbox.put_delta("x", Draw(1, 0.0))
     assert [mailbox.take(), mailbox.take()] == [FINISHED, None]
 
 
@@ -60,7 +65,7 @@ async def test_events_put_by_another_thread_arrive_in_order_and_end_the_iteratio
 
     def produce() -> None:
         for token_id in range(5000):
-            generation.mailbox.put_delta(str(token_id % 10), token_id, 0.0)
+            generation.mailbox.put_delta(str(token_id % 10), Draw(token_id, 0.0))
             wake_consumers([generation])
         generation.mailbox.put_terminal(FINISHED)
         wake_consumers([generation])
@@ -105,7 +110,7 @@ def test_a_closed_event_loop_closes_the_mailboxes_that_nobody_will_read() -> Non
         return generation
 
     generation = asyncio.run(open_one())
-    generation.mailbox.put_delta("x", 1, 0.0)
+    generation.mailbox.put_delta("x", Draw(1, 0.0))
     wake_consumers([generation])
     assert generation.mailbox.closed
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from numoe.coordinator.requests.repeats import Dry
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
@@ -45,6 +46,20 @@ def test_a_request_within_the_limits_passes(changes: dict[str, Any]) -> None:
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": 48}, "max_tokens", "leaves room for 47"),
         ({"min_tokens": -1}, "min_tokens", "0 to 47"),
+        ({"dry": Dry(-1.0)}, "sampling.dry.multiplier", "0 to 100"),
+        ({"dry": Dry(1.0, math.nan)}, "sampling.dry.base", "1 to 100"),
+        ({"dry": Dry(1.0, allowed_length=0)}, "sampling.dry.allowed_length", "1 to 4096"),
+        ({"dry": Dry(1.0, window=4097)}, "sampling.dry.window", "1 to 4096"),
+        ({"dry": Dry(1.0, breakers=("",))}, "sampling.dry.breakers", "1 to 64 bytes"),
+        ({"dry": Dry(1.0, breakers=("a",) * 17)}, "sampling.dry.breakers", "at most 16"),
+        ({"top_logprobs": -1}, "top_logprobs", "0 to 20"),
+        ({"top_logprobs": 21}, "top_logprobs", "0 to 20"),
+        ({"logit_bias": ((LIMITS.vocabulary, 1.0),)}, "logit_bias", f"ids are 0 to {LIMITS.vocabulary - 1}"),
+        ({"logit_bias": ((-1, 1.0),)}, "logit_bias", "token id -1"),
+        ({"logit_bias": ((1, 100.5),)}, "logit_bias", "-100 to 100"),
+        ({"logit_bias": ((1, math.nan),)}, "logit_bias", "-100 to 100"),
+        ({"logit_bias": ((1, math.inf),)}, "logit_bias", "-infinity"),
+        ({"logit_bias": tuple((1, 1.0) for _ in range(1025))}, "logit_bias", "at most 1024"),
         ({"min_tokens": 48}, "min_tokens", "0 to 47"),
         ({"max_tokens": None, "min_tokens": 48}, "min_tokens", "0 to 47"),
         ({"stop": ("s",) * 17}, "stop", "at most 16"),
@@ -76,6 +91,10 @@ def test_a_field_out_of_range_is_named(changes: dict[str, Any], field: str, word
         ("repetition_penalty", [0.0, -1.0, 101.0, math.nan]),
         ("frequency_penalty", [-2.1, 2.1, math.nan]),
         ("presence_penalty", [-2.1, 2.1, math.inf]),
+        ("typical_p", [0.0, 1.1, math.nan]),
+        ("top_n_sigma", [-0.1, 101.0, math.nan]),
+        ("xtc_probability", [-0.1, 1.1, math.nan]),
+        ("xtc_threshold", [-0.1, 1.1, math.nan]),
         ("seed", [-1, 2**64]),
     ],
 )

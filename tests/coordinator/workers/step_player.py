@@ -31,7 +31,7 @@ class StepPlayer:
         self.slot = {name: layout.view(self.memory, name) for name in layout.fields if "." not in name}
         self.words = self.memory[:1024].view(np.int32)
         self.steps = 0
-        self._profile = layout.view(self.memory, "worker0.profile_state").ctypes.data
+        self.profile = layout.view(self.memory, "worker0.profile_state").ctypes.data
         self.ended_by: BaseException | None = None
         self._play, self._seen = play, self.words[STEP // 4]
         self.thread = threading.Thread(target=self._run)
@@ -40,7 +40,7 @@ class StepPlayer:
         base, seen = self.memory.ctypes.data, self._seen
         try:
             while True:
-                wait_while(base + STEP, seen, base + STEP_SLEEPERS, base + ABORT, 0, 0, 0, self._profile)
+                wait_while(base + STEP, seen, base + STEP_SLEEPERS, base + ABORT, 0, 0, 0, self.profile)
                 seen = self.words[STEP // 4]
                 self._play(self.slot)
                 self.steps += 1

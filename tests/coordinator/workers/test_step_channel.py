@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from numoe.coordinator.workers.step_channel import StepChannel
-from numoe.kernels.threads.waiting import StepAborted
-from numoe.protos.arena import DONE, STEP, ArenaShape, PartShape, arena_layout
-from numoe.protos.messages import Chunk, Sampling, Step, StepLimits
+from numoe.kernels.threads.waiting import StepAborted, wait_while
+from numoe.protos.arena import ABORT, DONE, STEP, ArenaShape, PartShape, arena_layout
+from numoe.protos.messages import NOT_DRAWN, Biases, Chunk, Sampling, Step, StepLimits
 from tests.coordinator.workers.step_player import Views, playing
 
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=200, kv_blocks=9, block_positions=64)
@@ -245,3 +246,43 @@ def test_the_arena_is_zeros_at_first_and_gone_with_its_last_descriptor() -> None
     channel.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(channel.descriptor)
+
+
+def test_biases_and_masks_of_several_samples_find_their_places(channel: StepChannel) -> None:
+    """What is allowed is asked for once the workers run, and they are told when it is there."""
+    seen: list[Any] = []
+
+    def wait_and_keep(slot: Views) -> None:
+        ready = slot["masks_ready"].ctypes.data
+        assert slot["allowed"][1].tolist() == [0, 0, 0, 0]
+        running.set()
+        wait_while(ready, np.int32(0), ready + 64, player.memory.ctypes.data + ABORT, 0, 0, 0, player.profile)
+        seen.extend((slot["samples"][:3].copy(), slot["bias_tokens"][:5].copy(), slot["allowed"][:3].copy()))
+        slot["top_tokens"][1, :2], slot["top_logprobs"][1, :2] = (8, 9), (-1, -2)
+
+    def allowed() -> NDArray[np.uint32]:
+        assert running.wait(SECONDS)
+        return np.array([5, 6], np.uint32)
+
+    running = threading.Event()
+    one = Biases(ints(1, 2), np.ones(2, np.float32))
+    other = Biases(ints(3, 4, 5), np.ones(3, np.float32), repeats=2)
+    chunks = (
+        Chunk(0, ints(1), ints(0), Sampling(), biases=one),
+        Chunk(0, ints(1), ints(1), Sampling(), allowed=allowed, top=2),
+        Chunk(0, ints(1), ints(2), Sampling(), biases=other, given=ints(9)),
+    )
+    with playing(channel, LAYOUT, wait_and_keep) as player:
+        channel.publish(Step(1, chunks))
+        result = channel.wait(SECONDS)
+    assert result is not None
+    assert result.alternatives(1, 2) == ((8, -1.0), (9, -2.0))
+    samples, tokens, masks = seen
+    fields = ("first_bias", "biases", "repeats", "masked", "top", "given")
+    assert [tuple(int(sample[name]) for name in fields) for sample in samples] == [
+        (0, 2, 0, 0, 0, NOT_DRAWN),
+        (2, 0, 0, 1, 2, NOT_DRAWN),
+        (2, 1, 2, 0, 0, 9),
+    ]
+    assert tokens.tolist() == [1, 2, 3, 4, 5]
+    assert masks[1].tolist() == [5, 6, 0, 0]

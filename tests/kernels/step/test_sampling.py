@@ -30,7 +30,7 @@ def unsigned(number: int) -> Any:
 def sample_of(**fields: Any) -> Any:
     """One SAMPLE record, everything off but what is given."""
     record = np.zeros(1, SAMPLE)[0]
-    for name, value in {"top_p": 1.0, "repetition_penalty": 1.0, **fields}.items():
+    for name, value in {"top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0, **fields}.items():
         record[name] = value
     return record
 
@@ -56,6 +56,12 @@ def drawn(logits: Singles, sample: Any) -> int:
     memory = scratch(row)
     log_sum_exp(row, memory.maxima)
     return int(draw(row, memory, sample, len(logits)))
+
+
+def group_maxima(row: Singles) -> Singles:
+    """As a draw looks at them."""
+    groups = len(row) // TOGETHER
+    return np.append(row.reshape(groups, TOGETHER).max(axis=1), np.full(-groups % 16, PADDING, np.float32))
 
 
 def some_logits(spread: float = 2.0, seed: int = SEED) -> Singles:

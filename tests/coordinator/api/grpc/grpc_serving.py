@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.constraints.guides import Guides
 from numoe.coordinator.engine.engine import Engine
 from numoe.coordinator.machine.machine_look import MachineFacts
 from numoe.coordinator.machine.model_file import read_model
@@ -123,7 +124,7 @@ def served_model(workers: FakeWorkers, settings: ServeSettings, **changes: Any) 
     spec, tokenizer, template = tiny_read()
     workers.shards = make_plan(spec, Topology((NODE,)), PlanOptions(workers=2))
     engine = Engine(workers, tokenizer, settings.engine, experts=routed_experts(spec))
-    model = ServedModel(spec, tokenizer, template, workers, engine, find_formats(template))
+    model = ServedModel(spec, tokenizer, template, workers, engine, Guides(tokenizer), find_formats(template))
     return replace(model, **changes)
 
 

@@ -23,13 +23,13 @@ class Scripted(FakeWorkers):
     script: Sequence[int] = ()
     start: int | None = None  # the first position that was drawn
 
-    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
+    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
-        if drawn is None:
-            return None
+        if not drawn:
+            return []
         position = chunk.first_position + len(chunk.token_ids)
         self.start = position if self.start is None else self.start
-        return self.script[(position - self.start) % len(self.script)], drawn[1]
+        return [*drawn[:-1], (self.script[(position - self.start) % len(self.script)], drawn[-1][1])]
 
 
 def scripted(text: str, **options: Any) -> Scripted:

@@ -1,0 +1,1 @@
+"""Grammars that answers obey: compiled by llguidance, followed token by token."""
