@@ -31,8 +31,12 @@ from numoe.protos.errors import NumoeError, SetupError
 
 HELP_FLAGS = {"--help", "-h", "--version"}
 _SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
-LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity", "profile")  # take flags of llama.cpp's
-GROUPS = {"host": "Several machines that serve a model together: see `numoe host start --help`."}
+# They take flags of llama.cpp's.
+LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity", "profile")
+GROUPS = {
+    "host": "Several machines that serve a model together: see `numoe host start --help`.",
+    "keys": "Keys of those who may ask a service: see `numoe serve --help`, --api-keys.",
+}
 _origins: dict[str, str] = {}
 _answers: list[str] = []
 
@@ -232,6 +236,11 @@ _add_command(
     They live for 400 days: call it again with the same folder, copy what it writes, and start the hosts anew.
     """,
     group="host",
+)
+_add_command(
+    "configuring.keys:add",
+    "Make a key, write its hash into the file of keys, and show the key, which cannot be shown again.",
+    group="keys",
 )
 _add_command("topology:topology", "Show the machine as the planner sees it: packages, NUMA nodes, cores, memory.")
 _add_command(

@@ -111,7 +111,7 @@ class Sequence:
             phase = RequestPhase.RESUMING
         return RequestStatus(
             request_id=self.request.request_id,
-            client=self.request.client,
+            client=self.request.key or self.request.client,
             phase=phase,
             prompt_tokens=self.prompt,
             prompt_done=min(self.run, self.prompt),

@@ -38,6 +38,7 @@ class GenerationRequest:
     client: str = ""  # who asks, for operators; "": unknown
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
+    key: str = ""  # the name of the key with which it was asked; "": nobody is asked for keys
     experts: ExpertReduction | None = None  # None: as the service's settings say
 
 

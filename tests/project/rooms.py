@@ -42,6 +42,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/packing": ("worker/loading", "kernels/cpu", "kernels/weights", "model/packed", *PLANNED),
     "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
+    "coordinator/access": ("coordinator", "protos"),
     "coordinator/requests": ("model/text", "protos"),
     "coordinator/engine": ("coordinator", "coordinator/requests", "model/text", "protos"),
     "coordinator/hub": ("coordinator", "model/gguf", "protos"),
@@ -95,6 +96,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/api": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/workers",
@@ -103,6 +105,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/api/http": (
         "coordinator",
+        "coordinator/access",
         "coordinator/engine",
         "coordinator/operations",
         "coordinator/api",
@@ -110,6 +113,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/api/grpc": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/workers",
@@ -120,6 +124,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/process": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/hub",
@@ -135,6 +140,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
     "coordinator/commands/screen": ("coordinator", "coordinator/commands/tables", "protos", SCHEMAS),
     "coordinator/commands/asking": (
+        "coordinator/access",
         "coordinator/commands/tables",
         "coordinator/commands/screen",
         "protos",
@@ -143,6 +149,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/llama": ("protos",),
     "coordinator/commands": (
         "coordinator",
+        "coordinator/access",
         "coordinator/cluster",
         "coordinator/hub",
         "coordinator/machine",
@@ -157,9 +164,19 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         SCHEMAS,
         *PLANNED,
     ),
+    "coordinator/commands/configuring": (
+        "coordinator",
+        "coordinator/access",
+        "coordinator/operations",
+        "coordinator/commands",
+        "coordinator/commands/screen",
+        "coordinator/commands/tables",
+        "protos",
+    ),
     # Called by name, so that `numoe --help` imports none of it.
     "coordinator/commands/measuring": (
         "coordinator",
+        "coordinator/access",
         "coordinator/machine",
         "coordinator/profiling",
         "coordinator/measuring",

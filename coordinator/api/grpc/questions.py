@@ -43,6 +43,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         client=asker.client,
         method=asker.method,
         trace=asker.trace,
+        key=asker.key,
         experts=_experts(message.experts) if message.HasField("experts") else None,
     )
     return Question(_prompt(message, most_turns), request, message.sampling.HasField("seed"), message.model)

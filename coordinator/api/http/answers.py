@@ -20,6 +20,12 @@ BODY_BYTES = 4096
 BODY_SECONDS = 5.0  # for it to come
 GONE = 499  # as nginx logs a client that did not wait for its answer
 
+# What a client of HTTP is told beside the status, of a key that is missing or not enough: see RFC 6750.
+CHALLENGES = {
+    FailureKind.UNKNOWN: 'Bearer realm="numoe"',
+    FailureKind.FORBIDDEN: 'Bearer realm="numoe", error="insufficient_scope"',
+}
+
 Answer = Callable[[Request], Awaitable[Response]]
 Order = TypeVar("Order")
 
@@ -27,6 +33,8 @@ _log = structlog.get_logger()
 
 STATUSES: dict[FailureKind, int] = {
     FailureKind.INVALID: 400,
+    FailureKind.UNKNOWN: 401,
+    FailureKind.FORBIDDEN: 403,
     FailureKind.FULL: 429,
     FailureKind.LATE: 504,
     FailureKind.CANCELLED: 499,
@@ -56,14 +64,17 @@ def guarded(answer: Answer) -> Answer:
         except ClientDisconnect:
             return Response(status_code=GONE)  # nobody reads it
         except Exception as error:
-            return _failed(describe_failure(error))
+            return failed(describe_failure(error))
 
     return told
 
 
-def _failed(failure: Failure) -> Response:
+def failed(failure: Failure) -> Response:
+    """What a client is told of a failure."""
     error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
     answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
+    if failure.kind in CHALLENGES:
+        answer.headers["www-authenticate"] = CHALLENGES[failure.kind]
     if failure.retry_seconds is not None:
         answer.headers["retry-after"] = str(math.ceil(failure.retry_seconds))
     return answer

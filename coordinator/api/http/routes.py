@@ -1,7 +1,7 @@
 """Every route of the HTTP door, with the role that it needs.
 
-A role says what is done, not who may: as long as no keys are asked for, whoever reaches the address has all of them,
-and beyond loopback the service listens with --insecure only. What operates is guarded against other sites (guard.py).
+Where no keys are asked for, whoever reaches the address has all roles. The page's files are open: they are the same for
+everybody, and ask for a key themselves. What operates is guarded against other sites (guard.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -19,8 +18,11 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from numoe.coordinator.access.key_ring import KeyRing, asking_key
+from numoe.coordinator.access.roles import Role
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
+from numoe.coordinator.api.http.entry import admitted
 from numoe.coordinator.api.http.guard import JSON, why_refused
 from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
 from numoe.coordinator.api.http.places import Places
@@ -35,14 +37,6 @@ _log = structlog.get_logger()
 VIEWERS = 64  # of the stream at once: each takes a connection, and 60 kB a second while all is busy
 ACTIONS = 8  # under way at once, so that bodies that never come take no more connections
 PAGE = Path(__file__).parent / "page"
-
-
-class Role(StrEnum):
-    """What a route does."""
-
-    OPEN = "open"  # tells whether the service lives, and nothing else
-    OBSERVE = "observe"
-    OPERATE = "operate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +99,7 @@ class Views:
 
 
 def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
-    """All routes but the page's files, which lie below /ops/ and need to observe."""
+    """All routes but the page's files, which lie below /ops/ and are open."""
     return (
         HttpRoute(Role.OPEN, "GET", "/livez", views.livez),
         HttpRoute(Role.OPEN, "GET", "/readyz", views.readyz),
@@ -120,10 +114,13 @@ def route_table(views: Views, actions: Actions) -> tuple[HttpRoute, ...]:
     )
 
 
-def application(table: tuple[HttpRoute, ...]) -> Starlette:
+def application(table: tuple[HttpRoute, ...], keys: KeyRing) -> Starlette:
     """The routes of the table and the page's files."""
     places = Places("actions are under way")
-    routes = [Route(one.path, _allowed(one, places), methods=[one.method]) for one in table]
+    routes = [
+        Route(one.path, admitted(one.role, one.path, keys, _allowed(one, places)), methods=[one.method])
+        for one in table
+    ]
     return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
 
 
@@ -144,7 +141,8 @@ def _allowed(route: HttpRoute, places: Places) -> Answer:
         if left_out is not None:
             client = request.client and f"{request.client.host}:{request.client.port}"
             facts = {"path": route.path, "status": told.status_code, "client": client, "refused": why or None}
-            _log.info("action", **facts, **left_out)
+            key = {"key": asking_key()} if asking_key() else {}
+            _log.info("action", **facts, **key, **left_out)
         return told
 
     return operate

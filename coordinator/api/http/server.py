@@ -11,14 +11,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 
+from numoe.coordinator.access.certificates import FollowedCertificates
+from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.http.actions import Actions
-from numoe.coordinator.api.http.connection import CONNECTIONS, Connection
+from numoe.coordinator.api.http.connection import CONNECTIONS, Connection, Handshakes
 from numoe.coordinator.api.http.guard import Guard, own_names
 from numoe.coordinator.api.http.routes import Views, application, route_table
+from numoe.coordinator.api.http.tls import follow
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 
@@ -30,17 +34,29 @@ FLAG = "--http-address"
 class HttpServer:
     """One listening address."""
 
-    def __init__(self, address: str, source: Callable[[], Operations], loading: Callable[[], Service]) -> None:
-        """`source` raises Unavailable while the model is loaded, of which `loading` tells."""
+    def __init__(
+        self,
+        address: str,
+        source: Callable[[], Operations],
+        loading: Callable[[], Service],
+        keys: KeyRing,
+        certificates: FollowedCertificates | None,
+    ) -> None:
+        """`source` raises Unavailable while the model is loaded, of which `loading` tells.
+
+        `certificates`: None: nothing is encrypted.
+        """
         self._address = address
         self._closed = asyncio.Event()
         self._actions = Actions(source)
         self._socket: socket.socket | None = None
-        app = application(route_table(Views(source, loading, self._closed), self._actions))
+        app = application(route_table(Views(source, loading, self._closed), self._actions), keys)
+        names = None if keys.asks else own_names(address)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                Guard(app, own_names(address)),
-                http=Connection,
+                Guard(app, names),
+                http=partial(Connection, handshakes=Handshakes()),  # type: ignore[arg-type]  # as good as a class
+                ssl_context_factory=None if certificates is None else lambda *_: follow(certificates),
                 ws="none",
                 lifespan="off",
                 log_config=None,
