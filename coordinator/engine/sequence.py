@@ -11,6 +11,7 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +22,12 @@ from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
-from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import LogitsNotFinite
+from numoe.protos.errors import LogitsNotFinite, ServiceError
 from numoe.protos.expert_reduction import ALL_EXPERTS
 from numoe.protos.messages import NO_TOKENS, Chunk
 
@@ -280,3 +281,11 @@ class Sequence:
             prefill_tokens_per_second=self.prompt / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )
+
+
+def fail_all(sequences: Collection[Sequence], error: ServiceError) -> None:
+    """End the requests of sequences that are out of the batch, by any thread."""
+    for sequence in sequences:
+        # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
+        sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
+    wake_consumers(sequence.generation for sequence in sequences)

@@ -5,7 +5,8 @@
                  |          +--set-up refused       |     +--worker lost--> restarting --restart failed--> exit 1
                  +--port taken: exit 2              +--------------------------+
 
-Health is SERVING in the state of that name only. A second signal ends the draining, a third ends the process.
+Health is SERVING in the state of that name only. Draining lets requests at work end and sends those away that wait, who
+are told to come back, or better go elsewhere. A second signal ends the draining, a third ends the process.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailabl
 
 STATE_POLL_SECONDS = 0.2  # a look at the engine's state costs 2 microseconds; clients are told within this of a change
 FORCED_EXIT_CODE = 130
+HURRY_SECONDS = 0.5  # after a second signal, for the step under way; then the workers are ended in the midst of it
 END_SECONDS = 30.0  # for the workers to be gone once no request is open; some hundreds of GB take 10 s to be given back
 
 Loader = Callable[[LoadProgress], ServedModel]
@@ -240,7 +242,7 @@ class Coordinator:
             served.template.close()
         try:
             async with asyncio.timeout(END_SECONDS):
-                await served.engine.stop()
+                await (served.engine.stop(HURRY_SECONDS) if self._hurry.is_set() else served.engine.stop())
                 await served.engine.wait_stopped()
         except TimeoutError:
             await self._leave("the workers do not end", FORCED_EXIT_CODE)
