@@ -216,6 +216,14 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.load.load:load",
+    """Measure what many clients at once get of a running service: throughput, time to the first token, gaps.
+
+    Lengths of prompts and answers are mixed, and the same for the same seed; no two prompts begin alike. A gap is the
+    time between two pieces of an answer, which are tokens unless they come very fast.
+    """,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )

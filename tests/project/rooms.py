@@ -83,6 +83,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "model/planning/prediction",
         *PLANNED,
     ),
+    "coordinator/measuring/load": ("coordinator/access", "protos", SCHEMAS),
     "coordinator/operations": (
         "coordinator",
         "coordinator/engine",
@@ -185,6 +186,14 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/commands/screen",
         SCHEMAS,
         *PLANNED,
+    ),
+    "coordinator/commands/measuring/load": (
+        "coordinator",
+        "coordinator/measuring/load",
+        "coordinator/commands",
+        "coordinator/commands/measuring",
+        "coordinator/commands/screen",
+        "protos",
     ),
 }
 TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))
