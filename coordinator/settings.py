@@ -55,8 +55,22 @@ class ListenSettings:
     """Origin of a page elsewhere that may ask the model over HTTP, as in https://chat.example, or * for any. May be
     given several times. Default: browsers act from the operators' page only."""
 
+    api_keys: Path | None = None
+    """A file of keys, made by `numoe keys add`: every route and call but those for health then needs one with the right
+    role. Read anew on SIGHUP. Default: whoever reaches the addresses may do all."""
+
+    tls_certificate: Path | None = None
+    """Encrypt both addresses with this certificate, in PEM, followed by those of authorities between it and its root.
+    A new one in its place is taken up. Default: nothing is encrypted."""
+
+    tls_key: Path | None = None
+    """The certificate's key, in PEM, without a password."""
+
+    tls_client_ca: Path | None = None
+    """Let only clients in whose own certificate one of these authorities has issued."""
+
     insecure: bool = False
-    """Listen beyond loopback although nothing is encrypted and nobody is asked for a key."""
+    """Listen beyond loopback although nothing is encrypted, or nobody is asked for a key."""
 
     message_bytes: Annotated[int, POSITIVE] = 16 << 20
     """Largest request accepted, in bytes."""
@@ -338,10 +352,23 @@ def check_settings(settings: ServeSettings) -> None:
         raise SetupError("--kv-store keeps the blocks of one host, and --hosts names several: leave one away")
     if settings.workers.survive_coordinator and settings.workers.keeper == "off":
         raise SetupError("--survive-coordinator needs a keeper, and --keeper is off: leave one of them away")
-    for address in (settings.listen.address, http_address(settings.listen)):
-        if address and not settings.listen.insecure and not is_loopback(address):
+    _check_listening(settings.listen)
+
+
+def _check_listening(listen: ListenSettings) -> None:
+    if (listen.tls_certificate is None) is not (listen.tls_key is None):
+        raise SetupError("--tls-certificate and --tls-key belong together: name both or none")
+    if listen.tls_client_ca is not None and listen.tls_certificate is None:
+        raise SetupError("--tls-client-ca needs --tls-certificate, without which nothing is encrypted")
+    missing = [
+        flag
+        for flag, value in (("--api-keys", listen.api_keys), ("--tls-certificate", listen.tls_certificate))
+        if value is None
+    ]
+    for address in (listen.address, http_address(listen)):
+        if address and missing and not listen.insecure and not is_loopback(address):
             raise SetupError(
-                f"{address} can be reached from outside and nothing guards it: "
+                f"{address} can be reached from outside, and {' and '.join(missing)} to guard it is missing: "
                 "listen on 127.0.0.1, or say --insecure if the network is trusted"
             )
 
@@ -349,11 +376,16 @@ def check_settings(settings: ServeSettings) -> None:
 def check_bounds(group: object) -> None:
     """Raise SetupError for a number that is set and does not keep to the bound in its field's annotation."""
     for name, hint in get_type_hints(type(group), include_extras=True).items():
-        value = getattr(group, name)
         for bound in getattr(hint, "__metadata__", ()):
-            if value is None or not isinstance(bound, Bound):
-                continue
-            finite = -math.inf < value < math.inf  # not for NaN
-            if not (finite and bound.holds(value) and value <= bound.most):
-                end = " and finite" if not finite else f" and at most {bound.most}" if value > bound.most else ""
-                raise SetupError(f"--{name.replace('_', '-')} is {value}, expected {bound.words}{end}")
+            if isinstance(bound, Bound):
+                check_bound(name, getattr(group, name), bound)
+
+
+def check_bound(name: str, value: float | None, bound: Bound) -> None:
+    """Raise SetupError for a number that is set and does not keep to a bound; `name`: of what is set."""
+    if value is None:
+        return
+    finite = -math.inf < value < math.inf  # not for NaN
+    if not (finite and bound.holds(value) and value <= bound.most):
+        end = " and finite" if not finite else f" and at most {bound.most}" if value > bound.most else ""
+        raise SetupError(f"--{name.replace('_', '-')} is {value}, expected {bound.words}{end}")

@@ -3,6 +3,8 @@
     NumoeError                                                                            INTERNAL
     +-- RequestError          the client's request                                        INTERNAL
     |   +-- InvalidRequest        a field is out of range or does not fit the model       INVALID_ARGUMENT
+    |   +-- Unauthenticated       no key, or one that is not good                         UNAUTHENTICATED
+    |   +-- PermissionDenied      the key is good for other things only                   PERMISSION_DENIED
     |   +-- QueueFull             more waiting requests than the queue holds              RESOURCE_EXHAUSTED
     |   +-- DeadlineExceeded      the request's deadline passed                           DEADLINE_EXCEEDED
     |   +-- RequestCancelled      the client went away or cancelled                       CANCELLED
@@ -58,6 +60,18 @@ class InvalidRequest(RequestError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class Unauthenticated(RequestError):
+    """Keys are asked for, and there is none with the request, or one that is not good."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(RequestError):
+    """The key is good, but not for what was asked."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class QueueFull(RequestError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from numoe.coordinator.access.key_ring import Headers, asking_key
 from numoe.coordinator.api.failures import FailureKind, ToldError, describe_failure
 from numoe.coordinator.requests.request_end import Asker, Report, RequestEnd, name_of
 from numoe.protos.errors import InvalidRequest, RequestCancelled
@@ -20,7 +21,6 @@ REQUEST_ID = "x-request-id"  # the header that tells a request's id, in both dir
 REQUEST_ID_CHARACTERS = 128
 
 _OURS = (FailureKind.UNAVAILABLE, FailureKind.INTERNAL)
-Headers = Callable[[str], Sequence[str]]  # the values of a header, by its name in small letters
 
 
 def name_asker(client: str, method: str, given_id: str, headers: Headers) -> Asker:
@@ -36,7 +36,7 @@ def name_asker(client: str, method: str, given_id: str, headers: Headers) -> Ask
     parents = headers(TRACEPARENT)
     trace = read_trace_context(parents[0], headers(TRACESTATE)) if len(parents) == 1 else None
     given = _given_id(given_id, headers)
-    return Asker(given if given and _is_id(given) else secrets.token_hex(8), client, method, trace)
+    return Asker(given if given and _is_id(given) else secrets.token_hex(8), client, method, trace, asking_key())
 
 
 def check_request_id(given_id: str, headers: Headers) -> None:

@@ -21,6 +21,7 @@ from numoe.protos.errors import (
     LogitsNotFinite,
     ModelFileError,
     NumoeError,
+    PermissionDenied,
     PlanError,
     QueueFull,
     RequestAborted,
@@ -28,6 +29,7 @@ from numoe.protos.errors import (
     RequestError,
     ServiceError,
     SetupError,
+    Unauthenticated,
     Unavailable,
     UnsupportedModel,
     WorkerLost,
@@ -44,6 +46,8 @@ class FailureKind(Enum):
     """What a client can do about it."""
 
     INVALID = auto()  # mend the request
+    UNKNOWN = auto()  # show a key
+    FORBIDDEN = auto()  # show another key
     FULL = auto()  # come back when told
     LATE = auto()  # its own deadline
     CANCELLED = auto()
@@ -61,6 +65,8 @@ _KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.
     AddressInUse: FailureKind.INTERNAL,
     ServiceError: FailureKind.UNAVAILABLE,
     InvalidRequest: FailureKind.INVALID,
+    Unauthenticated: FailureKind.UNKNOWN,
+    PermissionDenied: FailureKind.FORBIDDEN,
     QueueFull: FailureKind.FULL,
     DeadlineExceeded: FailureKind.LATE,
     RequestCancelled: FailureKind.CANCELLED,

@@ -7,11 +7,13 @@ from difflib import get_close_matches
 
 from cyclopts import App
 
+from numoe.coordinator.access.credentials import KEY_VARIABLE
 from numoe.protos.errors import SetupError
 
 PREFIX = "NUMOE_"
-# kernels/cpu/instruction_sets.py reads the first two; worker/placing/binding.py and its caller set the others.
-OF_NO_COMMAND = ("NUMOE_ISA", "NUMOE_AHEAD", "NUMOE_BINDING", "NUMOE_START_FAILURES")
+# kernels/cpu/instruction_sets.py reads the first two; worker/placing/binding.py and its caller set the next two;
+# a key, which clients read, is no flag, as anybody can list those of a process.
+OF_NO_COMMAND = ("NUMOE_ISA", "NUMOE_AHEAD", "NUMOE_BINDING", "NUMOE_START_FAILURES", KEY_VARIABLE)
 
 
 def refuse_misspelt(app: App, environment: Iterable[str]) -> None:

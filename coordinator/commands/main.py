@@ -30,11 +30,17 @@ from numoe.coordinator.commands.screen.terminal import (
 from numoe.protos.errors import NumoeError, SetupError
 
 HELP_FLAGS = {"--help", "-h", "--version"}
-_SOURCES = {"cli": "flag", "env": "environment"}  # cyclopts' names for them
-LLAMA_COMMANDS = ("serve", "plan", "bench", "sweep-bench", "perplexity", "profile")  # take flags of llama.cpp's
-GROUPS = {"host": "Several machines that serve a model together: see `numoe host start --help`."}
+FLAG = "flag"
+_SOURCES = {"cli": FLAG, "env": "environment"}  # cyclopts' names for them
+# They take flags of llama.cpp's.
+LLAMA_COMMANDS = ("serve", "config", "plan", "bench", "sweep-bench", "perplexity", "profile")
+GROUPS = {
+    "host": "Several machines that serve a model together: see `numoe host start --help`.",
+    "keys": "Keys of those who may ask a service: see `numoe serve --help`, --api-keys.",
+}
 _origins: dict[str, str] = {}
 _answers: list[str] = []
+_renamed: dict[str, str] = {}
 
 app = App(
     name="numoe",
@@ -80,6 +86,7 @@ def _in_our_words(words: list[str]) -> list[str]:
     own = {name for argument in app[words[0]].assemble_argument_collection() for name in argument.names}
     line = in_our_words(words[1:], own)
     _answers[:] = line.answers
+    _renamed.update(line.renamed)
     if words[0] != "serve":  # which logs them
         for answer in line.answers:
             err().print(answer, style="dim")
@@ -117,11 +124,16 @@ def _note_origins(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
     for argument in arguments:
         for token in argument.tokens:
             name = argument.name.removeprefix("--").replace("-", "_")
-            _origins[name] = _SOURCES.get(token.source, token.source)
+            origin = _SOURCES.get(token.source, token.source)
+            theirs = _renamed.get(argument.name) if origin == FLAG else None
+            _origins[name] = f"{origin} {theirs}" if theirs else origin
 
 
 def chosen_origins() -> MappingProxyType[str, str]:
-    """Who chose each setting of this process's command that is no default: "flag", "environment", or a file's path."""
+    """Who chose each setting of this process's command that is no default.
+
+    "flag", and behind it llama.cpp's name of it if that was typed, "environment", or a file's path.
+    """
     return MappingProxyType(_origins)
 
 
@@ -148,6 +160,14 @@ def _group(name: str) -> App:
 
 # Each description is that of the function's docstring: said here, `numoe --help` needs to import none of them.
 _add_command("serve:serve", "Serve a model until Ctrl-C or SIGTERM.", configured=True, epilogue=help_text())
+_add_command(
+    "configuring.config:config",
+    """Show the settings that `numoe serve` would have with the same words, environment and file, and who chose each.
+
+    What serve would refuse of them is refused with the same line. A setting without a value is left to the service.
+    """,
+    configured=True,
+)
 _add_command("ask:generate", "Continue a text; the answer streams to standard output.")
 _add_command("ask:chat", "Talk to the model; with TEXT one answer, without it a conversation.")
 _add_command(
@@ -212,6 +232,14 @@ _add_command(
     configured=True,
 )
 _add_command(
+    "measuring.load.load:load",
+    """Measure what many clients at once get of a running service: throughput, time to the first token, gaps.
+
+    Lengths of prompts and answers are mixed, and the same for the same seed; no two prompts begin alike. A gap is the
+    time between two pieces of an answer, which are tokens unless they come very fast.
+    """,
+)
+_add_command(
     "placement:placement",
     "Show where a served model lies: each worker's memory by NUMA node, layer by layer, and how it is bound.",
 )
@@ -232,6 +260,11 @@ _add_command(
     They live for 400 days: call it again with the same folder, copy what it writes, and start the hosts anew.
     """,
     group="host",
+)
+_add_command(
+    "configuring.keys:add",
+    "Make a key, write its hash into the file of keys, and show the key, which cannot be shown again.",
+    group="keys",
 )
 _add_command("topology:topology", "Show the machine as the planner sees it: packages, NUMA nodes, cores, memory.")
 _add_command(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from numoe.coordinator.access.credentials import Credentials
 from numoe.coordinator.hub.names import HubName, read_name
 from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.settings import (
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from numoe.coordinator.commands.asking.client import Client
 
 
+# A flag is called --key-file, not --credentials.key-file.
+Parameter(name="*", group="Access")(Credentials)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
@@ -40,16 +45,18 @@ class ServiceOptions:
     """Where the service listens."""
     timeout_seconds: Annotated[float | None, POSITIVE] = None
     """Give up after this long. Default: never."""
+    credentials: Credentials = field(default_factory=Credentials)
 
     def connect(self, flag: str = "--address") -> Client:
         """The service's client, to be used in `with`; `flag` named the address.
 
-        Raises SetupError for numbers that no message can hold.
+        Raises SetupError for numbers that no message can hold, and credentials that are none.
         """
         check_bounds(self)
+        access = self.credentials.read(self.address)
         from numoe.coordinator.commands.asking.client import Client  # brings gRPC: 0.2 s that `--help` does without
 
-        return Client(self.address, self.timeout_seconds, self.retrying(), flag)
+        return Client(self.address, self.timeout_seconds, self.retrying(), flag, access)
 
     def retrying(self) -> float:
         """For how many seconds a question is asked again while the service says when to come back."""

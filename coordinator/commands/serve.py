@@ -69,19 +69,19 @@ def serve(
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through its 80,000 objects again held requests up 30 ms
                 view.close()
-                _show_ready(ready)
+                _show_ready(ready, "http" if settings.listen.tls_certificate is None else "https")
 
             asyncio.run(serve_until_signal(settings, load, view, announce, chosen_origins()))
     finally:
         finish_log()  # before the line that says what ended it
 
 
-def _show_ready(ready: Ready) -> None:
+def _show_ready(ready: Ready, scheme: str) -> None:
     """Write one line that both people and scripts wait for."""
     name = ready.model if ready.model and not set(ready.model) & set(' "\\') else json.dumps(ready.model)
     facts = f"grpc={ready.address} model={name} workers={ready.workers} threads={ready.threads}"
     facts += f' binding="{ready.binding}"'
-    facts += f" seconds={ready.seconds:.1f}" + (f" ops=http://{ready.http}/ops/" if ready.http else "")
+    facts += f" seconds={ready.seconds:.1f}" + (f" ops={scheme}://{ready.http}/ops/" if ready.http else "")
     line = Text.assemble(("READY", "bold green"), f" {facts}")
     out(quiet(sys.stdout)).print(line)  # a service goes on whoever reads this, and at once, behind a pipe too
     remarks = err()

@@ -32,7 +32,7 @@ from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
-from numoe.coordinator.engine.sequence import Sequence
+from numoe.coordinator.engine.sequence import Sequence, fail_all
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
 from numoe.coordinator.requests.constraint import Guide
@@ -45,6 +45,7 @@ from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
 from numoe.protos.messages import NOT_DRAWN, Chunk, Step, StepResult
 
+GOING = "the service is shutting down; send the request to another one"
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
 
 _log = structlog.get_logger()
@@ -142,10 +143,12 @@ class Engine:
         return own if request.deadline is None else min(own, request.deadline)
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Takes no more requests and waits for the open ones; whether all ended in time (`stop` fails the rest)."""
+        """Takes no more requests, fails those that wait; whether those at work ended in time (`stop` fails others)."""
         with self._changed:
             self._draining = True
+            waiting = self._batch.queue.clear()
             self._changed.notify()
+        fail_all(waiting, Unavailable(GOING))
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_seconds)
         except TimeoutError:
@@ -213,7 +216,7 @@ class Engine:
 
     def _refuse_if_closed_or_full(self) -> None:
         if self._stopping or self._draining:
-            raise Unavailable("the service is shutting down; send the request to another one")
+            raise Unavailable(GOING)
         try:
             self._batch.queue.refuse_if_full(self._batch.running, time.monotonic())
         except QueueFull:
@@ -363,10 +366,7 @@ class Engine:
         self._deliver()
         with self._changed:
             still_open = self._batch.clear()
-        for sequence in still_open:
-            # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
-            sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
-        wake_consumers(sequence.generation for sequence in still_open)
+        fail_all(still_open, error)
 
     def _shut_down(self, error: NumoeError | None) -> None:
         with self._changed:

@@ -34,6 +34,8 @@ class EventKind(StrEnum):
     REBALANCE_ENDED = "rebalance_ended"  # all moves are made, or it was given up, as the text says
     WORKER_DRAINED = "worker_drained"  # it holds no experts any more that others have no copy of
     REQUEST_ABORTED = "request_aborted"  # by an operator
+    KEYS_RELOADED = "keys_reloaded"  # those of the file as it is now are good, and no others
+    KEYS_REFUSED = "keys_refused"  # the file is broken, and the keys that were good stay so
     DRAINING = "draining"  # no more requests are taken
     STOPPED = "stopped"
     END_FORCED = "end_forced"  # something hangs, and the process ends all the same
@@ -43,6 +45,7 @@ _LEVELS = {
     EventKind.WORKER_LOST: "error",
     EventKind.START_REFUSED: "error",
     EventKind.ENGINE_FAILED: "error",
+    EventKind.KEYS_REFUSED: "error",
     EventKind.END_FORCED: "error",
 }
 

@@ -13,6 +13,7 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,14 +27,14 @@ from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.constraint import FIELD, Guide
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
-from numoe.coordinator.requests.generation import Generation
+from numoe.coordinator.requests.generation import Generation, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.coordinator.requests.thought import LimitedThought
 from numoe.coordinator.requests.token_biases import TokenBiases
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import InvalidRequest, LogitsNotFinite
+from numoe.protos.errors import InvalidRequest, LogitsNotFinite, ServiceError
 from numoe.protos.expert_reduction import ALL_EXPERTS
 from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw, Sampling
 
@@ -77,7 +78,7 @@ class Sequence:
         self.cached = 0  # of the prompt's tokens, that never had to be run, as they stood in blocks of others
         self.not_finite = False  # whether its last step drew nothing, and it is not known yet where numbers overflow
         self.losses = 0  # of workers, in a row, while tokens of this request were run for the first time
-        self.share_key = request.client_key or request.client.rpartition(":")[0]  # without the connection's port
+        self.share_key = request.key or request.client.rpartition(":")[0]  # without the connection's port
         self.share_tokens = self.prompt + min(budget, ANSWER_TOKENS)  # that it takes of that share
         self.yields = request.priority is Priority.BATCH  # to those that are not batch
         self.outcome: Finished | Failed | None = None
@@ -156,7 +157,7 @@ class Sequence:
             phase = RequestPhase.RESUMING
         return RequestStatus(
             request_id=self.request.request_id,
-            client=self.request.client,
+            client=self.request.key or self.request.client,
             phase=phase,
             prompt_tokens=self.prompt,
             prompt_done=min(self.run, self.prompt),
@@ -437,3 +438,11 @@ class Sequence:
             prefill_tokens_per_second=(self.prompt - self.cached) / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )
+
+
+def fail_all(sequences: Collection[Sequence], error: ServiceError) -> None:
+    """End the requests of sequences that are out of the batch, by any thread."""
+    for sequence in sequences:
+        # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
+        sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
+    wake_consumers(sequence.generation for sequence in sequences)

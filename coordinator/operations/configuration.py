@@ -17,7 +17,7 @@ class Setting:
     group: str  # "listen", "workers", "engine", "model"
     name: str  # as in a configuration file: "step_tokens"
     value: str  # "": not set, which leaves the choice to the service
-    origin: str  # "default", "flag", "environment", or the configuration file's path
+    origin: str  # "default", "flag" (and llama.cpp's, if that was typed), "environment", or a file's path
 
 
 def effective_settings(settings: ServeSettings, origins: Mapping[str, str]) -> tuple[Setting, ...]:

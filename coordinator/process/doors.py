@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from numoe.coordinator.access.certificates import FollowedCertificates, certificate_files
+from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.api.grpc.server import GrpcServer
 from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.server import HttpServer
@@ -33,12 +35,18 @@ class Doors:
         operations: Callable[[], Operations],
         loading: Callable[[], Service],
         report: Report,
+        keys: KeyRing,
     ) -> None:
-        """`loading` tells how far loading is; `report` is told of requests that are refused."""
-        self._grpc = GrpcServer(settings, source, operations, report)
-        http = http_address(settings)
-        inference = Inference(source, report)
-        self._http = HttpServer(http, operations, loading, inference, settings.cors_origins) if http else None
+        """`loading` tells how far loading is; `report` is told of requests that are refused. Raises SetupError."""
+        http, files = http_address(settings), certificate_files(settings)
+
+        def followed() -> FollowedCertificates | None:
+            """For each door, which has to be told of news itself."""
+            return None if files is None else FollowedCertificates(files)
+
+        self._grpc = GrpcServer(settings, source, operations, report, keys, followed())
+        inference, origins = Inference(source, report), settings.cors_origins
+        self._http = HttpServer(http, operations, loading, inference, keys, followed(), origins) if http else None
 
     async def open(self) -> Addresses:
         """Listen, not serving yet. Raises AddressInUse or SetupError, with every door shut."""

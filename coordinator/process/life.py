@@ -5,7 +5,8 @@
                  |          +--set-up refused       |     +--worker lost--> restarting --restart failed--> exit 1
                  +--port taken: exit 2              +--------------------------+
 
-Health is SERVING in the state of that name only. A second signal ends the draining, a third ends the process.
+Health is SERVING in the state of that name only. Draining lets requests at work end and sends those away that wait, who
+are told to come back, or better go elsewhere. A second signal ends the draining, a third ends the process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
+from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.state import EngineState
@@ -35,10 +37,11 @@ from numoe.coordinator.progress import LoadProgress
 from numoe.coordinator.requests.request_end import RequestEnd
 from numoe.coordinator.service_manager import ServiceManager
 from numoe.coordinator.settings import ServeSettings, check_settings
-from numoe.protos.errors import NumoeError, ServiceError, Unavailable
+from numoe.protos.errors import NumoeError, ServiceError, SetupError, Unavailable
 
 STATE_POLL_SECONDS = 0.2  # a look at the engine's state costs 2 microseconds; clients are told within this of a change
 FORCED_EXIT_CODE = 130
+HURRY_SECONDS = 0.5  # after a second signal, for the step under way; then the workers are ended in the midst of it
 END_SECONDS = 30.0  # for the workers to be gone once no request is open; some hundreds of GB take 10 s to be given back
 
 Loader = Callable[[LoadProgress], ServedModel]
@@ -89,12 +92,16 @@ class Coordinator:
         self._served: ServedModel | None = None
         self._operations: Operations | None = None
         self._manager = ServiceManager()
+        self._has_begun = False
         self._signals = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._events = EventLog()
         self._requests = RequestLog(lambda: self._served.spec.name if self._served else "", traces)
-        self._doors = Doors(settings.listen, self.served_model, self.operations, self.loading, self._report_refused)
+        self._keys = KeyRing(settings.listen.api_keys)
+        self._doors = Doors(
+            settings.listen, self.served_model, self.operations, self.loading, self._report_refused, self._keys
+        )
 
     async def run(self) -> None:
         """Serves until a signal, then drains. Raises SetupError, or ServiceError when the service cannot go on."""
@@ -106,7 +113,7 @@ class Coordinator:
                 await self._serve(served, addresses)
         except NumoeError as error:
             await self._close()
-            if self._events.last_id:  # else the set-up was refused at once, which one line says, and not in the log
+            if self._has_begun:  # else the set-up was refused at once, which one line says, and not in the log
                 self._events.note(EventKind.STOPPED, "the service ends, as it cannot go on", error=str(error))
             raise
         except BaseException:
@@ -123,6 +130,16 @@ class Coordinator:
             self._hurry.set()
         if self._signals > 2 or (self._signals == 2 and self._served is None):
             os._exit(FORCED_EXIT_CODE)  # the loading thread cannot be interrupted; workers die with this process
+
+    def on_hangup(self) -> None:
+        """What SIGHUP does: the file of keys is read anew."""
+        try:
+            found = self._keys.reload()
+        except SetupError as error:
+            self._events.note(EventKind.KEYS_REFUSED, f"the keys stay as they were: {error}")
+        else:
+            ended = f"; {found.ended} calls of keys that are not good any more are ended" if found.ended else ""
+            self._events.note(EventKind.KEYS_RELOADED, f"{found.keys} keys are good from now on{ended}")
 
     def served_model(self) -> ServedModel:
         """The model, once it is loaded; raises Unavailable before."""
@@ -177,7 +194,8 @@ class Coordinator:
 
     def _note_loading(self) -> None:
         """Loading has begun, once all is looked at that can be refused before."""
-        if not self._events.last_id:
+        if not self._has_begun:
+            self._has_begun = True
             facts = {"grpc": self._service.grpc, "http": self._service.http or None, "version": self._service.version}
             self._events.note(EventKind.LOADING, "the model is being loaded", **facts)
 
@@ -224,7 +242,7 @@ class Coordinator:
             served.template.close()
         try:
             async with asyncio.timeout(END_SECONDS):
-                await served.engine.stop()
+                await (served.engine.stop(HURRY_SECONDS) if self._hurry.is_set() else served.engine.stop())
                 await served.engine.wait_stopped()
         except TimeoutError:
             await self._leave("the workers do not end", FORCED_EXIT_CODE)
@@ -267,6 +285,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, coordinator.on_signal)
+    if settings.listen.api_keys is not None:
+        loop.add_signal_handler(signal.SIGHUP, coordinator.on_hangup)
     await coordinator.run()
 
 

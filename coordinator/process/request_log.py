@@ -70,6 +70,7 @@ class RequestLog:
             "timestamp": datetime.fromtimestamp(end.ended_at, UTC).isoformat().replace("+00:00", "Z"),
             "request": asker.request_id,
             "client": asker.client,
+            "key": asker.key or None,
             "method": asker.method,
             "model": model,
             "outcome": end.outcome,

@@ -54,7 +54,7 @@ class GenerationRequest:
     method: str = ""  # that was called, in the door's words, for operators
     trace: TraceContext | None = None  # of whoever asks
     priority: Priority = Priority.INTERACTIVE
-    client_key: str = ""  # whose share of the queue it takes; "": that of the host it comes from
+    key: str = ""  # the name of the key with which it was asked, whose share of the queue it takes; "": its host's
     experts: ExpertReduction | None = None  # None: as the service's settings say
     thought: ThoughtLimit | None = None  # None: thoughts are as long as the model likes
     shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text

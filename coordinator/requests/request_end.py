@@ -23,6 +23,7 @@ class Asker:
     client: str = ""  # as the door knows it; "": unknown
     method: str = ""  # that was called, in the door's words
     trace: TraceContext | None = None  # None: the client traces nothing
+    key: str = ""  # the name of the key that he showed; "": nobody is asked for keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def report_to_nobody(end: RequestEnd) -> None:
 
 def asker_of(request: GenerationRequest) -> Asker:
     """Who asks it."""
-    return Asker(request.request_id, request.client, request.method, request.trace)
+    return Asker(request.request_id, request.client, request.method, request.trace, request.key)
 
 
 def outcome_of(event: Finished | Failed) -> str:

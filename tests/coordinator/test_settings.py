@@ -96,6 +96,32 @@ def test_other_addresses_need_to_be_asked_for() -> None:
     check_settings(ServeSettings(ListenSettings(address="0.0.0.0:1", insecure=True)))
 
 
+KEYS, CERTIFICATE, KEY = Path("keys"), Path("c.pem"), Path("c.key")
+
+
+def test_other_addresses_are_served_with_keys_and_certificates() -> None:
+    check_settings(ServeSettings(ListenSettings("0.0.0.0:1", "0.0.0.0:2", KEYS, CERTIFICATE, KEY)))
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        (ListenSettings("0.0.0.0:1", api_keys=KEYS), "and --tls-certificate to guard it is missing"),
+        (
+            ListenSettings("0.0.0.0:1", tls_certificate=CERTIFICATE, tls_key=KEY),
+            "and --api-keys to guard it is missing",
+        ),
+        (ListenSettings("0.0.0.0:1"), "--api-keys and --tls-certificate"),
+        (ListenSettings(tls_certificate=CERTIFICATE), "belong together"),
+        (ListenSettings(tls_key=KEY), "belong together"),
+        (ListenSettings(tls_client_ca=CERTIFICATE), "--tls-client-ca needs --tls-certificate"),
+    ],
+)
+def test_half_a_guard_is_refused(listen: ListenSettings, said: str) -> None:
+    with pytest.raises(SetupError, match=said):
+        check_settings(ServeSettings(listen))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -26,6 +26,7 @@ GRPC_FILES = (
     "coordinator/commands/asking/client.py",
     "coordinator/stages/*.py",
     "coordinator/cluster/certificates.py",
+    "coordinator/measuring/load/grpc_target.py",
 )
 HTTP_FILES = ("coordinator/api/http/*.py",)
 FENCES = {
@@ -45,7 +46,7 @@ FENCES = {
     "grpc_status": GRPC_FILES,
     "starlette": HTTP_FILES,
     "uvicorn": HTTP_FILES,
-    "h11": HTTP_FILES,
+    "h11": (*HTTP_FILES, "coordinator/measuring/load/http_target.py"),
     "prometheus_client": HTTP_FILES,
     "llguidance": ("coordinator/constraints/guides.py",),
     "huggingface_hub": ("coordinator/hub/client.py",),
@@ -53,7 +54,7 @@ FENCES = {
     "opentelemetry": ("coordinator/process/tracing.py",),
     "cyclopts": ("coordinator/commands/*.py",),
     "rich": ("coordinator/commands/*.py",),
-    "matplotlib": ("coordinator/commands/measuring/plot.py",),
+    "matplotlib": ("coordinator/commands/measuring/plot.py", "coordinator/commands/measuring/load/picture.py"),
 }
 
 PYTHON_FOLDERS = (*TOP_FOLDERS, "tests", "bench", "deploy")

@@ -43,6 +43,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "worker/packing": ("worker/loading", "kernels/cpu", "kernels/weights", "model/packed", *PLANNED),
     "worker/running": ("worker/placing", "worker/loading", "keeper", "kernels", "kernels/*", "model/packed", *PLANNED),
     "coordinator": ("model/gguf", "protos"),  # settings, addresses, logs, progress
+    "coordinator/access": ("coordinator", "protos"),
     "coordinator/requests": ("model/text", "protos"),
     "coordinator/constraints": ("coordinator/requests", "model/text", "protos"),
     "coordinator/engine/kv": ("protos",),
@@ -93,6 +94,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "model/planning/prediction",
         *PLANNED,
     ),
+    "coordinator/measuring/load": ("coordinator/access", "protos", SCHEMAS),
     "coordinator/operations": (
         "coordinator",
         "coordinator/engine",
@@ -106,6 +108,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/api": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/constraints",
         "coordinator/engine",
@@ -125,6 +128,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/api/anthropic": ("coordinator/requests", "coordinator/api", "model/chat", "protos"),
     "coordinator/api/http": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/operations",
@@ -135,6 +139,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/api/grpc": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/engine",
         "coordinator/workers",
@@ -146,6 +151,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "coordinator/process": (
         "coordinator",
+        "coordinator/access",
         "coordinator/requests",
         "coordinator/constraints",
         "coordinator/engine",
@@ -163,6 +169,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
     "coordinator/commands/screen": ("coordinator", "coordinator/commands/tables", "protos", SCHEMAS),
     "coordinator/commands/asking": (
+        "coordinator/access",
         "coordinator/commands/tables",
         "coordinator/commands/screen",
         "protos",
@@ -171,6 +178,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/llama": ("protos",),
     "coordinator/commands": (
         "coordinator",
+        "coordinator/access",
         "coordinator/cluster",
         "coordinator/hub",
         "coordinator/machine",
@@ -185,9 +193,19 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         SCHEMAS,
         *PLANNED,
     ),
+    "coordinator/commands/configuring": (
+        "coordinator",
+        "coordinator/access",
+        "coordinator/operations",
+        "coordinator/commands",
+        "coordinator/commands/screen",
+        "coordinator/commands/tables",
+        "protos",
+    ),
     # Called by name, so that `numoe --help` imports none of it.
     "coordinator/commands/measuring": (
         "coordinator",
+        "coordinator/access",
         "coordinator/machine",
         "coordinator/profiling",
         "coordinator/measuring",
@@ -196,6 +214,14 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/commands/screen",
         SCHEMAS,
         *PLANNED,
+    ),
+    "coordinator/commands/measuring/load": (
+        "coordinator",
+        "coordinator/measuring/load",
+        "coordinator/commands",
+        "coordinator/commands/measuring",
+        "coordinator/commands/screen",
+        "protos",
     ),
 }
 TOP_FOLDERS = tuple(dict.fromkeys(room.split("/")[0] for room in ROOMS))

@@ -4,13 +4,16 @@ The line never holds what was asked or answered. Of generating calls the log tel
 others at most so many lines a second, with the number of those left out. Bytes that are no message reach a call as the
 error that says so: gRPC itself would answer UNKNOWN, and log a traceback for each. It logs one, too, for an answer to a
 call whose end it hears of only then: nobody waits for that answer, and the traceback is left out.
+
+Whoever asks shows his key before anything of his is read (roles.py); what is refused is logged as a call, whatever it
+would have been.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from traceback import clear_frames
 from typing import Any, TypeAlias
@@ -21,11 +24,12 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc.aio import ServerInterceptor, ServicerContext
 
-from numoe.coordinator.api.askers import Headers
+from numoe.coordinator.access.key_ring import Headers, KeyRing, asking_key
 from numoe.coordinator.api.failures import describe_failure
+from numoe.coordinator.api.grpc.roles import EVERY_SERVICE, LIVENESS, ROLES
 from numoe.coordinator.api.grpc.status import grpc_status, status_of
 from numoe.coordinator.ration import Ration
-from numoe.protos.errors import InvalidRequest
+from numoe.protos.errors import InvalidRequest, PermissionDenied, RequestError
 
 PACKAGE = "/numoe.v1."
 GENERATING = ("GenerationService/Generate", "GenerationService/Chat")
@@ -37,9 +41,10 @@ _log = structlog.get_logger()
 
 
 class CallInterceptor(ServerInterceptor):
-    """Wraps the handlers of numoe.v1; those of health and reflection are only kept from bytes that are no message."""
+    """Wraps the handlers of numoe.v1; those of health and reflection only against strangers and against nonsense."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
         self._ration = Ration()
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_answer)
 
@@ -53,14 +58,87 @@ class CallInterceptor(ServerInterceptor):
         if handler is None:
             return None
         codec = (_reading(handler.request_deserializer), handler.response_serializer)
+        try:
+            self._admit(handler_call_details)
+        except RequestError as refusal:
+            if method not in LIVENESS:
+                return grpc.stream_stream_rpc_method_handler(self._refusing(method, refusal))
+            handler = _of_every_service(handler, self._refusing(method, refusal))
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(_all_readable(handler.stream_stream), *codec)
         ours = method.startswith(PACKAGE)
         if handler.unary_stream is not None:
-            stream = _streaming(method, handler.unary_stream, self._ration) if ours else _readable(handler.unary_stream)
+            stream = self._streaming(method, handler.unary_stream) if ours else _readable(handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, *codec)
-        call = _unary(method, handler.unary_unary, self._ration) if ours else _readable(handler.unary_unary)
+        call = self._unary(method, handler.unary_unary) if ours else _readable(handler.unary_unary)
         return grpc.unary_unary_rpc_method_handler(call, *codec)
+
+    def _admit(self, called: grpc.HandlerCallDetails) -> None:
+        """Raises RequestError: no key that is good for this call is shown."""
+        if self._keys.asks:
+            needed = ROLES.get(called.method)
+            if needed is None:
+                raise PermissionDenied("no role is set down for this method, so that no key is good for it")
+            self._keys.admit(needed, _headers(called.invocation_metadata))
+
+    def _refusing(self, method: str, refusal: RequestError) -> Any:
+        """Answers whatever is asked, unread, with the refusal."""
+
+        async def call(_: Any, context: Context) -> None:
+            async with self._watched(method, context, is_refused=True):
+                raise refusal
+
+        return call
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            async with self._watched(method, context):
+                return await behaviour(_message(request), context)
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._watched(method, context):
+                async for response in behaviour(_message(request), context):
+                    yield response
+
+        return call
+
+    @asynccontextmanager
+    async def _watched(self, method: str, context: Context, *, is_refused: bool = False) -> AsyncIterator[None]:
+        started, client = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
+        code = "CANCELLED"  # what is left if neither the body's end nor an error ended the call
+        try:
+            with self._keys.ending_told():
+                yield
+            code = "OK"
+        except Exception as error:
+            failure = describe_failure(error)
+            status = status_of(failure)
+            code = code_pb2.Code.Name(status.code)
+            _clear_frames(error)
+            await context.abort_with_status(grpc_status(status, failure.request_id))
+        finally:
+            called = method.removeprefix(PACKAGE)
+            left_out = None if called in GENERATING and not is_refused else self._ration.facts((called, code))
+            if left_out is not None:
+                seconds = round(time.monotonic() - started, 6)
+                key = {"key": asking_key()} if asking_key() else {}
+                _log.info("call", method=called, code=code, seconds=seconds, client=client, **key, **left_out)
+
+
+def _of_every_service(handler: Any, refuse: Any) -> Any:
+    """A handler of health, which to strangers tells of all services together only."""
+    kind = "unary_stream" if handler.response_streaming else "unary_unary"
+    behaviour = getattr(handler, kind)
+
+    async def call(request: Any, context: Context) -> Any:
+        if request.service != EVERY_SERVICE:
+            await refuse(request, context)
+        return await behaviour(request, context)
+
+    return handler._replace(**{kind: call})
 
 
 def _is_no_late_answer(record: logging.LogRecord) -> bool:
@@ -111,47 +189,13 @@ def _all_readable(behaviour: Any) -> Any:
     return call
 
 
-def _unary(method: str, behaviour: Any, ration: Ration) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        async with _watched(method, context, ration):
-            return await behaviour(_message(request), context)
-
-    return call
-
-
-def _streaming(method: str, behaviour: Any, ration: Ration) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _watched(method, context, ration):
-            async for response in behaviour(_message(request), context):
-                yield response
-
-    return call
-
-
-@asynccontextmanager
-async def _watched(method: str, context: Context, ration: Ration) -> AsyncIterator[None]:
-    started, client = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
-    code = "CANCELLED"  # what is left if neither the body's end nor an error ended the call
-    try:
-        yield
-        code = "OK"
-    except Exception as error:
-        failure = describe_failure(error)
-        status = status_of(failure)
-        code = code_pb2.Code.Name(status.code)
-        _clear_frames(error)
-        await context.abort_with_status(grpc_status(status, failure.request_id))
-    finally:
-        called = method.removeprefix(PACKAGE)
-        left_out = None if called in GENERATING else ration.facts((called, code))
-        if left_out is not None:
-            seconds = round(time.monotonic() - started, 6)
-            _log.info("call", method=called, code=code, seconds=seconds, client=client, **left_out)
-
-
 def headers_of(context: Context) -> Headers:
     """The values of a header of the call, by its name."""
-    told = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
+    return _headers(context.invocation_metadata())
+
+
+def _headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> Headers:
+    told = [(name, value) for name, value in metadata or () if isinstance(value, str)]
     return lambda name: [value for key, value in told if key == name]
 
 

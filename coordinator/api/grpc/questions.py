@@ -64,6 +64,7 @@ def read_question(message: QuestionMessage, deadline: float | None, most_turns: 
         method=asker.method,
         trace=asker.trace,
         priority=_priority(message.priority),
+        key=asker.key,
         experts=_experts(message.experts) if message.HasField("experts") else None,
         logit_bias=tuple(sorted(message.sampling.logit_bias.items())),
         constraint=_constraint(message.guided) if message.HasField("guided") else None,

@@ -6,6 +6,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from numoe.coordinator.access.certificates import FollowedCertificates, Pem
+from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import GenerationService
@@ -35,13 +37,20 @@ class GrpcServer:
     """One listening address; until the model is loaded every call but those for health is refused."""
 
     def __init__(
-        self, settings: ListenSettings, source: ModelSource, operations: OperationsSource, report: Report
+        self,
+        settings: ListenSettings,
+        source: ModelSource,
+        operations: OperationsSource,
+        report: Report,
+        keys: KeyRing,
+        certificates: FollowedCertificates | None,
     ) -> None:
-        """`report` is told of requests that are refused."""
+        """`report` is told of requests that are refused; `certificates`: None: nothing is encrypted."""
+        self._certificates = certificates
         self._address = settings.address
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor()],
+            interceptors=[CallInterceptor(keys)],
             options=_channel_options(settings),
             maximum_concurrent_rpcs=settings.concurrent_requests + OTHER_CALLS,
         )
@@ -80,10 +89,28 @@ class GrpcServer:
     def _listen(self) -> str:
         address = self._address
         try:
-            port = self._server.add_insecure_port(address)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, _credentials(self._certificates))
         except RuntimeError as error:
             raise explain_refusal(address) from error  # gRPC itself only says that it could not
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _credentials(certificates: FollowedCertificates) -> grpc.ServerCredentials:
+    """That follow the files of the certificates."""
+
+    def news() -> grpc.ServerCertificateConfiguration | None:
+        found = certificates.news()
+        return None if found is None else _configuration(found)
+
+    first, asks_clients = certificates.pem, certificates.pem.client_authority is not None
+    return grpc.dynamic_ssl_server_credentials(_configuration(first), news, asks_clients)  # type: ignore[arg-type]  # None is no change
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_authority)
 
 
 def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:

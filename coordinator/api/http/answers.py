@@ -19,13 +19,22 @@ from numoe.protos.errors import InvalidRequest
 BODY_BYTES = 4096  # of an action
 BODY_SECONDS = 5.0  # for it to come
 
+# What a client of HTTP is told beside the status, of a key that is missing or not enough: see RFC 6750.
+CHALLENGES = {
+    FailureKind.UNKNOWN: 'Bearer realm="numoe"',
+    FailureKind.FORBIDDEN: 'Bearer realm="numoe", error="insufficient_scope"',
+}
+
 Answer = Callable[[Request], Awaitable[Response]]
+Refuse = Callable[[Failure], Response]
 Order = TypeVar("Order")
 
 _log = structlog.get_logger()
 
 STATUSES: dict[FailureKind, int] = {
     FailureKind.INVALID: 400,
+    FailureKind.UNKNOWN: 401,
+    FailureKind.FORBIDDEN: 403,
     FailureKind.FULL: 429,
     FailureKind.LATE: 504,
     FailureKind.CANCELLED: 499,  # as nginx logs a client that did not wait for its answer
@@ -61,6 +70,11 @@ def retry_after(failure: Failure) -> dict[str, str]:
     return {} if failure.retry_seconds is None else {"retry-after": str(math.ceil(failure.retry_seconds))}
 
 
+def challenge(failure: Failure) -> dict[str, str]:
+    """The header that tells how a key is shown, where one is missing or not enough."""
+    return {"www-authenticate": CHALLENGES[failure.kind]} if failure.kind in CHALLENGES else {}
+
+
 def guarded(answer: Answer) -> Answer:
     """The same answer, with errors told in HTTP."""
 
@@ -68,15 +82,16 @@ def guarded(answer: Answer) -> Answer:
         try:
             return await answer(request)
         except Exception as error:
-            return _failed(describe_failure(error))
+            return failed(describe_failure(error))
 
     return told
 
 
-def _failed(failure: Failure) -> Response:
+def failed(failure: Failure) -> Response:
+    """What a client is told of a failure."""
     error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
     answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
-    answer.headers.update(retry_after(failure))
+    answer.headers.update(retry_after(failure) | challenge(failure))
     return answer
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from numoe.coordinator.api.anthropic import errors as anthropic_errors
 from numoe.coordinator.api.anthropic import messages
-from numoe.coordinator.api.http.answers import Answer, json_answer
-from numoe.coordinator.api.http.inference import Inference
+from numoe.coordinator.api.http.answers import Answer, Refuse, json_answer
+from numoe.coordinator.api.http.inference import Inference, refusing
 from numoe.coordinator.api.openai import chat, completions, errors, llama_server, models
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Dialect, sse
@@ -22,23 +22,26 @@ COMPLETIONS = Dialect(completions.read_completion, errors.refusal, COMMENT)
 MESSAGES = Dialect(messages.read_messages, anthropic_errors.refusal, sse(b'{"type":"ping"}', "ping"))
 
 
+_AS_OPENAI, _AS_ANTHROPIC = refusing(CHAT), refusing(MESSAGES)
+
+
 class Asked:
-    """The answers, by method and path."""
+    """The answers: method, path, what answers there, and how those are told who may not ask."""
 
     def __init__(self, inference: Inference) -> None:
         self._started = int(time.time())
-        self.answers: Mapping[tuple[str, str], Answer] = {
-            ("GET", "/v1/models"): inference.looking(CHAT, self._models),
-            ("GET", "/v1/models/{name:path}"): inference.looking(CHAT, self._model),
-            ("POST", "/v1/chat/completions"): inference.generating("/v1/chat/completions", CHAT),
-            ("POST", "/v1/completions"): inference.generating("/v1/completions", COMPLETIONS),
-            ("POST", "/v1/messages"): inference.generating("/v1/messages", MESSAGES),
-            ("POST", "/v1/messages/count_tokens"): inference.making(MESSAGES, messages.count_tokens),
-            ("POST", "/tokenize"): inference.making(CHAT, llama_server.tokens_of),
-            ("POST", "/detokenize"): inference.making(CHAT, llama_server.text_of),
-            ("POST", "/apply-template"): inference.making(CHAT, llama_server.prompt_of),
-            ("GET", "/props"): inference.looking(CHAT, _properties),
-        }
+        self.answers: Sequence[tuple[str, str, Answer, Refuse]] = (
+            ("GET", "/v1/models", inference.looking(CHAT, self._models), _AS_OPENAI),
+            ("GET", "/v1/models/{name:path}", inference.looking(CHAT, self._model), _AS_OPENAI),
+            _generating(inference, "/v1/chat/completions", CHAT),
+            _generating(inference, "/v1/completions", COMPLETIONS),
+            _generating(inference, "/v1/messages", MESSAGES),
+            ("POST", "/v1/messages/count_tokens", inference.making(MESSAGES, messages.count_tokens), _AS_ANTHROPIC),
+            ("POST", "/tokenize", inference.making(CHAT, llama_server.tokens_of), _AS_OPENAI),
+            ("POST", "/detokenize", inference.making(CHAT, llama_server.text_of), _AS_OPENAI),
+            ("POST", "/apply-template", inference.making(CHAT, llama_server.prompt_of), _AS_OPENAI),
+            ("GET", "/props", inference.looking(CHAT, _properties), _AS_OPENAI),
+        )
         self.slots = inference.looking(CHAT, _slots)
 
     def _models(self, request: Request, served: ServedModel) -> Response:
@@ -46,6 +49,10 @@ class Asked:
 
     def _model(self, request: Request, served: ServedModel) -> Response:
         return json_answer(models.model_of(request.path_params["name"], served, self._started))
+
+
+def _generating(inference: Inference, path: str, dialect: Dialect) -> tuple[str, str, Answer, Refuse]:
+    return "POST", path, inference.generating(path, dialect), refusing(dialect)
 
 
 def _properties(request: Request, served: ServedModel) -> Response:

@@ -2,8 +2,9 @@
 
 *Guarantees*: at most CONNECTIONS are open. One that waits for its client, for the rest of what it asks or to read what
 it was told, gives way to a new one where there are as many: one of the address that holds the most, of these the
-longest waiting. So whoever asks at once is answered, whatever others hold, and a crowd displaces itself before anybody
-else. After CLIENT_SECONDS of waiting it ends in any case. Nonsense ends it without a word in the log.
+longest waiting. Of those that are not encrypted yet as many may be, and the oldest gives way. So whoever asks at once
+is answered, whatever others hold, and a crowd displaces itself before anybody else. After CLIENT_SECONDS of waiting it
+ends in any case. Nonsense ends it without a word in the log.
 
 *Rejected*: uvicorn's limit_concurrency, which answers everybody with 503 while 256 connections say nothing; it has no
 limit on how long they may say nothing.
@@ -22,11 +23,31 @@ CONNECTIONS = 256
 CLIENT_SECONDS = 20.0  # for the head of a request to be complete, and for what was written to be read
 
 
+class Handshakes:
+    """Connections that are about to be encrypted, of one server."""
+
+    def __init__(self) -> None:
+        self._open: dict[asyncio.Task[object], asyncio.TimerHandle] = {}
+
+    def begin(self) -> None:
+        """One more; to be called in the task in which asyncio accepts it, and which ends with the handshake."""
+        task = asyncio.current_task()
+        assert task is not None, "asyncio accepts each connection in a task of its own"
+        self._open[task] = asyncio.get_running_loop().call_later(CLIENT_SECONDS, task.cancel)
+        task.add_done_callback(self._end)
+        if len(self._open) > CONNECTIONS:
+            next(iter(self._open)).cancel()
+
+    def _end(self, task: asyncio.Task[object]) -> None:
+        self._open.pop(task).cancel()
+
+
 class Connection(H11Protocol):
     """Inherits, as uvicorn gives no other way to be told what happens to a connection."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
+    def __init__(self, *given: Any, handshakes: Handshakes, **more: Any) -> None:
         super().__init__(*given, **more)
+        handshakes.begin()
         self._is_over = False
         self._waits_since = 0.0
         self._giving_up: asyncio.TimerHandle | None = None

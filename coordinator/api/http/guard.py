@@ -1,11 +1,12 @@
 """Who may ask over HTTP: nobody whose browser was lured here by another site.
 
-Guarantees, as no keys are asked for yet and so whoever reaches the address is an operator:
+Guarantees, also where no keys are asked for and so whoever reaches the address is an operator:
 
     another site's page reads nothing, since no answer says that it may, and acts on nothing: an action takes JSON from
     this origin, or from a program that is no browser; nor has it text generated, unless --cors-origins names it;
     a name that was made to point here (DNS rebinding) is not served: Host must be an IP address, localhost, this
-    machine's own name, or the name that the service was told to listen on.
+    machine's own name, or the name that the service was told to listen on. Where keys are asked for any name is, as
+    another site's page has none.
 
 Every answer carries a content security policy: the page loads from here only, runs no inline script, and is not framed.
 """
@@ -37,8 +38,8 @@ HEADERS = {
 class Guard:
     """Wraps an application: refuses foreign hosts, and adds the headers to every answer."""
 
-    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
-        """`names`: under which the service is known, beside its IP addresses."""
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
+        """`names`: under which the service is known, beside its IP addresses; None: under any."""
         self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,7 @@ class Guard:
             await send(message)
 
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        if is_own_host(host, self._names):
+        if self._names is None or is_own_host(host, self._names):
             await self._app(scope, receive, send_guarded)
         else:
             expected = f"expected an IP address or one of {', '.join(sorted(self._names))}"

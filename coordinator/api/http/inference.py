@@ -19,8 +19,8 @@ from starlette.responses import Response, StreamingResponse
 from numoe.coordinator.api.answering import Answer as Answered
 from numoe.coordinator.api.answering import submit_choices
 from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
-from numoe.coordinator.api.failures import ToldError, describe_failure
-from numoe.coordinator.api.http.answers import Answer, json_answer, retry_after, status_of
+from numoe.coordinator.api.failures import Failure, ToldError, describe_failure
+from numoe.coordinator.api.http.answers import Answer, Refuse, challenge, json_answer, retry_after, status_of
 from numoe.coordinator.api.http.clients import receive_body, while_connected
 from numoe.coordinator.api.http.guard import JSON
 from numoe.coordinator.api.http.places import Places
@@ -168,8 +168,10 @@ async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Ans
     answers: list[Answered] = []
     try:
         for question in call.questions:
-            told = {"client": asker.client, "method": asker.method, "trace": asker.trace}
-            asked = replace(question, request=replace(question.request, **told))
+            request = replace(
+                question.request, client=asker.client, method=asker.method, trace=asker.trace, key=asker.key
+            )
+            asked = replace(question, request=request)
             answers += await submit_choices(asked, call.choices, served)
     except BaseException as error:
         for answer in answers:
@@ -187,15 +189,23 @@ def _told_in(dialect: Dialect, answer: Answer) -> Answer:
         try:
             return await answer(request)
         except Exception as error:
-            failure = describe_failure(error)
-            status = status_of(failure)
-            response = json_answer(dialect.refusal(failure, status), status)
-            response.headers.update(retry_after(failure))
-            if failure.request_id:
-                response.headers[REQUEST_ID] = failure.request_id
-            return response
+            return refusing(dialect)(describe_failure(error))
 
     return told
+
+
+def refusing(dialect: Dialect) -> Refuse:
+    """How a protocol tells failures."""
+
+    def refuse(failure: Failure) -> Response:
+        status = status_of(failure)
+        response = json_answer(dialect.refusal(failure, status), status)
+        response.headers.update(retry_after(failure) | challenge(failure))
+        if failure.request_id:
+            response.headers[REQUEST_ID] = failure.request_id
+        return response
+
+    return refuse
 
 
 def _come_back(told: str) -> QueueFull:

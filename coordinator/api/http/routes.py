@@ -1,7 +1,7 @@
 """Every route of the HTTP door, with the role that it needs.
 
-A role says what is done, not who may: as long as no keys are asked for, whoever reaches the address has all of them,
-and beyond loopback the service listens with --insecure only. What operates is guarded against other sites (guard.py).
+Where no keys are asked for, whoever reaches the address has all roles. The page's files are open: they are the same for
+everybody, and ask for a key themselves. What operates is guarded against other sites (guard.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -21,10 +20,13 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from numoe.coordinator.access.key_ring import KeyRing, asking_key
+from numoe.coordinator.access.roles import Role
 from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.http.actions import Actions
-from numoe.coordinator.api.http.answers import Answer, guarded, json_answer, refusal
+from numoe.coordinator.api.http.answers import Answer, Refuse, failed, guarded, json_answer, refusal
 from numoe.coordinator.api.http.asked import Asked
+from numoe.coordinator.api.http.entry import admitted
 from numoe.coordinator.api.http.guard import JSON, why_foreign, why_refused
 from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
 from numoe.coordinator.api.http.places import Places
@@ -44,15 +46,6 @@ ANY_HEADER = "*"
 PAGE = Path(__file__).parent / "page"
 
 
-class Role(StrEnum):
-    """What a route does."""
-
-    OPEN = "open"  # tells whether the service lives, and nothing else
-    INFER = "infer"  # asks the model, or about it
-    OBSERVE = "observe"
-    OPERATE = "operate"
-
-
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
     """One route."""
@@ -61,6 +54,7 @@ class HttpRoute:
     method: str
     path: str
     answer: Answer
+    refuse: Refuse = failed  # how those are told who are not let in
 
 
 class Views:
@@ -122,13 +116,13 @@ class Views:
 
 
 def route_table(views: Views, actions: Actions, asked: Asked) -> tuple[HttpRoute, ...]:
-    """All routes but the page's files, which lie below /ops/ and need to observe."""
+    """All routes but the page's files, which lie below /ops/ and are open."""
     return (
         HttpRoute(Role.OPEN, "GET", "/livez", views.livez),
         HttpRoute(Role.OPEN, "GET", "/readyz", views.readyz),
         HttpRoute(Role.OPEN, "GET", "/health", views.health),
         HttpRoute(Role.OPEN, "GET", "/", views.to_page),
-        *(HttpRoute(Role.INFER, method, path, answer) for (method, path), answer in asked.answers.items()),
+        *(HttpRoute(Role.INFER, *one) for one in asked.answers),
         HttpRoute(Role.OBSERVE, "GET", "/slots", asked.slots),
         HttpRoute(Role.OBSERVE, "GET", "/metrics", views.metrics),
         HttpRoute(Role.OBSERVE, "GET", "/ops/stream", views.stream),
@@ -140,24 +134,26 @@ def route_table(views: Views, actions: Actions, asked: Asked) -> tuple[HttpRoute
     )
 
 
-def application(table: tuple[HttpRoute, ...], origins: Collection[str] = ()) -> Starlette:
+def application(table: tuple[HttpRoute, ...], keys: KeyRing, origins: Collection[str] = ()) -> Starlette:
     """The routes of the table and the page's files; `origins`: of pages elsewhere that may ask the model."""
     places = Places("actions are under way")
-    routes = [_served(one, places, origins) for one in table]
+    routes = [_served(one, places, keys, origins) for one in table]
     return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
 
 
-def _served(route: HttpRoute, places: Places, origins: Collection[str]) -> Route:
+def _served(route: HttpRoute, places: Places, keys: KeyRing, origins: Collection[str]) -> Route:
     match route.role:
         case Role.OPERATE:
-            return Route(route.path, _operating(route, places), methods=[route.method])
-        case Role.INFER if origins:
-            cors = Middleware(CORSMiddleware, origins, [route.method], [ANY_HEADER], expose_headers=[REQUEST_ID])
-            return Route(route.path, _asking(route, origins), methods=[route.method, "OPTIONS"], middleware=[cors])
+            answer = _operating(route, places)
         case Role.INFER:
-            return Route(route.path, _asking(route, origins), methods=[route.method])
+            answer = _asking(route, origins)
         case _:
-            return Route(route.path, guarded(route.answer), methods=[route.method])
+            answer = guarded(route.answer)
+    answer = admitted(route.role, route.path, keys, answer, route.refuse)
+    if route.role is not Role.INFER or not origins:
+        return Route(route.path, answer, methods=[route.method])
+    cors = Middleware(CORSMiddleware, origins, [route.method], [ANY_HEADER], expose_headers=[REQUEST_ID])
+    return Route(route.path, answer, methods=[route.method, "OPTIONS"], middleware=[cors])
 
 
 def _asking(route: HttpRoute, origins: Collection[str]) -> Answer:
@@ -182,7 +178,8 @@ def _operating(route: HttpRoute, places: Places) -> Answer:
         if left_out is not None:
             client = request.client and f"{request.client.host}:{request.client.port}"
             facts = {"path": route.path, "status": told.status_code, "client": client, "refused": why or None}
-            _log.info("action", **facts, **left_out)
+            key = {"key": asking_key()} if asking_key() else {}
+            _log.info("action", **facts, **key, **left_out)
         return told
 
     return operate

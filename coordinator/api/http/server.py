@@ -11,16 +11,20 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 
 import uvicorn
 
+from numoe.coordinator.access.certificates import FollowedCertificates
+from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.asked import Asked
-from numoe.coordinator.api.http.connection import CONNECTIONS, Connection
+from numoe.coordinator.api.http.connection import CONNECTIONS, Connection, Handshakes
 from numoe.coordinator.api.http.guard import Guard, own_names
 from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.routes import Views, application, route_table
+from numoe.coordinator.api.http.tls import follow
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
 
@@ -38,22 +42,27 @@ class HttpServer:
         source: Callable[[], Operations],
         loading: Callable[[], Service],
         inference: Inference,
+        keys: KeyRing,
+        certificates: FollowedCertificates | None,
         origins: Collection[str] = (),
     ) -> None:
         """`source` raises Unavailable while the model is loaded, of which `loading` tells.
 
-        `inference` asks the model; pages of `origins` may have it do so, too.
+        `inference` asks the model; pages of `origins` may have it do so, too. `certificates`: None: nothing is
+        encrypted.
         """
         self._address = address
         self._closed = asyncio.Event()
         self._actions = Actions(source)
         self._socket: socket.socket | None = None
         views = Views(source, loading, self._closed)
-        app = application(route_table(views, self._actions, Asked(inference)), origins)
+        app = application(route_table(views, self._actions, Asked(inference)), keys, origins)
+        names = None if keys.asks else own_names(address)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                Guard(app, own_names(address)),
-                http=Connection,
+                Guard(app, names),
+                http=partial(Connection, handshakes=Handshakes()),  # type: ignore[arg-type]  # as good as a class
+                ssl_context_factory=None if certificates is None else lambda *_: follow(certificates),
                 ws="none",
                 lifespan="off",
                 log_config=None,

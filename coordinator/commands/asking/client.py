@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from numoe.coordinator.access.credentials import KEY_VARIABLE, Access
 from numoe.coordinator.commands.asking.patience import CallError, Patience
 from numoe.protos.trace_context import TRACEPARENT, TRACESTATE, read_trace_context
 from numoe.v1 import (
@@ -30,6 +31,7 @@ _OURS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 
+NO_ACCESS = Access()
 _OPTIONS = [
     ("grpc.enable_http_proxy", 0),  # a proxy for the web does not know this machine's loopback
     ("grpc.max_receive_message_length", 64 << 20),
@@ -41,17 +43,23 @@ class Client:
     """One connection, to be used in `with`; made anew once it broke. Its calls raise CallError."""
 
     def __init__(
-        self, address: str, timeout_seconds: float | None, retry_seconds: float = 0.0, flag: str = "--address"
+        self,
+        address: str,
+        timeout_seconds: float | None,
+        retry_seconds: float = 0.0,
+        flag: str = "--address",
+        access: Access = NO_ACCESS,
     ) -> None:
         """`retry_seconds`: how long questions are asked again while the service says when; `flag` named the address."""
         self._address, self._flag = address, flag
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
+        self._access = access
         self._trace = trace_headers(os.environ)
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self._address, _OPTIONS)
+        self._channel = _open(self._address, self._access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._placement = placement_pb2_grpc.PlacementServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -168,9 +176,12 @@ class Client:
         retry, request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
         told = _unpack(error, retry)
         if code is grpc.StatusCode.UNAVAILABLE and not told:
+            whom = "nothing" if self._access.trust is None else "nothing that --tls-ca trusts"
             return CallError(
-                f"nothing answers at {self._address}: start `numoe serve`, or name another address with {self._flag}"
+                f"{whom} answers at {self._address}: start `numoe serve`, or name another address with {self._flag}"
             )
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return CallError(f"{details} ({code.name}); --key-file or the variable {KEY_VARIABLE} gives it one")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CallError(f"the time is up: {details}")
         field = request.field_violations[0].field if _unpack(error, request) else ""
@@ -179,6 +190,32 @@ class Client:
         ours = code in _OURS and _unpack(error, named)  # what an operator finds in the log by the request's id
         message = f"{details} ({code.name}, request {named.request_id})" if ours else f"{details} ({code.name})"
         return CallError(message, retry_seconds=seconds, field=field)
+
+
+def _open(address: str, access: Access) -> grpc.Channel:
+    if access.trust is None:
+        channel = grpc.insecure_channel(address, _OPTIONS)
+    else:
+        trust = access.trust
+        credentials = grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
+        channel = grpc.secure_channel(address, credentials, _OPTIONS)
+    return grpc.intercept_channel(channel, _ShowsKey(access.key)) if access.key else channel
+
+
+class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Sends the key with every call. gRPC's own credentials of calls would refuse to, where nothing is encrypted."""
+
+    def __init__(self, key: str) -> None:
+        self._header = ("authorization", f"Bearer {key}")
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_key(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_key(details), request)
+
+    def _with_key(self, details: Any) -> Any:
+        return details._replace(metadata=[*(details.metadata or ()), self._header])
 
 
 def trace_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

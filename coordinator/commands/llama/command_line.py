@@ -31,6 +31,7 @@ class CommandLine:
 
     words: list[str]
     answers: list[str]
+    renamed: dict[str, str]  # our flags that stand for theirs, by ours
 
 
 def named_command(words: Sequence[str]) -> list[str]:
@@ -48,7 +49,7 @@ def in_our_words(words: Sequence[str], own: Collection[str]) -> CommandLine:
 
     Raises SetupError for a flag that cannot be honoured, or whose value is missing.
     """
-    read, answers, place = list[str](), list[str](), dict[str, str]()
+    read, answers, place, renamed = list[str](), list[str](), dict[str, str](), dict[str, str]()
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -70,12 +71,15 @@ def in_our_words(words: Sequence[str], own: Collection[str]) -> CommandLine:
             value = rest.pop(0) if rest and rest[0] in SWITCH_VALUES else ""
         else:
             value = given if equals or flag.takes == "nothing" else _value(name, rest)
-        read += flag.ours(value) if flag.ours else []
+        ours = flag.ours(value) if flag.ours else []
+        read += ours
+        renamed |= {word: name for word in ours if word.startswith("--")}
         if flag.answer:
             answers.append(f"{name}: {flag.answer}")
     if place:
         read += ["--address", f"{place.get(HOST, DEFAULT_HOST)}:{place.get(PORT, DEFAULT_PORT)}"]
-    return CommandLine(read, answers)
+        renamed["--address"] = " ".join(place)
+    return CommandLine(read, answers, renamed)
 
 
 def _value(name: str, rest: list[str]) -> str:

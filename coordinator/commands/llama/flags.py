@@ -116,6 +116,8 @@ FLAGS = (
     Flag(("-C", "--cpu-mask"), "a value", _cpus_of_mask, shown="--cpus"),
     _renamed(("-ub", "--ubatch-size"), "--step-tokens"),
     _renamed(("-np", "--parallel"), "--sequences"),
+    _renamed(("--ssl-key-file",), "--tls-key"),
+    _renamed(("--ssl-cert-file",), "--tls-certificate"),
     _renamed(("-ctk",), "--cache-type-k"),
     _renamed(("-ctv",), "--cache-type-v"),
     _renamed(("-ser",), "--smart-expert-reduction"),
@@ -163,9 +165,10 @@ FLAGS = (
     _refused(("-s", "--seed"), _ASKED_FOR.format("--seed"), "a value"),
     _refused(("--repeat-penalty",), _ASKED_FOR.format("--repetition-penalty"), "a value"),
     _refused(("-p", "--prompt", "-f", "--file"), "numoe generate TEXT asks a running service", "a value"),
-    _refused(("--api-key", "--api-key-file"), "no keys are asked for yet; listen on loopback", "a value"),
+    _refused(
+        ("--api-key", "--api-key-file"), "keys are kept as hashes here: see `numoe keys add`, --api-keys", "a value"
+    ),
     _refused(("-hft", "--hf-token"), "others could read it in the list of processes: set HF_TOKEN instead", "a value"),
-    _refused(("--ssl-key-file", "--ssl-cert-file"), "nothing is encrypted yet; listen on loopback", "a value"),
 )
 
 

@@ -1,13 +1,17 @@
-"""Draws a sweep as reports of ik_llama.cpp's users show it: speeds of prompts and of decodes over N_KV."""
+"""Draws a sweep as reports of ik_llama.cpp's users show it, speeds of prompts and decodes over N_KV; saves pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from numoe.coordinator.measuring.sweep import Sweep, SweepRow
 from numoe.protos.errors import SetupError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -39,6 +43,11 @@ def draw_sweep(path: Path, title: str, sweep: Sweep, rows: Sequence[SweepRow]) -
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     figure.suptitle(title, parse_math=False)
+    save(path, figure)
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Raises SetupError where it cannot be written."""
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from numoe.coordinator.access.credentials import Credentials
 from numoe.coordinator.commands.options import HUB_OPTIONS, SERVE_SETTINGS, HubOptions, ServiceOptions
 from numoe.coordinator.settings import ServeSettings, check_settings
 from numoe.protos.errors import ServiceError, SetupError
@@ -27,6 +28,8 @@ def profile(
     n_prompt: Annotated[int, Parameter(name=("--n-prompt", "-p"))] = 0,
     n_depth: Annotated[int, Parameter(name=("--n-depth", "-d"))] = 0,
     server: str | None = None,
+    key_file: Path | None = None,
+    tls_ca: str | None = None,
     seconds: float = 10.0,
     steps: int = 0,
     output_format: OutputFormat = "table",
@@ -55,6 +58,10 @@ def profile(
         Positions that are in the KV cache before.
     server
         The address of a running service whose steps are profiled, instead of a model of one's own.
+    key_file
+        A file with the key that the service asks for. Default: the variable NUMOE_KEY.
+    tls_ca
+        Talk encrypted to the service, as for status.
     seconds
         Of a running service: how long, to 600.
     steps
@@ -84,7 +91,7 @@ def profile(
         if path is not None:
             check_folder(flag, path)
     if server is not None:
-        title, found = _of_service(server, seconds, steps)
+        title, found = _of_service(server, Credentials(key_file, tls_ca), seconds, steps)
     else:
         title, found = _of_model(model, hub, settings, (n_prompt, 0 if n_prompt else n_gen, n_depth))
     if not found.steps:
@@ -112,11 +119,11 @@ def _check(model: Path | None, server: str | None, seconds: float, steps: int, c
         raise SetupError("expected a model or --server, not both: a service is profiled with the model that it serves")
 
 
-def _of_service(address: str, seconds: float, steps: int) -> tuple[str, Profile]:
+def _of_service(address: str, credentials: Credentials, seconds: float, steps: int) -> tuple[str, Profile]:
     """The profile of a running service. Raises CallError."""
     from numoe.coordinator.commands.measuring.served_profile import read_profile
 
-    with ServiceOptions(address, seconds + TIMEOUT_SECONDS).connect("--server") as client:
+    with ServiceOptions(address, seconds + TIMEOUT_SECONDS, credentials).connect("--server") as client:
         name = client.status().service.model
         return f"{name}, served at {address}", read_profile(client.profile(seconds, steps))
 

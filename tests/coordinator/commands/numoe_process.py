@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 60.0
 READY = re.compile(
     r'READY grpc=(?P<address>127\.0\.0\.1:\d+) model="tiny qwen3moe" workers=2 threads=2 '
-    r'binding="cpus\+memory, verified" seconds=\d+\.\d(?: ops=http://(?P<http>127\.0\.0\.1:\d+)/ops/)?'
+    r'binding="cpus\+memory, verified" seconds=\d+\.\d(?: ops=https?://(?P<http>127\.0\.0\.1:\d+)/ops/)?'
 )
 
 

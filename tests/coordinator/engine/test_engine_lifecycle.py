@@ -101,7 +101,7 @@ async def test_no_request_outlives_the_service_s_own_limit() -> None:
         assert isinstance((await answer(engine.submit(request(PROMPT)))).error, DeadlineExceeded)
 
 
-async def test_drain_ends_open_requests_well_and_takes_no_new_ones() -> None:
+async def test_drain_ends_what_is_at_work_well_fails_what_waits_and_takes_no_new_ones() -> None:
     gate = Gate(number=1)
     async with serving(FakeExecutor(ALL_IDS, ONE_SLOT, gate)) as engine:
         generations = [engine.submit(request(PROMPT)) for _ in range(3)]
@@ -113,8 +113,10 @@ async def test_drain_ends_open_requests_well_and_takes_no_new_ones() -> None:
         assert engine.snapshot().state is EngineState.DRAINING
         gate.open()
         assert await draining
-        for generation in generations:
-            assert (await answer(generation)).finished
+        at_work, *waiting = [await answer(generation) for generation in generations]
+        assert at_work.finished
+        for one in waiting:
+            assert isinstance(one.error, Unavailable)
 
 
 async def test_what_drain_cannot_wait_for_fails_when_the_engine_stops() -> None:

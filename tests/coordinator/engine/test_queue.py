@@ -85,7 +85,7 @@ async def run_in_order(asked: list[GenerationRequest]) -> tuple[list[int], list[
 async def test_clients_take_turns_however_many_requests_of_one_of_them_wait() -> None:
     flood = [named(index, client="ipv4:10.0.0.1:4000") for index in range(12)]
     few = [named(20 + index, client=f"ipv4:10.0.0.2:{4000 + index}") for index in range(3)]
-    keyed = [named(30 + index, client="ipv4:10.0.0.1:4000", client_key="another") for index in range(3)]
+    keyed = [named(30 + index, client="ipv4:10.0.0.1:4000", key="another") for index in range(3)]
     begun, _ = await run_in_order([*flood, *few, *keyed])
     assert [name for name in begun if name < 20] == list(range(12))
     last = max(begun.index(name) for name in (20, 21, 22, 30, 31, 32))

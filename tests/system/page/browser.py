@@ -23,12 +23,20 @@ window.messagesSeen = 0;
 window.breaches = [];
 document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
   breaches.push(`${violatedDirective} ${blockedURI}`));
-window.EventSource = class extends EventSource {
-  constructor(address) {
-    super(address);
-    window.lastSource = this;
-    this.addEventListener("message", () => messagesSeen++);
-  }
+const fetchAnything = window.fetch;
+window.fetch = async (address, how) => {
+  const reply = await fetchAnything(address, how);
+  if (address !== "stream" || !reply.ok) return reply;
+  const counted = new TransformStream({
+    start(stream) {
+      window.endStream = () => stream.terminate();
+    },
+    transform(chunk, stream) {
+      messagesSeen += new TextDecoder().decode(chunk).split("data: ").length - 1;
+      stream.enqueue(chunk);
+    },
+  });
+  return new Response(reply.body.pipeThrough(counted), reply);
 };
 """
 
@@ -60,13 +68,20 @@ class Faults:
 @contextmanager
 def open_page(http: str) -> Iterator[tuple[Page, Faults]]:
     """The page of a service, in a browser of its own."""
+    with open_browser() as context:
+        yield new_page(context, http)
+
+
+@contextmanager
+def open_browser() -> Iterator[BrowserContext]:
+    """A browser that has shown nothing yet."""
     program = find_program("CHROMIUM", *NAMES)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         )
         try:
-            yield new_page(browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True), http)
+            yield browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         finally:
             browser.close()
 

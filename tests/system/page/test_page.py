@@ -233,7 +233,7 @@ def test_a_stream_that_drops_is_told_and_comes_back(
         os.kill(server.process.pid, signal.SIGCONT)
     until(page, "document.querySelector('#life').textContent === 'live'")
     page.context.set_offline(True)
-    page.evaluate("lastSource.close()")
+    page.evaluate("endStream()")
     until(page, "document.documentElement.classList.contains('stale')")
     page.context.set_offline(False)
     until(page, "document.querySelector('#life').textContent === 'live'")

@@ -1,6 +1,7 @@
 // What an operator may do: asked once more, sent, and what came of it told.
 
 import { element, setText } from "./dom.js";
+import { askForKey, isRefused, shown } from "./key.js";
 
 const dialog = document.getElementById("confirm");
 const [title, text] = [dialog.querySelector("h2"), dialog.querySelector("p")];
@@ -32,11 +33,12 @@ async function send(action, order) {
   try {
     const reply = await fetch(`actions/${action.name}`, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...shown() },
       body: JSON.stringify(order),
     });
     const answer = await reply.json();
     if (reply.ok) tell(action.done(answer));
+    else if (isRefused(reply)) askForKey(answer.error.message, () => send(action, order));
     else tell(`Refused: ${answer.error?.message ?? reply.status}`, true);
   } catch (error) {
     tell(`Not sent: the service does not answer (${error.message})`, true);

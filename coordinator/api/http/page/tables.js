@@ -57,7 +57,7 @@ function drawRequest({ id }) {
 
 // ---- events
 
-const BAD = new Set(["worker_lost", "start_refused", "engine_failed", "end_forced"]);
+const BAD = new Set(["worker_lost", "start_refused", "engine_failed", "keys_refused", "end_forced"]);
 
 export const events = {
   needs: ["events", "now"],

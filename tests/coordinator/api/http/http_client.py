@@ -39,9 +39,16 @@ async def order(address: str, action: str, content: object, **headers: str) -> R
     return await ask(address, f"/ops/actions/{action}", "POST", json.dumps(content).encode(), **sent)
 
 
-async def messages(address: str) -> AsyncGenerator[dict[str, Any], None]:
+async def head(address: str, path: str, method: str, body: bytes, **headers: str) -> tuple[int, Mapping[str, str]]:
+    """Status and headers of an answer, which may have no end."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async with _sent(address, path, method, body, headers) as reader:
+            return await _read_head(reader)
+
+
+async def messages(address: str, **headers: str) -> AsyncGenerator[dict[str, Any], None]:
     """The messages of the stream, until it ends."""
-    async with _sent(address, "/ops/stream", "GET", b"", {}) as reader:
+    async with _sent(address, "/ops/stream", "GET", b"", headers) as reader:
         status, told = await _read_head(reader)
         assert (status, told["content-type"].partition(";")[0]) == (200, "text/event-stream")
         while line := await asyncio.wait_for(reader.readline(), PATIENCE_SECONDS):
@@ -60,7 +67,7 @@ async def _sent(
     told |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in told.items()), "", ""]
     try:
-        writer.write("\r\n".join(lines).encode() + body)
+        writer.write("\r\n".join(lines).encode("latin-1") + body)
         await writer.drain()
         yield reader
     finally:

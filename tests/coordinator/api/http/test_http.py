@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from numoe.coordinator.access.roles import Role
 from numoe.coordinator.api.failures import FailureKind
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.answers import STATUSES
 from numoe.coordinator.api.http.asked import Asked
 from numoe.coordinator.api.http.guard import HEADERS
 from numoe.coordinator.api.http.inference import Inference
-from numoe.coordinator.api.http.routes import PAGE, Role, Views, route_table
+from numoe.coordinator.api.http.routes import PAGE, Views, route_table
 from numoe.coordinator.operations.observer import Observer
 from numoe.coordinator.operations.snapshot import Snapshot
 from numoe.coordinator.process.life import Coordinator, Ready

@@ -1,0 +1,1 @@
+"""Who may ask: roles, the keys that have them, and the certificates that connections are encrypted with."""

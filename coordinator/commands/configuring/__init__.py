@@ -1,0 +1,1 @@
+"""What is set up before a service starts: who may ask it, and what its settings come to."""

@@ -1,0 +1,1 @@
+"""`numoe load`: the command, its table and its picture."""
