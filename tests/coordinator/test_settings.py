@@ -100,7 +100,9 @@ KEYS, CERTIFICATE, KEY = Path("keys"), Path("c.pem"), Path("c.key")
 
 
 def test_other_addresses_are_served_with_keys_and_certificates() -> None:
-    check_settings(ServeSettings(ListenSettings("0.0.0.0:1", "0.0.0.0:2", KEYS, CERTIFICATE, KEY)))
+    check_settings(
+        ServeSettings(ListenSettings("0.0.0.0:1", "0.0.0.0:2", api_keys=KEYS, tls_certificate=CERTIFICATE, tls_key=KEY))
+    )
 
 
 @pytest.mark.parametrize(
