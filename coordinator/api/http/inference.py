@@ -168,8 +168,8 @@ async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Ans
     answers: list[Answered] = []
     try:
         for question in call.questions:
-            told = {"client": asker.client, "method": asker.method, "trace": asker.trace}
-            asked = replace(question, request=replace(question.request, **told))
+            request = replace(question.request, client=asker.client, method=asker.method, trace=asker.trace)
+            asked = replace(question, request=request)
             answers += await submit_choices(asked, call.choices, served)
     except BaseException as error:
         for answer in answers:
