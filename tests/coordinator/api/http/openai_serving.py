@@ -47,15 +47,15 @@ class ScriptedWorkers(FakeWorkers):
         self._script = [*TOKENIZER.encode(script), END_ID]
         self._begins: dict[int, int] = {}  # where the answer of a sequence does, by the first of its blocks
 
-    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
+    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
         block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
         if chunk.first_position == 0:  # another sequence has the block
             self._begins.pop(block, None)
-        if drawn is None:
-            return None
+        if not drawn:
+            return []
         begin = self._begins.setdefault(block, position)
-        return self._script[min(position - begin, len(self._script) - 1)], drawn[1]
+        return [*drawn[:-1], (self._script[min(position - begin, len(self._script) - 1)], drawn[-1][1])]
 
 
 @asynccontextmanager
