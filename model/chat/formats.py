@@ -24,8 +24,8 @@ THOUGHTS: Mapping[str, Markers] = MappingProxyType(
 CALLS: Sequence[tuple[str, CallFormat]] = (
     ("<parameter=", TaggedCalls()),  # Qwen3-Coder
     ("<tool_call>", JsonCalls("<tool_call>", "</tool_call>")),  # Qwen3, Hermes
-    ("<|python_tag|>", JsonCalls("<|python_tag|>", bare=True, separator=";")),  # Llama 3.1 and 3.3
-    ("ipython", JsonCalls("<|python_tag|>", bare=True, separator=";")),  # Llama 3.2
+    ("<|python_tag|>", JsonCalls("<|python_tag|>", bare=True, separator=";", arguments="parameters")),  # Llama 3.1 and 3.3
+    ("ipython", JsonCalls("<|python_tag|>", bare=True, separator=";", arguments="parameters")),  # Llama 3.2
     ("[TOOL_CALLS]", JsonCalls("[TOOL_CALLS]", listed=True, separator=",")),  # Mixtral, Mistral
     ("<|tool_call|>", JsonCalls("<|tool_call|>", "<|/tool_call|>", listed=True, separator=",")),  # Phi, Granite
 )
