@@ -15,7 +15,7 @@ from numoe.protos.errors import InvalidRequest
 
 TURNS = 4096
 TOOLS = 128
-CALLS = 128  # of one turn
+CALLS = 4096  # of all turns
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 ID_CHARACTERS = 256
 SCHEMA_BYTES, SCHEMA_DEPTH = 1 << 16, 64
@@ -93,28 +93,41 @@ def check_conversation(conversation: Conversation) -> None:
         raise InvalidRequest(field_name, problem)
 
 
+def check_counts(turns: int, calls: int, tools: int) -> None:
+    """Raises InvalidRequest for so many turns, calls and tools, before anything is made of them."""
+    for field_name, problem in _count_faults(turns, calls, tools):
+        raise InvalidRequest(field_name, problem)
+
+
 def _faults(conversation: Conversation) -> Iterator[tuple[str, str]]:
-    yield from _turn_faults(conversation.turns)
-    yield from _tool_faults(conversation.tools)
+    turns, tools = conversation.turns, conversation.tools
+    yield from _count_faults(len(turns), sum(len(turn.calls) for turn in turns), len(tools))
+    yield from _turn_faults(turns)
+    yield from _tool_faults(tools)
     yield from _choice_faults(conversation)
     yield from _variable_faults(conversation.variables)
     if conversation.thinking_budget is not None and conversation.thinking_budget < 0:
         yield "thinking_budget", f"is {conversation.thinking_budget}; expected 0 or more tokens"
 
 
+def _count_faults(turns: int, calls: int, tools: int) -> Iterator[tuple[str, str]]:
+    if turns > TURNS:
+        yield "messages", f"are {turns}; at most {TURNS} are allowed"
+    if calls > CALLS:
+        yield "messages", f"make {calls} calls; at most {CALLS} are allowed"
+    if tools > TOOLS:
+        yield "tools", f"are {tools}; at most {TOOLS} are allowed"
+
+
 def _turn_faults(turns: Sequence[Turn]) -> Iterator[tuple[str, str]]:
     if not turns:
         yield "messages", "is empty; expected at least one message"
-    if len(turns) > TURNS:
-        yield "messages", f"are {len(turns)}; at most {TURNS} are allowed"
     for index, turn in enumerate(turns):
         where = f"messages[{index}]"
         if not turn.role:
             yield f"{where}.role", "is empty; expected system, user, assistant or tool"
         if turn.calls and turn.role != "assistant":
             yield f"{where}.tool_calls", f"stand in a turn of role {turn.role!r}; only the assistant calls tools"
-        if len(turn.calls) > CALLS:
-            yield f"{where}.tool_calls", f"are {len(turn.calls)}; at most {CALLS} are allowed"
         for number, call in enumerate(turn.calls):
             if not NAME.fullmatch(call.name):
                 yield f"{where}.tool_calls[{number}].name", f"is {call.name!r:.80}; {_NAME_EXPECTED}"
@@ -129,8 +142,6 @@ def _turn_faults(turns: Sequence[Turn]) -> Iterator[tuple[str, str]]:
 
 
 def _tool_faults(tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
-    if len(tools) > TOOLS:
-        yield "tools", f"are {len(tools)}; at most {TOOLS} are allowed"
     names: set[str] = set()
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"

@@ -10,13 +10,13 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from numoe.coordinator.api.conversation import (
     SCHEMA_BYTES,
-    TOOLS,
     VARIABLES_BYTES,
     Conversation,
     Tool,
     ToolCall,
     ToolChoice,
     Turn,
+    check_counts,
 )
 from numoe.protos.errors import InvalidRequest
 from numoe.v1 import generation_pb2
@@ -35,10 +35,12 @@ _CHOICES: Mapping[int, ToolChoice] = MappingProxyType(
 
 def read_conversation(message: generation_pb2.ChatRequest) -> Conversation:
     """The conversation of a message. Raises InvalidRequest for what cannot be read as one."""
+    calls = sum(len(turn.tool_calls) for turn in message.messages)
+    check_counts(len(message.messages), calls, len(message.tools))
     thinking = message.thinking
     return Conversation(
         turns=[_turn(turn) for turn in message.messages],
-        tools=[_tool(tool, index) for index, tool in enumerate(message.tools[: TOOLS + 1])],
+        tools=[_tool(tool, index) for index, tool in enumerate(message.tools)],
         choice=_choice(message.tool_choice),
         parallel_calls=message.parallel_tool_calls if message.HasField("parallel_tool_calls") else True,
         variables=_variables(message.template_variables),

@@ -193,6 +193,6 @@ async def test_thoughts_are_shown_to_a_person_alone_and_not_kept() -> None:
             address = running.ready.address
             with OnTerminal("chat", "--address", address) as chat:
                 await asyncio.to_thread(chat.until, "(?m)^> ")
-                assert (await asyncio.to_thread(chat.turn, "Hello")).startswith("why\nso\n")
+                assert (await asyncio.to_thread(chat.turn, "Hello")).startswith("why\n\nso\n")
             done = await asyncio.to_thread(numoe, "chat", "Hello", "--address", address)
     assert (done.returncode, done.stdout) == (0, "so\n")

@@ -19,6 +19,8 @@ from numoe.v1.generation_pb2 import (
     GenerateRequest,
     Stopping,
     TokenizeRequest,
+    Tool,
+    ToolCall,
 )
 from tests.coordinator.api.grpc.grpc_serving import (
     ask,
@@ -87,7 +89,9 @@ async def test_counts_are_checked_before_anything_is_converted(monkeypatch: pyte
     for module in ("answering", "grpc.questions"):
         monkeypatch.setattr(f"numoe.coordinator.api.{module}.tuple", convert, raising=False)
         monkeypatch.setattr(f"numoe.coordinator.api.{module}.frozenset", convert, raising=False)
-    monkeypatch.setattr("numoe.coordinator.api.grpc.questions.Turn", refuse)
+    for name in ("Turn", "Tool", "ToolCall"):
+        monkeypatch.setattr(f"numoe.coordinator.api.grpc.conversations.{name}", refuse)
+    calling = ChatMessage(role="assistant", tool_calls=[ToolCall()] * 4097)
     monkeypatch.setattr("numoe.coordinator.api.grpc.generation.decode", refuse)
     async with running_server() as running:
         errors = [
@@ -95,10 +99,12 @@ async def test_counts_are_checked_before_anything_is_converted(monkeypatch: pyte
             await refused(generated(running, ask(stopping=Stopping(stop_token_ids=[1] * 65)))),
             await refused(generated(running, ask(stopping=Stopping(stop=["a"] * 17)))),
             await refused(chatted(running, ChatRequest(messages=[ChatMessage(role="user")] * 257))),
+            await refused(chatted(running, ChatRequest(messages=[calling]))),
+            await refused(chatted(running, ChatRequest(tools=[Tool()] * 129))),
             await refused(running.generation.Detokenize(DetokenizeRequest(ids=[1] * (LARGE + 1)))),
         ]
         monkeypatch.undo()
-    fields = ["token_ids.ids", "stopping.stop_token_ids", "stopping.stop", "messages", "ids"]
+    fields = ["token_ids.ids", "stopping.stop_token_ids", "stopping.stop", "messages", "messages", "tools", "ids"]
     assert [field_of(error) for error in errors] == fields
 
 
