@@ -67,17 +67,18 @@ def thought_tokens(
     if the model's thoughts are not told by tokens.
     """
     budget, markers = conversation.thinking_budget, formats.thought
-    if budget is None and not (guided and markers is not None and conversation.may_think):
+    opened = beginning in (Beginning.AT_THOUGHT, Beginning.IN_THOUGHT)
+    needed = guided and markers is not None and (opened or conversation.may_think)
+    if budget is None and not needed:
         return None
     if markers is None:
         raise InvalidRequest("thinking_budget", "is given, but this model does not think apart; leave it out")
-    opened = beginning is not Beginning.ANEW
     ids = [tokenizer.special_ids([text]) for text in (markers.opening, markers.closing)]
     if not all(ids):
         problem = f"this model's vocabulary has no tokens {markers.opening} and {markers.closing}"
         if budget is not None:
             raise InvalidRequest("thinking_budget", f"is given, but {problem}; leave it out")
-        if opened and beginning is not Beginning.IN_CONTENT:
+        if opened:
             raise InvalidRequest(FIELD, f"is not possible behind thoughts, as {problem}; turn thoughts off")
         return None
     if beginning is Beginning.IN_CONTENT:

@@ -49,5 +49,5 @@ def in_body(error: InvalidRequest, prompt: str, form: str = "", top: str = "top_
         if field.startswith(ours):
             field = theirs + field.removeprefix(ours)
     if field.partition(".")[0] == FIELD:
-        field = form
+        field = form or "tool_choice"  # as calls that must come are a grammar, too
     return InvalidRequest(field, error.problem)
