@@ -32,12 +32,12 @@ from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
-from numoe.coordinator.engine.sequence import Sequence, fail_all
+from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
 from numoe.coordinator.requests.constraint import Guide
 from numoe.coordinator.requests.events import Failed, Finished
-from numoe.coordinator.requests.generation import Generation, wake_consumers
+from numoe.coordinator.requests.generation import Generation, fail_all, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
@@ -148,7 +148,7 @@ class Engine:
             self._draining = True
             waiting = self._batch.queue.clear()
             self._changed.notify()
-        fail_all(waiting, Unavailable(GOING))
+        fail_all([sequence.generation for sequence in waiting], Unavailable(GOING))
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_seconds)
         except TimeoutError:
@@ -366,7 +366,7 @@ class Engine:
         self._deliver()
         with self._changed:
             still_open = self._batch.clear()
-        fail_all(still_open, error)
+        fail_all([sequence.generation for sequence in still_open], error)
 
     def _shut_down(self, error: NumoeError | None) -> None:
         with self._changed:

@@ -13,13 +13,13 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import EngineCounts
+from numoe.coordinator.engine.drawing import Drawing
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
@@ -27,20 +27,16 @@ from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.constraint import FIELD, Guide
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
-from numoe.coordinator.requests.generation import Generation, wake_consumers
+from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
-from numoe.coordinator.requests.seen_tokens import SeenTokens
-from numoe.coordinator.requests.thought import LimitedThought
-from numoe.coordinator.requests.token_biases import TokenBiases
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import InvalidRequest, LogitsNotFinite, ServiceError
+from numoe.protos.errors import InvalidRequest, LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
-from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw, Sampling
+from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw
 
 ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
-_GREEDY = Sampling()  # of chunks that tell of tokens and draw none
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
 
@@ -89,11 +85,9 @@ class Sequence:
         self.table: BlockTable | None = None  # None: still in the queue, or closed
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
-        self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
-        self._biases, self._guide = TokenBiases(request, tokenizer), guide
+        self._drawing = Drawing(request, budget, tokenizer, guide)
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
-        self._thought = None if request.thought is None else LimitedThought(request.thought, tokenizer)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
         self._owed: _Owed | None = None
         self._told = 1  # tokens of the prompt of which is known how likely they were, the first one apart
@@ -240,29 +234,11 @@ class Sequence:
         self.sent, blocks = end, self.table.grow(end)
         chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
         if end == self.known:
-            chunk = self._drawing(chunk)
+            chunk = self._drawing.ask(chunk, self._tokens[:end])
         first = max(start, self._told - 1)
-        return self._telling(chunk, first, end) if self.tells_prompt and first < end else chunk
-
-    def _drawing(self, chunk: Chunk) -> Chunk:
-        """The chunk with a draw after its last token, as the request has it."""
-        seen, counts = (NO_TOKENS, NO_TOKENS) if self._seen is None else self._seen.arrays()
-        return replace(
-            chunk,
-            sampling=self.request.sampling,
-            seen_tokens=seen,
-            seen_counts=counts,
-            biases=self._biases.at(self.drawn, self._tokens[: self.known]),
-            allowed=None if self._guide is None else self._guide.allowed,
-            top=self.request.top_logprobs,
-        )
-
-    def _telling(self, chunk: Chunk, first: int, end: int) -> Chunk:
-        """The chunk, telling of each token that follows one from position `first` on how likely it was."""
-        following = self._tokens[first + 1 : min(end + 1, self.known)]
-        given = np.append(following, np.full(end - first - len(following), NOT_DRAWN, np.int32))
-        sampling, top = chunk.sampling or _GREEDY, self.request.top_logprobs
-        return replace(chunk, sampling=sampling, draws=end - first, given=given, top=top)
+        if self.tells_prompt and first < end:
+            chunk = self._drawing.tell(chunk, self._tokens[: self.known], first)
+        return chunk
 
     def new_prompt_tokens(self, tokens: int) -> int:
         """How many of the next `tokens` are the prompt's, and were never run before."""
@@ -327,16 +303,12 @@ class Sequence:
 
     def _take_drawn(self, draw: Draw, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
-        if self._thought is not None and (put := self._thought.follow(draw.token_id)) is not None:
-            draw = Draw(put, 0.0)
-        token_id = draw.token_id
-        self._tokens[self.known] = token_id
+        draw = self._drawing.follow(draw)
+        self._tokens[self.known] = draw.token_id
         if self.drawn == 0:
             self.first_token_at = now
         self.last_token_at = now
         self.known += 1  # after the times, which other threads look at once a token is drawn
-        if self._seen is not None:
-            self._seen.add(token_id)
         self._owed = _Owed(draw)
         reason, match = self._end(self._owed)
         if reason is not None:
@@ -344,14 +316,8 @@ class Sequence:
 
     def ends_without_draw(self) -> bool:
         """Whether no token was drawn as none may be: the request ends with that."""
-        if self._guide is None:
+        if not (why := self._drawing.dead_end(self._tokens[: self.known])):
             return False
-        bits = np.unpackbits(self._guide.allowed().view(np.uint8), bitorder="little")
-        biases = self._biases.at(self.drawn, self._tokens[: self.known])
-        bits[biases.tokens[np.isneginf(biases.values)]] = 0
-        if bits.any():
-            return False
-        why = self._guide.problem or "no token continues what it allows"
         self.outcome = Failed(InvalidRequest(FIELD, f"the grammar came to an end after {self.drawn} tokens: {why}"))
         return True
 
@@ -385,7 +351,7 @@ class Sequence:
         """Why and by what the request ends with the token drawn last; None and None if it goes on."""
         token_id = owed.draw.token_id
         ends = self._is_end_token(token_id)
-        complete = not ends and self._completes(token_id)
+        complete = not ends and self._drawing.completes(token_id)
         full = self.known == len(self._tokens)
         if self.request.stop:
             owed.text = self._make_text(token_id, ends=ends or complete or full)
@@ -396,13 +362,6 @@ class Sequence:
         if self.generation.stopping:
             return FinishReason.STOP, None
         return (FinishReason.LENGTH, None) if full else (None, None)
-
-    def _completes(self, token_id: int) -> bool:
-        """Whether a token is the last that the grammar allows, which takes it."""
-        if self._guide is None:
-            return False
-        self._guide.take(token_id)
-        return self._guide.complete
 
     def _is_end_token(self, token_id: int) -> bool:
         request = self.request
@@ -438,11 +397,3 @@ class Sequence:
             prefill_tokens_per_second=(self.prompt - self.cached) / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )
-
-
-def fail_all(sequences: Collection[Sequence], error: ServiceError) -> None:
-    """End the requests of sequences that are out of the batch, by any thread."""
-    for sequence in sequences:
-        # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
-        sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
-    wake_consumers(sequence.generation for sequence in sequences)
