@@ -104,6 +104,13 @@ async def test_what_is_no_form_is_told_by_its_field(fields: dict[str, Any], para
     assert refused.value.param == param
 
 
+async def test_a_grammar_that_comes_to_a_limit_late_is_told_by_its_field_too() -> None:
+    async with free() as (_, client):
+        with pytest.raises(openai.BadRequestError, match="came to an end") as refused:
+            await said(client, guided_grammar='start: s\ns: s s | s s s | "a" | \n')
+    assert refused.value.param == "guided_grammar"
+
+
 async def test_a_strict_schema_is_obeyed_whole_or_refused_and_another_as_far_as_it_goes() -> None:
     wanted: dict[str, Any] = {"name": "n", "schema": SCHEMA | {"not": {"required": ["x"]}}}
     async with free() as (_, client):
