@@ -75,13 +75,16 @@ class InferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         cleanup = Cleanup(context)
         async for request in requests:
             asker = asker_of(context, "GRPCInferenceService/ModelStreamInfer", request.id)
+            failed: oip.ModelStreamInferResponse | None = None
             try:
                 async for part in self._answer(request, asker, context, cleanup, streams=True):
                     yield oip.ModelStreamInferResponse(infer_response=part)
             except Exception as error:
-                yield failed_response(asker.request_id, describe_failure(error, asker.request_id).message)
+                failed = failed_response(asker.request_id, describe_failure(error, asker.request_id).message)
             finally:
                 cleanup.run()
+            if failed is not None:  # only now: a client that does not read it holds no place
+                yield failed
 
     async def _answer(
         self, message: oip.ModelInferRequest, asker: Asker, context: Context, cleanup: Cleanup, *, streams: bool
