@@ -51,6 +51,7 @@ async def test_who_asks_once_waits_for_one_of_those_who_ask_often(many: Door, fe
         for door, key, token in asked:
             tasks.append(asyncio.ensure_future(door(running, key, [token] * PROMPT_TOKENS)))
             await until(lambda: sum(running.busy()[:2]) == len(tasks))
+            await gate.reached.wait()  # the first one is at work, and all others wait
         named = [status.client for status in running.coordinator.served_model().engine.requests()]
         gate.open()
         await asyncio.gather(*tasks)
