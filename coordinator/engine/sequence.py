@@ -5,6 +5,10 @@ blocks: all its tokens, drawn ones too, are run again as a prompt is. Nothing of
 only a token that follows the last known one is drawn. What stands in blocks of others is passed over (`reuse_blocks`),
 but for the last known token, after which one is drawn.
 
+`draft` puts guesses behind the last known token, which are run with it. After each a token is drawn as ever, and those
+stand that follow a right guess (`verify`): they are what single steps would have drawn, as bits depend on no chunk and
+draws on seed and position alone. Keys and values of wrong guesses are written anew before anybody reads them.
+
 The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
 step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
 the text is made in `take`, because a step run in vain costs 10,000 times what looking at the text first does.
@@ -15,11 +19,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import accumulate, zip_longest
+from operator import and_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import EngineCounts
+from numoe.coordinator.engine.drafting.draft_price import MOST_GUESSES, DraftPrice
+from numoe.coordinator.engine.drafting.prompt_lookup import PromptLookup
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
 from numoe.coordinator.engine.routed_experts import RoutedExperts
@@ -65,6 +73,8 @@ class Sequence:
         block_positions: int,  # of a KV block
         experts: RoutedExperts | None = None,  # None: the model has none
         guide: Guide | None = None,  # None: any token may be drawn
+        *,
+        drafts: bool = False,  # whether guesses of what comes next may be run
     ) -> None:
         self.request = request
         self.generation = generation
@@ -95,7 +105,7 @@ class Sequence:
         self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
         self._thought = None if request.thought is None else LimitedThought(request.thought, tokenizer)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
-        self._owed: _Owed | None = None
+        self._owed: list[_Owed] = []
         self._told = 1  # tokens of the prompt of which is known how likely they were, the first one apart
         self._owed_prompt: list[Draw] = []
         self._owes_progress = False
@@ -104,6 +114,10 @@ class Sequence:
         self._resumed: Resumed | None = None  # not delivered yet
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
         self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
+        # Each draw of a chunk is made alike, so that what depends on the tokens before allows no guesses.
+        alike = guide is None and self._seen is None and not request.prompt_logprobs
+        self._lookup = PromptLookup(self._tokens) if drafts and alike else None
+        self._drafted = self._accepted = 0  # guesses that were run, and those that are part of the answer
 
     @property
     def drawn(self) -> int:
@@ -112,7 +126,7 @@ class Sequence:
     @property
     def pending(self) -> int:
         """Known tokens that are neither run nor under way."""
-        return self.known - self.sent
+        return max(0, self.known - self.sent)  # guesses may be under way behind the last one
 
     @property
     def tells_prompt(self) -> bool:
@@ -182,6 +196,8 @@ class Sequence:
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
             cached_tokens=usage.cached_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
             timings=event.timings if isinstance(event, Finished) else self._timings(now),
             parts=3 if self.drawn else 2 if self.started_at else 1,
             max_tokens=request.max_tokens,
@@ -233,14 +249,29 @@ class Sequence:
             self.table.close()
             self.table = None
 
+    def draft(self, most: int, price: DraftPrice, streams: int) -> int:
+        """Puts up to `most` guesses behind what is known, as many as pay beside so many streams; returns how many.
+
+        Not beyond the answer's end or its last block, as nobody shall lack a block for a guess.
+        """
+        if self._lookup is None:
+            return 0
+        room = min(self.positions, -self.known // self._block_positions * -self._block_positions) - self.known
+        alike = self._biases.alike(self.drawn) - 1
+        free = MOST_GUESSES if self._thought is None else self._thought.free
+        most = min(most, MOST_GUESSES, room, alike, free)
+        count = price.worth(self._lookup.chance, streams, most)
+        self._tokens[self.known : self.known + count] = self._lookup.guesses(count)
+        return count
+
     def send(self, tokens: int) -> Chunk:
-        """The next `tokens` pending tokens, as the workers get them; from now on they are under way."""
+        """The next `tokens` pending tokens, and guesses, as the workers get them; from now on they are under way."""
         assert self.table is not None
         start, end = self.sent, self.sent + tokens
         self.sent, blocks = end, self.table.grow(end)
         chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
-        if end == self.known:
-            chunk = self._drawing(chunk)
+        if end >= self.known:
+            chunk = replace(self._drawing(chunk), draws=1 + end - self.known)
         first = max(start, self._told - 1)
         return self._telling(chunk, first, end) if self.tells_prompt and first < end else chunk
 
@@ -272,6 +303,23 @@ class Sequence:
         """How many of the next `tokens` were run before workers were lost."""
         return max(0, min(self.run + tokens, self.most_run) - self.run)
 
+    def verify(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts) -> tuple[Draw, ...]:
+        """The draws of a chunk that stand: where tokens were guessed, up to the first that was guessed wrong.
+
+        One that could not be drawn behind a guess stands not either: it is drawn again without any.
+        """
+        guesses = _guesses_of(chunk)
+        if not guesses:
+            return draws
+        right = sum(accumulate((draw.token_id == guess for draw, guess in zip(draws, guesses)), and_))
+        standing = draws[: right + 1]
+        if standing[-1].token_id == NOT_DRAWN:
+            standing, self._lookup = standing[:-1], None
+        self.sent -= len(draws) - len(standing)
+        self._drafted += len(guesses)
+        counts.drafted_tokens += len(guesses)
+        return standing
+
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
         assert self.table is not None
@@ -301,23 +349,27 @@ class Sequence:
     def _begin_anew(self) -> None:
         self.run = self.sent = self._experts_run = self._tokens_run = 0
 
-    def count_draw(self, counts: EngineCounts, now: float) -> None:
-        """Count the times of a token that is about to be taken."""
-        if self.drawn:
-            counts.between_tokens_seconds.observe(now - self.last_token_at)
-        else:
-            counts.first_token_seconds.observe(now - self.submitted_at)
-            counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
-
     def take(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts, now: float) -> int:
-        """What came of a chunk: told of given tokens, and one drawn or none; returns how many were drawn."""
+        """What came of a chunk, of verified draws: told of given tokens, and drawn ones; returns how many of these."""
         if len(chunk.given):
             self._take_given(chunk.first_position + len(chunk.token_ids) - chunk.draws + 1, draws)
             if chunk.given[-1] != NOT_DRAWN:
                 return 0
-        self.count_draw(counts, now)
-        self._take_drawn(draws[-1], now)
-        return 1
+            draws = draws[-1:]
+        before, since = self.drawn, self.last_token_at
+        for draw, guess in zip_longest(draws, _guesses_of(chunk)[: len(draws)]):
+            self._accepted += draw.token_id == guess
+            counts.accepted_tokens += draw.token_id == guess
+            self._take_drawn(draw, now)
+            if self.outcome is not None:
+                break
+        taken = self.drawn - before
+        if not before:
+            counts.first_token_seconds.observe(now - self.submitted_at)
+            counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
+        for _ in range(taken if before else taken - 1):
+            counts.between_tokens_seconds.observe((now - since) / taken)
+        return taken
 
     def _take_given(self, first: int, draws: tuple[Draw, ...]) -> None:
         """Of the tokens from number `first` on is known how likely they were; those of the prompt are told once."""
@@ -337,8 +389,10 @@ class Sequence:
         self.known += 1  # after the times, which other threads look at once a token is drawn
         if self._seen is not None:
             self._seen.add(token_id)
-        self._owed = _Owed(draw)
-        reason, match = self._end(self._owed)
+        if self._lookup is not None:
+            self._lookup.follow(self.known)
+        self._owed.append(_Owed(draw))
+        reason, match = self._end(self._owed[-1])
         if reason is not None:
             self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
@@ -373,13 +427,16 @@ class Sequence:
         if self._owed_prompt:
             mailbox.put_prompt_tokens(self._owed_prompt)
             self._owed_prompt = []
-        if self._owed is not None:
-            owed, self._owed = self._owed, None
+        all_owed, self._owed = self._owed, []
+        for owed in all_owed:
             if owed.text is None:
-                owed.text = self._make_text(owed.draw.token_id, ends=isinstance(self.outcome, Finished))
+                last = owed is all_owed[-1]
+                owed.text = self._make_text(owed.draw.token_id, ends=last and isinstance(self.outcome, Finished))
             mailbox.put_delta(owed.text, owed.draw)
         if self.outcome is not None:
             mailbox.put_terminal(self.outcome)
+        elif self._lookup is not None:
+            self._lookup.learn(self.known)
 
     def _end(self, owed: _Owed) -> tuple[FinishReason | None, str | int | None]:
         """Why and by what the request ends with the token drawn last; None and None if it goes on."""
@@ -418,7 +475,13 @@ class Sequence:
         return text + self._text.finish() if ends else text
 
     def _usage(self) -> Usage:
-        usage = Usage(self.prompt, self.drawn, cached_tokens=self.cached)
+        usage = Usage(
+            self.prompt,
+            self.drawn,
+            cached_tokens=self.cached,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+        )
         if self._experts is None or not self._tokens_run:
             return usage
         counted = self._experts_run, self._tokens_run
@@ -438,6 +501,11 @@ class Sequence:
             prefill_tokens_per_second=(self.prompt - self.cached) / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )
+
+
+def _guesses_of(chunk: Chunk) -> list[int]:
+    """The tokens at a chunk's end that were guessed."""
+    return [] if len(chunk.given) else chunk.token_ids[len(chunk.token_ids) + 1 - chunk.draws :].tolist()
 
 
 def fail_all(sequences: Collection[Sequence], error: ServiceError) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from sys import maxsize
 
 from numoe.model.text.tokenizer import Tokenizer
 
@@ -42,6 +43,19 @@ class LimitedThought:
         self._stage = _Stage.WITHIN if limit.opened else _Stage.BEFORE
         self._within = 0
         self._left: Sequence[int] = limit.ending
+
+    @property
+    def free(self) -> int:
+        """How many of the tokens that are drawn next stay, whatever they are."""
+        match self._stage:
+            case _Stage.BEFORE:
+                return 1 + self._limit.tokens
+            case _Stage.WITHIN:
+                return self._limit.tokens - self._within
+            case _Stage.ENDING:
+                return 0
+            case _Stage.AFTER:
+                return maxsize
 
     def follow(self, drawn: int) -> int | None:
         """The token that is put in place of the one that was drawn; None: that one stays."""
