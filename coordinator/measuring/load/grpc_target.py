@@ -42,7 +42,9 @@ class GrpcTarget:
     async def ask(self, question: Question, hear: Hear) -> Usage:
         """Returns once the answer is complete. Raises AskFailed."""
         how: dict[str, Any] = {
-            "sampling": Sampling(temperature=question.temperature, seed=question.seed),
+            "sampling": Sampling(
+                temperature=question.temperature, seed=question.seed, top_k=question.top_k, top_p=question.top_p
+            ),
             "stopping": Stopping(max_tokens=question.max_tokens, ignore_eos=True),
         }
         call: Any  # its type is that of one of two messages

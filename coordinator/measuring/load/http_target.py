@@ -76,6 +76,8 @@ class HttpTarget:
             "model": self._model,
             "max_tokens": question.max_tokens,
             "temperature": question.temperature,
+            "top_k": question.top_k,
+            "top_p": question.top_p,
             "seed": question.seed,
             "ignore_eos": True,
             "stream": True,

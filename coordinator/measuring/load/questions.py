@@ -29,6 +29,8 @@ class Mix:
     rate: float | None = None  # that come in a second, on average; None: whenever another one is over
     temperature: float = 1.0
     seed: int = 0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Question:
     max_tokens: int
     temperature: float
     seed: int
+    top_k: int = 0
+    top_p: float = 1.0
 
 
 def make_questions(mix: Mix) -> tuple[Question, ...]:
@@ -50,7 +54,8 @@ def make_questions(mix: Mix) -> tuple[Question, ...]:
     for number in range(mix.requests):
         words, tokens = (_length(source, bounds) for bounds in (mix.prompt_words, mix.answer_tokens))
         prompt = " ".join(source.choices(WORDS, k=words))
-        found.append(Question(number, at, prompt, tokens, mix.temperature, source.getrandbits(32)))
+        seed = source.getrandbits(32)
+        found.append(Question(number, at, prompt, tokens, mix.temperature, seed, mix.top_k, mix.top_p))
         if mix.rate is not None:
             at += source.expovariate(mix.rate)
     return tuple(found)

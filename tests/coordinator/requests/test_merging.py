@@ -24,7 +24,7 @@ async def test_all_events_of_all_come_each_in_its_order() -> None:
 
 
 async def test_silence_is_told_and_loses_nothing() -> None:
-    gate = Gate(number=1)
+    gate = Gate(number=0)
     async with serving(FakeExecutor(LETTERS, before_collect=gate)) as engine:
         merged = MergedEvents([engine.submit(request())])
         assert isinstance((await merged.next(PATIENCE_SECONDS) or (0, None))[1], Accepted)
@@ -40,7 +40,7 @@ async def test_silence_is_told_and_loses_nothing() -> None:
 
 
 async def test_all_are_cancelled_together() -> None:
-    gate = Gate(number=1)
+    gate = Gate(number=0)
     async with serving(FakeExecutor(LETTERS, before_collect=gate)) as engine:
         merged = MergedEvents([engine.submit(request()), engine.submit(request())])
         await gate.reached.wait()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OutputFormat = Literal["table", "json"]
 TIMEOUT_SECONDS = 600.0  # of a question, where none is said: nothing is waited for without end
 REQUESTS = Bound("1 or more", lambda value: value >= 1, most=1_000_000)
+SHARE = Bound("above 0 and at most 1", lambda value: 0 < value <= 1)
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
@@ -34,6 +35,8 @@ def load(
     prompt_words: str = "32-512",
     answer_tokens: str = "16-256",
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
     seed: int = 0,
     output_format: OutputFormat = "table",
     plot: Path | None = None,
@@ -65,6 +68,10 @@ def load(
         Length of answers, from-to.
     temperature
         0 always takes the likeliest token.
+    top_k
+        Draw from so many likeliest tokens; 0: from all.
+    top_p
+        Draw from the likeliest tokens that together have this probability.
     seed
         The same seed asks the same.
     output_format
@@ -79,11 +86,13 @@ def load(
         ("concurrency", concurrency, POSITIVE),
         ("rate", rate, POSITIVE),
         ("temperature", temperature, NOT_NEGATIVE),
+        ("top_k", top_k, NOT_NEGATIVE),
+        ("top_p", top_p, SHARE),
         ("timeout_seconds", options.timeout_seconds, POSITIVE),
     ):
         check_bound(name, value, bound)
     prompts, answers = _range("--prompt-words", prompt_words), _range("--answer-tokens", answer_tokens)
-    mix = Mix(requests, prompts, answers, rate, temperature, seed)
+    mix = Mix(requests, prompts, answers, rate, temperature, seed, top_k, top_p)
     # They bring gRPC and rich's progress: what is wrong is refused before.
     from numoe.coordinator.commands.measuring.load.tables import describe_load, load_json
     from numoe.coordinator.commands.measuring.running import check_folder

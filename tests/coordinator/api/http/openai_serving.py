@@ -47,14 +47,15 @@ class ScriptedWorkers(FakeWorkers):
         self._script = [*TOKENIZER.encode(script), END_ID]
         self._begins: dict[int, int] = {}  # where the answer of a sequence does, by the first of its blocks
 
-    def _run(self, chunk: Chunk) -> tuple[int, float] | None:
+    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
-        if drawn is None:
-            return None
         block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
-        if chunk.first_position == 0:
-            self._begins[block] = position
-        return self._script[min(position - self._begins[block], len(self._script) - 1)], drawn[1]
+        if chunk.first_position == 0:  # another sequence has the block
+            self._begins.pop(block, None)
+        if not drawn:
+            return []
+        begin = self._begins.setdefault(block, position)
+        return [*drawn[:-1], (self._script[min(position - begin, len(self._script) - 1)], drawn[-1][1])]
 
 
 @asynccontextmanager
@@ -68,7 +69,7 @@ async def asked(**given: Any) -> AsyncIterator[tuple[Running, AsyncOpenAI]]:
 async def scripted(script: str) -> AsyncIterator[tuple[AsyncOpenAI, AsyncAnthropic]]:
     """Clients of a model that knows tools and thoughts, and answers so."""
     template = ChatTemplate(TEMPLATE, "", "<|im_end|>")
-    given = {"template": template, "formats": find_formats(template)}
+    given: dict[str, Any] = {"template": template, "formats": find_formats(template)}
     async with (
         running_server(ScriptedWorkers(script, limits=ROOMY), **given) as running,
         client_of(running) as client,

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from numoe.coordinator.api.http import clients, inference
 from numoe.coordinator.process.life import Coordinator, Ready
 from numoe.coordinator.settings import ListenSettings, ServeSettings
-from tests.coordinator.api.grpc.grpc_serving import fake_workers, running_server, settings_of, until
+from tests.coordinator.api.grpc.grpc_serving import fake_workers, running_server, settings_of, small_workers, until
 from tests.coordinator.api.http.http_client import PATIENCE_SECONDS, Reply, ask, order
 from tests.coordinator.api.http.openai_serving import HELLO
 from tests.coordinator.engine.serving import Gate
@@ -43,7 +43,7 @@ async def test_a_stream_is_told_that_its_prompt_is_still_run(
     monkeypatch: pytest.MonkeyPatch, path: str, ping: bytes
 ) -> None:
     monkeypatch.setattr(inference, "PING_SECONDS", 0.02)
-    gate = Gate(number=1)
+    gate = Gate(number=0)
     asked = ENDLESS | {"stream": True, "prompt": "ab"}
     async with running_server(fake_workers(before_collect=gate)) as running:
         reader, writer = await begin(running.ready.http, path, asked)
@@ -85,7 +85,7 @@ async def test_a_client_that_reads_nothing_holds_nobody_up() -> None:
 
 
 async def test_what_fails_before_anything_is_sent_has_a_status_and_later_an_event() -> None:
-    gate = Gate(number=1)
+    gate = Gate(number=0)
     async with running_server(fake_workers(before_collect=gate)) as running:
         http = running.ready.http
         early = asyncio.create_task(post(http, CHAT, ENDLESS | {"stream": True}, x_request_id="early"))
@@ -147,7 +147,7 @@ async def test_calls_are_bounded_and_one_more_is_told_when_to_come_back(monkeypa
 
 async def test_a_queue_that_has_no_room_for_all_choices_takes_none() -> None:
     gate = Gate(number=1)
-    async with running_server(fake_workers(before_collect=gate), settings_of(queue_length=2)) as running:
+    async with running_server(small_workers(before_collect=gate), settings_of(queue_length=2)) as running:
         http = running.ready.http
         first = asyncio.create_task(post(http, CHAT, ENDLESS))
         await gate.reached.wait()
@@ -209,7 +209,11 @@ def listening(*origins: str) -> ServeSettings:
 
 async def test_pages_of_other_sites_ask_nothing_unless_their_origin_is_allowed() -> None:
     here, there = "https://chat.example", "https://evil.example"
-    preflight = {"origin": here, "access_control_request_method": "POST", "access_control_request_headers": "x-api-key"}
+    preflight: Any = {
+        "origin": here,
+        "access_control_request_method": "POST",
+        "access_control_request_headers": "x-api-key",
+    }
     async with running_server() as running:
         refused = await post(running.ready.http, CHAT, ENDLESS, origin=here)
         assert (refused.status, (await ask(running.ready.http, CHAT, "OPTIONS", **preflight)).status) == (403, 405)

@@ -78,7 +78,7 @@ async def test_a_request_is_drawn_as_the_models_makers_suggest_unless_it_says_ot
 
 
 async def test_slots_tell_who_is_at_work() -> None:
-    gate = Gate(number=2)
+    gate = Gate(number=1)
     async with running_server(small_workers(before_collect=gate)) as running:
         http = running.ready.http
         [free] = (await ask(http, "/slots?fail_on_no_slot=1")).json

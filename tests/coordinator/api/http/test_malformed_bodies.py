@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -63,11 +64,11 @@ def malformed(valid: Any, chosen: random.Random) -> bytes:
     """A body with a value replaced or gone, or with its bytes cut, turned over or nested without end."""
     body = json.loads(json.dumps(valid))
     for _ in range(chosen.randint(1, 3)):
-        container, key = chosen.choice(list(places(body)))
+        container, key = chosen.choice(list(places(body)) or [({"": 0}, "")])
         if chosen.random() < 0.2:
             del container[key]
         else:
-            container[key] = chosen.choice(JUNK)
+            container[key] = deepcopy(chosen.choice(JUNK))
     data = bytearray(json.dumps(body).encode())
     match chosen.randrange(8):
         case 0:

@@ -8,7 +8,6 @@ from typing import Any
 import openai
 import pytest
 
-from numoe.coordinator.requests.events import FinishReason
 from numoe.protos.messages import Sampling
 from tests.coordinator.api.grpc.grpc_serving import fake_workers
 from tests.coordinator.api.http.openai_serving import HELLO, MODEL, asked, scripted
@@ -58,8 +57,7 @@ async def test_a_stream_holds_the_same_text_and_ends_with_the_usage() -> None:
     asking: Any = {"model": MODEL, "messages": HELLO, "max_tokens": 50, "seed": 1}
     async with asked() as (_, client):
         whole = await client.chat.completions.create(**asking)
-        options = {"include_usage": True}
-        stream = await client.chat.completions.create(**asking, stream=True, stream_options=options)
+        stream = await client.chat.completions.create(**asking, stream=True, stream_options={"include_usage": True})
         *chunks, last = [chunk async for chunk in stream]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
@@ -119,7 +117,7 @@ async def test_text_goes_on_where_each_of_several_prompts_ends() -> None:
     assert [choice.text for choice in texts.choices] == expected
     assert [choice.index for choice in texts.choices] == [0, 1, 2, 3]
     assert ids.choices[0].text == expected[0] == "".join(choice.text for choice in streamed)
-    assert streamed[-1].finish_reason == FinishReason.LENGTH
+    assert streamed[-1].finish_reason == "length"
     logprobs = texts.choices[0].logprobs
     assert logprobs is not None
     assert "".join(logprobs.tokens or ()) == expected[0]

@@ -13,7 +13,7 @@ from numoe.coordinator.measuring.load.questions import Question
 from numoe.protos.errors import SetupError
 from tests.coordinator.measuring.load.scripted_server import USAGE, Scripted, refused, said, scripted, stream, text
 
-QUESTION = Question(0, 0.0, "the of and", 5, 0.5, 7)
+QUESTION = Question(0, 0.0, "the of and", 5, 0.5, 7, 20, 0.9)
 
 
 async def heard(script: Scripted, *, chat: bool = False, base: str = "") -> tuple[int, Usage]:
@@ -29,12 +29,8 @@ async def test_a_completion_is_asked_for_and_counted() -> None:
     async with scripted(*stream(text("a"), text(""), text("b c"), USAGE)) as script:
         assert await heard(script, base="/v1/") == (2, Usage(9, 4))
     [body] = script.bodies
-    assert (body["model"], body["prompt"], body["max_tokens"], body["temperature"]) == (
-        "scripted",
-        "the of and",
-        5,
-        0.5,
-    )
+    assert (body["model"], body["prompt"], body["max_tokens"]) == ("scripted", "the of and", 5)
+    assert (body["temperature"], body["top_k"], body["top_p"]) == (0.5, 20, 0.9)
     assert (body["stream"], body["stream_options"], body["seed"]) == (True, {"include_usage": True}, 7)
     assert script.heads[1].startswith("POST /v1/completions HTTP/1.1\r\n")
     assert "authorization: Bearer numoe-k\r\n" in script.heads[1]

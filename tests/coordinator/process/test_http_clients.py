@@ -14,16 +14,19 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from tests.system.clients import SERVE_FLAGS
+from tests.system.clients import SERVE_FLAGS, SHAPE
 from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess, serving
+from tests.tiny_model import write_tiny_model
 
 README = Path(__file__).parents[2] / "README.md"
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
-def server(served_model: Path) -> Iterator[ServeProcess]:
-    with serving(served_model.with_name("http-log"), str(served_model), *SERVE_FLAGS) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    model = tmp_path_factory.mktemp("served") / "tiny.gguf"
+    write_tiny_model(model, SHAPE)
+    with serving(model.with_name("log"), str(model), *SERVE_FLAGS) as server:
         yield server
 
 
