@@ -55,11 +55,11 @@ def main(
                     took = steps.decode(tokens[:, PROMPT:], PROMPT, ROOM, guesses=count).seconds
                     seconds[row, count].append(took)
     table = Table("streams", "guesses", "step ms", "tokens/s if all are right", "over none", "price")
-    for (row, count), (_, *took) in seconds.items():
-        step, alone = (statistics.median(one) / -(-TOKENS // (1 + of)) for one, of in ((took, count), (seconds[row, 0][1:], 0)))
-        rate = row * TOKENS / statistics.median(took)
-        gain = statistics.median(seconds[row, 0][1:]) / statistics.median(took)
+    took = {key: statistics.median(those[1:]) for key, those in seconds.items()}
+    for (row, count), of_all in took.items():
+        step, alone = of_all / -(-TOKENS // (1 + count)), took[row, 0] / TOKENS
         price = f"{(step / alone - 1) / count:.2f}" if count else ""
+        rate, gain = row * TOKENS / of_all, took[row, 0] / of_all
         table.add_row(str(row), str(count), f"{step * 1e3:.1f}", f"{rate:.1f}", f"{gain:.2f}", price)
     console = Console()
     console.print(f"{platform.node()}, {measured.threads} threads, {model.name}, {time.ctime()}", highlight=False)

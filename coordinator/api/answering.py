@@ -22,18 +22,18 @@ from numoe.coordinator.api.encoding import (
     work_apart,
 )
 from numoe.coordinator.api.prompts import Rendered, decode, encode_rendered, encode_text, render_conversation
-from numoe.coordinator.api.reading import reader_of, shown_tokens, thought_limit
+from numoe.coordinator.api.reading import constraint_of, reader_of, shown_tokens, thought_tokens
 from numoe.coordinator.api.served_model import ServedModel
+from numoe.coordinator.requests.constraint import Constraint, Guide
 from numoe.coordinator.requests.events import Delta, Event, Finished
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, check_prompt_length, token_budget
-from numoe.coordinator.requests.thought import ThoughtLimit
+from numoe.coordinator.requests.seeds import seed_of_answer
+from numoe.coordinator.requests.thought import ThoughtTokens
 from numoe.model.chat.parts import AnswerPart, Content
 from numoe.model.chat.reader import AnswerReader
 from numoe.protos.errors import InvalidRequest, UnsupportedModel
 from numoe.protos.messages import Sampling
-
-SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that multiples of it are all different
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +111,20 @@ async def submit_choices(question: Question, choices: int, served: ServedModel) 
         question.request,
         prompt=tuple(prompt.token_ids),
         sampling=question.request.sampling if question.seeded else _seeded(question.request),
+        constraint=prompt.constraint,
         thought=prompt.thought,
         shown_tokens=prompt.shown_tokens,
     )
     if question.fitted and request.max_tokens is not None:
         room = max(1, served.limits.context_tokens - len(request.prompt))
         request = replace(request, max_tokens=min(request.max_tokens, room))
-    guide = None if request.constraint is None else await served.guides.compile(request.constraint)
+    guide = await _guide_of(request, question.request.constraint, served)
     answers: list[Answer] = []
     try:
         for number in range(choices):
-            one = replace(request, sampling=_sampling_of_choice(request.sampling, number))
-            generation = served.engine.submit(one, guide)
+            seed = seed_of_answer(request.sampling.seed, number)
+            one = replace(request, sampling=replace(request.sampling, seed=seed))
+            generation = served.engine.submit(one, guide if guide is None else guide.copy())
             answers.append(Answer(one, token_budget(one, served.limits), generation, prompt.new_reader()))
     except BaseException:
         for answer in answers:
@@ -204,7 +206,8 @@ class _Prompt:
 
     token_ids: Sequence[int]
     new_reader: Callable[[], AnswerReader | None] = lambda: None
-    thought: ThoughtLimit | None = None
+    constraint: Constraint | None = None
+    thought: ThoughtTokens | None = None
     shown_tokens: frozenset[int] = frozenset()
 
 
@@ -215,7 +218,7 @@ async def _encode(question: Question, served: ServedModel) -> _Prompt:
     match prompt:
         case TokenIds():
             check_prompt_length(len(prompt.ids), served.limits)
-            return _Prompt(prompt.ids)
+            return _Prompt(prompt.ids, constraint=question.request.constraint)
         case Text():
             Encoder(served.tokenizer, most_tokens=most_tokens).refuse_too_long(prompt.text)
             characters = len(prompt.text)
@@ -225,12 +228,15 @@ async def _encode(question: Question, served: ServedModel) -> _Prompt:
     def work(checkpoint: Checkpoint) -> _Prompt:
         encoder = Encoder(served.tokenizer, checkpoint, most_tokens)
         if isinstance(prompt, Text):
-            return _Prompt(encode_text(encoder, prompt.text, special=prompt.parse_special))
+            token_ids = encode_text(encoder, prompt.text, special=prompt.parse_special)
+            return _Prompt(token_ids, constraint=question.request.constraint)
         rendered = _render(prompt, served, encoder)
         new_reader = partial(reader_of, prompt, served.formats, rendered.beginning)
-        thought = thought_limit(prompt, served.formats, served.tokenizer, rendered.beginning)
+        constraint = constraint_of(prompt, served.formats, served.tokenizer, question.request.constraint)
+        guided = constraint is not None
+        thought = thought_tokens(prompt, served.formats, served.tokenizer, rendered.beginning, guided=guided)
         shown = shown_tokens(prompt, served.formats, served.tokenizer)
-        return _Prompt(encode_rendered(encoder, rendered), new_reader, thought, shown)
+        return _Prompt(encode_rendered(encoder, rendered), new_reader, constraint, thought, shown)
 
     return await work_apart(work, characters, deadline)
 
@@ -242,10 +248,17 @@ def _render(conversation: Conversation, served: ServedModel, encoder: Encoder) -
     return render_conversation(encoder, served.template, served.formats, conversation)
 
 
+async def _guide_of(request: GenerationRequest, asked: Constraint | None, served: ServedModel) -> Guide | None:
+    """What guides the draws of a request by its constraint; `asked`: the one that its client wrote."""
+    if request.constraint is None:
+        return None
+    try:
+        return await served.guides.compile(request.constraint)
+    except InvalidRequest as error:
+        if request.constraint is asked:
+            raise
+        raise InvalidRequest("tools", f"make a grammar that cannot be obeyed: it {error.problem}") from error
+
+
 def _seeded(request: GenerationRequest) -> Sampling:
     return replace(request.sampling, seed=secrets.randbits(64))
-
-
-def _sampling_of_choice(sampling: Sampling, number: int) -> Sampling:
-    """That of one of several answers to a prompt: the first one has the request's own seed, no two have the same."""
-    return replace(sampling, seed=(sampling.seed + number * SEED_STRIDE) % 2**64)

@@ -20,6 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 ID_CHARACTERS = 256
 SCHEMA_BYTES, SCHEMA_DEPTH = 1 << 16, 64
 VARIABLES_BYTES, VARIABLES_DEPTH, VARIABLES_NODES = 1 << 14, 16, 128
+SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable that turns thoughts on and off
 _NAME_EXPECTED = "expected 1 to 64 letters, digits, dots, underscores and hyphens"
 
 
@@ -80,6 +81,16 @@ class Conversation:
     def shown_tools(self) -> Sequence[Tool]:
         """The tools that the model is told of."""
         return () if self.choice is ToolChoice.NONE else self.tools
+
+    @property
+    def switches(self) -> Mapping[str, object]:
+        """Whether to think, by all names under which templates know it; what the client says by one counts."""
+        return {name: self.variables.get(name, self.thinking) for name in SWITCHES}
+
+    @property
+    def may_think(self) -> bool:
+        """Whether thoughts are not turned off."""
+        return not any(value is False for value in self.switches.values())
 
     @property
     def characters(self) -> int:

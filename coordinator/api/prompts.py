@@ -22,7 +22,6 @@ from numoe.model.text.tokenizer import Detokenizer, Tokenizer
 from numoe.protos.errors import InvalidRequest
 
 DECODED_AT_ONCE = 512  # ids, in half a millisecond of Python, which holds the GIL
-SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable that turns thoughts on and off
 
 
 def encode_text(encoder: Encoder, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -102,10 +101,9 @@ def _beginning(text: str, open_turn: Turn | None, formats: Formats) -> Beginning
 
 
 def _context(conversation: Conversation, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The template's variables; of two values of one, the client's own counts."""
-    switches = dict.fromkeys(SWITCHES, conversation.thinking)
+    """The template's variables."""
     tools = [_tool(tool) for tool in conversation.shown_tools] or None
-    return {**switches, **conversation.variables, "messages": messages, "tools": tools}
+    return {**conversation.variables, **conversation.switches, "messages": messages, "tools": tools}
 
 
 def _message(turn: Turn, formats: Formats) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from typing import Protocol
 from numoe.coordinator.api.answering import Answer, Question
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.requests.events import Delta, Finished
+from numoe.coordinator.requests.events import Delta, Finished, PromptTokens
 from numoe.protos.errors import InvalidRequest
+
+Told = PromptTokens | Delta | Finished  # the events that answers are told by; the first where prompts are told, too
 
 
 class Teller(Protocol):
@@ -25,7 +27,7 @@ class Teller(Protocol):
     def begin(self) -> bytes:
         """What is said before any event."""
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         """What is said of an event of answer `number`."""
 
     def end(self) -> bytes:

@@ -37,6 +37,8 @@ _LIMITS = LLParserLimits(
 # One blank, or a line's end and what indents the next: enough for any layout, and a model cannot go on with blanks.
 _BLANKS = {"whitespace_pattern": r" |\n[ \t]{0,64}"}
 
+_TRACE = "<backtrace>"  # in what the library says of its own failures
+
 
 class Guides:
     """One model's vocabulary as llguidance wants it, and the threads that compile.
@@ -48,6 +50,7 @@ class Guides:
         self._tokenizer = tokenizer
         self._threads = _deep_threads()
         self._vocabulary = self._threads.submit(_vocabulary_of, tokenizer) if tokenizer.end_ids else None
+        self._spelling = self._threads.submit(_spelling_mask, tokenizer)
 
     async def compile(self, constraint: Constraint) -> Guide:
         """Raises InvalidRequest: it is too large, no grammar, or takes too long."""
@@ -63,11 +66,19 @@ class Guides:
 
     def _compile(self, vocabulary: Future[LLTokenizer], constraint: Constraint) -> Guide:
         matcher = LLMatcher(vocabulary.result(), _grammar_of(constraint), log_level=0, limits=_LIMITS)
-        guide = MatcherGuide(matcher, self._tokenizer.vocabulary)
+        guide = MatcherGuide(matcher, self._drawable(constraint.control))
         guide.allowed()  # the first mask takes longest
         if problem := guide.problem:
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", problem)
         return guide
+
+    def _drawable(self, control: frozenset[int]) -> NDArray[np.uint32]:
+        """[V / 32, rounded up] a bit for each token that a grammar may get: those that spell something, end tokens,
+        and those of `control`."""
+        mask = self._spelling.result().copy()
+        for token_id in control:
+            mask[token_id // 32] |= np.uint32(1 << token_id % 32)
+        return mask
 
 
 def _deep_threads() -> ThreadPoolExecutor:
@@ -84,6 +95,13 @@ def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:
     return LLTokenizer(_Spelling(tokenizer), eos_token=sorted(tokenizer.end_ids))  # type: ignore[arg-type]
 
 
+def _spelling_mask(tokenizer: Tokenizer) -> NDArray[np.uint32]:
+    bits = np.zeros(-(-tokenizer.vocabulary // 32) * 32, np.uint8)
+    bits[: tokenizer.vocabulary] = [bool(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocabulary)]
+    bits[list(tokenizer.end_ids)] = 1
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
 class _Spelling:
     """The tokens of a model, under the names that llguidance asks for."""
 
@@ -94,7 +112,7 @@ class _Spelling:
         self.eos_token_id = min(tokenizer.end_ids)
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocabulary)]
-        self.special_token_ids: list[int] = []  # they spell nothing, so that none is ever allowed but an end token
+        self.special_token_ids: list[int] = []  # they spell nothing, so that no text allows one
 
     def __call__(self, text: bytes | str) -> list[int]:
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
@@ -104,11 +122,12 @@ class _Spelling:
 class MatcherGuide:
     """Implements Guide."""
 
-    __slots__ = ("_lock", "_mask", "_matcher", "_words")
+    __slots__ = ("_drawable", "_lock", "_mask", "_matcher")
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+    def __init__(self, matcher: LLMatcher, drawable: NDArray[np.uint32]) -> None:
+        """`drawable`: the tokens that may be allowed at all, though the grammar asked for others."""
         self._matcher = matcher
-        self._words = -(-vocabulary // 32)
+        self._drawable = drawable
         self._mask: NDArray[np.uint32] | None = None
         self._lock = threading.Lock()
 
@@ -123,6 +142,10 @@ class MatcherGuide:
             self._matcher.consume_token(token_id)
             self._mask = None
 
+    def copy(self) -> MatcherGuide:
+        with self._lock:
+            return MatcherGuide(self._matcher.deep_copy(), self._drawable)
+
     @property
     def complete(self) -> bool:
         with self._lock:
@@ -131,15 +154,17 @@ class MatcherGuide:
     @property
     def problem(self) -> str:
         with self._lock:
-            return one_line(" ".join(self._matcher.get_error().split())) if self._matcher.is_error() else ""
+            if not self._matcher.is_error():
+                return ""
+            said, _, _ = self._matcher.get_error().partition(_TRACE)
+            return one_line(" ".join(said.split()))
 
     def _made_mask(self) -> NDArray[np.uint32]:
-        mask = np.zeros(self._words, np.uint32)
         if not self._matcher.is_error():
             made = self._matcher.compute_bitmask()
             if not self._matcher.is_error():
-                mask[:] = np.frombuffer(made, np.uint32, self._words)
-        return mask
+                return np.frombuffer(made, np.uint32, len(self._drawable)) & self._drawable
+        return np.zeros_like(self._drawable)
 
 
 def _grammar_of(constraint: Constraint) -> str:

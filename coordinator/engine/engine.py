@@ -32,12 +32,12 @@ from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
-from numoe.coordinator.engine.sequence import Sequence, fail_all
+from numoe.coordinator.engine.sequence import Sequence
 from numoe.coordinator.engine.state import EngineSnapshot, EngineState, RequestStatus
 from numoe.coordinator.engine.under_way import StepsUnderWay, Work
 from numoe.coordinator.requests.constraint import Guide
 from numoe.coordinator.requests.events import Failed, Finished
-from numoe.coordinator.requests.generation import Generation, wake_consumers
+from numoe.coordinator.requests.generation import Generation, fail_all, wake_consumers
 from numoe.coordinator.requests.request import GenerationRequest, RequestLimits, check_request, token_budget
 from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
@@ -151,7 +151,7 @@ class Engine:
             self._draining = True
             waiting = self._batch.queue.clear()
             self._changed.notify()
-        fail_all(waiting, Unavailable(GOING))
+        fail_all([sequence.generation for sequence in waiting], Unavailable(GOING))
         try:
             await asyncio.wait_for(self._drained.wait(), timeout_seconds)
         except TimeoutError:
@@ -304,9 +304,8 @@ class Engine:
         drawn = zip(step.chunks, result.draws(step.chunks), result.experts_run.tolist(), strict=True)
         for (sequence, tokens), (chunk, draws, experts_run) in zip(work, drawn, strict=True):
             standing = sequence.verify(chunk, draws, self.counts)
-            if len(standing) < len(draws):  # of the experts their share
-                right = tokens - len(draws) + len(standing)
-                tokens, experts_run = right, experts_run * right // tokens
+            right = tokens - len(draws) + len(standing)
+            tokens, experts_run = right, experts_run * right // tokens  # and their share of the experts
             if sequence.is_new:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
@@ -373,7 +372,7 @@ class Engine:
         self._deliver()
         with self._changed:
             still_open = self._batch.clear()
-        fail_all(still_open, error)
+        fail_all([sequence.generation for sequence in still_open], error)
 
     def _shut_down(self, error: NumoeError | None) -> None:
         with self._changed:

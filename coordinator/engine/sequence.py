@@ -3,11 +3,7 @@
 Where workers are lost, `rewind` lets it begin anew with what it knows, and so does `preempt` where others need its
 blocks: all its tokens, drawn ones too, are run again as a prompt is. Nothing of them is taken or delivered twice, as
 only a token that follows the last known one is drawn. What stands in blocks of others is passed over (`reuse_blocks`),
-but for the last known token, after which one is drawn.
-
-`draft` puts guesses behind the last known token, which are run with it. After each a token is drawn as ever, and those
-stand that follow a right guess (`verify`): they are what single steps would have drawn, as bits depend on no chunk and
-draws on seed and position alone. Keys and values of wrong guesses are written anew before anybody reads them.
+but for the last known token, after which one is drawn, and behind which there may be guesses (drafting/drafter.py).
 
 The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
 step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
@@ -17,47 +13,35 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from itertools import accumulate, zip_longest
-from operator import and_
+from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import EngineCounts
-from numoe.coordinator.engine.drafting.draft_price import MOST_GUESSES, DraftPrice
-from numoe.coordinator.engine.drafting.prompt_lookup import PromptLookup
+from numoe.coordinator.engine.drafting.draft_price import DraftPrice
+from numoe.coordinator.engine.drafting.drafter import Drafter, guesses_of
+from numoe.coordinator.engine.drawing import Drawing
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
+from numoe.coordinator.engine.owed import Owed
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
 from numoe.coordinator.requests.constraint import FIELD, Guide
 from numoe.coordinator.requests.events import Failed, Finished, FinishReason, Resumed, Timings, Usage
-from numoe.coordinator.requests.generation import Generation, wake_consumers
+from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest, Priority
 from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure_of, outcome_of
-from numoe.coordinator.requests.seen_tokens import SeenTokens
-from numoe.coordinator.requests.thought import LimitedThought
-from numoe.coordinator.requests.token_biases import TokenBiases
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import InvalidRequest, LogitsNotFinite, ServiceError
+from numoe.protos.errors import InvalidRequest, LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
-from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw, Sampling
+from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw
 
 ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
-_GREEDY = Sampling()  # of chunks that tell of tokens and draw none
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
-
-
-@dataclass(slots=True)
-class _Owed:
-    """A token that was drawn and not delivered yet."""
-
-    draw: Draw
-    text: str | None = None  # None: not made yet
 
 
 class Sequence:
@@ -99,25 +83,16 @@ class Sequence:
         self.table: BlockTable | None = None  # None: still in the queue, or closed
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
-        self._seen = SeenTokens(request.prompt, budget) if request.sampling.penalises else None
-        self._biases, self._guide = TokenBiases(request, tokenizer), guide
+        self._drawing = Drawing(request, budget, tokenizer, guide)
         self._tokenizer = tokenizer
-        self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
-        self._thought = None if request.thought is None else LimitedThought(request.thought, tokenizer)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
-        self._owed: list[_Owed] = []
+        self._owed = Owed(AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens))
         self._told = 1  # tokens of the prompt of which is known how likely they were, the first one apart
-        self._owed_prompt: list[Draw] = []
-        self._owes_progress = False
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
-        self._resumed: Resumed | None = None  # not delivered yet
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
         self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
-        # Each draw of a chunk is made alike, so that what depends on the tokens before allows no guesses.
-        alike = guide is None and self._seen is None and not request.prompt_logprobs
-        self._lookup = PromptLookup(self._tokens) if drafts and alike else None
-        self._drafted = self._accepted = 0  # guesses that were run, and those that are part of the answer
+        self._drafter = Drafter(self._tokens, guesses=drafts and not request.prompt_logprobs)
 
     @property
     def drawn(self) -> int:
@@ -254,15 +229,8 @@ class Sequence:
 
         Not beyond the answer's end or its last block, as nobody shall lack a block for a guess.
         """
-        if self._lookup is None:
-            return 0
         room = min(self.positions, -self.known // self._block_positions * -self._block_positions) - self.known
-        alike = self._biases.alike(self.drawn) - 1
-        free = MOST_GUESSES if self._thought is None else self._thought.free
-        most = min(most, MOST_GUESSES, room, alike, free)
-        count = price.worth(self._lookup.chance, streams, most)
-        self._tokens[self.known : self.known + count] = self._lookup.guesses(count)
-        return count
+        return self._drafter.draft(self.known, min(most, room, self._drawing.alike(self.drawn) - 1), price, streams)
 
     def send(self, tokens: int) -> Chunk:
         """The next `tokens` pending tokens, and guesses, as the workers get them; from now on they are under way."""
@@ -271,29 +239,12 @@ class Sequence:
         self.sent, blocks = end, self.table.grow(end)
         chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
         if end >= self.known:
-            chunk = replace(self._drawing(chunk), draws=1 + end - self.known)
+            asked = self._drawing.ask(chunk, self._tokens[: self.known])
+            chunk = replace(asked, draws=1 + end - self.known)
         first = max(start, self._told - 1)
-        return self._telling(chunk, first, end) if self.tells_prompt and first < end else chunk
-
-    def _drawing(self, chunk: Chunk) -> Chunk:
-        """The chunk with a draw after its last token, as the request has it."""
-        seen, counts = (NO_TOKENS, NO_TOKENS) if self._seen is None else self._seen.arrays()
-        return replace(
-            chunk,
-            sampling=self.request.sampling,
-            seen_tokens=seen,
-            seen_counts=counts,
-            biases=self._biases.at(self.drawn, self._tokens[: self.known]),
-            allowed=None if self._guide is None else self._guide.allowed,
-            top=self.request.top_logprobs,
-        )
-
-    def _telling(self, chunk: Chunk, first: int, end: int) -> Chunk:
-        """The chunk, telling of each token that follows one from position `first` on how likely it was."""
-        following = self._tokens[first + 1 : min(end + 1, self.known)]
-        given = np.append(following, np.full(end - first - len(following), NOT_DRAWN, np.int32))
-        sampling, top = chunk.sampling or _GREEDY, self.request.top_logprobs
-        return replace(chunk, sampling=sampling, draws=end - first, given=given, top=top)
+        if self.tells_prompt and first < end:
+            chunk = self._drawing.tell(chunk, self._tokens[: self.known], first)
+        return chunk
 
     def new_prompt_tokens(self, tokens: int) -> int:
         """How many of the next `tokens` are the prompt's, and were never run before."""
@@ -304,20 +255,10 @@ class Sequence:
         return max(0, min(self.run + tokens, self.most_run) - self.run)
 
     def verify(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts) -> tuple[Draw, ...]:
-        """The draws of a chunk that stand: where tokens were guessed, up to the first that was guessed wrong.
-
-        One that could not be drawn behind a guess stands not either: it is drawn again without any.
-        """
-        guesses = _guesses_of(chunk)
-        if not guesses:
-            return draws
-        right = sum(accumulate((draw.token_id == guess for draw, guess in zip(draws, guesses)), and_))
-        standing = draws[: right + 1]
-        if standing[-1].token_id == NOT_DRAWN:
-            standing, self._lookup = standing[:-1], None
+        """The draws of a chunk that stand; tokens that were guessed wrong are as if they had not been sent."""
+        standing = self._drafter.verify(chunk, draws)
         self.sent -= len(draws) - len(standing)
-        self._drafted += len(guesses)
-        counts.drafted_tokens += len(guesses)
+        counts.drafted_tokens += len(guesses_of(chunk))
         return standing
 
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
@@ -329,12 +270,14 @@ class Sequence:
         self._tokens_run += tokens
         self.table.name(self._keys.between(0, self.run // self._block_positions))
         if self.run > self.most_run:
-            self._owes_progress = self.most_run < self.prompt
+            if self.most_run < self.prompt:
+                self._owed.note_progress(min(self.run, self.prompt), self.prompt)
             self.most_run = self.run
             self.losses = 0
             if self._lost is not None:
                 why, at = self._lost
-                self._resumed, self._lost, self._again = Resumed(why, now - at, self._again), None, 0
+                self._owed.note_resumed(Resumed(why, now - at, self._again))
+                self._lost, self._again = None, 0
 
     def rewind(self, why: str, now: float) -> None:
         """The workers were lost, and with them what its blocks held: all of it is to be run again."""
@@ -357,8 +300,8 @@ class Sequence:
                 return 0
             draws = draws[-1:]
         before, since = self.drawn, self.last_token_at
-        for draw, guess in zip_longest(draws, _guesses_of(chunk)[: len(draws)]):
-            self._accepted += draw.token_id == guess
+        for draw, guess in zip_longest(draws, guesses_of(chunk)[: len(draws)]):
+            self._drafter.accepted += draw.token_id == guess
             counts.accepted_tokens += draw.token_id == guess
             self._take_drawn(draw, now)
             if self.outcome is not None:
@@ -374,38 +317,26 @@ class Sequence:
     def _take_given(self, first: int, draws: tuple[Draw, ...]) -> None:
         """Of the tokens from number `first` on is known how likely they were; those of the prompt are told once."""
         new = draws[max(0, self._told - first) : max(0, self.prompt - first)]
-        self._owed_prompt += new
+        self._owed.add_prompt(new)
         self._told += len(new)
 
     def _take_drawn(self, draw: Draw, now: float) -> None:
         """One more token was drawn; `outcome` is set if it is the last."""
-        if self._thought is not None and (put := self._thought.follow(draw.token_id)) is not None:
-            draw = Draw(put, 0.0)
-        token_id = draw.token_id
-        self._tokens[self.known] = token_id
+        draw = self._drawing.follow(draw)
+        self._tokens[self.known] = draw.token_id
         if self.drawn == 0:
             self.first_token_at = now
         self.last_token_at = now
         self.known += 1  # after the times, which other threads look at once a token is drawn
-        if self._seen is not None:
-            self._seen.add(token_id)
-        if self._lookup is not None:
-            self._lookup.follow(self.known)
-        self._owed.append(_Owed(draw))
-        reason, match = self._end(self._owed[-1])
+        self._drafter.follow(self.known)
+        reason, match = self._end(draw)
         if reason is not None:
             self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
     def ends_without_draw(self) -> bool:
         """Whether no token was drawn as none may be: the request ends with that."""
-        if self._guide is None:
+        if not (why := self._drawing.dead_end(self._tokens[: self.known])):
             return False
-        bits = np.unpackbits(self._guide.allowed().view(np.uint8), bitorder="little")
-        biases = self._biases.at(self.drawn, self._tokens[: self.known])
-        bits[biases.tokens[np.isneginf(biases.values)]] = 0
-        if bits.any():
-            return False
-        why = self._guide.problem or "no token continues what it allows"
         self.outcome = Failed(InvalidRequest(FIELD, f"the grammar came to an end after {self.drawn} tokens: {why}"))
         return True
 
@@ -417,70 +348,36 @@ class Sequence:
 
     def deliver(self) -> None:
         """Puts what is owed into the client's mailbox."""
-        mailbox = self.generation.mailbox
-        if self._resumed is not None:
-            mailbox.put_resumed(self._resumed)
-            self._resumed = None
-        if self._owes_progress:
-            self._owes_progress = False
-            mailbox.put_progress(min(self.run, self.prompt), self.prompt)
-        if self._owed_prompt:
-            mailbox.put_prompt_tokens(self._owed_prompt)
-            self._owed_prompt = []
-        all_owed, self._owed = self._owed, []
-        for owed in all_owed:
-            if owed.text is None:
-                last = owed is all_owed[-1]
-                owed.text = self._make_text(owed.draw.token_id, ends=last and isinstance(self.outcome, Finished))
-            mailbox.put_delta(owed.text, owed.draw)
-        if self.outcome is not None:
-            mailbox.put_terminal(self.outcome)
-        elif self._lookup is not None:
-            self._lookup.learn(self.known)
+        self._owed.tell(self.generation.mailbox, self.outcome)
+        if self.outcome is None:
+            self._drafter.learn(self.known)
 
-    def _end(self, owed: _Owed) -> tuple[FinishReason | None, str | int | None]:
-        """Why and by what the request ends with the token drawn last; None and None if it goes on."""
-        token_id = owed.draw.token_id
-        ends = self._is_end_token(token_id)
-        complete = not ends and self._completes(token_id)
+    def _end(self, draw: Draw) -> tuple[FinishReason | None, str | int | None]:
+        """Why and by what the request ends with the token drawn last, which is owed now; None, None: it goes on."""
+        request, token_id, may_stop = self.request, draw.token_id, self.drawn >= self.request.min_tokens
+        ends = may_stop and self._is_end_token(token_id)
+        complete = not ends and self._drawing.completes(token_id)
         full = self.known == len(self._tokens)
-        if self.request.stop:
-            owed.text = self._make_text(token_id, ends=ends or complete or full)
-            if self._text.stop_match is not None:
-                return FinishReason.STOP, self._text.stop_match
+        self._owed.add(draw, shown=not ends or request.include_stop, may_stop=may_stop)
+        if request.stop and (match := self._owed.find_stop(ends=ends or complete or full)) is not None:
+            return FinishReason.STOP, match
         if ends or complete:
             return FinishReason.STOP, token_id if ends else None
         if self.generation.stopping:
             return FinishReason.STOP, None
         return (FinishReason.LENGTH, None) if full else (None, None)
 
-    def _completes(self, token_id: int) -> bool:
-        """Whether a token is the last that the grammar allows, which takes it."""
-        if self._guide is None:
-            return False
-        self._guide.take(token_id)
-        return self._guide.complete
-
     def _is_end_token(self, token_id: int) -> bool:
         request = self.request
-        if self.drawn < request.min_tokens:
-            return False
         return token_id in request.stop_token_ids or (not request.ignore_eos and token_id in self._tokenizer.end_ids)
-
-    def _make_text(self, token_id: int, *, ends: bool) -> str:
-        """What the client sees of one more token, and of all that was held back if the answer `ends` with it."""
-        text = ""
-        if not self._is_end_token(token_id) or self.request.include_stop:
-            text = self._text.push(token_id, may_stop=self.drawn >= self.request.min_tokens)
-        return text + self._text.finish() if ends else text
 
     def _usage(self) -> Usage:
         usage = Usage(
             self.prompt,
             self.drawn,
             cached_tokens=self.cached,
-            drafted_tokens=self._drafted,
-            accepted_tokens=self._accepted,
+            drafted_tokens=self._drafter.drafted,
+            accepted_tokens=self._drafter.accepted,
         )
         if self._experts is None or not self._tokens_run:
             return usage
@@ -501,16 +398,3 @@ class Sequence:
             prefill_tokens_per_second=(self.prompt - self.cached) / prefill if prefill > 0 and self.drawn else 0.0,
             decode_tokens_per_second=(self.drawn - 1) / decode if decode > 0 else 0.0,
         )
-
-
-def _guesses_of(chunk: Chunk) -> list[int]:
-    """The tokens at a chunk's end that were guessed."""
-    return [] if len(chunk.given) else chunk.token_ids[len(chunk.token_ids) + 1 - chunk.draws :].tolist()
-
-
-def fail_all(sequences: Collection[Sequence], error: ServiceError) -> None:
-    """End the requests of sequences that are out of the batch, by any thread."""
-    for sequence in sequences:
-        # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
-        sequence.generation.mailbox.put_terminal(Failed(type(error)(str(error))))
-    wake_consumers(sequence.generation for sequence in sequences)

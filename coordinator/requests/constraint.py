@@ -1,6 +1,7 @@
 """What the text of an answer may be: a grammar as plain data, and what guides the draws of one answer by it.
 
-Text is what numoe's tokens spell; control tokens spell nothing, so no grammar can ask for one.
+Text is what numoe's tokens spell; control tokens spell nothing. A grammar gets none but those that the service itself
+names beside it, as calls of tools begin with one in some formats: a client could write turns with them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ GRAMMAR_BYTES = 1 << 16
 GRAMMAR_DEPTH = 64
 FIELD = "guided"  # of a request, in which faults of a grammar lie
 
+_HINTS = "x-guidance"  # a schema's key for what llguidance is told beside
+_OBJECT = {"type": "object"}  # that arguments are, whatever a schema leaves unsaid
 _OPENING, _CLOSING = "([{", ")]}"
-# As Python's json.dumps writes, which templates do and models have learned.
-_PYTHONIC = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# As Python's json.dumps writes, which templates do and models have learned; what of a schema no grammar can hold is
+# left to whoever runs the tool.
+_PYTHONIC = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 
 
 class Grammar(StrEnum):
@@ -39,6 +43,20 @@ class Constraint:
 
     grammar: Grammar
     text: str
+    control: frozenset[int] = frozenset()  # control tokens that it may ask for, as <[id]>
+
+
+Piece = str | int  # of an answer: text, or the id of a control token
+
+
+@dataclass(frozen=True, slots=True)
+class CallLayout:
+    """What stands around and between calls of tools that are objects of JSON with a name and arguments."""
+
+    before: tuple[Piece, ...]
+    between: tuple[Piece, ...]
+    after: tuple[Piece, ...]
+    arguments: str = "arguments"  # what the object calls them
 
 
 class Guide(Protocol):
@@ -49,6 +67,9 @@ class Guide(Protocol):
 
     def take(self, token_id: int) -> None:
         """It was drawn, and is no end token."""
+
+    def copy(self) -> Guide:
+        """One that goes on from here, for another answer."""
 
     @property
     def complete(self) -> bool:
@@ -71,20 +92,49 @@ def one_of(choices: Sequence[str]) -> Constraint:
     return Constraint(Grammar.LARK, f"start: {' | '.join(map(json.dumps, choices))}")
 
 
-def tool_calls(tools: Mapping[str, Mapping[str, object]], *, several: bool) -> Constraint:
-    """At least one call of a tool in the format of Hermes and Qwen3; `tools`: names with schemas of the arguments.
+def schema_of(text: str, *, strict: bool) -> Constraint:
+    """JSON of a schema; not `strict`: what of it no grammar can hold is left out."""
+    try:
+        schema = None if strict or len(text) > GRAMMAR_BYTES else json.loads(text)
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):  # which is told where the constraint is checked
+        return Constraint(Grammar.JSON_SCHEMA, text)
+    return Constraint(Grammar.JSON_SCHEMA, json.dumps({**schema, _HINTS: {"lenient": True}}, ensure_ascii=False))
 
-    A call is `<tool_call>`, a line with the object of its name and its arguments, `</tool_call>`; a line's end is
-    between two. Each schema stands by itself, so that its references mean what they mean in it. Raises InvalidRequest.
+
+def tool_calls(
+    tools: Mapping[str, Mapping[str, object]],
+    layout: CallLayout,
+    *,
+    several: bool,
+    otherwise: Constraint | None = None,
+) -> Constraint:
+    """At least one call of a tool; `tools`: names with schemas of the arguments.
+
+    `otherwise`: JSON of a schema that the answer may be instead. Each schema stands by itself, so that its references
+    mean what they mean in it. Raises InvalidRequest.
     """
     if not tools:
         raise InvalidRequest("tools", "are none; expected at least one that may be called")
-    lines = ["start: call" + ' ("\\n" call)*' * several, f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}"]
+    before, between, after = (_lark(pieces) for pieces in (layout.before, layout.between, layout.after))
+    lines = [
+        "start: calls" + " | otherwise" * (otherwise is not None),
+        f"calls: {before} call" + f" ({between} call)*" * several + f" {after}",
+        f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}",
+    ]
     for number, (name, schema) in enumerate(tools.items()):
-        opening = json.dumps(f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ')
-        lines.append(f'call_{number}: {opening} arguments_{number} "}}\\n</tool_call>"')
-        lines.append(f"arguments_{number}: %json {json.dumps({**schema, 'x-guidance': _PYTHONIC})}")
-    return Constraint(Grammar.LARK, "\n".join(lines))
+        opening = f'{{"name": {json.dumps(name, ensure_ascii=False)}, {json.dumps(layout.arguments)}: '
+        lines.append(f'call_{number}: {json.dumps(opening)} arguments_{number} "}}"')
+        lines.append(f"arguments_{number}: %json {json.dumps({**_OBJECT, **schema, _HINTS: _PYTHONIC})}")
+    if otherwise is not None:
+        lines.append(f"otherwise: %json {otherwise.text}")
+    pieces = (*layout.before, *layout.between, *layout.after)
+    return Constraint(Grammar.LARK, "\n".join(lines), frozenset(piece for piece in pieces if isinstance(piece, int)))
+
+
+def _lark(pieces: Sequence[Piece]) -> str:
+    return " ".join(f"<[{piece}]>" if isinstance(piece, int) else json.dumps(piece) for piece in pieces)
 
 
 def check_constraint(constraint: Constraint) -> None:

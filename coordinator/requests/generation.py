@@ -15,7 +15,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 
 from numoe.coordinator.requests.events import (
@@ -28,7 +28,7 @@ from numoe.coordinator.requests.events import (
     PromptTokens,
     Resumed,
 )
-from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError
+from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError, ServiceError
 from numoe.protos.messages import Draw
 
 CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
@@ -218,6 +218,14 @@ def wake_consumers(generations: Iterable[Generation]) -> None:
         except RuntimeError:  # the loop is closed, so nobody will ever read these
             for generation in waiting:
                 generation.mailbox.put_terminal(Failed(RequestCancelled("the client's event loop is closed")))
+
+
+def fail_all(generations: Collection[Generation], error: ServiceError) -> None:
+    """Ends requests that nobody works at any more, by any thread."""
+    for generation in generations:
+        # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
+        generation.mailbox.put_terminal(Failed(type(error)(str(error))))
+    wake_consumers(generations)
 
 
 def _wake(generations: list[Generation]) -> None:

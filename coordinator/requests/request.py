@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from numoe.coordinator.requests.constraint import Constraint
 from numoe.coordinator.requests.repeats import BREAKER_BYTES, MOST_BREAKERS, WINDOW, Dry
-from numoe.coordinator.requests.thought import ThoughtLimit
+from numoe.coordinator.requests.thought import ThoughtTokens
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import MOST_ALTERNATIVES, Sampling
@@ -56,7 +56,7 @@ class GenerationRequest:
     priority: Priority = Priority.INTERACTIVE
     key: str = ""  # the name of the key with which it was asked, whose share of the queue it takes; "": its host's
     experts: ExpertReduction | None = None  # None: as the service's settings say
-    thought: ThoughtLimit | None = None  # None: thoughts are as long as the model likes
+    thought: ThoughtTokens | None = None  # None: nothing depends on where in a thought it is
     shown_tokens: frozenset[int] = frozenset()  # control tokens whose names are part of the answer's text
     logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, each once, and what is added to their logits
     constraint: Constraint | None = None  # what its text may be; None: anything

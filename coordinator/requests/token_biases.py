@@ -40,7 +40,6 @@ class TokenBiases:
         values = np.concatenate([biases.values, -penalties])
         return Biases(np.concatenate([biases.tokens, repeated]), values, len(repeated))
 
-
     def alike(self, drawn: int) -> int:
         """How many tokens, from the next one on, have the same biases, of which so many are drawn."""
         if self._repeats is not None:

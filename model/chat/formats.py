@@ -20,12 +20,13 @@ THOUGHTS: Mapping[str, Markers] = MappingProxyType(
         "[/THINK]": Markers("[THINK]", "[/THINK]"),  # Magistral
     }
 )
+_LLAMA = JsonCalls("<|python_tag|>", bare=True, separator=";", arguments="parameters")
 # What a template that tells of tools names, and how they are then called; the first that fits counts.
 CALLS: Sequence[tuple[str, CallFormat]] = (
     ("<parameter=", TaggedCalls()),  # Qwen3-Coder
     ("<tool_call>", JsonCalls("<tool_call>", "</tool_call>")),  # Qwen3, Hermes
-    ("<|python_tag|>", JsonCalls("<|python_tag|>", bare=True, separator=";")),  # Llama 3.1 and 3.3
-    ("ipython", JsonCalls("<|python_tag|>", bare=True, separator=";")),  # Llama 3.2
+    ("<|python_tag|>", _LLAMA),  # Llama 3.1 and 3.3
+    ("ipython", _LLAMA),  # Llama 3.2
     ("[TOOL_CALLS]", JsonCalls("[TOOL_CALLS]", listed=True, separator=",")),  # Mixtral, Mistral
     ("<|tool_call|>", JsonCalls("<|tool_call|>", "<|/tool_call|>", listed=True, separator=",")),  # Phi, Granite
 )

@@ -35,6 +35,7 @@ class JsonCalls:
     listed: bool = False  # whether calls stand in one list
     bare: bool = False  # whether an answer may be a call without the opening; of a function that there is
     separator: str = ""  # between calls of which only the first has an opening
+    arguments: str = "arguments"  # what models call them; both this and "parameters" are read
 
     @property
     def openings(self) -> Sequence[str]:

@@ -48,7 +48,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/constraints": ("coordinator/requests", "model/text", "protos"),
     "coordinator/engine/kv": ("protos",),
     "coordinator/engine/scheduling": ("protos",),
-    "coordinator/engine/drafting": (),
+    "coordinator/engine/drafting": ("protos",),
     "coordinator/engine": (
         "coordinator",
         "coordinator/requests",

@@ -209,7 +209,7 @@ class RecordedWorkers:
             for chunk in drawn:
                 assert chunk.sampling is not None
                 end = chunk.first_position + len(chunk.token_ids) + 1
-                for position, row in zip(range(end - chunk.draws, end), rows):
+                for position, row in zip(range(end - chunk.draws, end), rows, strict=False):
                     self.logits[chunk.sampling.seed, position] = row.copy()
             assert next(rows, None) is None
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))

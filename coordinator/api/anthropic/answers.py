@@ -11,8 +11,8 @@ import msgspec
 from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.anthropic.errors import refusal
 from numoe.coordinator.api.failures import Failure
-from numoe.coordinator.api.telling import sse
-from numoe.coordinator.requests.events import Delta, Finished, FinishReason
+from numoe.coordinator.api.telling import Told, sse
+from numoe.coordinator.requests.events import Finished, FinishReason, Usage
 from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
 
 _encode = msgspec.json.Encoder().encode
@@ -36,7 +36,7 @@ class Head:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": _usage(len(answer.request.prompt), 0),
+            "usage": _usage(Usage(len(answer.request.prompt), 0)),
         }
 
 
@@ -52,12 +52,12 @@ class MessageStream:
     def begin(self) -> bytes:
         return _event({"type": "message_start", "message": self._head.of(self._answer)})
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         told = [_event(one) for part in self._answer.read(event) for one in self._said(part)]
         if isinstance(event, Finished):
             told += [_event(one) for one in self._closed()]
-            usage = _usage(event.usage.prompt_tokens, event.usage.completion_tokens)
-            self._end = {"type": "message_delta", "delta": _stop(self._answer, event), "usage": usage}
+            delta, usage = _stop(self._answer, event), _usage(event.usage)
+            self._end = {"type": "message_delta", "delta": delta, "usage": usage}
         return b"".join(told)
 
     def end(self) -> bytes:
@@ -108,7 +108,7 @@ class WholeMessage:
     def begin(self) -> bytes:
         return b""
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         self._parts += self._answer.read(event)
         if isinstance(event, Finished):
             self._finished = event
@@ -116,8 +116,7 @@ class WholeMessage:
 
     def end(self) -> bytes:
         assert self._finished is not None
-        usage = self._finished.usage
-        told = {"content": _blocks(self._parts), "usage": _usage(usage.prompt_tokens, usage.completion_tokens)}
+        told = {"content": _blocks(self._parts), "usage": _usage(self._finished.usage)}
         return _encode(self._head.of(self._answer) | told | _stop(self._answer, self._finished))
 
     def fail(self, failure: Failure, status: int) -> bytes:
@@ -128,12 +127,12 @@ def _event(content: dict[str, Any]) -> bytes:
     return sse(_encode(content), content["type"])
 
 
-def _usage(prompt: int, completion: int) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, int]:
     return {
-        "input_tokens": prompt,
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,  # there, those that were not read from the cache
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
-        "output_tokens": completion,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
     }
 
 

@@ -26,8 +26,8 @@ from numoe.coordinator.api.http.guard import JSON
 from numoe.coordinator.api.http.places import Places
 from numoe.coordinator.api.http.stream import EVENT_STREAM
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
-from numoe.coordinator.api.telling import Call, Dialect, Teller
-from numoe.coordinator.requests.events import Accepted, Delta, Event, Failed, Finished
+from numoe.coordinator.api.telling import Call, Dialect, Teller, Told
+from numoe.coordinator.requests.events import Accepted, Event, Failed
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.merging import MergedEvents
 from numoe.coordinator.requests.request_end import Asker, Report
@@ -160,7 +160,7 @@ class _Telling:
         number, event = told
         if isinstance(event, Failed):
             raise ToldError(describe_failure(event.error, self._request_id))
-        return self._teller.add(number, event) if isinstance(event, Delta | Finished) else b""
+        return self._teller.add(number, event) if isinstance(event, Told) else b""
 
 
 async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Answered]:

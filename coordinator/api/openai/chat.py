@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,12 @@ from numoe.coordinator.api.conversation import Conversation
 from numoe.coordinator.api.openai.chat_answers import ChatChoice, ChatStream, WholeChat
 from numoe.coordinator.api.openai.errors import in_body
 from numoe.coordinator.api.openai.facts import Head
+from numoe.coordinator.api.openai.form import constraint_of
 from numoe.coordinator.api.openai.messages import FunctionTool, Message, NamedTool, choice_of, tools_of, turns_of
 from numoe.coordinator.api.openai.settings import Settings, choices_of, request_of
-from numoe.coordinator.api.openai.unsupported import check_alternatives, check_settings
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Call, Teller
+from numoe.protos.errors import InvalidRequest
 
 NO_EFFORT = "none"  # of reasoning; what others mean is the template's matter
 
@@ -39,20 +41,21 @@ class ChatBody(Settings, kw_only=True):
 def read_chat(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
     chat = read_body(body, ChatBody)
-    check_settings(chat)
-    check_alternatives("top_logprobs", chat.top_logprobs)
-    choices = choices_of(chat)
+    if chat.top_logprobs and not chat.logprobs:
+        raise InvalidRequest("top_logprobs", "is given without logprobs; expected logprobs: true beside it")
+    choices, (form, constraint) = choices_of(chat), constraint_of(chat)
     most = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    request = request_of(chat, most, served.suggested_sampling, request_id)
     question = Question(
         conversation_of(chat),
-        request_of(chat, most, served.suggested_sampling, request_id),
+        replace(request, constraint=constraint, top_logprobs=chat.top_logprobs or 0),
         seeded=chat.seeded,
         model=chat.model or "",
         fitted=True,
     )
     head = Head(f"chatcmpl-{request_id}", served.spec.name)
     tell = partial(_tell, chat, head, served)
-    return Call([question], choices, bool(chat.stream), tell, partial(in_body, prompt="messages"))
+    return Call([question], choices, bool(chat.stream), tell, partial(in_body, prompt="messages", form=form))
 
 
 def conversation_of(chat: ChatBody) -> Conversation:

@@ -11,7 +11,7 @@ from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.openai.errors import refusal
 from numoe.coordinator.api.openai.facts import DONE, Head, TokenLogprob, logprobs_of, timings_of, usage_of
-from numoe.coordinator.api.telling import sse
+from numoe.coordinator.api.telling import Told, sse
 from numoe.coordinator.requests.events import Delta, Finished, FinishReason
 from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
 from numoe.model.text.tokenizer import Tokenizer
@@ -28,11 +28,11 @@ class ChatChoice:
         self._logprobs: list[TokenLogprob] = []
         self.finished: Finished | None = None
 
-    def read(self, event: Delta | Finished) -> Sequence[AnswerPart]:
+    def read(self, event: Told) -> Sequence[AnswerPart]:
         """What an event adds to the answer."""
         if isinstance(event, Finished):
             self.finished = event
-        elif self._tokenizer is not None:
+        elif isinstance(event, Delta) and self._tokenizer is not None:
             self._logprobs += logprobs_of(event, self._answer.request, self._tokenizer)
         return self._answer.read(event)
 
@@ -41,8 +41,8 @@ class ChatChoice:
         tokens, self._logprobs = self._logprobs, []
         if not tokens:
             return None
-        told = [{"token": one.text, "bytes": list(one.bytes), "logprob": one.logprob} for one in tokens]
-        return {"content": [one | {"top_logprobs": []} for one in told], "refusal": None}
+        told = [_token(one) | {"top_logprobs": [_token(other) for other in one.likeliest]} for one in tokens]
+        return {"content": told, "refusal": None}
 
     @property
     def finish_reason(self) -> str:
@@ -64,7 +64,7 @@ class ChatStream:
         first = {"role": "assistant", "content": ""}
         return b"".join(self._chunk(number, first) for number in range(len(self._choices)))
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         told = [self._chunk(number, _delta(part)) for part in self._choices[number].read(event)]
         if isinstance(event, Finished):
             reason = self._choices[number].finish_reason
@@ -100,7 +100,7 @@ class WholeChat:
     def begin(self) -> bytes:
         return b""
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         self._parts[number] += self._choices[number].read(event)
         return b""
 
@@ -120,6 +120,10 @@ class WholeChat:
 
     def fail(self, failure: Failure, status: int) -> bytes:
         return _encode(refusal(failure, status))
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "bytes": list(token.bytes), "logprob": token.logprob}
 
 
 def _delta(part: AnswerPart) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -13,11 +14,22 @@ from numoe.coordinator.api.answering import Answer, Question, Text, TokenIds
 from numoe.coordinator.api.bodies import read_body
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.openai.errors import in_body, refusal
-from numoe.coordinator.api.openai.facts import DONE, Head, TokenLogprob, logprobs_of, timings_of, usage_of
+from numoe.coordinator.api.openai.facts import (
+    DONE,
+    Head,
+    TokenLogprob,
+    logprobs_of,
+    prompt_logprobs_of,
+    spelled_token,
+    timings_of,
+    usage_of,
+)
+from numoe.coordinator.api.openai.form import constraint_of
 from numoe.coordinator.api.openai.settings import Settings, choices_of, request_of
-from numoe.coordinator.api.openai.unsupported import check_alternatives, check_completion, check_settings
+from numoe.coordinator.api.openai.unsupported import check_completion
+from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.api.telling import Call, Teller, sse
+from numoe.coordinator.api.telling import Call, Teller, Told, sse
 from numoe.coordinator.requests.events import Delta, Finished
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
@@ -39,21 +51,27 @@ class CompletionBody(Settings, kw_only=True):
 def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
     completion = read_body(body, CompletionBody)
-    check_settings(completion)
-    check_alternatives("logprobs", completion.logprobs)
-    choices = choices_of(completion)
-    check_completion(completion.echo, completion.suffix, completion.best_of, choices)
+    choices, (form, constraint) = choices_of(completion), constraint_of(completion)
+    check_completion(completion.suffix, completion.best_of, choices)
     prompts = _prompts_of(completion.prompt)
     if len(prompts) * choices > MOST_ANSWERS:
         raise InvalidRequest("prompt", f"asks for {len(prompts)} times {choices} answers; at most {MOST_ANSWERS}")
     request = request_of(completion, completion.max_tokens, served.suggested_sampling, request_id)
+    request = replace(
+        request,
+        constraint=constraint,
+        top_logprobs=completion.logprobs or 0,
+        prompt_logprobs=bool(completion.echo) and completion.logprobs is not None,
+    )
     questions = [
         Question(prompt, request, seeded=completion.seeded, model=completion.model or "", fitted=True)
         for prompt in prompts
     ]
     head = Head(f"cmpl-{request_id}", served.spec.name)
     tell = partial(_tell, completion, head, choices, served)
-    return Call(questions, choices, bool(completion.stream), tell, partial(in_body, prompt="prompt"))
+    return Call(
+        questions, choices, bool(completion.stream), tell, partial(in_body, prompt="prompt", form=form, top="logprobs")
+    )
 
 
 def _prompts_of(prompt: str | list[str | int | list[int]]) -> list[Text | TokenIds]:
@@ -76,7 +94,8 @@ def _tell(
     completion: CompletionBody, head: Head, choices: int, served: ServedModel, answers: Sequence[Answer]
 ) -> Teller:
     logprobs_by = None if completion.logprobs is None else served.tokenizer
-    told = [TextChoice(answer, logprobs_by) for answer in answers]
+    echo_by = served.tokenizer if completion.echo else None
+    told = [TextChoice(answer, logprobs_by, echo_by) for answer in answers]
     if completion.stream:
         return CompletionStream(head, told, choices, usage=completion.includes_usage)
     return WholeCompletion(head, told, choices)
@@ -85,22 +104,28 @@ def _tell(
 class TextChoice:
     """One answer, as far as it is read."""
 
-    def __init__(self, answer: Answer, logprobs_by: Tokenizer | None) -> None:
-        """`logprobs_by` spells the tokens whose log-probabilities are wanted; None: they are not."""
+    def __init__(self, answer: Answer, logprobs_by: Tokenizer | None, echo_by: Tokenizer | None) -> None:
+        """`logprobs_by` spells the tokens whose log-probabilities are wanted, `echo_by` the prompt before the answer;
+        None: they are not wanted."""
         self._request, self._tokenizer = answer.request, logprobs_by
-        self._text: list[str] = []
+        prompt = answer.request.prompt
+        self._text = [] if echo_by is None else [decode(echo_by, prompt)]
         self._logprobs: list[TokenLogprob] = []
+        if logprobs_by is not None and echo_by is not None:
+            self._logprobs.append(spelled_token(prompt[0], None, logprobs_by))
         self._offset = 0
         self.finished: Finished | None = None
 
-    def read(self, event: Delta | Finished) -> None:
+    def read(self, event: Told) -> None:
         """Take what an event adds."""
         if isinstance(event, Finished):
             self.finished = event
-            return
-        self._text.append(event.text)
-        if self._tokenizer is not None:
-            self._logprobs += logprobs_of(event, self._request, self._tokenizer)
+        elif isinstance(event, Delta):
+            self._text.append(event.text)
+            if self._tokenizer is not None:
+                self._logprobs += logprobs_of(event, self._request, self._tokenizer)
+        elif self._tokenizer is not None:
+            self._logprobs += prompt_logprobs_of(event, self._tokenizer)
 
     def take(self, number: int) -> dict[str, Any]:
         """The choice, with what was read since the last call."""
@@ -116,9 +141,18 @@ class TextChoice:
         return {
             "tokens": [one.text for one in tokens],
             "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": None,
+            "top_logprobs": [_alternatives(one) for one in tokens] if self._request.top_logprobs else None,
             "text_offset": offsets,
         }
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+    """The likeliest tokens with the one that is there, though it be none of them; None: nothing comes before it."""
+    told: dict[str, float] = {}
+    for one in (*token.likeliest, token):
+        if one.logprob is not None:
+            told.setdefault(one.text, one.logprob)
+    return told or None
 
 
 class CompletionStream:
@@ -132,7 +166,7 @@ class CompletionStream:
     def begin(self) -> bytes:
         return b""
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         choice = self._told[number]
         choice.read(event)
         more = {"timings": timings_of(event)} if isinstance(event, Finished) else {}
@@ -158,7 +192,7 @@ class WholeCompletion:
     def begin(self) -> bytes:
         return b""
 
-    def add(self, number: int, event: Delta | Finished) -> bytes:
+    def add(self, number: int, event: Told) -> bytes:
         self._told[number].read(event)
         return b""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from numoe.coordinator.api.failures import Failure
+from numoe.coordinator.requests.constraint import FIELD
 from numoe.protos.errors import InvalidRequest
 
 _TYPES: dict[int, str] = {
@@ -16,7 +17,13 @@ _TYPES: dict[int, str] = {
     429: "rate_limit_error",
 }
 _CODES: Mapping[str, str] = {"model": "model_not_found"}
-_RENAMED = (("sampling.", ""), ("template_variables", "chat_template_kwargs"))
+_RENAMED = (
+    ("sampling.dry.window", "dry_penalty_last_n"),
+    ("sampling.dry.breakers", "dry_sequence_breakers"),
+    ("sampling.dry.", "dry_"),
+    ("sampling.", ""),
+    ("template_variables", "chat_template_kwargs"),
+)
 
 
 def refusal(failure: Failure, status: int) -> dict[str, object]:
@@ -31,10 +38,16 @@ def refusal(failure: Failure, status: int) -> dict[str, object]:
     }
 
 
-def in_body(error: InvalidRequest, prompt: str) -> InvalidRequest:
-    """The same fault under the name that the field has in a body, whose prompt is the field of that name."""
+def in_body(error: InvalidRequest, prompt: str, form: str = "", top: str = "top_logprobs") -> InvalidRequest:
+    """The same fault under the name that the field has in a body.
+
+    `prompt`: the field that holds the prompt; `form`: the one that says what form the answer has; `top`: how many of
+    the likeliest tokens are told.
+    """
     field = error.field
-    for ours, theirs in (*_RENAMED, ("prompt", prompt)):
+    for ours, theirs in (*_RENAMED, ("prompt", prompt), ("top_logprobs", top)):
         if field.startswith(ours):
             field = theirs + field.removeprefix(ours)
+    if field.partition(".")[0] == FIELD:
+        field = form or "tool_choice"  # as calls that must come are a grammar, too
     return InvalidRequest(field, error.problem)

@@ -9,9 +9,10 @@ from importlib.metadata import version
 from typing import Any
 
 from numoe.coordinator.api.telling import sse
-from numoe.coordinator.requests.events import Delta, Finished, Usage
+from numoe.coordinator.requests.events import Delta, Finished, PromptTokens, Usage
 from numoe.coordinator.requests.request import GenerationRequest
 from numoe.model.text.tokenizer import Tokenizer
+from numoe.protos.messages import Alternatives
 
 DONE = sse(b"[DONE]")  # after the last chunk of a stream
 BUILD = f"numoe-{version('numoe')}"
@@ -46,6 +47,7 @@ def usage_of(answers: Sequence[Finished], choices: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages[::choices])},
         "completion_tokens_details": {
             "accepted_prediction_tokens": accepted,
             "rejected_prediction_tokens": drafted - accepted,
@@ -56,13 +58,14 @@ def usage_of(answers: Sequence[Finished], choices: int) -> dict[str, Any]:
 def timings_of(answer: Finished) -> dict[str, float]:
     """How long it took, as llama-server says it; waiting in the queue is in none of them."""
     usage, timings = answer.usage, answer.timings
+    run = usage.prompt_tokens - usage.cached_tokens
     drafted = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     prompt_ms, predicted_ms = timings.prefill_milliseconds, timings.decode_milliseconds
     return {
-        "cache_n": 0,
-        "prompt_n": usage.prompt_tokens,
+        "cache_n": usage.cached_tokens,
+        "prompt_n": run,
         "prompt_ms": prompt_ms,
-        "prompt_per_token_ms": prompt_ms / max(usage.prompt_tokens, 1),
+        "prompt_per_token_ms": prompt_ms / max(run, 1),
         "prompt_per_second": timings.prefill_tokens_per_second,
         "predicted_n": usage.completion_tokens,
         "predicted_ms": predicted_ms,
@@ -74,19 +77,33 @@ def timings_of(answer: Finished) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A drawn token."""
+    """A token, and how likely it was."""
 
     text: str
     bytes: bytes
-    logprob: float
+    logprob: float | None  # None: of a prompt's first token, which follows nothing
+    likeliest: tuple[TokenLogprob, ...] = ()  # in its place, best first, as many as are wanted
 
 
 def logprobs_of(delta: Delta, request: GenerationRequest, tokenizer: Tokenizer) -> list[TokenLogprob]:
     """The drawn tokens of a delta, without the one that ends the answer."""
     ends = request.stop_token_ids | (frozenset() if request.ignore_eos else frozenset(tokenizer.end_ids))
     return [
-        TokenLogprob(spelled.decode(errors="replace"), spelled, logprob)
-        for token_id, logprob in zip(delta.token_ids, delta.logprobs, strict=True)
+        spelled_token(token_id, logprob, tokenizer, alternatives)
+        for token_id, logprob, alternatives in zip(delta.token_ids, delta.logprobs, delta.alternatives, strict=True)
         if token_id not in ends
-        for spelled in (tokenizer.token_bytes(token_id, control=True),)
     ]
+
+
+def prompt_logprobs_of(told: PromptTokens, tokenizer: Tokenizer) -> list[TokenLogprob]:
+    """Tokens of a prompt."""
+    return [spelled_token(draw.token_id, draw.logprob, tokenizer, draw.alternatives) for draw in told.draws]
+
+
+def spelled_token(
+    token_id: int, logprob: float | None, tokenizer: Tokenizer, alternatives: Alternatives = ()
+) -> TokenLogprob:
+    """A token as clients are told of it."""
+    spelled = tokenizer.token_bytes(token_id, control=True)
+    likeliest = tuple(spelled_token(other, likely, tokenizer) for other, likely in alternatives)
+    return TokenLogprob(spelled.decode(errors="replace"), spelled, logprob, likeliest)

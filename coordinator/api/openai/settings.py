@@ -10,11 +10,9 @@ from dataclasses import replace
 
 import msgspec
 
-from numoe.coordinator.requests.request import (
-    TEMPERATURE_RANGE,
-    GenerationRequest,
-    check_stop_counts,
-)
+from numoe.coordinator.api.openai.form import Form
+from numoe.coordinator.requests.repeats import Dry
+from numoe.coordinator.requests.request import TEMPERATURE_RANGE, GenerationRequest, check_stop_counts
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 
@@ -27,7 +25,17 @@ _SAMPLING = (
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
+    "typical_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
 )
+_DRY = {
+    "dry_base": "base",
+    "dry_allowed_length": "allowed_length",
+    "dry_penalty_last_n": "window",
+    "dry_sequence_breakers": "breakers",
+}
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -36,14 +44,7 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct, kw_only=True):
-    """The form that the answer has."""
-
-    type: str
-    json_schema: msgspec.Raw | None = None
-
-
-class Settings(msgspec.Struct, kw_only=True):
+class Settings(Form, kw_only=True):
     """The shared fields; inherited, as msgspec reads an object into one class."""
 
     model: str | None = None
@@ -55,7 +56,16 @@ class Settings(msgspec.Struct, kw_only=True):
     repeat_penalty: float | None = None  # llama-server's name for it
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[int, float] | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None  # 0 or less: off
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None  # -1: as far as the service looks; 0: no DRY
+    dry_sequence_breakers: list[str] | None = None
     seed: int | None = None  # -1: any, as of llama-server
     n: int | None = None
     max_tokens: int | None = None  # -1: as many as fit, as of llama-server
@@ -64,7 +74,6 @@ class Settings(msgspec.Struct, kw_only=True):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
-    response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -88,7 +97,7 @@ def choices_of(settings: Settings) -> int:
 
 
 def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, request_id: str) -> GenerationRequest:
-    """The request, still without its prompt and who asks. Raises InvalidRequest for too many stops."""
+    """The request, still without its prompt, its form and who asks. Raises InvalidRequest for too many stops."""
     stop = [settings.stop] if isinstance(settings.stop, str) else settings.stop or []
     check_stop_counts(len(stop), len(settings.stop_token_ids or ()))
     return GenerationRequest(
@@ -101,6 +110,8 @@ def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, 
         stop_token_ids=frozenset(settings.stop_token_ids or ()),
         ignore_eos=bool(settings.ignore_eos),
         include_stop=bool(settings.include_stop_str_in_output),
+        logit_bias=tuple(sorted((settings.logit_bias or {}).items())),
+        dry=_dry_of(settings),
     )
 
 
@@ -110,7 +121,20 @@ def _sampling_of(settings: Settings, suggested: Sampling) -> Sampling:
         given.setdefault("repetition_penalty", settings.repeat_penalty)
     if given.get("top_k") == -1:
         given["top_k"] = 0
+    if given.get("top_n_sigma", 0.0) < 0.0:
+        given["top_n_sigma"] = 0.0
     if 0.0 < given.get("temperature", 0.0) < TEMPERATURE_RANGE[0]:  # clients say 1e-6 for "hardly any"
         given["temperature"] = TEMPERATURE_RANGE[0]
     seed = (settings.seed or 0) % 2**64 if settings.seeded else 0  # OpenAI's is signed
     return replace(suggested, **given, seed=seed)
+
+
+def _dry_of(settings: Settings) -> Dry | None:
+    if not settings.dry_multiplier or settings.dry_penalty_last_n == 0:
+        return None
+    given = {name: value for field, name in _DRY.items() if (value := getattr(settings, field)) is not None}
+    if given.get("window") == -1:
+        del given["window"]
+    if "breakers" in given:
+        given["breakers"] = tuple(given["breakers"])
+    return Dry(settings.dry_multiplier, **given)

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from numoe.coordinator.constraints.guides import Guides
-from numoe.coordinator.requests.constraint import Constraint, Grammar, Guide, any_json_object, one_of, tool_calls
+from numoe.coordinator.requests.constraint import (
+    CallLayout,
+    Constraint,
+    Grammar,
+    Guide,
+    any_json_object,
+    one_of,
+    schema_of,
+    tool_calls,
+)
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 from tests.coordinator.tiny_tokenizer import TOKENIZER
@@ -32,7 +41,11 @@ TOOLS: dict[str, dict[str, object]] = {
         "$defs": {"points": {"type": "array", "items": {"type": "number"}}},
     },
 }
+HERMES = CallLayout(("<tool_call>\n",), ("\n</tool_call>\n<tool_call>\n",), ("\n</tool_call>",))
+LISTED = CallLayout(("CALLS", "["), (", ",), ("]",), "parameters")
+ANSWER = schema_of('{"enum": ["none"]}', strict=True)
 ONE_CALL = '<tool_call>\n{"name": "draw", "arguments": {"points": [1, 2.5]}}\n</tool_call>'
+LIST = '{"name": "draw", "parameters": {"points": []}}'
 OTHER_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln", "days": 3}}\n</tool_call>'
 
 
@@ -88,10 +101,20 @@ async def drawn(constraint: Constraint, seed: int, most: int = 400) -> str | Non
         (regex(r"\d{3}-[a-c]+"), ["123-abc"], ["12-a", "123-", "123-d", "x123-a"]),
         (lark('start: "a" start "b" | "-"\n'), ["-", "aa-bb"], ["a-", "aa-b", ""]),
         (schema(type="array", items={"enum": [1, "x"]}, maxItems=2), ["[]", '[1, "x"]'], ["[1, 1, 1]", "[2]"]),
-        (tool_calls(TOOLS, several=True), [ONE_CALL, OTHER_CALL, f"{ONE_CALL}\n{OTHER_CALL}"], ["", "Sure!"]),
-        (tool_calls(TOOLS, several=False), [ONE_CALL], [f"{ONE_CALL}\n{OTHER_CALL}", ONE_CALL.replace("draw", "x")]),
+        (tool_calls(TOOLS, HERMES, several=True), [ONE_CALL, OTHER_CALL, f"{ONE_CALL}\n{OTHER_CALL}"], ["", "Sure!"]),
+        (
+            tool_calls(TOOLS, HERMES, several=False),
+            [ONE_CALL],
+            [f"{ONE_CALL}\n{OTHER_CALL}", ONE_CALL.replace("draw", "x")],
+        ),
+        (tool_calls(TOOLS, LISTED, several=True), [f"CALLS[{LIST}]", f"CALLS[{LIST}, {LIST}]"], ["CALLS[]", LIST]),
+        (
+            tool_calls(TOOLS, HERMES, several=True, otherwise=ANSWER),
+            [ONE_CALL, '"none"'],
+            ["none", f'"none"{ONE_CALL}'],
+        ),
     ],
-    ids=["object", "choice", "regex", "lark", "schema", "calls", "call"],
+    ids=["object", "choice", "regex", "lark", "schema", "calls", "call", "listed", "otherwise"],
 )
 async def test_a_grammar_allows_its_texts_and_no_others(
     constraint: Constraint, good: list[str], bad: list[str]
@@ -126,6 +149,38 @@ async def test_an_end_token_is_allowed_only_where_the_text_is_complete_and_contr
     silent = {token_id for token_id in range(TOKENIZER.vocabulary) if not TOKENIZER.token_bytes(token_id)}
     free = await GUIDES.compile(regex("(.|\n)*"))
     assert set(allowed_ids(free)) & silent == TOKENIZER.end_ids
+
+
+async def test_a_grammar_gets_no_control_tokens_but_those_that_are_named_beside_it() -> None:
+    [start] = TOKENIZER.special_ids(["<|im_start|>"])
+    text = f'start: "a" <[{start}]> "b"'
+    [a], [b] = TOKENIZER.encode("a"), TOKENIZER.encode("b")
+    for control, expected in ((frozenset[int](), []), (frozenset({start}), [start])):
+        guide = await GUIDES.compile(Constraint(Grammar.LARK, text, control))
+        guide.take(a)
+        assert allowed_ids(guide) == expected
+    guide.take(start)
+    assert allowed_ids(guide) == [b]
+    with pytest.raises(InvalidRequest) as caught:
+        await GUIDES.compile(lark("start: <|im_start|>"))
+    assert "backtrace" not in str(caught.value)
+
+
+async def test_what_no_grammar_can_hold_is_refused_or_left_out_as_is_asked() -> None:
+    text = json.dumps({"type": "object", "properties": {"a": {"type": "integer", "not": {"const": 1}}}})
+    with pytest.raises(InvalidRequest, match="not"):
+        await GUIDES.compile(schema_of(text, strict=True))
+    assert await accepts(schema_of(text, strict=False), '{"a": 1}')
+    assert not await accepts(schema_of(text, strict=False), '{"a": "1"}')
+
+
+async def test_a_copy_follows_another_answer() -> None:
+    guide = await GUIDES.compile(regex("ab|cd"))
+    other = guide.copy()
+    [a], [b], [c], [d] = (TOKENIZER.encode(text) for text in "abcd")
+    guide.take(a)
+    other.take(c)
+    assert (allowed_ids(guide), allowed_ids(other), allowed_ids(guide.copy())) == ([b], [d], [b])
 
 
 async def test_a_model_without_an_end_obeys_no_grammar() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from numoe.coordinator.requests.constraint import (
     GRAMMAR_BYTES,
     GRAMMAR_DEPTH,
+    CallLayout,
     Constraint,
     Grammar,
     any_json_object,
@@ -61,6 +60,7 @@ def test_a_choice_needs_texts(choices: list[str]) -> None:
 
 def test_a_call_needs_a_tool() -> None:
     with pytest.raises(InvalidRequest, match="at least one that may be called"):
-        tool_calls({}, several=True)
-    one = tool_calls({"f": {"type": "object"}}, several=False)
-    assert json.dumps("<tool_call>\n")[1:-1] in one.text
+        tool_calls({}, CallLayout((), (), ()), several=True)
+    one = tool_calls({"f": {"type": "object"}}, CallLayout((7, "[\n"), (), ("]",)), several=False)
+    assert 'calls: <[7]> "[\\n" call "]"' in one.text
+    assert one.control == {7}

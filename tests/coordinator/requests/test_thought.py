@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from numoe.coordinator.requests.thought import LimitedThought, ThoughtLimit
+from numoe.coordinator.requests.thought import FollowedThought, ThoughtTokens
 from tests.coordinator.tiny_tokenizer import TOKENIZER
 
 (OPEN,), (CLOSE,), (A,), (NEWLINE,) = (TOKENIZER.encode(text) for text in ("<think>", "</think>", "a", "\n"))
@@ -15,7 +15,7 @@ ENDING = (NEWLINE, CLOSE, NEWLINE)
 
 def known(drawn: Sequence[int], tokens: int, *, opened: bool) -> list[int]:
     """What becomes of these tokens."""
-    thought = LimitedThought(ThoughtLimit(tokens, OPEN, CLOSE, ENDING, opened), TOKENIZER)
+    thought = FollowedThought(ThoughtTokens(OPEN, CLOSE, opened, tokens, ENDING), TOKENIZER)
     puts = [(token, thought.follow(token)) for token in drawn]
     return [token if put is None else put for token, put in puts]
 

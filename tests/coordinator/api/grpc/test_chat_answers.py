@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import grpc
@@ -25,13 +26,20 @@ from numoe.v1.generation_pb2 import (
     ToolCall,
     ToolChoice,
 )
-from tests.coordinator.api.grpc.grpc_serving import Told, chatted, detail_of, running_server, tiny_read
-from tests.coordinator.api.grpc.scripted import chatting, scripted
+from tests.coordinator.api.grpc.grpc_serving import Told, chatted, detail_of, fake_workers, running_server, tiny_read
+from tests.coordinator.api.grpc.scripted import ROOMY, chatting, scripted
 from tests.coordinator.engine.fake_executor import lose_worker_at
-from tests.model.text.chat_templates import LLAMA3_LIKE
+from tests.coordinator.tiny_tokenizer import ALL_IDS
+from tests.model.text.chat_templates import LLAMA3_LIKE, QWEN3_LIKE
 
 USER = ChatMessage(role="user", content="Hello")
 WEATHER = Tool(name="weather", parameters='{"properties": {"city": {"type": "string"}}}')
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -90,6 +98,28 @@ async def test_a_model_whose_template_shows_one_call_makes_one() -> None:
         async with running_server(scripted(f"{call}; {call}"), **model) as running:
             told = await chatted(running, ChatRequest(messages=[USER], tools=[WEATHER]))
     assert calls_of(told) == [("weather", '{"city": "Paris"}')]
+
+
+@pytest.mark.parametrize(
+    ("source", "choice"),
+    [
+        (QWEN3_LIKE, ToolChoice(mode=TOOL_CHOICE_MODE_REQUIRED)),
+        (QWEN3_LIKE, ToolChoice(function="weather")),
+        (LLAMA3_LIKE, ToolChoice(function="weather")),
+    ],
+    ids=["required", "named", "llama"],
+)
+async def test_a_tool_is_called_where_one_must_be(source: str, choice: ToolChoice) -> None:
+    tools = [Tool(name=name, parameters=json.dumps(CITY)) for name in ("weather", "time")]
+    asked = ChatRequest(messages=[USER], tools=tools, tool_choice=choice, thinking=Thinking(enabled=False))
+    asked.parallel_tool_calls = False
+    with chatting(source) as model:
+        async with running_server(fake_workers(ALL_IDS, limits=ROOMY), **model) as running:
+            told = await chatted(running, asked)
+    [(name, arguments)] = calls_of(told)
+    assert name in ({"weather"} if choice.function else {"weather", "time"})
+    assert json.loads(arguments) == {"city": "Bern"}
+    assert (told.text, told.finished.reason) == ("", FINISH_REASON_TOOL_CALLS)
 
 
 async def test_calls_and_results_are_part_of_the_next_question() -> None:

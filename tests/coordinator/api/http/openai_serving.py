@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from openai import AsyncOpenAI
 
 from numoe.model.chat.formats import find_formats
 from numoe.model.text.chat_template import ChatTemplate
-from numoe.protos.messages import Chunk
+from numoe.protos.messages import NOT_DRAWN, Chunk
 from tests.coordinator.api.grpc.grpc_serving import PATIENCE_SECONDS, FakeWorkers, Running, running_server
 from tests.coordinator.engine.fake_executor import LIMITS
-from tests.coordinator.tiny_tokenizer import END_ID, LETTERS, TOKENIZER
+from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER
 
 ROOMY = replace(LIMITS, context_tokens=2048, kv_blocks=512)  # a tiny vocabulary spells tools letter by letter
 MODEL = "tiny qwen3moe"
@@ -45,17 +45,21 @@ class ScriptedWorkers(FakeWorkers):
     def __init__(self, script: str, **options: Any) -> None:
         super().__init__(LETTERS, **options)
         self._script = [*TOKENIZER.encode(script), END_ID]
-        self._begins: dict[int, int] = {}  # where the answer of a sequence does, by the first of its blocks
+        self._answers: dict[int, tuple[int, int]] = {}  # of a sequence, by its first block: where it begins and is
 
     def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
+        if not drawn or (len(chunk.given) and chunk.given[-1] != NOT_DRAWN):
+            return drawn
         block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
-        if chunk.first_position == 0:  # another sequence has the block
-            self._begins.pop(block, None)
-        if not drawn:
-            return []
-        begin = self._begins.setdefault(block, position)
-        return [*drawn[:-1], (self._script[min(position - begin, len(self._script) - 1)], drawn[-1][1])]
+        first = position if len(chunk.given) else position + 1 - chunk.draws
+        begin, last = self._answers.get(block, (first, first))
+        if not begin < first <= last + 1:  # another sequence has the block
+            begin = first
+        self._answers[block] = begin, position
+        told, drawn = drawn[: first - position - 1], drawn[first - position - 1 :]
+        places = [min(at - begin, len(self._script) - 1) for at in range(first, position + 1)]
+        return [*told, *((self._script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
 
 
 @asynccontextmanager
@@ -66,16 +70,25 @@ async def asked(**given: Any) -> AsyncIterator[tuple[Running, AsyncOpenAI]]:
 
 
 @asynccontextmanager
-async def scripted(script: str) -> AsyncIterator[tuple[AsyncOpenAI, AsyncAnthropic]]:
-    """Clients of a model that knows tools and thoughts, and answers so."""
+async def answering(workers: FakeWorkers) -> AsyncIterator[tuple[AsyncOpenAI, AsyncAnthropic]]:
+    """Clients of a model that knows tools and thoughts."""
     template = ChatTemplate(TEMPLATE, "", "<|im_end|>")
-    given: dict[str, Any] = {"template": template, "formats": find_formats(template)}
     async with (
-        running_server(ScriptedWorkers(script, limits=ROOMY), **given) as running,
+        running_server(workers, template=template, formats=find_formats(template)) as running,
         client_of(running) as client,
         anthropic_client_of(running) as other,
     ):
         yield client, other
+
+
+def scripted(script: str) -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
+    """The same, which answers so."""
+    return answering(ScriptedWorkers(script, limits=ROOMY))
+
+
+def unscripted() -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
+    """The same, which answers with whatever it may."""
+    return answering(FakeWorkers(ALL_IDS, limits=ROOMY))
 
 
 def client_of(running: Running) -> AsyncOpenAI:

@@ -8,7 +8,7 @@ import anthropic
 import pytest
 
 from tests.coordinator.api.grpc.grpc_serving import running_server
-from tests.coordinator.api.http.openai_serving import HELLO, MODEL, anthropic_client_of, client_of, scripted
+from tests.coordinator.api.http.openai_serving import HELLO, MODEL, anthropic_client_of, client_of, scripted, unscripted
 
 TOOL: Any = {
     "name": "weather",
@@ -58,7 +58,23 @@ async def test_thoughts_text_and_calls_are_blocks_whether_they_are_streamed_or_n
     assert [block.type for block in streamed.content] == ["thinking", "text", "tool_use"]
     last = streamed.content[-1]
     assert last.type == "tool_use"
-    assert (last.input, streamed.stop_reason, streamed.usage) == (call.input, "tool_use", whole.usage)
+    assert (last.input, streamed.stop_reason) == (call.input, "tool_use")
+    again, cached = streamed.usage, streamed.usage.cache_read_input_tokens or 0
+    assert (again.input_tokens + cached, again.output_tokens) == (whole.usage.input_tokens, whole.usage.output_tokens)
+    assert (whole.usage.cache_read_input_tokens, cached > 0) == (0, True)
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
+async def test_a_tool_is_called_where_one_must_be(choice: Any) -> None:
+    city = {"type": "object", "properties": {"city": {"enum": ["Bern"]}}, "required": ["city"]}
+    tool: Any = TOOL | {"input_schema": city | {"additionalProperties": False}}
+    async with unscripted() as (_, client):
+        message = await client.messages.create(
+            **ASKING | {"max_tokens": 1500}, tools=[tool], tool_choice=choice | {"disable_parallel_tool_use": True}
+        )
+    [call] = message.content
+    assert call.type == "tool_use"
+    assert (call.name, call.input, message.stop_reason) == ("weather", {"city": "Bern"}, "tool_use")
 
 
 async def test_an_agents_second_turn_carries_thoughts_calls_and_results() -> None:

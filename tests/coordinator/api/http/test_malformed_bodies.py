@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.coordinator.api.grpc.grpc_serving import running_server
+from tests.coordinator.api.grpc.grpc_serving import fake_workers, running_server
 from tests.coordinator.api.http.http_client import ask
+from tests.coordinator.tiny_tokenizer import ALL_IDS
 
 BODIES = 400  # to each of five paths
 SECONDS = 2.0  # for one answer, on a machine that does other things
@@ -28,10 +29,17 @@ TURNS: Any = [
 ]
 TOOLS: Any = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 SHARED: Any = {"max_tokens": 2, "temperature": 0.5, "n": 1, "stop": ["x"], "stream": False, "top_p": 0.9, "seed": 1}
+FORM: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {}}}}
 VALID: dict[str, Any] = {
     "/v1/chat/completions": SHARED
-    | {"messages": TURNS, "tools": TOOLS, "tool_choice": "auto", "chat_template_kwargs": {"a": {"b": [1]}}},
-    "/v1/completions": SHARED | {"prompt": ["ab", [1, 2]], "logprobs": 0},
+    | {
+        "messages": TURNS,
+        "tools": TOOLS,
+        "tool_choice": "auto",
+        "response_format": FORM,
+        "chat_template_kwargs": {"a": {"b": [1]}},
+    },
+    "/v1/completions": SHARED | {"prompt": ["ab", [1, 2]], "logprobs": 0, "logit_bias": {"5": 1.0}},
     "/v1/messages": {
         "max_tokens": 2,
         "messages": [
@@ -85,7 +93,7 @@ def malformed(valid: Any, chosen: random.Random) -> bytes:
 async def test_malformed_bodies_never_are_a_failure_of_ours(path: str) -> None:
     chosen = random.Random(path)
     statuses = set()
-    async with running_server() as running:
+    async with running_server(fake_workers(ALL_IDS)) as running:
         http = running.ready.http
         assert (await ask(http, path, "POST", json.dumps(VALID[path]).encode())).status in (200, 400)
         for _ in range(BODIES):
