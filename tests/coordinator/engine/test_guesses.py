@@ -21,7 +21,7 @@ from tests.coordinator.engine.serving import Answer, answer, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS
 
 TWO = LETTERS[:2]  # so few letters that what was before comes again, half of the times
-THOUGHT = ThoughtTokens(*LETTERS[2:4], opened=True, most=12, ending=(LETTERS[4], LETTERS[3]))
+THOUGHT = ThoughtTokens(LETTERS[0], LETTERS[3], opened=True, most=12, ending=(LETTERS[4], LETTERS[3]))
 
 
 def many_requests(random: Random) -> list[GenerationRequest]:
