@@ -92,7 +92,7 @@ class Sequence:
         self._again = 0  # tokens run again since
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
         self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
-        self._drafter = Drafter(self._tokens, guesses=drafts and not request.prompt_logprobs)
+        self._drafter = Drafter(self._tokens, self.prompt, guesses=drafts and not request.prompt_logprobs)
 
     @property
     def drawn(self) -> int:
@@ -350,7 +350,7 @@ class Sequence:
         """Puts what is owed into the client's mailbox."""
         self._owed.tell(self.generation.mailbox, self.outcome)
         if self.outcome is None:
-            self._drafter.learn(self.known)
+            self._drafter.learn(min(self.known, self.run + 1))  # of a prompt a piece at a time
 
     def _end(self, draw: Draw) -> tuple[FinishReason | None, str | int | None]:
         """Why and by what the request ends with the token drawn last, which is owed now; None, None: it goes on."""

@@ -49,6 +49,11 @@ class DraftPrice:
             return min(most, 1) if chance > TRIED_CHANCE else 0
         return guesses_worth(chance, times.price, streams, most)
 
+    def steps(self, guesses: int, streams: int) -> float:
+        """What guesses beside so many streams take, in steps without any; where nobody knows, one each."""
+        price = self._times[streams].price
+        return guesses * (1.0 if price is None else price)
+
     def note(self, streams: int, guesses: int, seconds: float) -> None:
         """A step of so many streams and guesses, and of no prompt, took so long."""
         times = self._times.setdefault(streams, _Times(seconds))

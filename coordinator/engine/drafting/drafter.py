@@ -3,6 +3,9 @@
 After each guess a token is drawn as ever, and those draws stand that follow right guesses: they are what single steps
 would have drawn, as bits depend on no chunk and draws on seed and position alone. Keys and values of wrong guesses are
 written anew before anybody reads them.
+
+*Guarantees*: what guesses cost a request more than they brought, in steps as they were measured, is at most what it may
+lose and one step's guesses, whatever its text does to be guessed wrong.
 """
 
 from __future__ import annotations
@@ -14,24 +17,29 @@ from numoe.coordinator.engine.drafting.draft_price import MOST_GUESSES, DraftPri
 from numoe.coordinator.engine.drafting.prompt_lookup import PromptLookup
 from numoe.protos.messages import NOT_DRAWN, Chunk, Draw
 
+MAY_LOSE_STEPS, MAY_LOSE = 2.0, 0.01  # of a request, and of its tokens that were drawn
+
 
 class Drafter:
     """Used by the engine's thread alone."""
 
-    __slots__ = ("_lookup", "_tokens", "accepted", "drafted")
+    __slots__ = ("_lookup", "_prompt", "_streams", "_tokens", "_won", "accepted", "drafted")
 
-    def __init__(self, tokens: NDArray[np.int32], *, guesses: bool) -> None:
-        """`tokens`: all that the request may ever have; without `guesses` nothing is ever guessed."""
-        self._tokens = tokens
+    def __init__(self, tokens: NDArray[np.int32], prompt: int, *, guesses: bool) -> None:
+        """`tokens`: all that the request may ever have, so many of its prompt; without `guesses` none is ever made."""
+        self._tokens, self._prompt = tokens, prompt
         self._lookup = PromptLookup(tokens) if guesses else None
+        self._won, self._streams = 0.0, 1  # steps that were saved, less what that took; beside how many, the last one
         self.drafted = self.accepted = 0  # guesses that were run, and those that are part of the answer
 
     def draft(self, known: int, most: int, price: DraftPrice, streams: int) -> int:
         """Puts up to `most` guesses behind what is known, as many as pay beside so many streams; returns how many."""
-        if self._lookup is None:
+        if self._lookup is None or self._won < -MAY_LOSE_STEPS - MAY_LOSE * (known - self._prompt):
             return 0
         count = price.worth(self._lookup.chance, streams, min(most, MOST_GUESSES))
-        self._tokens[known : known + count] = self._lookup.guesses(count)
+        if count:
+            self._tokens[known : known + count] = self._lookup.guesses(count)
+            self._won, self._streams = self._won - price.steps(count, streams), streams
         return count
 
     def verify(self, chunk: Chunk, draws: tuple[Draw, ...]) -> tuple[Draw, ...]:
@@ -46,6 +54,7 @@ class Drafter:
         standing = 1
         while standing < len(draws) and draws[standing - 1].token_id == guesses[standing - 1]:
             standing += 1
+        self._won += (standing - 1) / self._streams
         if draws[standing - 1].token_id == NOT_DRAWN:
             standing, self._lookup = standing - 1, None
         return draws[:standing]

@@ -58,7 +58,7 @@ def main(
     took = {key: statistics.median(those[1:]) for key, those in seconds.items()}
     for (row, count), of_all in took.items():
         step, alone = of_all / -(-TOKENS // (1 + count)), took[row, 0] / TOKENS
-        price = f"{(step / alone - 1) / count:.2f}" if count else ""
+        price = f"{(step / alone - 1) / count / row:.2f}" if count else ""
         rate, gain = row * TOKENS / of_all, took[row, 0] / of_all
         table.add_row(str(row), str(count), f"{step * 1e3:.1f}", f"{rate:.1f}", f"{gain:.2f}", price)
     console = Console()
