@@ -49,18 +49,17 @@ def test_a_guess_is_what_followed_the_last_place_of_the_longest_match(letters: i
 def test_how_likely_guesses_are_is_learned_from_all_that_might_have_been_drafted() -> None:
     passage = list(range(100, 140))
     copied = read([*passage, 1, 2, *passage], prompt=42)
-    assert copied.chance > 0.95
+    assert copied.chance > 0.9
     assert copied.guesses(2).tolist() == [1, 2]
     other = read([*passage, 1, 2, *passage, 7, 8, 9], prompt=42)
     assert other.chance == 0.0
 
 
 def test_a_text_that_goes_on_differently_each_time_is_known_as_such() -> None:
-    random = Random(1)
-    text = [token for index in range(50) for token in (1, 2, random.randrange(10, 1000))]
+    text = [token for index in range(50) for token in (1, 2, 10 + index)]
     lookup = read([*text, 1, 2], prompt=2)
     assert lookup.guesses(1)[0] == text[-1]
-    assert lookup.chance < 0.01
+    assert lookup.chance == 0.0
 
 
 def test_a_text_that_is_learned_late_has_the_same_guesses_where_it_repeats_what_is_long_past() -> None:
