@@ -35,7 +35,7 @@ TORCH := torch==2.13.0
 # other's cores.
 ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container tests/system
 
-PROTOS := $(wildcard protos/numoe/v1/*.proto)
+PROTOS := $(wildcard protos/numoe/*/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
 
 .PHONY: help setup run test quick test-numa chromium prometheus container-tools check lint format types buf architecture bench protos lock clean
@@ -101,7 +101,7 @@ LOCKING := --python-version 3.11 --universal --generate-hashes --no-emit-index-u
 
 lock: .venv/uv
 	$(UV) pip compile pyproject.toml -o requirements.lock \
-		--extra demo --extra hub --extra plot --extra build --extra test --group demo-model $(LOCKING) $(ARGS)
+		--extra demo --extra hub --extra plot --extra build --extra test --group demo-model --group triton-client $(LOCKING) $(ARGS)
 	$(UV) pip compile pyproject.toml -o deploy/container/serve.lock --constraint requirements.lock \
 		--extra demo --extra hub --extra otel --group demo-model $(LOCKING)
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
@@ -109,7 +109,7 @@ lock: .venv/uv
 
 clean:
 	rm -rf .venv node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -rf *.egg-info protos/numoe/v1/*_pb2*
+	rm -rf *.egg-info protos/numoe/*/*_pb2*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/created:
@@ -132,7 +132,7 @@ clean:
 	touch $@
 
 # Makes all of them at once, so that the rule runs once for however many are old.
-protos/numoe/v1/%_pb2.py: protos/numoe/v1/%.proto .venv/installed
+protos/numoe/%_pb2.py: protos/numoe/%.proto .venv/installed
 	$(BIN)/python hatch_build.py
 
 ifneq ($(shell sh -c 'command -v npm'),)

@@ -12,7 +12,7 @@ from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROTOS = "protos"
-PACKAGE = "numoe/v1"  # the .proto files' folder below PROTOS, and the code's in a wheel
+PACKAGES = ("numoe/oip", "numoe/v1")  # the folders of .proto files below PROTOS, and the code's in a wheel
 GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")  # what is made of one .proto
 
 
@@ -20,12 +20,12 @@ class ProtobufCode(BuildHookInterface[BuilderConfig]):
     """Called before anything is packed."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Make the code if some of it is missing or older than its .proto, and pack it as `numoe.v1` in a wheel."""
+        """Make the code if some of it is missing or older than its .proto, and pack it as `numoe.X` in a wheel."""
         protos = Path(self.root) / PROTOS
         if any(_is_stale(proto) for proto in _sources(protos)):
             generate(protos)
         if self.target_name == "wheel" and version == "standard":
-            build_data["force_include"][str(protos / PACKAGE)] = PACKAGE
+            build_data["force_include"].update({str(protos / package): package for package in PACKAGES})
 
 
 def generate(protos: Path) -> None:
@@ -39,7 +39,7 @@ def generate(protos: Path) -> None:
 
 
 def _sources(protos: Path) -> list[Path]:
-    return sorted((protos / PACKAGE).glob("*.proto"))
+    return sorted(proto for package in PACKAGES for proto in (protos / package).glob("*.proto"))
 
 
 def _is_stale(proto: Path) -> bool:

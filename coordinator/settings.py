@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
-from numoe.coordinator.addresses import is_loopback
 from numoe.model.gguf.kv_types import KvTypes
 from numoe.model.gguf.tensors import TensorType
+from numoe.protos.addresses import is_loopback
 from numoe.protos.errors import SetupError
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 

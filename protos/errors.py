@@ -3,6 +3,7 @@
     NumoeError                                                                            INTERNAL
     +-- RequestError          the client's request                                        INTERNAL
     |   +-- InvalidRequest        a field is out of range or does not fit the model       INVALID_ARGUMENT
+    |   +-- ModelNotFound         another model than the one that is served is named      NOT_FOUND
     |   +-- Unauthenticated       no key, or one that is not good                         UNAUTHENTICATED
     |   +-- PermissionDenied      the key is good for other things only                   PERMISSION_DENIED
     |   +-- QueueFull             more waiting requests than the queue holds              RESOURCE_EXHAUSTED
@@ -60,6 +61,12 @@ class InvalidRequest(RequestError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class ModelNotFound(RequestError):
+    """Another model than the one that is served is named, in a protocol that tells this from a field out of range."""
+
+    reason = "MODEL_NOT_FOUND"
 
 
 class Unauthenticated(RequestError):

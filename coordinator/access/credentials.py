@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from numoe.coordinator.access.contexts import load_chain
-from numoe.coordinator.addresses import is_loopback
+from numoe.protos.addresses import is_loopback
 from numoe.protos.errors import SetupError
 
 KEY_VARIABLE = "NUMOE_KEY"

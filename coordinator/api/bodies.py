@@ -12,7 +12,7 @@ from numoe.protos.errors import InvalidRequest
 Body = TypeVar("Body")
 
 _DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}  # made once for each kind, in a millisecond
-_PLACED = re.compile(r"(?P<problem>.*) - at `(?:key in )?\$\.?(?P<path>.*)`", re.DOTALL)
+_PLACED = re.compile(r"(?P<problem>.*) - at `(?:key` in `)?\$\.?(?P<path>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 

@@ -20,6 +20,7 @@ from numoe.protos.errors import (
     InvalidRequest,
     LogitsNotFinite,
     ModelFileError,
+    ModelNotFound,
     NumoeError,
     PermissionDenied,
     PlanError,
@@ -46,6 +47,7 @@ class FailureKind(Enum):
     """What a client can do about it."""
 
     INVALID = auto()  # mend the request
+    MISSING = auto()  # name the model that is served
     UNKNOWN = auto()  # show a key
     FORBIDDEN = auto()  # show another key
     FULL = auto()  # come back when told
@@ -65,6 +67,7 @@ _KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.
     AddressInUse: FailureKind.INTERNAL,
     ServiceError: FailureKind.UNAVAILABLE,
     InvalidRequest: FailureKind.INVALID,
+    ModelNotFound: FailureKind.MISSING,
     Unauthenticated: FailureKind.UNKNOWN,
     PermissionDenied: FailureKind.FORBIDDEN,
     QueueFull: FailureKind.FULL,

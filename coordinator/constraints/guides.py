@@ -17,7 +17,14 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from numoe.coordinator.requests.constraint import FIELD, Constraint, Grammar, Guide, check_constraint
+from numoe.coordinator.requests.constraint import (
+    FIELD,
+    Constraint,
+    Grammar,
+    Guide,
+    check_constraint,
+    schema_with_blanks,
+)
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.foreign_text import one_line
@@ -34,9 +41,6 @@ _LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,  # which would quote the grammar
 )
-# One blank, or a line's end and what indents the next: enough for any layout, and a model cannot go on with blanks.
-_BLANKS = {"whitespace_pattern": r" |\n[ \t]{0,64}"}
-
 _TRACE = "<backtrace>"  # in what the library says of its own failures
 
 
@@ -65,7 +69,11 @@ class Guides:
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", expected) from None
 
     def _compile(self, vocabulary: Future[LLTokenizer], constraint: Constraint) -> Guide:
-        matcher = LLMatcher(vocabulary.result(), _grammar_of(constraint), log_level=0, limits=_LIMITS)
+        try:
+            grammar = _grammar_of(constraint)
+        except ValueError as error:  # of JSON that Python reads and others do not: NaN, half of a surrogate pair
+            raise InvalidRequest(f"{FIELD}.{constraint.grammar}", one_line(str(error))) from error
+        matcher = LLMatcher(vocabulary.result(), grammar, log_level=0, limits=_LIMITS)
         guide = MatcherGuide(matcher, self._drawable(constraint.control))
         guide.allowed()  # the first mask takes longest
         if problem := guide.problem:
@@ -170,7 +178,7 @@ class MatcherGuide:
 def _grammar_of(constraint: Constraint) -> str:
     match constraint.grammar:
         case Grammar.JSON_SCHEMA:
-            return LLMatcher.grammar_from_json_schema(constraint.text, defaults=_BLANKS)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(schema_with_blanks(constraint.text))
         case Grammar.REGEX:
             return LLMatcher.grammar_from_regex(constraint.text)
         case Grammar.LARK:

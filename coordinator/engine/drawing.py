@@ -23,9 +23,9 @@ _GREEDY = Sampling()  # of chunks that tell of tokens and draw none
 
 
 class Drawing:
-    """How the next token of a request is drawn; the engine's thread alone calls it."""
+    """How the next token of a request is drawn; the engine's thread alone calls it, others only for its masks."""
 
-    __slots__ = ("_biases", "_guide", "_request", "_seen", "_thinks", "_thought", "_tokenizer")
+    __slots__ = ("_biases", "_free", "_guide", "_request", "_seen", "_thinks", "_thought", "_tokenizer")
 
     def __init__(self, request: GenerationRequest, budget: int, tokenizer: Tokenizer, guide: Guide | None) -> None:
         """`budget`: tokens that may be drawn; `guide`: None where any token may be."""
@@ -34,6 +34,7 @@ class Drawing:
         self._biases, self._guide = TokenBiases(request, tokenizer), guide
         self._thought = None if request.thought is None else FollowedThought(request.thought, tokenizer)
         self._thinks = False  # whether the last token was part of a thought
+        self._free: NDArray[np.uint32] | None = None  # the mask of a thought's tokens, once it is asked for
 
     def ask(self, chunk: Chunk, tokens: NDArray[np.int32]) -> Chunk:
         """The chunk with a draw after its last token; `tokens`: all that are known."""
@@ -101,10 +102,12 @@ class Drawing:
         return self._guide.allowed if self._thought is None or not first else self._allowed_or_thought
 
     def _all_but_ends(self) -> NDArray[np.uint32]:
-        bits = np.zeros(-(-self._tokenizer.vocabulary // 32) * 32, np.uint8)
-        bits[: self._tokenizer.vocabulary] = 1
-        bits[list(self._tokenizer.end_ids)] = 0
-        return np.packbits(bits, bitorder="little").view(np.uint32)
+        if self._free is None:
+            bits = np.zeros(-(-self._tokenizer.vocabulary // 32) * 32, np.uint8)
+            bits[: self._tokenizer.vocabulary] = 1
+            bits[list(self._tokenizer.end_ids)] = 0
+            self._free = np.packbits(bits, bitorder="little").view(np.uint32)
+        return self._free
 
     def _allowed_or_thought(self) -> NDArray[np.uint32]:
         assert self._guide is not None

@@ -22,6 +22,8 @@ GRAMMAR_DEPTH = 64
 FIELD = "guided"  # of a request, in which faults of a grammar lie
 
 _HINTS = "x-guidance"  # a schema's key for what llguidance is told beside
+# One blank, or a line's end and what indents the next: enough for any layout, and a model cannot go on with blanks.
+_BLANKS = {"whitespace_pattern": r" |\n[ \t]{0,64}"}
 _OBJECT = {"type": "object"}  # that arguments are, whatever a schema leaves unsaid
 _OPENING, _CLOSING = "([{", ")]}"
 # As Python's json.dumps writes, which templates do and models have learned; what of a schema no grammar can hold is
@@ -103,6 +105,15 @@ def schema_of(text: str, *, strict: bool) -> Constraint:
     return Constraint(Grammar.JSON_SCHEMA, json.dumps({**schema, _HINTS: {"lenient": True}}, ensure_ascii=False))
 
 
+def schema_with_blanks(text: str) -> str:
+    """A checked schema that says which blanks its texts may have, where it does not say so itself."""
+    schema = json.loads(text)
+    if not isinstance(schema, dict):
+        return text
+    hints = schema.get(_HINTS)
+    return json.dumps({**schema, _HINTS: _BLANKS | (hints if isinstance(hints, dict) else {})})
+
+
 def tool_calls(
     tools: Mapping[str, Mapping[str, object]],
     layout: CallLayout,
@@ -128,7 +139,7 @@ def tool_calls(
         lines.append(f'call_{number}: {json.dumps(opening)} arguments_{number} "}}"')
         lines.append(f"arguments_{number}: %json {json.dumps({**_OBJECT, **schema, _HINTS: _PYTHONIC})}")
     if otherwise is not None:
-        lines.append(f"otherwise: %json {otherwise.text}")
+        lines.append(f"otherwise: %json {schema_with_blanks(otherwise.text)}")
     pieces = (*layout.before, *layout.between, *layout.after)
     return Constraint(Grammar.LARK, "\n".join(lines), frozenset(piece for piece in pieces if isinstance(piece, int)))
 

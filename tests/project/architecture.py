@@ -22,6 +22,7 @@ EXCEPTIONS = {("coordinator/workers/actors.py", "numoe.worker.running.actor.Work
 
 # Libraries that only some files may import: patterns of those files.
 GRPC_FILES = (
+    "client/*.py",
     "coordinator/api/grpc/*.py",
     "coordinator/commands/asking/client.py",
     "coordinator/stages/*.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SCHEMAS = "protos/numoe/v1"  # and what is generated from them, imported as numoe.v1
+OTHERS_SCHEMAS = "protos/numoe/oip"  # of a protocol that is not ours, likewise
 PLANNED = (
     "model/gguf",
     "model/architectures",
@@ -18,7 +19,9 @@ PLANNED = (
 
 ROOMS: Mapping[str, tuple[str, ...]] = {
     SCHEMAS: (),
+    OTHERS_SCHEMAS: (),
     "protos": (),
+    "client": ("protos", SCHEMAS),
     "keeper": (),
     "model/gguf": ("protos",),
     "model/text": ("protos",),
@@ -96,7 +99,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "model/planning/prediction",
         *PLANNED,
     ),
-    "coordinator/measuring/load": ("coordinator/access", "protos", SCHEMAS),
+    "coordinator/measuring/load": ("client", "coordinator/access", "protos", SCHEMAS),
     "coordinator/operations": (
         "coordinator",
         "coordinator/engine",
@@ -128,6 +131,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "protos",
     ),
     "coordinator/api/anthropic": ("coordinator/requests", "coordinator/api", "model/chat", "protos"),
+    "coordinator/api/oip": ("coordinator/requests", "coordinator/api", "model/chat", "protos", OTHERS_SCHEMAS),
     "coordinator/api/http": (
         "coordinator",
         "coordinator/access",
@@ -147,8 +151,10 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "coordinator/workers",
         "coordinator/operations",
         "coordinator/api",
+        "coordinator/api/oip",
         "model/chat",
         SCHEMAS,
+        OTHERS_SCHEMAS,
         *PLANNED,
     ),
     "coordinator/process": (
@@ -171,6 +177,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/commands/tables": ("coordinator/machine", "model/*", "protos", SCHEMAS),
     "coordinator/commands/screen": ("coordinator", "coordinator/commands/tables", "protos", SCHEMAS),
     "coordinator/commands/asking": (
+        "client",
         "coordinator/access",
         "coordinator/commands/tables",
         "coordinator/commands/screen",
@@ -256,7 +263,8 @@ def room_of_path(path: str) -> str | None:
 def room_of_name(name: str) -> str | None:
     """The room of an imported name: numoe.model.gguf.part.Part is of model/gguf, numoe.v1.x of protos/numoe/v1."""
     parts = name.split(".")[1:]
-    return SCHEMAS if parts[:1] == ["v1"] else room_of_path("/".join([*parts, ""]))
+    schemas = f"protos/numoe/{parts[0]}" if parts else ""
+    return schemas if schemas in ROOMS else room_of_path("/".join([*parts, ""]))
 
 
 def find_upward(rooms: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -29,7 +29,8 @@ def wanted() -> list[Requirement]:
     texts = list(PROJECT["dependencies"])
     for extra in LOCKED_EXTRAS:
         texts += PROJECT["optional-dependencies"][extra]
-    texts += PYPROJECT["dependency-groups"]["demo-model"]
+    for group in ("demo-model", "triton-client"):
+        texts += PYPROJECT["dependency-groups"][group]
     return [Requirement(text) for text in texts]
 
 

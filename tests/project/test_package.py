@@ -96,7 +96,7 @@ def generated_files() -> list[str]:
 
 
 def name_in_wheel(path: str) -> str:
-    return path.removeprefix("protos/") if path.startswith(f"{SCHEMAS}/") else f"numoe/{path}"
+    return path.removeprefix("protos/") if path.startswith("protos/numoe/") else f"numoe/{path}"
 
 
 def copy_tracked(tree: Path) -> Path:

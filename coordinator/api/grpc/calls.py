@@ -31,8 +31,13 @@ from numoe.coordinator.api.grpc.status import grpc_status, status_of
 from numoe.coordinator.ration import Ration
 from numoe.protos.errors import InvalidRequest, PermissionDenied, RequestError
 
-PACKAGE = "/numoe.v1."
-GENERATING = ("GenerationService/Generate", "GenerationService/Chat")
+PACKAGES = ("/numoe.v1.", "/inference.")
+GENERATING = (
+    "GenerationService/Generate",
+    "GenerationService/Chat",
+    "GRPCInferenceService/ModelInfer",
+    "GRPCInferenceService/ModelStreamInfer",
+)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # the class itself takes no arguments
 Context = ServicerContext[Any, Any]
@@ -41,7 +46,7 @@ _log = structlog.get_logger()
 
 
 class CallInterceptor(ServerInterceptor):
-    """Wraps the handlers of numoe.v1; those of health and reflection only against strangers and against nonsense."""
+    """Wraps the handlers of calls for clients; those of health and reflection only against strangers and nonsense."""
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
@@ -64,9 +69,10 @@ class CallInterceptor(ServerInterceptor):
             if method not in LIVENESS:
                 return grpc.stream_stream_rpc_method_handler(self._refusing(method, refusal))
             handler = _of_every_service(handler, self._refusing(method, refusal))
+        ours = method.startswith(PACKAGES)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(_all_readable(handler.stream_stream), *codec)
-        ours = method.startswith(PACKAGE)
+            exchange = self._exchanging(method, handler.stream_stream) if ours else _all_readable(handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(exchange, *codec)
         if handler.unary_stream is not None:
             stream = self._streaming(method, handler.unary_stream) if ours else _readable(handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(stream, *codec)
@@ -105,6 +111,18 @@ class CallInterceptor(ServerInterceptor):
 
         return call
 
+    def _exchanging(self, method: str, behaviour: Any) -> Any:
+        async def messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for request in requests:
+                yield _message(request)
+
+        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            async with self._watched(method, context):
+                async for response in behaviour(messages(requests), context):
+                    yield response
+
+        return call
+
     @asynccontextmanager
     async def _watched(self, method: str, context: Context, *, is_refused: bool = False) -> AsyncIterator[None]:
         started, client = time.monotonic(), context.peer()  # asked for after the call's end, it crashes the process
@@ -120,12 +138,18 @@ class CallInterceptor(ServerInterceptor):
             _clear_frames(error)
             await context.abort_with_status(grpc_status(status, failure.request_id))
         finally:
-            called = method.removeprefix(PACKAGE)
+            called = _name_of(method)
             left_out = None if called in GENERATING and not is_refused else self._ration.facts((called, code))
             if left_out is not None:
                 seconds = round(time.monotonic() - started, 6)
                 key = {"key": asking_key()} if asking_key() else {}
                 _log.info("call", method=called, code=code, seconds=seconds, client=client, **key, **left_out)
+
+
+def _name_of(method: str) -> str:
+    """As the log and operators know it."""
+    package = next((package for package in PACKAGES if method.startswith(package)), "")
+    return method.removeprefix(package)
 
 
 def _of_every_service(handler: Any, refuse: Any) -> Any:

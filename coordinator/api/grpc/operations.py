@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 from numoe.coordinator.api.grpc.calls import Context
-from numoe.coordinator.api.grpc.plain_data import fill_message
 from numoe.coordinator.engine.event_log import ServiceEvent
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Choices, ExpertMap, Snapshot
+from numoe.protos.plain_data import fill_message
 from numoe.protos.profile import PHASES, Profile
 from numoe.v1 import operations_pb2, operations_pb2_grpc
 

@@ -6,6 +6,7 @@ from numoe.coordinator.access.roles import Role
 
 _GENERATION, _MODEL = "/numoe.v1.GenerationService/", "/numoe.v1.ModelService/"
 _PLACEMENT, _OPERATIONS = "/numoe.v1.PlacementService/", "/numoe.v1.OperationsService/"
+_INFERENCE = "/inference.GRPCInferenceService/"
 _HEALTH, _REFLECTION = "/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/"
 
 ROLES = {
@@ -24,6 +25,13 @@ ROLES = {
     f"{_OPERATIONS}AbortRequest": Role.OPERATE,
     f"{_OPERATIONS}Drain": Role.OPERATE,
     f"{_OPERATIONS}Profile": Role.OBSERVE,
+    f"{_INFERENCE}ServerLive": Role.KNOWN,
+    f"{_INFERENCE}ServerReady": Role.KNOWN,
+    f"{_INFERENCE}ModelReady": Role.KNOWN,
+    f"{_INFERENCE}ServerMetadata": Role.KNOWN,
+    f"{_INFERENCE}ModelMetadata": Role.KNOWN,
+    f"{_INFERENCE}ModelInfer": Role.INFER,
+    f"{_INFERENCE}ModelStreamInfer": Role.INFER,
     f"{_HEALTH}Check": Role.KNOWN,
     f"{_HEALTH}Watch": Role.KNOWN,
     f"{_HEALTH}List": Role.KNOWN,

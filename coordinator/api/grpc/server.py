@@ -9,14 +9,17 @@ from grpc_reflection.v1alpha import reflection
 from numoe.coordinator.access.certificates import FollowedCertificates, Pem
 from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.addresses import explain_refusal
+from numoe.coordinator.api.grpc.accepting import Acceptor
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import GenerationService
+from numoe.coordinator.api.grpc.inference import InferenceService
 from numoe.coordinator.api.grpc.model import ModelService
 from numoe.coordinator.api.grpc.operations import OperationsService, OperationsSource
 from numoe.coordinator.api.grpc.placement import PlacementService
 from numoe.coordinator.api.served_model import ModelSource
 from numoe.coordinator.requests.request_end import Report
 from numoe.coordinator.settings import ListenSettings
+from numoe.oip import open_inference_pb2_grpc
 from numoe.v1 import generation_pb2_grpc, model_pb2_grpc, operations_pb2_grpc, placement_pb2_grpc
 
 SERVICE_NAMES = (
@@ -24,6 +27,7 @@ SERVICE_NAMES = (
     "numoe.v1.ModelService",
     "numoe.v1.PlacementService",
     "numoe.v1.OperationsService",
+    "inference.GRPCInferenceService",
 )
 OTHER_CALLS = 16_384  # open at once beside generating ones: health checks that watch, for one; each takes some 50 kB
 # Connections that may be open at once, above which new ones are closed. Not so many for each address: gRPC counts them
@@ -54,12 +58,14 @@ class GrpcServer:
             options=_channel_options(settings),
             maximum_concurrent_rpcs=settings.concurrent_requests + OTHER_CALLS,
         )
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationService(source, settings.concurrent_requests, report), self._server
-        )
+        acceptor = Acceptor(source, settings.concurrent_requests, report)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationService(source, acceptor), self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(source), self._server)
         placement_pb2_grpc.add_PlacementServiceServicer_to_server(PlacementService(source, operations), self._server)
         operations_pb2_grpc.add_OperationsServiceServicer_to_server(OperationsService(operations), self._server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceService(source, operations, acceptor), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -22,6 +22,7 @@ DOMAIN = "numoe"
 
 _CODES: dict[FailureKind, code_pb2.Code] = {
     FailureKind.INVALID: code_pb2.INVALID_ARGUMENT,
+    FailureKind.MISSING: code_pb2.NOT_FOUND,
     FailureKind.UNKNOWN: code_pb2.UNAUTHENTICATED,
     FailureKind.FORBIDDEN: code_pb2.PERMISSION_DENIED,
     FailureKind.FULL: code_pb2.RESOURCE_EXHAUSTED,

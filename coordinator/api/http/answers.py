@@ -33,6 +33,7 @@ _log = structlog.get_logger()
 
 STATUSES: dict[FailureKind, int] = {
     FailureKind.INVALID: 400,
+    FailureKind.MISSING: 404,
     FailureKind.UNKNOWN: 401,
     FailureKind.FORBIDDEN: 403,
     FailureKind.FULL: 429,

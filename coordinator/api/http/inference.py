@@ -26,9 +26,8 @@ from numoe.coordinator.api.http.guard import JSON
 from numoe.coordinator.api.http.places import Places
 from numoe.coordinator.api.http.stream import EVENT_STREAM
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
-from numoe.coordinator.api.telling import Call, Dialect, Teller, Told
+from numoe.coordinator.api.telling import Call, Dialect, Told
 from numoe.coordinator.requests.events import Accepted, Event, Failed
-from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.merging import MergedEvents
 from numoe.coordinator.requests.request_end import Asker, Report
 from numoe.protos.errors import InvalidRequest, QueueFull
@@ -100,7 +99,7 @@ class Inference:
             served = self._source()
             call = dialect.read(body, asker.request_id, served)
             answers = await _submit(call, asker, served)
-        telling = _Telling(dialect, call.tell(answers), asker.request_id, [answer.generation for answer in answers])
+        telling = _Telling(dialect, call, answers, asker.request_id)
         try:
             if not call.streamed:
                 return Response(await telling.whole(), media_type=JSON)
@@ -116,9 +115,10 @@ class Inference:
 class _Telling:
     """The events of one call on their way to its client."""
 
-    def __init__(self, dialect: Dialect, teller: Teller, request_id: str, generations: Sequence[Generation]) -> None:
-        self._dialect, self._teller, self._request_id = dialect, teller, request_id
-        self._events = MergedEvents(generations)
+    def __init__(self, dialect: Dialect, call: Call, answers: Sequence[Answered], request_id: str) -> None:
+        self._dialect, self._call, self._request_id = dialect, call, request_id
+        self._teller = call.tell(answers)
+        self._events = MergedEvents([answer.generation for answer in answers])
 
     async def cancel(self) -> None:
         """End all requests of the call that are still open."""
@@ -159,7 +159,8 @@ class _Telling:
             return self._dialect.ping
         number, event = told
         if isinstance(event, Failed):
-            raise ToldError(describe_failure(event.error, self._request_id))
+            error = self._call.in_body(event.error) if isinstance(event.error, InvalidRequest) else event.error
+            raise ToldError(describe_failure(error, self._request_id))
         return self._teller.add(number, event) if isinstance(event, Told) else b""
 
 

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
+from numoe.client.channels import headers_of, open_channel
+from numoe.client.failures import CallFailed
+from numoe.client.patience import Patience
 from numoe.coordinator.access.credentials import KEY_VARIABLE, Access
-from numoe.coordinator.commands.asking.patience import CallError, Patience
+from numoe.coordinator.commands.asking.patience import CallError, wait
 from numoe.protos.trace_context import TRACEPARENT, TRACESTATE, read_trace_context
 from numoe.v1 import (
     generation_pb2,
@@ -27,16 +27,11 @@ from numoe.v1 import (
     placement_pb2_grpc,
 )
 
-_OURS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
+_OURS = ("UNAVAILABLE", "DATA_LOSS", "INTERNAL", "CANCELLED")
 
 Answer = generation_pb2.GenerateResponse | generation_pb2.ChatResponse
 
 NO_ACCESS = Access()
-_OPTIONS = [
-    ("grpc.enable_http_proxy", 0),  # a proxy for the web does not know this machine's loopback
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects at once, whatever became of the one before
-]
 
 
 class Client:
@@ -55,11 +50,16 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._access = access
-        self._trace = trace_headers(os.environ)
+        self._headers = (*headers_of(access.key), *trace_headers(os.environ))
+        self._how: dict[str, Any] = {"timeout": timeout_seconds, "metadata": self._headers}
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = _open(self._address, self._access)
+        trust = self._access.trust
+        credentials = (
+            None if trust is None else grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
+        )
+        self._channel = open_channel(self._address, credentials)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._placement = placement_pb2_grpc.PlacementServiceStub(self._channel)
         self._model = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -75,11 +75,11 @@ class Client:
 
     def generate(self, request: generation_pb2.GenerateRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._ask(lambda timeout: self._stub.Generate(request, timeout=timeout, metadata=self._trace))
+        return self._ask(lambda timeout: self._stub.Generate(request, timeout=timeout, metadata=self._headers))
 
     def chat(self, request: generation_pb2.ChatRequest) -> Generator[Answer]:
         """The stream of answers; closing the iterator cancels the call."""
-        return self._ask(lambda timeout: self._stub.Chat(request, timeout=timeout, metadata=self._trace))
+        return self._ask(lambda timeout: self._stub.Chat(request, timeout=timeout, metadata=self._headers))
 
     def model(self) -> model_pb2.Model:
         """What is served."""
@@ -88,55 +88,53 @@ class Client:
             try:
                 with self._failures():
                     request = model_pb2.GetModelRequest()
-                    return self._model.GetModel(request, timeout=patience.timeout_seconds()).model
+                    return self._model.GetModel(
+                        request, timeout=patience.timeout_seconds(), metadata=self._headers
+                    ).model
             except CallError as error:
-                patience.wait(error)
+                wait(patience, error)
 
     def rebalance(self, request: placement_pb2.RebalanceRequest) -> Generator[placement_pb2.RebalanceResponse]:
         """The progress of the moves, now and then; closing the iterator ends them after the one that is being made."""
-        return self._stream(self._placement.Rebalance(request, timeout=self._timeout_seconds))
+        return self._stream(self._placement.Rebalance(request, **self._how))
 
     def placement(self) -> placement_pb2.GetPlacementResponse:
         """Where the served model lies."""
         with self._failures():
-            return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), timeout=self._timeout_seconds)
+            return self._placement.GetPlacement(placement_pb2.GetPlacementRequest(), **self._how)
 
     def expert_map(self) -> operations_pb2.WatchPlacementResponse:
         """Who holds which expert, and how often each was chosen."""
         request = operations_pb2.WatchPlacementRequest()
-        with closing(self._stream(self._operations.WatchPlacement(request, timeout=self._timeout_seconds))) as told:
+        with closing(self._stream(self._operations.WatchPlacement(request, **self._how))) as told:
             first: operations_pb2.WatchPlacementResponse = next(told)
             return first
 
     def status(self) -> operations_pb2.Status:
         """How the service is."""
         with self._failures():
-            answer = self._operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=self._timeout_seconds)
+            answer = self._operations.GetStatus(operations_pb2.GetStatusRequest(), **self._how)
         return answer.status
 
     def watch_status(self) -> Generator[operations_pb2.WatchStatusResponse]:
         """How the service is, every second; closing the iterator ends the call."""
-        return self._stream(
-            self._operations.WatchStatus(operations_pb2.WatchStatusRequest(), timeout=self._timeout_seconds)
-        )
+        return self._stream(self._operations.WatchStatus(operations_pb2.WatchStatusRequest(), **self._how))
 
     def events(self) -> list[operations_pb2.ServiceEvent]:
         """What happened to the service."""
         with self._failures():
-            answer = self._operations.ListEvents(operations_pb2.ListEventsRequest(), timeout=self._timeout_seconds)
+            answer = self._operations.ListEvents(operations_pb2.ListEventsRequest(), **self._how)
         return list(answer.events)
 
     def watch_events(self) -> Generator[operations_pb2.WatchEventsResponse]:
         """What happened to the service and what happens; closing the iterator ends the call."""
-        return self._stream(
-            self._operations.WatchEvents(operations_pb2.WatchEventsRequest(), timeout=self._timeout_seconds)
-        )
+        return self._stream(self._operations.WatchEvents(operations_pb2.WatchEventsRequest(), **self._how))
 
     def profile(self, seconds: float, steps: int) -> operations_pb2.StepsProfile:
         """What the service's threads did with their time, for some seconds or steps from now on."""
         request = operations_pb2.ProfileRequest(seconds=seconds, steps=steps)
         with self._failures():
-            return self._operations.Profile(request, timeout=self._timeout_seconds).profile
+            return self._operations.Profile(request, **self._how).profile
 
     def _ask(self, start: Callable[[float | None], Any]) -> Generator[Answer]:
         """The messages of a call that `start` begins, anew where the service asks for that before there is any text."""
@@ -151,7 +149,7 @@ class Client:
             except CallError as error:
                 if said:
                     raise
-                patience.wait(error)
+                wait(patience, error)
 
     def _stream(self, call: Any) -> Generator[Any]:
         try:
@@ -172,50 +170,19 @@ class Client:
             raise failure from error
 
     def _explain(self, error: grpc.RpcError) -> CallError:
-        code, details = error.code(), error.details()
-        retry, request = error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-        told = _unpack(error, retry)
-        if code is grpc.StatusCode.UNAVAILABLE and not told:
+        failed = CallFailed(error)
+        if failed.code == "UNAVAILABLE" and failed.retry_seconds is None:
             whom = "nothing" if self._access.trust is None else "nothing that --tls-ca trusts"
             return CallError(
                 f"{whom} answers at {self._address}: start `numoe serve`, or name another address with {self._flag}"
             )
-        if code is grpc.StatusCode.UNAUTHENTICATED:
-            return CallError(f"{details} ({code.name}); --key-file or the variable {KEY_VARIABLE} gives it one")
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return CallError(f"the time is up: {details}")
-        field = request.field_violations[0].field if _unpack(error, request) else ""
-        seconds = float(retry.retry_delay.ToMilliseconds() / 1000) if told else None
-        named = error_details_pb2.RequestInfo()
-        ours = code in _OURS and _unpack(error, named)  # what an operator finds in the log by the request's id
-        message = f"{details} ({code.name}, request {named.request_id})" if ours else f"{details} ({code.name})"
-        return CallError(message, retry_seconds=seconds, field=field)
-
-
-def _open(address: str, access: Access) -> grpc.Channel:
-    if access.trust is None:
-        channel = grpc.insecure_channel(address, _OPTIONS)
-    else:
-        trust = access.trust
-        credentials = grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
-        channel = grpc.secure_channel(address, credentials, _OPTIONS)
-    return grpc.intercept_channel(channel, _ShowsKey(access.key)) if access.key else channel
-
-
-class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    """Sends the key with every call. gRPC's own credentials of calls would refuse to, where nothing is encrypted."""
-
-    def __init__(self, key: str) -> None:
-        self._header = ("authorization", f"Bearer {key}")
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._with_key(details), request)
-
-    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(self._with_key(details), request)
-
-    def _with_key(self, details: Any) -> Any:
-        return details._replace(metadata=[*(details.metadata or ()), self._header])
+        if failed.code == "UNAUTHENTICATED":
+            return CallError(f"{failed}; --key-file or the variable {KEY_VARIABLE} gives it one")
+        if failed.code == "DEADLINE_EXCEEDED":
+            return CallError(f"the time is up: {failed.details}")
+        ours = failed.code in _OURS and failed.request_id  # what an operator finds in the log by the request's id
+        message = f"{failed.details} ({failed.code}, request {failed.request_id})" if ours else str(failed)
+        return CallError(message, retry_seconds=failed.retry_seconds, field=failed.field)
 
 
 def trace_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -229,9 +196,3 @@ def trace_headers(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]
         return ()
     parent = (TRACEPARENT, environment[TRACEPARENT.upper()])
     return (parent, (TRACESTATE, context.state)) if context.state else (parent,)
-
-
-def _unpack(error: grpc.RpcError, detail: Message) -> bool:
-    """Fill `detail` with the google.rpc detail of its kind; whether the service sent one."""
-    status = rpc_status.from_call(error)
-    return any(packed.Unpack(detail) for packed in (status.details if status else ()))

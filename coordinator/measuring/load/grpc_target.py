@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 
+from numoe.client.channels import headers_of, open_aio_channel
 from numoe.coordinator.access.credentials import Access
 from numoe.coordinator.measuring.load.driving import AskFailed, Hear, Usage
 from numoe.coordinator.measuring.load.questions import Question
 from numoe.v1.generation_pb2 import ChatMessage, ChatRequest, GenerateRequest, Sampling, Stopping
 from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 
-_OPTIONS = [("grpc.enable_http_proxy", 0)]  # a proxy for the web does not know this machine's loopback
 MESSAGE_CHARACTERS = 200
 
 
@@ -21,14 +21,13 @@ class GrpcTarget:
     """At one address, to be used in `async with`."""
 
     def __init__(self, address: str, access: Access, *, chat: bool) -> None:
-        if access.trust is None:
-            self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
-        else:
-            trust = access.trust
-            credentials = grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
-            self._channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
+        trust = access.trust
+        credentials = (
+            None if trust is None else grpc.ssl_channel_credentials(trust.authority, trust.key, trust.certificate)
+        )
+        self._channel = open_aio_channel(address, credentials)
         self._stub = GenerationServiceStub(self._channel)
-        self._metadata = (("authorization", f"Bearer {access.key}"),) if access.key else ()
+        self._metadata = headers_of(access.key)
         self._chat = chat
 
     async def __aenter__(self) -> GrpcTarget:

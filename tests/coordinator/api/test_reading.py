@@ -27,7 +27,8 @@ THOUGHT = Markers("<think>", "</think>")
 
 
 def conversation(**fields: Any) -> Conversation:
-    return Conversation(**({"turns": [Turn("user", "x")], "tools": [Tool("f"), Tool("g")]} | fields))
+    given: dict[str, Any] = {"turns": [Turn("user", "x")], "tools": [Tool("f"), Tool("g")]}
+    return Conversation(**(given | fields))
 
 
 def constraint(form: Any, asked: Constraint | None = None, **fields: Any) -> Constraint | None:

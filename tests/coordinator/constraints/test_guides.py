@@ -98,6 +98,8 @@ async def drawn(constraint: Constraint, seed: int, most: int = 400) -> str | Non
     [
         (any_json_object(), ["{}", '{"a": [1, {"b": null}]}', '{\n  "a": 1\n}'], ["[]", "{", '{"a": 01}', "{}x"]),
         (one_of(["yes", 'a "b"\n', "yesterday", "ä"]), ["yes", 'a "b"\n', "yesterday", "ä"], ["no", "yester", "a"]),
+        (schema_of("true", strict=False), ["1", "[{}]"], ["x", "]"]),
+        (schema_of('{"x-guidance": 5}', strict=True), ["1", "[{}]"], ["x", "]"]),
         (regex(r"\d{3}-[a-c]+"), ["123-abc"], ["12-a", "123-", "123-d", "x123-a"]),
         (lark('start: "a" start "b" | "-"\n'), ["-", "aa-bb"], ["a-", "aa-b", ""]),
         (schema(type="array", items={"enum": [1, "x"]}, maxItems=2), ["[]", '[1, "x"]'], ["[1, 1, 1]", "[2]"]),
@@ -114,7 +116,7 @@ async def drawn(constraint: Constraint, seed: int, most: int = 400) -> str | Non
             ["none", f'"none"{ONE_CALL}'],
         ),
     ],
-    ids=["object", "choice", "regex", "lark", "schema", "calls", "call", "listed", "otherwise"],
+    ids=["object", "choice", "true", "hints", "regex", "lark", "schema", "calls", "call", "listed", "otherwise"],
 )
 async def test_a_grammar_allows_its_texts_and_no_others(
     constraint: Constraint, good: list[str], bad: list[str]
@@ -210,8 +212,10 @@ async def test_a_mask_is_made_once_whoever_asks() -> None:
         (lark("start: missing"), "unknown name"),
         (regex("(a"), "regex parse error"),
         (schema(type="nonsense"), "Invalid type"),
+        (schema_of('{"const": "\\ud800"}', strict=True), "hex escape"),
+        (schema_of('{"const": NaN}', strict=True), "expected value"),
     ],
-    ids=["lark", "regex", "schema"],
+    ids=["lark", "regex", "schema", "surrogate", "no number"],
 )
 async def test_what_is_no_grammar_is_refused(constraint: Constraint, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as caught:

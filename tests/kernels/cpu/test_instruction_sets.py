@@ -60,7 +60,7 @@ def hashes(instruction_set: str) -> Mapping[str, str]:
 @pytest.mark.slow
 def test_the_portable_kernels_compute_something() -> None:
     found = hashes("portable")
-    assert len(found) == 6 * len(FORMATS) + 11 + 6 * len(CACHES)
+    assert len(found) == 6 * len(FORMATS) + 13 + 6 * len(CACHES)
     for format_ in FORMATS:
         assert len({found[f"tile {format_.name} {width}"] for width in (1, 2, 4, 8)}) == 1
     for name in CACHES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -113,8 +114,9 @@ async def test_a_tool_is_called_where_one_must_be(source: str, choice: ToolChoic
     tools = [Tool(name=name, parameters=json.dumps(CITY)) for name in ("weather", "time")]
     asked = ChatRequest(messages=[USER], tools=tools, tool_choice=choice, thinking=Thinking(enabled=False))
     asked.parallel_tool_calls = False
+    limits = replace(ROOMY, context_tokens=2048)
     with chatting(source) as model:
-        async with running_server(fake_workers(ALL_IDS, limits=ROOMY), **model) as running:
+        async with running_server(fake_workers(ALL_IDS, limits=limits), **model) as running:
             told = await chatted(running, asked)
     [(name, arguments)] = calls_of(told)
     assert name in ({"weather"} if choice.function else {"weather", "time"})

@@ -92,7 +92,7 @@ async def test_counts_are_checked_before_anything_is_converted(monkeypatch: pyte
     for name in ("Turn", "Tool", "ToolCall"):
         monkeypatch.setattr(f"numoe.coordinator.api.grpc.conversations.{name}", refuse)
     calling = ChatMessage(role="assistant", tool_calls=[ToolCall()] * 4097)
-    monkeypatch.setattr("numoe.coordinator.api.grpc.generation.decode", refuse)
+    monkeypatch.setattr("numoe.coordinator.api.answering.decode", refuse)
     async with running_server() as running:
         errors = [
             await refused(generated(running, ask([1] * 300))),

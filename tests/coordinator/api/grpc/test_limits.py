@@ -115,7 +115,7 @@ async def test_an_answer_that_is_not_read_ends_after_its_deadline(monkeypatch: p
         return {"delta": Delta(text="x" * 4_000_000)}  # more than is sent ahead of who reads
 
     monkeypatch.setattr("numoe.coordinator.api.grpc.generation.event_fields", wide)
-    monkeypatch.setattr("numoe.coordinator.api.grpc.generation.UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr("numoe.coordinator.api.grpc.accepting.UNREAD_SECONDS", 0.2)
     async with running_server(settings=settings_for(1, request_timeout_seconds=0.2)) as running:
         unread = running.generation.Generate(ask(request_id="unread"))
         await made.wait()

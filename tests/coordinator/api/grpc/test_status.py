@@ -21,6 +21,7 @@ from numoe.protos.errors import (
     InvalidRequest,
     LogitsNotFinite,
     ModelFileError,
+    ModelNotFound,
     NumoeError,
     PlanError,
     QueueFull,
@@ -65,6 +66,7 @@ from tests.coordinator.tiny_tokenizer import LETTERS
 
 ERRORS: tuple[tuple[NumoeError, grpc.StatusCode], ...] = (
     (InvalidRequest("sampling.top_p", "is 2"), grpc.StatusCode.INVALID_ARGUMENT),
+    (ModelNotFound("no such model"), grpc.StatusCode.NOT_FOUND),
     (QueueFull("full", 1.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (RequestCancelled("gone"), grpc.StatusCode.CANCELLED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.addresses import is_loopback
+from numoe.protos.addresses import is_loopback
 from numoe.protos.errors import SetupError
 
 

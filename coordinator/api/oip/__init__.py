@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: its messages to questions, and events to its messages. Calls are grpc/inference.py's."""
