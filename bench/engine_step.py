@@ -56,7 +56,7 @@ class ConstantWorkers:
             self.gaps.append(self._gap)
             self.rounds.append(time.perf_counter() - self._answered)
         time.sleep(COMPUTE_SECONDS)
-        draws = sum(chunk.sampling is not None for chunk in self._step.chunks)
+        draws = sum(chunk.draws for chunk in self._step.chunks if chunk.sampling is not None)
         self._answered = time.perf_counter()
         return StepResult(
             self._step.number,

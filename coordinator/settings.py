@@ -210,6 +210,10 @@ class EngineSettings:
     prefix_cache: Literal["on", "off"] = "on"
     """Whether a prompt takes over what earlier requests, whose tokens began alike, left in memory that nobody needs."""
 
+    speculate: Literal["auto", "off"] = "auto"
+    """Whether tokens that a text seems to repeat are run as guesses beside the next one, where measured steps say that
+    this is faster. auto never changes an answer."""
+
     kv_store: Path | None = None
     """A folder that keeps keys and values of finished prompts over restarts: where a prompt begins alike they are read
     instead of run. They tell what was asked, to whoever may read the folder. Default: none."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from numoe.coordinator.engine.drafting.draft_price import DraftPrice
 from numoe.coordinator.engine.executor import BlockStore
 from numoe.coordinator.engine.kv.block_pool import BlockPool
 from numoe.coordinator.engine.queue import RequestQueue
@@ -40,7 +41,7 @@ class Batch:
         self._store = store
         self._to_restore: list[bytes] = []  # of the queue's head: of the blocks that it takes over, the next ones too
         self._limits, self._prefill_chunk = limits, settings.prefill_chunk or limits.step_tokens
-        self._pace = PromptPace(settings.prompt_slowdown, limits.step_tokens)
+        self._pace, self._price = PromptPace(settings.prompt_slowdown, limits.step_tokens), DraftPrice()
 
     @property
     def has_open(self) -> bool:
@@ -85,7 +86,7 @@ class Batch:
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self._put_to_work(sequence)
         assert work or decided.preempted or self._to_restore or self._only_waits(), "nothing of what is open can be run"
-        return self._within_rows(work)
+        return self._within_rows(work) if allowed == 0 else self._with_guesses(self._within_rows(work))
 
     def _only_waits(self) -> bool:
         """Whether all that is open waits for steps under way, or is over."""
@@ -121,10 +122,14 @@ class Batch:
                     return keys[: found + stored]
         return []
 
-    def note_step(self, work: Iterable[tuple[Sequence, int]], seconds: float) -> None:
+    def note_step(self, work: Collection[tuple[Sequence, int]], seconds: float) -> None:
         """A step took so long, whose tokens are not taken yet."""
         prompts = sum(tokens for sequence, tokens in work if not sequence.streams)
-        self._pace.note(self._streams(), prompts, seconds)
+        guesses = sum(tokens - 1 for sequence, tokens in work if sequence.streams)
+        if not prompts:
+            self._price.note(len(work), guesses, seconds)
+        if not guesses:
+            self._pace.note(self._streams(), prompts, seconds)
 
     def _put_to_work(self, sequence: Sequence) -> None:
         before = sum(not one.yields for one in self.running)
@@ -188,6 +193,21 @@ class Batch:
                 spare -= tokens - 1
             within.append((sequence, tokens))
         return within
+
+    def _with_guesses(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """The work, with guesses behind the tokens of streams, where they pay and the step has room.
+
+        None beside prompts: by what such steps take it is measured how long prompts may hold streams up.
+        """
+        streams, limits = len(work), self._limits
+        if not all(sequence.streams for sequence, _ in work):
+            return work
+        spare, guessing = min(limits.sequences, limits.step_tokens) - streams, []
+        for sequence, tokens in work:
+            guesses = sequence.draft(spare, self._price, streams)
+            spare -= guesses
+            guessing.append((sequence, tokens + guesses))
+        return guessing
 
     def rewind(self, lost: WorkerLost, now: float) -> list[Sequence]:
         """The workers were lost, with all keys and values: what is at work runs all its tokens again.

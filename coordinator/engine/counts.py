@@ -106,6 +106,8 @@ class EngineCounts:
         self.decode_rate = Histogram(RATES)  # tokens per second, of each request that finished with two or more
         self.phase_seconds = {phase: Histogram(PHASE_SECONDS) for phase in PHASES}  # of each step's round
         self.tokens_run_again = 0  # as workers were lost, or blocks given back
+        self.drafted_tokens = 0  # that were run before they were known, as texts seemed to repeat themselves
+        self.accepted_tokens = 0  # of those, tokens of answers
         self._lock = Lock()
         self._ended: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()

@@ -49,6 +49,13 @@ class Drawing:
             top=self._request.top_logprobs,
         )
 
+    def alike(self, drawn: int) -> int:
+        """How many tokens that follow so many drawn ones may be drawn in one step, as none depends on those before."""
+        if self._guide is not None or self._seen is not None:
+            return 1
+        alike = self._biases.alike(drawn)
+        return alike if self._thought is None else min(alike, 1 + self._thought.free)
+
     def tell(self, chunk: Chunk, tokens: NDArray[np.int32], first: int) -> Chunk:
         """The chunk, telling of each token that follows one from position `first` on how likely it was."""
         end = chunk.first_position + len(chunk.token_ids)

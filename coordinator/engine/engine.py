@@ -124,7 +124,10 @@ class Engine:
         generation = Generation(request.request_id, loop, self._forget, note_end, request.deadline)
         budget = token_budget(request, self.limits)
         block = self._batch.pool.block_positions
-        sequence = Sequence(request, budget, deadline, generation, self._tokenizer, block, self._experts, guide)
+        drafts = self._settings.speculate == "auto"
+        sequence = Sequence(
+            request, budget, deadline, generation, self._tokenizer, block, self._experts, guide, drafts=drafts
+        )
         with self._changed:
             self._refuse_if_closed_or_full()
             sequence.submitted_at = now
@@ -300,16 +303,19 @@ class Engine:
         self._batch.note_step(work, result.seconds)
         drawn = zip(step.chunks, result.draws(step.chunks), result.experts_run.tolist(), strict=True)
         for (sequence, tokens), (chunk, draws, experts_run) in zip(work, drawn, strict=True):
+            standing = sequence.verify(chunk, draws, self.counts)
+            right = tokens - len(draws) + len(standing)
+            tokens, experts_run = right, experts_run * right // tokens  # and their share of the experts
             if sequence.is_new:
                 self.counts.queue_seconds.observe(sequence.started_at - sequence.submitted_at)
             self._prompt_tokens += sequence.new_prompt_tokens(tokens)
             self.counts.tokens_run_again += sequence.tokens_again(tokens)
             sequence.ran(tokens, experts_run, now)
-            if any(draw.token_id == NOT_DRAWN for draw in draws) and not sequence.ends_without_draw():
+            if any(draw.token_id == NOT_DRAWN for draw in standing) and not sequence.ends_without_draw():
                 sequence.not_finite = True
                 self._not_drawn.append((sequence, chunk))
-            elif draws and sequence.outcome is None:  # it may have come too late meanwhile
-                self._generated_tokens += sequence.take(chunk, draws, self.counts, now)
+            elif standing and sequence.outcome is None:  # it may have come too late meanwhile
+                self._generated_tokens += sequence.take(chunk, standing, self.counts, now)
             self._undelivered.append(sequence)
         self._restarts.note_step()
 

@@ -3,7 +3,7 @@
 Where workers are lost, `rewind` lets it begin anew with what it knows, and so does `preempt` where others need its
 blocks: all its tokens, drawn ones too, are run again as a prompt is. Nothing of them is taken or delivered twice, as
 only a token that follows the last known one is drawn. What stands in blocks of others is passed over (`reuse_blocks`),
-but for the last known token, after which one is drawn.
+but for the last known token, after which one is drawn, and behind which there may be guesses (drafting/drafter.py).
 
 The engine's thread alone calls these methods, but for `status` and `describe_end`. `take` decides everything the next
 step depends on; `deliver` does the rest, while the workers already compute. Stop strings are the exception: with them
@@ -13,15 +13,19 @@ the text is made in `take`, because a step run in vain costs 10,000 times what l
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.coordinator.engine.counts import EngineCounts
+from numoe.coordinator.engine.drafting.draft_price import DraftPrice
+from numoe.coordinator.engine.drafting.drafter import Drafter, guesses_of
 from numoe.coordinator.engine.drawing import Drawing
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
+from numoe.coordinator.engine.owed import Owed
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
 from numoe.coordinator.requests.answer_text import AnswerText
@@ -40,14 +44,6 @@ ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long
 _OTHER = "or send another prompt: a file's numbers may overflow for some prompts only"
 
 
-@dataclass(slots=True)
-class _Owed:
-    """A token that was drawn and not delivered yet."""
-
-    draw: Draw
-    text: str | None = None  # None: not made yet
-
-
 class Sequence:
     """A request from its arrival to its terminal event."""
 
@@ -61,6 +57,8 @@ class Sequence:
         block_positions: int,  # of a KV block
         experts: RoutedExperts | None = None,  # None: the model has none
         guide: Guide | None = None,  # None: any token may be drawn
+        *,
+        drafts: bool = False,  # whether guesses of what comes next may be run
     ) -> None:
         self.request = request
         self.generation = generation
@@ -87,17 +85,14 @@ class Sequence:
         self._tokens[: self.prompt] = request.prompt
         self._drawing = Drawing(request, budget, tokenizer, guide)
         self._tokenizer = tokenizer
-        self._text = AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens)
         self._reduction = ALL_EXPERTS if request.experts is None else request.experts
-        self._owed: _Owed | None = None
+        self._owed = Owed(AnswerText(tokenizer, request.stop, request.include_stop, request.shown_tokens))
         self._told = 1  # tokens of the prompt of which is known how likely they were, the first one apart
-        self._owed_prompt: list[Draw] = []
-        self._owes_progress = False
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
-        self._resumed: Resumed | None = None  # not delivered yet
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
         self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
+        self._drafter = Drafter(self._tokens, self.prompt, guesses=drafts and not request.prompt_logprobs)
 
     @property
     def drawn(self) -> int:
@@ -106,7 +101,7 @@ class Sequence:
     @property
     def pending(self) -> int:
         """Known tokens that are neither run nor under way."""
-        return self.known - self.sent
+        return max(0, self.known - self.sent)  # guesses may be under way behind the last one
 
     @property
     def tells_prompt(self) -> bool:
@@ -176,6 +171,8 @@ class Sequence:
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
             cached_tokens=usage.cached_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
             timings=event.timings if isinstance(event, Finished) else self._timings(now),
             parts=3 if self.drawn else 2 if self.started_at else 1,
             max_tokens=request.max_tokens,
@@ -227,14 +224,23 @@ class Sequence:
             self.table.close()
             self.table = None
 
+    def draft(self, most: int, price: DraftPrice, streams: int) -> int:
+        """Puts up to `most` guesses behind what is known, as many as pay beside so many streams; returns how many.
+
+        Not beyond the answer's end or its last block, as nobody shall lack a block for a guess.
+        """
+        room = min(self.positions, -self.known // self._block_positions * -self._block_positions) - self.known
+        return self._drafter.draft(self.known, min(most, room, self._drawing.alike(self.drawn) - 1), price, streams)
+
     def send(self, tokens: int) -> Chunk:
-        """The next `tokens` pending tokens, as the workers get them; from now on they are under way."""
+        """The next `tokens` pending tokens, and guesses, as the workers get them; from now on they are under way."""
         assert self.table is not None
         start, end = self.sent, self.sent + tokens
         self.sent, blocks = end, self.table.grow(end)
         chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
-        if end == self.known:
-            chunk = self._drawing.ask(chunk, self._tokens[:end])
+        if end >= self.known:
+            asked = self._drawing.ask(chunk, self._tokens[: self.known])
+            chunk = replace(asked, draws=1 + end - self.known)
         first = max(start, self._told - 1)
         if self.tells_prompt and first < end:
             chunk = self._drawing.tell(chunk, self._tokens[: self.known], first)
@@ -248,6 +254,13 @@ class Sequence:
         """How many of the next `tokens` were run before workers were lost."""
         return max(0, min(self.run + tokens, self.most_run) - self.run)
 
+    def verify(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts) -> tuple[Draw, ...]:
+        """The draws of a chunk that stand; tokens that were guessed wrong are as if they had not been sent."""
+        standing = self._drafter.verify(chunk, draws)
+        self.sent -= len(draws) - len(standing)
+        counts.drafted_tokens += len(guesses_of(chunk))
+        return standing
+
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
         assert self.table is not None
@@ -257,12 +270,14 @@ class Sequence:
         self._tokens_run += tokens
         self.table.name(self._keys.between(0, self.run // self._block_positions))
         if self.run > self.most_run:
-            self._owes_progress = self.most_run < self.prompt
+            if self.most_run < self.prompt:
+                self._owed.note_progress(min(self.run, self.prompt), self.prompt)
             self.most_run = self.run
             self.losses = 0
             if self._lost is not None:
                 why, at = self._lost
-                self._resumed, self._lost, self._again = Resumed(why, now - at, self._again), None, 0
+                self._owed.note_resumed(Resumed(why, now - at, self._again))
+                self._lost, self._again = None, 0
 
     def rewind(self, why: str, now: float) -> None:
         """The workers were lost, and with them what its blocks held: all of it is to be run again."""
@@ -277,28 +292,32 @@ class Sequence:
     def _begin_anew(self) -> None:
         self.run = self.sent = self._experts_run = self._tokens_run = 0
 
-    def count_draw(self, counts: EngineCounts, now: float) -> None:
-        """Count the times of a token that is about to be taken."""
-        if self.drawn:
-            counts.between_tokens_seconds.observe(now - self.last_token_at)
-        else:
-            counts.first_token_seconds.observe(now - self.submitted_at)
-            counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
-
     def take(self, chunk: Chunk, draws: tuple[Draw, ...], counts: EngineCounts, now: float) -> int:
-        """What came of a chunk: told of given tokens, and one drawn or none; returns how many were drawn."""
+        """What came of a chunk, of verified draws: told of given tokens, and drawn ones; returns how many of these."""
         if len(chunk.given):
             self._take_given(chunk.first_position + len(chunk.token_ids) - chunk.draws + 1, draws)
             if chunk.given[-1] != NOT_DRAWN:
                 return 0
-        self.count_draw(counts, now)
-        self._take_drawn(draws[-1], now)
-        return 1
+            draws = draws[-1:]
+        before, since = self.drawn, self.last_token_at
+        for draw, guess in zip_longest(draws, guesses_of(chunk)[: len(draws)]):
+            self._drafter.accepted += draw.token_id == guess
+            counts.accepted_tokens += draw.token_id == guess
+            self._take_drawn(draw, now)
+            if self.outcome is not None:
+                break
+        taken = self.drawn - before
+        if not before:
+            counts.first_token_seconds.observe(now - self.submitted_at)
+            counts.prefill_rate.observe((self.prompt - self.cached) / max(now - self.started_at, 1e-9))
+        for _ in range(taken if before else taken - 1):
+            counts.between_tokens_seconds.observe((now - since) / taken)
+        return taken
 
     def _take_given(self, first: int, draws: tuple[Draw, ...]) -> None:
         """Of the tokens from number `first` on is known how likely they were; those of the prompt are told once."""
         new = draws[max(0, self._told - first) : max(0, self.prompt - first)]
-        self._owed_prompt += new
+        self._owed.add_prompt(new)
         self._told += len(new)
 
     def _take_drawn(self, draw: Draw, now: float) -> None:
@@ -309,8 +328,8 @@ class Sequence:
             self.first_token_at = now
         self.last_token_at = now
         self.known += 1  # after the times, which other threads look at once a token is drawn
-        self._owed = _Owed(draw)
-        reason, match = self._end(self._owed)
+        self._drafter.follow(self.known)
+        reason, match = self._end(draw)
         if reason is not None:
             self.outcome = Finished(reason, match, self._usage(), self._timings(now))
 
@@ -329,34 +348,19 @@ class Sequence:
 
     def deliver(self) -> None:
         """Puts what is owed into the client's mailbox."""
-        mailbox = self.generation.mailbox
-        if self._resumed is not None:
-            mailbox.put_resumed(self._resumed)
-            self._resumed = None
-        if self._owes_progress:
-            self._owes_progress = False
-            mailbox.put_progress(min(self.run, self.prompt), self.prompt)
-        if self._owed_prompt:
-            mailbox.put_prompt_tokens(self._owed_prompt)
-            self._owed_prompt = []
-        if self._owed is not None:
-            owed, self._owed = self._owed, None
-            if owed.text is None:
-                owed.text = self._make_text(owed.draw.token_id, ends=isinstance(self.outcome, Finished))
-            mailbox.put_delta(owed.text, owed.draw)
-        if self.outcome is not None:
-            mailbox.put_terminal(self.outcome)
+        self._owed.tell(self.generation.mailbox, self.outcome)
+        if self.outcome is None:
+            self._drafter.learn(min(self.known, self.run + 1))  # of a prompt a piece at a time
 
-    def _end(self, owed: _Owed) -> tuple[FinishReason | None, str | int | None]:
-        """Why and by what the request ends with the token drawn last; None and None if it goes on."""
-        token_id = owed.draw.token_id
-        ends = self._is_end_token(token_id)
+    def _end(self, draw: Draw) -> tuple[FinishReason | None, str | int | None]:
+        """Why and by what the request ends with the token drawn last, which is owed now; None, None: it goes on."""
+        request, token_id, may_stop = self.request, draw.token_id, self.drawn >= self.request.min_tokens
+        ends = may_stop and self._is_end_token(token_id)
         complete = not ends and self._drawing.completes(token_id)
         full = self.known == len(self._tokens)
-        if self.request.stop:
-            owed.text = self._make_text(token_id, ends=ends or complete or full)
-            if self._text.stop_match is not None:
-                return FinishReason.STOP, self._text.stop_match
+        self._owed.add(draw, shown=not ends or request.include_stop, may_stop=may_stop)
+        if request.stop and (match := self._owed.find_stop(ends=ends or complete or full)) is not None:
+            return FinishReason.STOP, match
         if ends or complete:
             return FinishReason.STOP, token_id if ends else None
         if self.generation.stopping:
@@ -365,19 +369,16 @@ class Sequence:
 
     def _is_end_token(self, token_id: int) -> bool:
         request = self.request
-        if self.drawn < request.min_tokens:
-            return False
         return token_id in request.stop_token_ids or (not request.ignore_eos and token_id in self._tokenizer.end_ids)
 
-    def _make_text(self, token_id: int, *, ends: bool) -> str:
-        """What the client sees of one more token, and of all that was held back if the answer `ends` with it."""
-        text = ""
-        if not self._is_end_token(token_id) or self.request.include_stop:
-            text = self._text.push(token_id, may_stop=self.drawn >= self.request.min_tokens)
-        return text + self._text.finish() if ends else text
-
     def _usage(self) -> Usage:
-        usage = Usage(self.prompt, self.drawn, cached_tokens=self.cached)
+        usage = Usage(
+            self.prompt,
+            self.drawn,
+            cached_tokens=self.cached,
+            drafted_tokens=self._drafter.drafted,
+            accepted_tokens=self._drafter.accepted,
+        )
         if self._experts is None or not self._tokens_run:
             return usage
         counted = self._experts_run, self._tokens_run

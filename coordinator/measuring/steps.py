@@ -86,17 +86,21 @@ class Steps:
         return self._timed(list(self._prompt_steps(tokens, first, room or self.limits.context_tokens)))
 
     def decode(
-        self, tokens: Tokens, first: int = 0, room: int | None = None, sampling: Sampling = GREEDY
+        self, tokens: Tokens, first: int = 0, room: int | None = None, sampling: Sampling = GREEDY, guesses: int = 0
     ) -> Measurement:
-        """Run tokens of each row one by one from position `first` on, those of all rows in one step."""
+        """Run tokens of each row one by one from position `first` on, those of all rows in one step.
+
+        `guesses`: so many more of each row in a step, each drawn after, as where all that was guessed is right.
+        """
         rows, count = tokens.shape
+        together = 1 + guesses
         tables = self.tables(rows, room or self.limits.context_tokens)
         steps = [
             [
-                replace(self.chunk(tables[row], first + index, tokens[row, index : index + 1]), sampling=sampling)
-                for row in range(rows)
+                replace(self.chunk(tables[row], first + index, ids, draws=len(ids)), sampling=sampling)
+                for row, ids in enumerate(tokens[:, index : index + together])
             ]
-            for index in range(count)
+            for index in range(0, count, together)
         ]
         return self._timed(steps)
 

@@ -91,6 +91,8 @@ def _work(end: RequestEnd) -> dict[str, float | int | None]:
         "prompt_tokens": end.prompt_tokens,
         "cached_tokens": end.cached_tokens,
         "generated_tokens": end.generated_tokens,
+        "drafted_tokens": end.drafted_tokens,
+        "accepted_tokens": end.accepted_tokens,
         "mean_experts": _rounded(end.mean_experts, 3),
         "saved_bytes": end.saved_bytes,
         "queue_seconds": _rounded(timings.queue_milliseconds / 1e3),

@@ -25,6 +25,8 @@ class Usage:
     mean_experts: float | None = None  # run per token and layer; None: the model has none
     saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
     cached_tokens: int = 0  # of the prompt, that had not to be run: others had run them before
+    drafted_tokens: int = 0  # that were run before they were known, as the text seemed to repeat itself
+    accepted_tokens: int = 0  # of those, part of the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class RequestEnd:
     mean_experts: float | None = None  # run per token and layer; None: no token was run, or the model has none
     saved_bytes: int = 0  # of experts left out, counted for each token as if it were alone
     cached_tokens: int = 0  # of the prompt, that had not to be run
+    drafted_tokens: int = 0  # that were run before they were known
+    accepted_tokens: int = 0  # of those, part of the answer
     max_tokens: int | None = None  # that it asked for
     sampling: Sampling | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from sys import maxsize
 
 from numoe.model.text.tokenizer import Tokenizer
 
@@ -47,6 +48,15 @@ class FollowedThought:
     def under_way(self) -> bool:
         """Whether the next token is part of it, be it one that closes it."""
         return self._stage in (_Stage.WITHIN, _Stage.ENDING)
+
+    @property
+    def free(self) -> int:
+        """How many of the tokens that are drawn next stay, whatever they are."""
+        if self._stage is _Stage.ENDING:
+            return 0
+        if self._stage is _Stage.AFTER or self._tokens.most is None:
+            return maxsize
+        return self._tokens.most - self._length  # where no thought is open yet, one may be at once
 
     def follow(self, drawn: int) -> int | None:
         """The token that is put in place of the one that was drawn; None: that one stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from sys import maxsize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,13 @@ class TokenBiases:
         repeated, penalties = self._repeats.penalties(tokens)
         values = np.concatenate([biases.values, -penalties])
         return Biases(np.concatenate([biases.tokens, repeated]), values, len(repeated))
+
+    def alike(self, drawn: int) -> int:
+        """How many tokens, from the next one on, have the same biases, of which so many are drawn."""
+        if self._repeats is not None:
+            return 1
+        left = self._min_tokens - 1 - drawn
+        return left if left > 0 else maxsize
 
 
 def _biases(client: tuple[tuple[int, float], ...], forbidden: frozenset[int]) -> Biases:

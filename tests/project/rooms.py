@@ -51,11 +51,13 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "coordinator/constraints": ("coordinator/requests", "model/text", "protos"),
     "coordinator/engine/kv": ("protos",),
     "coordinator/engine/scheduling": ("protos",),
+    "coordinator/engine/drafting": ("protos",),
     "coordinator/engine": (
         "coordinator",
         "coordinator/requests",
         "coordinator/engine/kv",
         "coordinator/engine/scheduling",
+        "coordinator/engine/drafting",
         "model/text",
         "protos",
     ),

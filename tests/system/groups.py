@@ -205,9 +205,13 @@ class RecordedWorkers:
         result = self.workers.collect(timeout_seconds)
         drawn = [chunk for chunk in self._step.chunks if chunk.sampling is not None]
         if drawn and result.token_ids.size:
-            for chunk, row in zip(drawn, self.workers.logits(), strict=True):
+            rows = iter(self.workers.logits())
+            for chunk in drawn:
                 assert chunk.sampling is not None
-                self.logits[chunk.sampling.seed, chunk.first_position + len(chunk.token_ids)] = row.copy()
+                end = chunk.first_position + len(chunk.token_ids) + 1
+                for position, row in zip(range(end - chunk.draws, end), rows, strict=False):
+                    self.logits[chunk.sampling.seed, position] = row.copy()
+            assert next(rows, None) is None
         self.chunks.append(tuple(len(chunk.token_ids) for chunk in self._step.chunks))
         return result
 

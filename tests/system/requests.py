@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numoe.coordinator.engine.engine import Engine
+from numoe.coordinator.engine.executor import StepExecutor
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.requests.generation import Generation
 from numoe.coordinator.requests.request import GenerationRequest
@@ -70,7 +71,7 @@ def _request(
 
 
 @asynccontextmanager
-async def engine_over(workers: RecordedWorkers, model: TinyModel, settings: EngineSettings) -> AsyncIterator[Engine]:
+async def engine_over(workers: StepExecutor, model: TinyModel, settings: EngineSettings) -> AsyncIterator[Engine]:
     spec = model.spec
     experts = RoutedExperts(spec.layers, spec.active_experts, bytes=1.0) if spec.routed else None
     engine = Engine(workers, model.tokenizer, settings, experts=experts, step_timeout_seconds=PATIENCE_SECONDS)

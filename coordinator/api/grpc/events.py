@@ -129,6 +129,8 @@ def _finished(event: events.Finished, *, called: bool) -> generation_pb2.Finishe
             mean_experts=usage.mean_experts,
             saved_bytes=usage.saved_bytes,
             cached_tokens=usage.cached_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
         ),
         timings=generation_pb2.Timings(
             queue_milliseconds=timings.queue_milliseconds,

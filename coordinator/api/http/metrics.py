@@ -202,6 +202,14 @@ def _workers(snapshot: Snapshot, counts: EngineCounts) -> Iterator[Metric]:
         "Positions that were run again as workers or blocks were lost",
         counts.tokens_run_again,
     )
+    yield CounterMetricFamily(
+        "numoe_drafted_tokens",
+        "Tokens that were run before they were known, as texts seemed to repeat themselves",
+        counts.drafted_tokens,
+    )
+    yield CounterMetricFamily(
+        "numoe_accepted_tokens", "Of those, tokens that are part of answers", counts.accepted_tokens
+    )
     for name, (description, value_of) in _WORKER_GAUGES.items():
         family = GaugeMetricFamily(f"numoe_worker_{name}", description, None, labels)
         for worker, place in workers:

@@ -42,11 +42,16 @@ def usage_of(answers: Sequence[Finished], choices: int) -> dict[str, Any]:
     usages: list[Usage] = [answer.usage for answer in answers]
     prompt = sum(usage.prompt_tokens for usage in usages[::choices])
     completion = sum(usage.completion_tokens for usage in usages)
+    drafted, accepted = sum(one.drafted_tokens for one in usages), sum(one.accepted_tokens for one in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages[::choices])},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted - accepted,
+        },
     }
 
 
@@ -54,6 +59,7 @@ def timings_of(answer: Finished) -> dict[str, float]:
     """How long it took, as llama-server says it; waiting in the queue is in none of them."""
     usage, timings = answer.usage, answer.timings
     run = usage.prompt_tokens - usage.cached_tokens
+    drafted = {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     prompt_ms, predicted_ms = timings.prefill_milliseconds, timings.decode_milliseconds
     return {
         "cache_n": usage.cached_tokens,
@@ -65,6 +71,7 @@ def timings_of(answer: Finished) -> dict[str, float]:
         "predicted_ms": predicted_ms,
         "predicted_per_token_ms": predicted_ms / max(usage.completion_tokens - 1, 1),
         "predicted_per_second": timings.decode_tokens_per_second,
+        **(drafted if usage.drafted_tokens else {}),
     }
 
 

@@ -106,8 +106,9 @@ def _summary(finished: Finished) -> str:
     usage, timings = finished.usage, finished.timings
     reason = " (the limit)" if not finished.HasField("stop") else ""
     experts = f"; {usage.mean_experts:.2f} experts per layer" if usage.saved_bytes else ""
+    drafted = f", {usage.accepted_tokens} of {usage.drafted_tokens} guesses right" if usage.drafted_tokens else ""
     cached = f", {usage.cached_tokens} of them cached" if usage.cached_tokens else ""
     return (
         f"prompt {usage.prompt_tokens} tokens{cached}, {timings.prefill_tokens_per_second:.1f}/s; "
-        f"answer {usage.completion_tokens} tokens{reason}, {timings.decode_tokens_per_second:.1f}/s{experts}"
+        f"answer {usage.completion_tokens} tokens{reason}{drafted}, {timings.decode_tokens_per_second:.1f}/s{experts}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 
@@ -140,11 +141,12 @@ class FakeExecutor:
         if chunk.sampling is None:
             return []
         possible, told = _possible(chunk, self.alphabet), []
-        for token_id, before in zip(chunk.given.tolist() or [NOT_DRAWN], digests[-chunk.draws :], strict=True):
+        given, first = chunk.given.tolist() or [NOT_DRAWN] * chunk.draws, position + 2 - chunk.draws
+        for at, token_id, before in zip(count(first), given, digests[-chunk.draws :]):
             if token_id != NOT_DRAWN:
                 told.append((token_id, logprob_of(before)))
             elif possible:
-                told.append(draw(before, chunk.sampling, position + 1, possible))
+                told.append(draw(before, chunk.sampling, at, possible))
             else:
                 told.append((NOT_DRAWN, math.nan))
         return told

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 
 from numoe.model.chat.formats import find_formats
 from numoe.model.text.chat_template import ChatTemplate
-from numoe.protos.messages import Chunk
+from numoe.protos.messages import NOT_DRAWN, Chunk
 from tests.coordinator.api.grpc.grpc_serving import PATIENCE_SECONDS, FakeWorkers, Running, running_server
 from tests.coordinator.engine.fake_executor import LIMITS
 from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER
@@ -49,14 +49,17 @@ class ScriptedWorkers(FakeWorkers):
 
     def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
-        if not drawn:
-            return []
+        if not drawn or (len(chunk.given) and chunk.given[-1] != NOT_DRAWN):
+            return drawn
         block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
-        begin, last = self._answers.get(block, (position, position))
-        if position != last + 1:  # another sequence has the block
-            begin = position
+        first = position if len(chunk.given) else position + 1 - chunk.draws
+        begin, last = self._answers.get(block, (first, first))
+        if not begin < first <= last + 1:  # another sequence has the block
+            begin = first
         self._answers[block] = begin, position
-        return [*drawn[:-1], (self._script[min(position - begin, len(self._script) - 1)], drawn[-1][1])]
+        told, drawn = drawn[: first - position - 1], drawn[first - position - 1 :]
+        places = [min(at - begin, len(self._script) - 1) for at in range(first, position + 1)]
+        return [*told, *((self._script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
 
 
 @asynccontextmanager

@@ -142,6 +142,15 @@ async def test_each_worker_that_is_lost_is_counted_with_its_node() -> None:
     assert again == [0, len(ask().token_ids.ids) + 1]
 
 
+async def test_tokens_that_were_run_before_they_were_known_are_counted() -> None:
+    async with running_server(fake_workers(LETTERS[:1])) as running:
+        usage = (await generated(running, ask(max_tokens=60))).finished.usage
+        after = samples_of(await http_ask(running.ready.http, "/metrics"))
+    counted = after["numoe_drafted_tokens_total",], after["numoe_accepted_tokens_total",]
+    assert counted == (usage.drafted_tokens, usage.accepted_tokens)
+    assert counted > (0, 0)
+
+
 class OnTwoHosts(FakeWorkers):
     """The second of the workers is another host's."""
 
