@@ -104,6 +104,8 @@ class Usage:
     mean_experts: float | None
     saved_bytes: int
     cached_tokens: int
+    drafted_tokens: int  # run before they were known, as the text seemed to repeat itself
+    accepted_tokens: int  # of those, part of the answer
 
 
 @dataclass(frozen=True, slots=True)
