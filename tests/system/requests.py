@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,6 +94,7 @@ async def run_alone(workers: RecordedWorkers, model: TinyModel, settings: Engine
 async def run_together(workers: RecordedWorkers, model: TinyModel, settings: EngineSettings) -> Answers:
     """All at once, three of them arriving late, and two more that are cancelled on the way."""
     requests, open_ones = tiny_requests(model), list[Generation]()
+    settings = replace(settings, prompt_slowdown=0.0)  # so that all are in work before the first ones end
     neighbours = [_request(model, length, 200, sampling) for length, sampling in NEIGHBOURS]
     async with engine_over(workers, model, settings) as engine:
 

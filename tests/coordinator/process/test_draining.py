@@ -24,6 +24,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     generated,
     info_of,
     running_server,
+    settings_of,
     until,
 )
 from tests.coordinator.api.http import http_client
@@ -39,7 +40,7 @@ TRIES = 3  # of which the best counts: the machine may do other things
 async def test_what_runs_ends_well_and_what_waits_is_told_to_come_back() -> None:
     first, gate = Gate(0), Gate(2)
     workers = fake_workers(limits=replace(LIMITS, sequences=RUNNING), before_collect=both(first, gate))
-    async with running_server(workers) as running:
+    async with running_server(workers, settings_of(prompt_slowdown=0.0)) as running:  # all prompts in one step
         answers = [asyncio.create_task(generated(running, ask(max_tokens=20))) for _ in range(RUNNING + WAITING)]
         await until(lambda: sum(running.busy()[:2]) == RUNNING + WAITING)
         first.open()
