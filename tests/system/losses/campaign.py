@@ -56,13 +56,15 @@ class Told:
 
     text: str
     tokens: tuple[tuple[int, float], ...]  # log-probabilities are float32, which a Python float keeps
-    end: bytes  # reason, stop and usage, encoded
+    end: bytes  # reason, stop and tokens, encoded
 
     @classmethod
     def of(cls, stream: Stream) -> Told:
         deltas = [message.delta for message in stream.messages]
         finished = stream.messages[-1].finished
         finished.ClearField("timings")
+        for chance in ("cached_tokens", "drafted_tokens", "accepted_tokens"):  # that depend on what else was asked
+            finished.usage.ClearField(chance)
         tokens = tuple((token.id, token.logprob) for delta in deltas for token in delta.tokens)
         return cls("".join(delta.text for delta in deltas), tokens, finished.SerializeToString(deterministic=True))
 
