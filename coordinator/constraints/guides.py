@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from numpy.typing import NDArray
 
 from numoe.coordinator.requests.constraint import (
     FIELD,
@@ -25,6 +25,7 @@ from numoe.coordinator.requests.constraint import (
     check_constraint,
     schema_with_blanks,
 )
+from numoe.coordinator.requests.token_masks import TokenMask, mask_of, with_tokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.foreign_text import one_line
@@ -51,10 +52,8 @@ class Guides:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
         self._threads = _deep_threads()
         self._vocabulary = self._threads.submit(_vocabulary_of, tokenizer) if tokenizer.end_ids else None
-        self._spelling = self._threads.submit(_spelling_mask, tokenizer)
 
     async def compile(self, constraint: Constraint) -> Guide:
         """Raises InvalidRequest: it is too large, no grammar, or takes too long."""
@@ -68,25 +67,18 @@ class Guides:
             expected = f"takes more than {COMPILE_SECONDS:g} s to compile; send a simpler one, or send it later"
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", expected) from None
 
-    def _compile(self, vocabulary: Future[LLTokenizer], constraint: Constraint) -> Guide:
+    def _compile(self, made: Future[_Vocabulary], constraint: Constraint) -> Guide:
         try:
             grammar = _grammar_of(constraint)
         except ValueError as error:  # of JSON that Python reads and others do not: NaN, half of a surrogate pair
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", one_line(str(error))) from error
-        matcher = LLMatcher(vocabulary.result(), grammar, log_level=0, limits=_LIMITS)
-        guide = MatcherGuide(matcher, self._drawable(constraint.control))
+        vocabulary = made.result()
+        matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0, limits=_LIMITS)
+        guide = MatcherGuide(matcher, with_tokens(vocabulary.drawable, constraint.control))
         guide.allowed()  # the first mask takes longest
         if problem := guide.problem:
             raise InvalidRequest(f"{FIELD}.{constraint.grammar}", problem)
         return guide
-
-    def _drawable(self, control: frozenset[int]) -> NDArray[np.uint32]:
-        """[V / 32, rounded up] a bit for each token that a grammar may get: those that spell something, end tokens,
-        and those of `control`."""
-        mask = self._spelling.result().copy()
-        for token_id in control:
-            mask[token_id // 32] |= np.uint32(1 << token_id % 32)
-        return mask
 
 
 def _deep_threads() -> ThreadPoolExecutor:
@@ -99,15 +91,18 @@ def _deep_threads() -> ThreadPoolExecutor:
     return threads
 
 
-def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:
-    return LLTokenizer(_Spelling(tokenizer), eos_token=sorted(tokenizer.end_ids))  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """A model's tokens, as the library has them, and which of them any grammar may get."""
+
+    tokens: LLTokenizer
+    drawable: TokenMask  # those that spell something, and end tokens
 
 
-def _spelling_mask(tokenizer: Tokenizer) -> NDArray[np.uint32]:
-    bits = np.zeros(-(-tokenizer.vocabulary // 32) * 32, np.uint8)
-    bits[: tokenizer.vocabulary] = [bool(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocabulary)]
-    bits[list(tokenizer.end_ids)] = 1
-    return np.packbits(bits, bitorder="little").view(np.uint32)
+def _vocabulary_of(tokenizer: Tokenizer) -> _Vocabulary:
+    spelling, ends = _Spelling(tokenizer), sorted(tokenizer.end_ids)
+    drawable = with_tokens(mask_of(np.array([bool(token) for token in spelling.tokens])), ends)
+    return _Vocabulary(LLTokenizer(spelling, eos_token=ends), drawable)  # type: ignore[arg-type]
 
 
 class _Spelling:
@@ -132,14 +127,14 @@ class MatcherGuide:
 
     __slots__ = ("_drawable", "_lock", "_mask", "_matcher")
 
-    def __init__(self, matcher: LLMatcher, drawable: NDArray[np.uint32]) -> None:
+    def __init__(self, matcher: LLMatcher, drawable: TokenMask) -> None:
         """`drawable`: the tokens that may be allowed at all, though the grammar asked for others."""
         self._matcher = matcher
         self._drawable = drawable
-        self._mask: NDArray[np.uint32] | None = None
+        self._mask: TokenMask | None = None
         self._lock = threading.Lock()
 
-    def allowed(self) -> NDArray[np.uint32]:
+    def allowed(self) -> TokenMask:
         with self._lock:
             if self._mask is None:
                 self._mask = self._made_mask()
@@ -167,7 +162,7 @@ class MatcherGuide:
             said, _, _ = self._matcher.get_error().partition(_TRACE)
             return one_line(" ".join(said.split()))
 
-    def _made_mask(self) -> NDArray[np.uint32]:
+    def _made_mask(self) -> TokenMask:
         if not self._matcher.is_error():
             made = self._matcher.compute_bitmask()
             if not self._matcher.is_error():

@@ -16,6 +16,7 @@ from numoe.coordinator.requests.request import GenerationRequest
 from numoe.coordinator.requests.seen_tokens import SeenTokens
 from numoe.coordinator.requests.thought import FollowedThought
 from numoe.coordinator.requests.token_biases import TokenBiases
+from numoe.coordinator.requests.token_masks import TokenMask, mask_of, with_tokens
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Allowed, Chunk, Draw, Sampling
 
@@ -34,7 +35,7 @@ class Drawing:
         self._biases, self._guide = TokenBiases(request, tokenizer), guide
         self._thought = None if request.thought is None else FollowedThought(request.thought, tokenizer)
         self._thinks = False  # whether the last token was part of a thought
-        self._free: NDArray[np.uint32] | None = None  # the mask of a thought's tokens, once it is asked for
+        self._free: TokenMask | None = None  # the mask of a thought's tokens, once it is asked for
 
     def ask(self, chunk: Chunk, tokens: NDArray[np.int32]) -> Chunk:
         """The chunk with a draw after its last token; `tokens`: all that are known."""
@@ -101,17 +102,14 @@ class Drawing:
             return self._all_but_ends
         return self._guide.allowed if self._thought is None or not first else self._allowed_or_thought
 
-    def _all_but_ends(self) -> NDArray[np.uint32]:
+    def _all_but_ends(self) -> TokenMask:
         if self._free is None:
-            bits = np.zeros(-(-self._tokenizer.vocabulary // 32) * 32, np.uint8)
-            bits[: self._tokenizer.vocabulary] = 1
-            bits[list(self._tokenizer.end_ids)] = 0
-            self._free = np.packbits(bits, bitorder="little").view(np.uint32)
+            free = np.ones(self._tokenizer.vocabulary, np.bool_)
+            free[list(self._tokenizer.end_ids)] = False
+            self._free = mask_of(free)
         return self._free
 
-    def _allowed_or_thought(self) -> NDArray[np.uint32]:
+    def _allowed_or_thought(self) -> TokenMask:
         assert self._guide is not None
         assert self._request.thought is not None
-        mask, opening = self._guide.allowed().copy(), self._request.thought.opening
-        mask[opening // 32] |= np.uint32(1 << opening % 32)
-        return mask
+        return with_tokens(self._guide.allowed(), [self._request.thought.opening])

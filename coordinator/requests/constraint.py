@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from numoe.coordinator.requests.token_masks import TokenMask
 from numoe.protos.errors import InvalidRequest
 
 GRAMMAR_BYTES = 1 << 16
@@ -64,8 +62,8 @@ class CallLayout:
 class Guide(Protocol):
     """Follows one answer, token by token, and says what may come next; by any thread."""
 
-    def allowed(self) -> NDArray[np.uint32]:
-        """[V / 32, rounded up] a bit for each token that may be drawn next; none where it cannot be told."""
+    def allowed(self) -> TokenMask:
+        """The tokens that may be drawn next; none where it cannot be told."""
 
     def take(self, token_id: int) -> None:
         """It was drawn, and is no end token."""
