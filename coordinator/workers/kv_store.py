@@ -26,11 +26,11 @@ from numoe.coordinator.afterwards import Afterwards
 from numoe.coordinator.cluster.ray_calls import inside_ray
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import SetupError, WorkerLost
+from numoe.protos.kv_files import WRITTEN_SUFFIX, file_name, written_name
 
 GIB = 1 << 30
 SAVED_AT_ONCE = 16  # blocks: some 100 MB of a model of 30B, so that few are taken for something else meanwhile
 FINISH_SECONDS = 5.0  # for what is being written when the service ends
-WRITTEN_SUFFIX = ".written"  # of files that are not in their places yet
 
 Blocks = Sequence[tuple[int, bytes]]  # by block ids, their keys
 Ask = Callable[[str, Blocks], list[Any]]
@@ -104,7 +104,7 @@ class KvStore:
         except (OSError, WorkerLost) as error:
             _log.warning("kv_blocks_not_saved", blocks=len(new), error=str(error))
             for _, key, _ in new:
-                self._delete(f"{key.hex()}{WRITTEN_SUFFIX}")
+                self._delete(written_name(key))
 
     def _write(self, blocks: Sequence[tuple[int, bytes, int]], unchanged: Callable[[int], int]) -> None:
         """Raises OSError, WorkerLost."""
@@ -112,12 +112,11 @@ class KvStore:
         if failed := next(filter(None, self._ask("save_blocks", [(block, key) for block, key, _ in blocks])), ""):
             raise OSError(failed)
         for block, key, was in blocks:
-            written = f"{key.hex()}{WRITTEN_SUFFIX}"
             if unchanged(block) != was:
-                self._delete(written)
+                self._delete(written_name(key))
                 continue
             for folder in self._folders:
-                (folder / written).rename(folder / key.hex())
+                (folder / written_name(key)).rename(folder / file_name(key))
             with self._lock:
                 self._kept[key] = None
 
@@ -148,13 +147,13 @@ class KvStore:
                     self._kept.move_to_end(key)
             for folder in self._folders:
                 with suppress(OSError):  # somebody else deleted it meanwhile
-                    os.utime(folder / key.hex())
+                    os.utime(folder / file_name(key))
         return len(blocks)
 
     def _drop(self, key: bytes) -> None:
         with self._lock:
             self._kept.pop(key, None)
-        self._delete(key.hex())
+        self._delete(file_name(key))
 
     def _delete(self, name: str) -> None:
         for folder in self._folders:

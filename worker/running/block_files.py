@@ -27,9 +27,9 @@ from numoe.kernels.cpu.jit import KERNELS
 from numoe.model.packed.same_model import same_model
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import SetupError
+from numoe.protos.kv_files import file_name, written_name
 
 DIGEST_BYTES = 32
-WRITTEN_SUFFIX = ".written"  # of a file that is not in its place yet
 
 
 class BlockFiles:
@@ -61,7 +61,7 @@ class BlockFiles:
         try:
             for block, key in blocks:
                 told = self._identity + key + self._blocks[:, block].tobytes()
-                path = self.folder / f"{key.hex()}{WRITTEN_SUFFIX}"
+                path = self.folder / written_name(key)
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                     file.write(blake3(told).digest())
                     file.write(told)
@@ -74,7 +74,7 @@ class BlockFiles:
         return [self._restore(block, key) for block, key in blocks]
 
     def _restore(self, block: int, key: bytes) -> str:
-        path = self.folder / key.hex()
+        path = self.folder / file_name(key)
         try:
             with path.open("rb") as file:
                 size, data = os.fstat(file.fileno()).st_size, file.read(self.file_bytes)
