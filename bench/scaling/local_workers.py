@@ -23,8 +23,7 @@ from numoe.worker.loading.arrange import arrange
 from numoe.worker.loading.loader import LoadedWeights, load_weights
 from numoe.worker.loading.weight_memory import PrivateMemory, held_apart
 from numoe.worker.placing.memory import allocate, map_arena
-from numoe.worker.running.step_memory import memory_of, profile_states, step_input
-from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
+from numoe.worker.running.step_records import kv_bytes
 from numoe.worker.running.team import ThreadTeam
 
 SPINS = 20_000  # looks at a word before a thread sleeps: every thread has a core of its own
@@ -65,19 +64,8 @@ class LocalWorkers:
             assignment = replace(first, worker=shard.worker)
             kv = allocate(kv_bytes(assignment), policy)
             kv.fill(0)
-            team = ThreadTeam(
-                assignment,
-                arena,
-                sizes_of(assignment),
-                constants_of(assignment),
-                weights_of(loaded, formats_of(spec, HALF_FLOATS), values=False),
-                memory_of(assignment, layout, arena, kv),
-                step_input(layout, arena),
-                profile_states(assignment, layout, arena),
-                self._fail,
-            )
             self._memory.append(kv)
-            self._teams.append(team)
+            self._teams.append(ThreadTeam(assignment, layout, arena, loaded, kv, self._fail))
         for team in self._teams:
             team.start()
 

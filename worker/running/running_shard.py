@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from numoe.keeper.client import KeeperClient
 from numoe.kernels.attention.kv_cache import KV_BLOCK
-from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.protos.arena import DONE, FAILED, LOADING, READY, STEP
 from numoe.protos.last_words import FAILED_LINE
@@ -34,8 +33,7 @@ from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.block_files import BlockFiles
 from numoe.worker.running.held_experts import HeldExperts, expert_name
-from numoe.worker.running.step_memory import memory_of, profile_states, step_input
-from numoe.worker.running.step_records import constants_of, formats_of, kv_bytes, sizes_of, weights_of
+from numoe.worker.running.step_records import kv_bytes
 from numoe.worker.running.team import ThreadTeam
 from numoe.worker.running.verifying import Verifier, WeightsChanged
 
@@ -109,21 +107,7 @@ class RunningShard:
             for size in pool.map(self._touch_kv, range(0, self._kv.size, _TOUCH_BYTES)):
                 self._count(size)
         self.block_files = None if assignment.kv_store is None else BlockFiles(assignment, self._kv)
-        self._team = ThreadTeam(
-            assignment,
-            self._arena,
-            sizes_of(assignment),
-            constants_of(assignment),
-            weights_of(
-                self._weights,
-                formats_of(assignment.spec, assignment.kv_types),
-                values=assignment.kv_types.values == TensorType.Q8_0,
-            ),
-            memory_of(assignment, self._layout, self._arena, self._kv),
-            step_input(self._layout, self._arena),
-            profile_states(assignment, self._layout, self._arena),
-            self._fail,
-        )
+        self._team = ThreadTeam(assignment, self._layout, self._arena, self._weights, self._kv, self._fail)
         self._team.start()
         found = settle(self._loaded_memory(), shard, assignment.allow_remote_memory)
         self._locality = LocalityNow(found, shard, assignment.allow_remote_memory)

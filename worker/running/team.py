@@ -9,14 +9,17 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from numoe.kernels.records import Constants, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.step import serve_steps
 from numoe.kernels.threads.team import Team, abort_all
 from numoe.kernels.threads.waiting import StepAborted
+from numoe.model.gguf.tensors import TensorType
 from numoe.model.planning.assignment import WorkerAssignment
-from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS
+from numoe.protos.arena import ABORT, DONE, STEP, STEP_SLEEPERS, TEAM_WORDS, ArenaLayout
 from numoe.protos.profile import THREAD_ID
+from numoe.worker.loading.loader import LoadedWeights
 from numoe.worker.placing.thread_groups import membership, team_words, thread_groups
+from numoe.worker.running.step_memory import memory_of, profile_states, step_input
+from numoe.worker.running.step_records import constants_of, formats_of, sizes_of, weights_of
 
 IDLE_SPINS_FACTOR = 4  # the coordinator needs 0.1 to 0.3 ms between steps: spin that long before sleeping
 
@@ -27,20 +30,25 @@ class ThreadTeam:
     def __init__(
         self,
         assignment: WorkerAssignment,
+        layout: ArenaLayout,
         arena: NDArray[np.uint8],
-        sizes: ShardSizes,
-        constants: Constants,
-        weights: Weights,
-        memory: Memory,
-        step: StepInput,
-        states: NDArray[np.int64],  # [threads, STATE_WORDS] in the arena: what each notes of its time
+        loaded: LoadedWeights,
+        kv: NDArray[np.uint8],  # all of the KV cache
         fail: Callable[[BaseException], None],
     ) -> None:
+        kv_types, memory = assignment.kv_types, memory_of(assignment, layout, arena, kv)
+        formats, values = formats_of(assignment.spec, kv_types), kv_types.values == TensorType.Q8_0
         self._assignment, self._arena, self._fail = assignment, arena, fail
         self._groups = thread_groups(assignment.shard.cpus)
         self._words = team_words(self._groups)
-        self._states = states
-        self._arguments = (sizes, constants, weights, memory, step)
+        self._states = profile_states(assignment, layout, arena)
+        self._arguments = (
+            sizes_of(assignment),
+            constants_of(assignment),
+            weights_of(loaded, formats, values=values),
+            memory,
+            step_input(layout, arena),
+        )
         self._signs = memory.counters["wait_ns"].ctypes.data  # seen_ns lies behind it
         self.threads = [
             threading.Thread(target=self._run, args=(number,), name=f"numoe-{assignment.worker}.{number}", daemon=True)
