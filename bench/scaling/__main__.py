@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from bench.scaling.local_workers import load
-from bench.scaling.measuring import Row, latencies_of, measure_cores, plan_of, speeds_of
+from bench.scaling.measuring import Row, measure_cores, measured_latencies, plan_of, speeds_of
 from bench.scaling.picture import picture
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.model.architectures.reading import model_spec
@@ -53,7 +53,7 @@ def powers(most: int) -> list[int]:
 
 def rows_of(spec: ModelSpec, topology: Topology) -> Iterator[Row]:
     """Measure all numbers of cores of the first node, then all cores of more and more nodes."""
-    latencies, speeds = latencies_of(topology), speeds_of(spec, topology)
+    latencies, speeds = measured_latencies(topology), speeds_of(spec, topology)
     nodes = [node for node in topology.nodes if node.cores and node.memory_bytes]
     cores = len(nodes[0].cores)
     weights = load(spec, plan_of(spec, topology, [nodes[0].id], cores))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.scaling.local_workers import TIMEOUT_SECONDS, LocalWorkers
-from bench.tiles.rates import with_core_rates
-from bench.waits.simulation import CACHE_THREADS, NOW, PUBLISHED, Latencies, SimulatedTeam, simulate
+from bench.tiles.rates import on_cpu, with_core_rates
+from bench.waits.simulation import CACHE_THREADS, NOW, Latencies, SimulatedTeam, latencies_of, simulate
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.measuring.peaks import operations_per_token
 from numoe.coordinator.measuring.steps import Measurement, Steps
@@ -62,10 +61,8 @@ def speeds_of(spec: ModelSpec, topology: Topology) -> Speeds:
     """What one core of this machine does, alone."""
     node = topology.nodes[0]
     cpu = node.cores[0][0]
-    os.sched_setaffinity(0, {cpu})
-    speeds = with_core_rates(guessed_speeds(topology), spec, _read_rates([(node.id, (cpu,))]))
-    os.sched_setaffinity(0, topology.cpus)
-    return speeds
+    with on_cpu(cpu):
+        return with_core_rates(guessed_speeds(topology), spec, _read_rates([(node.id, (cpu,))]))
 
 
 def measure_cores(
@@ -116,13 +113,10 @@ def measure_cores(
     )
 
 
-def latencies_of(topology: Topology) -> Latencies:
+def measured_latencies(topology: Topology) -> Latencies:
     """How long a cache line takes from core to core of this machine."""
-    pairs = pairs_to_try(topology)
-    answer = measure_waits(WaitTask(pairs, [])) if pairs else {"passes": {}}
-    passes: Any = answer["passes"]
-    near = passes.get("cache", PUBLISHED.near)
-    return Latencies(near, passes.get("package", near))
+    passes: Any = measure_waits(WaitTask(pairs_to_try(topology), []))["passes"]
+    return latencies_of(passes)
 
 
 def _read_rates(places: Sequence[tuple[int, Sequence[int]]]) -> float:

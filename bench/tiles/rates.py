@@ -1,13 +1,16 @@
 """How fast one core multiplies with the tiles of a format.
 
-Operations per second, two for a product and its addition, of whole tiles: unpacking, products, scales and sums. Weights
-lie in the second-level cache and activations in the first, so that memory does not count; the best of many runs.
+Whole tiles: unpacking, products, scales and sums, with the activations in the first cache. What is multiplied with
+weights in the second-level cache, so that memory does not count, is the best of many runs.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -34,19 +37,34 @@ def _multiply(tile: int, panels: int, panel_bytes: int, weights: int, group: int
         run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0)
 
 
-def rate(format_: Format, columns: int) -> float:
-    """Operations per second of a format's tile of so many columns, one of WIDTHS."""
+def _panel_bytes(format_: Format) -> int:
+    return format_.panel_unit_bytes * (BLOCKS // format_.unit_blocks)
+
+
+def _weights(size: int) -> NDArray[np.uint8]:
+    weights = allocate(size)
+    weights[:] = np.random.default_rng(0).integers(0, 64, size, np.uint8)
+    return weights
+
+
+def _run_seconds(format_: Format, columns: int, weights: NDArray[np.uint8], panels: int, runs: int) -> list[float]:
+    """What each of some runs over these panels took."""
     tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(columns)]
-    panel_bytes = format_.panel_unit_bytes * (BLOCKS // format_.unit_blocks)
-    panels = WEIGHT_BYTES // panel_bytes
-    weights, group = allocate(panels * panel_bytes + (1 << 16)), allocate(INTEGER_BYTES * BLOCKS * columns)
-    weights[:] = np.random.default_rng(0).integers(0, 64, weights.size, np.uint8)
+    group, out = allocate(INTEGER_BYTES * BLOCKS * columns), np.zeros((columns, ROWS), np.float32)
     group.fill(1)
-    out, best = np.zeros((columns, ROWS), np.float32), float("inf")
-    for _ in range(RUNS + 1):
+    times = []
+    for _ in range(runs):
         started = time.perf_counter()
-        _multiply(tile, panels, panel_bytes, weights.ctypes.data, group.ctypes.data, out.ctypes.data)
-        best = min(best, time.perf_counter() - started)
+        _multiply(tile, panels, _panel_bytes(format_), weights.ctypes.data, group.ctypes.data, out.ctypes.data)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def rate(format_: Format, columns: int) -> float:
+    """Operations per second, two for a product and its addition, of a tile of so many columns, one of WIDTHS."""
+    panels = WEIGHT_BYTES // _panel_bytes(format_)
+    weights = _weights(panels * _panel_bytes(format_) + (1 << 16))
+    best = min(_run_seconds(format_, columns, weights, panels, RUNS + 1))
     return 2.0 * panels * ROWS * BLOCKS * BLOCK * columns / best
 
 
@@ -57,23 +75,25 @@ def stream_rate(format_: Format) -> float:
 
 def memory_rate(format_: Format, weights: NDArray[np.uint8]) -> float:
     """As `stream_rate`, but of weights that no cache holds, and the median of a few runs."""
-    tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(1)]
-    panel_bytes = format_.panel_unit_bytes * (BLOCKS // format_.unit_blocks)
-    panels = weights.size // panel_bytes
-    group, out = allocate(INTEGER_BYTES * BLOCKS), np.zeros((1, ROWS), np.float32)
-    group.fill(1)
-    times = []
-    for _ in range(MEMORY_RUNS):
-        started = time.perf_counter()
-        _multiply(tile, panels, panel_bytes, weights.ctypes.data, group.ctypes.data, out.ctypes.data)
-        times.append(time.perf_counter() - started)
-    return panels * panel_bytes / statistics.median(times)
+    panels = weights.size // _panel_bytes(format_)
+    seconds = statistics.median(_run_seconds(format_, 1, weights, panels, MEMORY_RUNS))
+    return panels * _panel_bytes(format_) / seconds
+
+
+@contextmanager
+def on_cpu(cpu: int) -> Iterator[None]:
+    """Keep this thread on one CPU."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def with_core_rates(speeds: Speeds, spec: ModelSpec, read_rate: float) -> Speeds:
     """Speeds with what this core does with a model's types of integers; `read_rate`: bytes per second that it reads."""
-    weights = allocate(MEMORY_BYTES)
-    weights[:] = np.random.default_rng(0).integers(0, 64, weights.size, np.uint8)
+    weights = _weights(MEMORY_BYTES)
     streams, not_overlapped = {}, {}
     for type_ in spec.matrix_types:
         format_ = BY_GGML_TYPE[type_]

@@ -7,7 +7,6 @@ and latencies of before and after, and simulated with those.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,18 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.ours import Measured, Workload
 from bench.prediction import PASSES, TOKENS, between, measured_speeds
-from bench.tiles.rates import with_core_rates
-from bench.waits.simulation import BEFORE, CACHE_THREADS, NOW, PUBLISHED, Latencies, Scheme, SimulatedTeam, simulate
+from bench.tiles.rates import on_cpu, with_core_rates
+from bench.waits.simulation import (
+    BEFORE,
+    CACHE_THREADS,
+    NOW,
+    PUBLISHED,
+    Latencies,
+    Scheme,
+    SimulatedTeam,
+    latencies_of,
+    simulate,
+)
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.machine.measuring import measure_waits
 from numoe.coordinator.machine.model_file import read_spec
@@ -115,12 +124,10 @@ def hold(path: Path) -> tuple[Simulated, float]:
         taken = [measured.decode(TOKENS).seconds / TOKENS for _ in range(PASSES)]
         after = measured_speeds(topology, plan)
     waits = measure_waits(topology)
-    near = waits.passes.get("cache", PUBLISHED.near) if waits else PUBLISHED.near
-    latencies = Latencies(near, waits.passes.get("package", near) if waits else near)
+    latencies = latencies_of(waits.passes if waits else {})
     speeds = between(before, after)
-    os.sched_setaffinity(0, plan.shards[0].cpus[:1])
-    speeds = with_core_rates(speeds, spec, speeds.core_bandwidth)
-    os.sched_setaffinity(0, topology.cpus)
+    with on_cpu(plan.shards[0].cpus[0]):
+        speeds = with_core_rates(speeds, spec, speeds.core_bandwidth)
     [rates] = rates_of(plan.shards, topology, speeds)
     return step_of(spec, rates, latencies, NOW, CACHE_THREADS), statistics.median(taken)
 

@@ -11,11 +11,12 @@ on them, come to the barrier, and look for the word that lets them go.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from numoe.kernels.experts.router import PARTS as ROUTER_PARTS
 from numoe.kernels.threads.team import NEIGHBOURS, REACH
+from numoe.model.machine.waits import Apart
 from numoe.worker.placing.thread_groups import MOST_TOGETHER
 
 
@@ -31,6 +32,12 @@ class Latencies:
 
 PUBLISHED = Latencies(near=25e-9, far=110e-9)  # of EPYCs: core to core, inside a cache and between two
 CACHE_THREADS = 8  # that share a last-level cache, as on an EPYC
+
+
+def latencies_of(passes: Mapping[Apart, float]) -> Latencies:
+    """As a machine passes lines on, see model/machine/waits.py; what was not measured is as published, or as near."""
+    near = passes.get("cache", PUBLISHED.near)
+    return Latencies(near, passes.get("package", near))
 
 
 @dataclass(frozen=True, slots=True)
