@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from numoe.coordinator.api.answering import Answer
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.openai.errors import refusal
-from numoe.coordinator.api.openai.facts import DONE, Head, TokenLogprob, logprobs_of, timings_of, usage_of
+from numoe.coordinator.api.openai.facts import (
+    Head,
+    TokenLogprob,
+    encode,
+    last_of_stream,
+    logprobs_of,
+    timings_of,
+    whole_answer,
+)
 from numoe.coordinator.api.telling import Told, sse
 from numoe.coordinator.requests.events import Delta, Finished, FinishReason
 from numoe.model.chat.parts import AnswerPart, CallArguments, CallBegins, Content, Reasoning
 from numoe.model.text.tokenizer import Tokenizer
-
-_encode = msgspec.json.Encoder().encode
 
 
 class ChatChoice:
@@ -72,14 +76,11 @@ class ChatStream:
         return b"".join(told)
 
     def end(self) -> bytes:
-        if not self._usage:
-            return DONE
-        finished = [choice.finished for choice in self._choices if choice.finished is not None]
-        last = self._head | {"choices": [], "usage": usage_of(finished, len(self._choices))}
-        return sse(_encode(last)) + DONE
+        answers = (choice.finished for choice in self._choices)
+        return last_of_stream(self._head, answers, len(self._choices), usage=self._usage)
 
     def fail(self, failure: Failure, status: int) -> bytes:
-        return sse(_encode(refusal(failure, status)))
+        return sse(encode(refusal(failure, status)))
 
     def _chunk(
         self, number: int, delta: dict[str, Any], reason: str | None = None, more: dict[str, Any] | None = None
@@ -87,7 +88,7 @@ class ChatStream:
         """A chunk of a choice; it tells the log-probabilities that were not told yet."""
         logprobs = self._choices[number].take_logprobs()
         told = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return sse(_encode(self._head | {"choices": [told]} | (more or {})))
+        return sse(encode(self._head | {"choices": [told]} | (more or {})))
 
 
 class WholeChat:
@@ -105,7 +106,6 @@ class WholeChat:
         return b""
 
     def end(self) -> bytes:
-        finished = [choice.finished for choice in self._choices if choice.finished is not None]
         told = [
             {
                 "index": number,
@@ -115,11 +115,10 @@ class WholeChat:
             }
             for number, (choice, parts) in enumerate(zip(self._choices, self._parts, strict=True))
         ]
-        timings = {"timings": timings_of(finished[0])} if len(finished) == 1 else {}
-        return _encode(self._head | {"choices": told, "usage": usage_of(finished, len(finished))} | timings)
+        return whole_answer(self._head, told, (choice.finished for choice in self._choices), len(self._choices))
 
     def fail(self, failure: Failure, status: int) -> bytes:
-        return _encode(refusal(failure, status))
+        return encode(refusal(failure, status))
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:

@@ -8,21 +8,20 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-import msgspec
-
 from numoe.coordinator.api.answering import Answer, Question, Text, TokenIds
 from numoe.coordinator.api.bodies import read_body
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.openai.errors import in_body, refusal
 from numoe.coordinator.api.openai.facts import (
-    DONE,
     Head,
     TokenLogprob,
+    encode,
+    last_of_stream,
     logprobs_of,
     prompt_logprobs_of,
     spelled_token,
     timings_of,
-    usage_of,
+    whole_answer,
 )
 from numoe.coordinator.api.openai.form import constraint_of
 from numoe.coordinator.api.openai.settings import Settings, choices_of, request_of
@@ -35,7 +34,6 @@ from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 
 MOST_ANSWERS = 64  # of one call, to all its prompts together: as many as may wait where nobody chose otherwise
-_encode = msgspec.json.Encoder().encode
 
 
 class CompletionBody(Settings, kw_only=True):
@@ -170,16 +168,14 @@ class CompletionStream:
         choice = self._told[number]
         choice.read(event)
         more = {"timings": timings_of(event)} if isinstance(event, Finished) else {}
-        return sse(_encode(self._head | {"choices": [choice.take(number)]} | more))
+        return sse(encode(self._head | {"choices": [choice.take(number)]} | more))
 
     def end(self) -> bytes:
-        if not self._usage:
-            return DONE
-        finished = [choice.finished for choice in self._told if choice.finished is not None]
-        return sse(_encode(self._head | {"choices": [], "usage": usage_of(finished, self._choices)})) + DONE
+        answers = (choice.finished for choice in self._told)
+        return last_of_stream(self._head, answers, self._choices, usage=self._usage)
 
     def fail(self, failure: Failure, status: int) -> bytes:
-        return sse(_encode(refusal(failure, status)))
+        return sse(encode(refusal(failure, status)))
 
 
 class WholeCompletion:
@@ -197,10 +193,8 @@ class WholeCompletion:
         return b""
 
     def end(self) -> bytes:
-        finished = [choice.finished for choice in self._told if choice.finished is not None]
-        whole = {"choices": [choice.take(number) for number, choice in enumerate(self._told)]}
-        timings = {"timings": timings_of(finished[0])} if len(finished) == 1 else {}
-        return _encode(self._head | whole | {"usage": usage_of(finished, self._choices)} | timings)
+        told = [choice.take(number) for number, choice in enumerate(self._told)]
+        return whole_answer(self._head, told, (choice.finished for choice in self._told), self._choices)
 
     def fail(self, failure: Failure, status: int) -> bytes:
-        return _encode(refusal(failure, status))
+        return encode(refusal(failure, status))

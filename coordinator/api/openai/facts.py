@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+
+import msgspec
 
 from numoe.coordinator.api.telling import sse
 from numoe.coordinator.requests.events import Delta, Finished, PromptTokens, Usage
@@ -14,6 +16,7 @@ from numoe.coordinator.requests.request import GenerationRequest
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.messages import Alternatives
 
+encode = msgspec.json.Encoder().encode
 DONE = sse(b"[DONE]")  # after the last chunk of a stream
 BUILD = f"numoe-{version('numoe')}"
 
@@ -73,6 +76,22 @@ def timings_of(answer: Finished) -> dict[str, float]:
         "predicted_per_second": timings.decode_tokens_per_second,
         **(drafted if usage.drafted_tokens else {}),
     }
+
+
+def last_of_stream(head: dict[str, Any], answers: Iterable[Finished | None], choices: int, *, usage: bool) -> bytes:
+    """What ends a stream: a chunk that tells the `usage`, where that is wanted, and DONE."""
+    if not usage:
+        return DONE
+    return sse(encode(head | {"choices": [], "usage": usage_of(list(filter(None, answers)), choices)})) + DONE
+
+
+def whole_answer(
+    head: dict[str, Any], told: Sequence[dict[str, Any]], answers: Iterable[Finished | None], choices: int
+) -> bytes:
+    """One object of all that is told, with the usage, and the times of an answer that is the only one."""
+    finished = list(filter(None, answers))
+    timings = {"timings": timings_of(finished[0])} if len(finished) == 1 else {}
+    return encode(head | {"choices": told, "usage": usage_of(finished, choices)} | timings)
 
 
 @dataclass(frozen=True, slots=True)
