@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -40,7 +39,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 from tests.coordinator.api.http import http_client
 from tests.coordinator.api.http.test_http import routes
 from tests.coordinator.engine.serving import Gate
-from tests.coordinator.process.test_life import SlowLoad, fail_if_announced, ignore
+from tests.coordinator.process.test_life import SlowLoad, fail_if_announced, ignore, loading_service
 from tests.log_lines import captured
 
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -67,15 +66,11 @@ def keys(path: Path) -> Keys:
 @asynccontextmanager
 async def loading(path: Path) -> AsyncIterator[tuple[grpc.aio.Channel, str]]:
     """A service that asks for keys and loads without end, so that what is let in does nothing; its two doors."""
-    settings = asking(settings_of(), path)
-    load = SlowLoad(settings)
-    coordinator = Coordinator(settings, load, ignore, fail_if_announced)
-    task = asyncio.create_task(coordinator.run())
-    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
-    async with grpc.aio.insecure_channel(coordinator.loading().grpc) as channel:
+    async with (
+        loading_service(asking(settings_of(), path), fail_if_announced) as (coordinator, _),
+        grpc.aio.insecure_channel(coordinator.loading().grpc) as channel,
+    ):
         yield channel, coordinator.loading().http
-    coordinator.on_signal()
-    await task
 
 
 async def code_of(channel: grpc.aio.Channel, method: str, key: str, message: bytes = b"") -> grpc.StatusCode:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -68,6 +70,20 @@ class SlowLoad:
 
     def finish(self) -> None:
         self._done.set()
+
+
+@asynccontextmanager
+async def loading_service(
+    settings: ServeSettings, announce: Callable[[Ready], None]
+) -> AsyncIterator[tuple[Coordinator, SlowLoad]]:
+    """A service whose doors are open while it loads; at the end a signal stops it."""
+    load = SlowLoad(settings)
+    coordinator = Coordinator(settings, load, ignore, announce)
+    task = asyncio.create_task(coordinator.run())
+    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
+    yield coordinator, load
+    coordinator.on_signal()
+    await task
 
 
 async def ask_reflection(channel: grpc.aio.Channel, **question: str) -> reflection_pb2.ServerReflectionResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numoe.kernels.step.sampling import PADDING, draw, keep_sigmas, log_sum_exp
+from numoe.kernels.step.sampling import PADDING, keep_sigmas
 from tests.kernels import reference
 from tests.kernels.numeric import SEED
 from tests.kernels.step.test_sampling import (
     VOCABULARY,
     Singles,
+    draw_seconds,
     drawn,
     group_maxima,
     padded,
     sample_of,
-    scratch,
     some_logits,
 )
 
@@ -144,18 +143,5 @@ def test_filters_of_a_large_vocabulary_are_those_of_its_best_candidates() -> Non
 
 def test_filters_cost_what_other_filters_cost() -> None:
     """At most 60 times the processor time of a draw without filters, as top-p does."""
-    random = np.random.default_rng(SEED)
-    logits = padded((random.standard_normal(151_936) * 2).astype(np.float32))
-    memory = scratch(logits)
-    log_sum_exp(logits, memory.maxima)
-
-    def seconds(**fields: float) -> float:
-        taken = []
-        for seed in range(5):
-            row, sample = logits.copy(), sample_of(temperature=1.0, seed=seed, **fields)
-            start = thread_time()
-            draw(row, memory, sample, len(logits))
-            taken.append(thread_time() - start)
-        return min(taken)
-
-    assert seconds(typical_p=0.9, xtc_probability=1.0, xtc_threshold=0.1) < 60 * seconds()
+    filtered = draw_seconds(temperature=1.0, typical_p=0.9, xtc_probability=1.0, xtc_threshold=0.1)
+    assert filtered < 60 * draw_seconds(temperature=1.0)

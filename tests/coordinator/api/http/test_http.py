@@ -40,7 +40,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 )
 from tests.coordinator.api.http.http_client import ask, messages, order
 from tests.coordinator.engine.serving import Gate
-from tests.coordinator.process.test_life import SlowLoad, ignore
+from tests.coordinator.process.test_life import ignore, loading_service
 
 
 def routes() -> list[tuple[Role, str, str]]:
@@ -77,36 +77,31 @@ async def test_every_action_is_refused_from_another_site_and_every_route_under_a
 
 
 async def test_health_says_whether_requests_are_taken() -> None:
-    load = SlowLoad(settings_of())
     ready: list[Ready] = []
-    coordinator = Coordinator(settings_of(), load, ignore, ready.append)
-    task = asyncio.create_task(coordinator.run())
-    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
-    http = coordinator.loading().http
-    assert (await ask(http, "/livez")).status == 200
-    not_ready = await ask(http, "/readyz")
-    assert (not_ready.status, not_ready.json) == (503, {"state": "loading"})
-    refused = await ask(http, "/ops/status")
-    assert (refused.status, refused.json["error"]["reason"], refused.headers["retry-after"]) == (
-        503,
-        "UNAVAILABLE",
-        "5",
-    )
-    stream = messages(http)
-    told = await anext(stream)
-    assert (set(told), told["service"]["state"]) == ({"now", "service"}, "loading")
-    assert told["service"]["loading"] == {"phase": "loading", "done": 1, "total": 2}
-    load.finish()
-    await until(lambda: bool(ready))
-    assert ready[0].http == http
-    assert (await ask(http, "/readyz")).json == {"state": "serving"}
-    async for told in stream:  # the same stream goes on with all parts
-        if told["service"]["state"] == "serving":
-            break
-    assert {"workers", "experts", "flow"} <= set(told)
-    await stream.aclose()
-    coordinator.on_signal()
-    await task
+    async with loading_service(settings_of(), ready.append) as (coordinator, load):
+        http = coordinator.loading().http
+        assert (await ask(http, "/livez")).status == 200
+        not_ready = await ask(http, "/readyz")
+        assert (not_ready.status, not_ready.json) == (503, {"state": "loading"})
+        refused = await ask(http, "/ops/status")
+        assert (refused.status, refused.json["error"]["reason"], refused.headers["retry-after"]) == (
+            503,
+            "UNAVAILABLE",
+            "5",
+        )
+        stream = messages(http)
+        told = await anext(stream)
+        assert (set(told), told["service"]["state"]) == ({"now", "service"}, "loading")
+        assert told["service"]["loading"] == {"phase": "loading", "done": 1, "total": 2}
+        load.finish()
+        await until(lambda: bool(ready))
+        assert ready[0].http == http
+        assert (await ask(http, "/readyz")).json == {"state": "serving"}
+        async for told in stream:  # the same stream goes on with all parts
+            if told["service"]["state"] == "serving":
+                break
+        assert {"workers", "experts", "flow"} <= set(told)
+        await stream.aclose()
 
 
 async def test_answers_carry_a_policy_and_the_page_is_served_with_its_types() -> None:

@@ -10,13 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from numoe.coordinator.api.http import clients, inference
-from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.process.life import Ready
 from numoe.coordinator.settings import ListenSettings, ServeSettings
 from tests.coordinator.api.grpc.grpc_serving import fake_workers, running_server, settings_of, small_workers, until
 from tests.coordinator.api.http.http_client import PATIENCE_SECONDS, Reply, ask, order
 from tests.coordinator.api.http.openai_serving import HELLO
 from tests.coordinator.engine.serving import Gate
-from tests.coordinator.process.test_life import SlowLoad, ignore
+from tests.coordinator.process.test_life import loading_service
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 200, "ignore_eos": True}
@@ -110,24 +110,19 @@ async def test_what_fails_before_anything_is_sent_has_a_status_and_later_an_even
 
 
 async def test_while_the_model_is_loaded_clients_are_told_to_come_back() -> None:
-    load = SlowLoad(settings_of())
     ready: list[Ready] = []
-    coordinator = Coordinator(settings_of(), load, ignore, ready.append)
-    task = asyncio.create_task(coordinator.run())
-    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
-    http = coordinator.loading().http
-    health = await ask(http, "/health")
-    assert (health.status, health.json["error"]["type"]) == (503, "unavailable_error")
-    for path in (CHAT, "/tokenize"):
-        refused = await post(http, path, {"messages": HELLO})
-        assert (refused.status, refused.headers["retry-after"]) == (503, "5")
-        assert (refused.json["error"]["type"], refused.json["error"]["code"]) == ("server_error", "unavailable")
-    assert (await post(http, MESSAGES, {})).json["error"]["type"] == "overloaded_error"
-    load.finish()
-    await until(lambda: bool(ready))
-    assert (await ask(http, "/health")).json == {"status": "ok"}
-    coordinator.on_signal()
-    await task
+    async with loading_service(settings_of(), ready.append) as (coordinator, load):
+        http = coordinator.loading().http
+        health = await ask(http, "/health")
+        assert (health.status, health.json["error"]["type"]) == (503, "unavailable_error")
+        for path in (CHAT, "/tokenize"):
+            refused = await post(http, path, {"messages": HELLO})
+            assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+            assert (refused.json["error"]["type"], refused.json["error"]["code"]) == ("server_error", "unavailable")
+        assert (await post(http, MESSAGES, {})).json["error"]["type"] == "overloaded_error"
+        load.finish()
+        await until(lambda: bool(ready))
+        assert (await ask(http, "/health")).json == {"status": "ok"}
 
 
 async def test_calls_are_bounded_and_one_more_is_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

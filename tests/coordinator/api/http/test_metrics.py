@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from numoe.coordinator.machine.machine_look import MachineFacts
-from numoe.coordinator.process.life import Coordinator, Ready
+from numoe.coordinator.process.life import Ready
 from numoe.coordinator.workers.placement import Placement
 from tests.coordinator.api.grpc.grpc_serving import (
     SHAPE,
@@ -29,7 +29,7 @@ from tests.coordinator.api.http.http_client import Reply
 from tests.coordinator.api.http.http_client import ask as http_ask
 from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.engine.serving import Gate
-from tests.coordinator.process.test_life import SlowLoad, ignore
+from tests.coordinator.process.test_life import loading_service
 from tests.coordinator.tiny_tokenizer import LETTERS
 from tests.programs import find_program
 
@@ -99,17 +99,12 @@ async def test_the_newer_format_is_given_to_who_asks_for_it() -> None:
 
 
 async def test_a_service_that_loads_says_so_and_nothing_of_workers() -> None:
-    load = SlowLoad(settings_of())
     ready: list[Ready] = []
-    coordinator = Coordinator(settings_of(), load, ignore, ready.append)
-    task = asyncio.create_task(coordinator.run())
-    await until(lambda: load.begun.is_set() and bool(coordinator.loading().http))
-    while_loading = await http_ask(coordinator.loading().http, "/metrics")
-    load.finish()
-    await until(lambda: bool(ready))
-    when_loaded = await http_ask(ready[0].http, "/metrics")
-    coordinator.on_signal()
-    await task
+    async with loading_service(settings_of(), ready.append) as (coordinator, load):
+        while_loading = await http_ask(coordinator.loading().http, "/metrics")
+        load.finish()
+        await until(lambda: bool(ready))
+        when_loaded = await http_ask(ready[0].http, "/metrics")
     loading, loaded = samples_of(while_loading), samples_of(when_loaded)
     assert (loading["numoe_state", "loading"], loading["numoe_state", "serving"]) == (1, 0)
     assert (loaded["numoe_state", "loading"], loaded["numoe_state", "serving"]) == (0, 1)
