@@ -48,6 +48,15 @@ def ahead_folder() -> Path:
     return KERNELS / "ahead" / _build(INSTRUCTION_SET.first_cpu)
 
 
+def sources_digest() -> bytes:
+    """Of all that the kernels are written in: the bits that they make follow from it."""
+    digest = hashlib.sha256()
+    for source in sorted(KERNELS.rglob("*.py")):
+        digest.update(str(source.relative_to(KERNELS)).encode())
+        digest.update(source.read_bytes())
+    return digest.digest()
+
+
 def _target() -> str | None:
     """The CPU that LLVM compiles for; None: this one."""
     return INSTRUCTION_SET.first_cpu if AHEAD or ahead_folder().is_dir() else INSTRUCTION_SET.cpu
@@ -55,10 +64,7 @@ def _target() -> str | None:
 
 def _build(target: str | None) -> str:
     """A name for all that the code depends on."""
-    digest = hashlib.sha256()
-    for source in sorted(KERNELS.rglob("*.py")):
-        digest.update(str(source.relative_to(KERNELS)).encode())
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(sources_digest())
     cpu = target or binding.get_host_cpu_name()
     digest.update(f"{numba.__version__} {cpu} {INSTRUCTION_SET.name}".encode())
     return digest.hexdigest()[:16]

@@ -23,7 +23,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from numoe.kernels.cpu.jit import KERNELS
+from numoe.kernels.cpu.jit import sources_digest
 from numoe.model.packed.same_model import same_model
 from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import SetupError
@@ -99,6 +99,5 @@ def _identity_of(assignment: WorkerAssignment) -> bytes:
     formats = (assignment.kv_types.keys.name, assignment.kv_types.values.name, assignment.hadamard)
     digest = blake3(same_model(whole, assignment.packed))
     digest.update(repr((*numbers, *formats, assignment.limits.block_positions)).encode())
-    for source in sorted(KERNELS.rglob("*.py")):
-        digest.update(source.read_bytes())
+    digest.update(sources_digest())
     return digest.digest()
