@@ -43,7 +43,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     settings_of,
     until,
 )
-from tests.coordinator.api.grpc.scripted import chatting, scripted
+from tests.coordinator.api.grpc.scripted import Scripted, chatting
 from tests.coordinator.api.grpc.test_limits import settings_for
 from tests.coordinator.engine.fake_executor import lose_workers_from
 from tests.coordinator.engine.serving import Gate
@@ -89,7 +89,7 @@ async def test_a_chat_has_thoughts_and_calls_and_goes_on_with_their_results() ->
     weather = Tool("weather", "Tells it.", '{"properties": {"city": {"type": "string"}}}')
     with chatting() as model:
         async with (
-            running_server(scripted(f"<think>\nwhy\n</think>\n\nLook:\n{CALL}"), **model) as running,
+            running_server(Scripted(f"<think>\nwhy\n</think>\n\nLook:\n{CALL}"), **model) as running,
             AsyncClient(running.ready.address) as client,
         ):
             asked = Conversation(turns, [weather], ToolChoice(function="weather"), thinking=Thinking(enabled=True))

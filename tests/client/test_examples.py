@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.coordinator.api.grpc.grpc_serving import PATIENCE_SECONDS, running_server
-from tests.coordinator.api.grpc.scripted import chatting, scripted
+from tests.coordinator.api.grpc.scripted import Scripted, chatting
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -20,7 +20,7 @@ async def printed(example: str, answer: str) -> str:
     """What an example prints where the model answers so."""
     pipe = asyncio.subprocess.PIPE
     with chatting() as model:
-        async with running_server(scripted(answer), **model) as running:
+        async with running_server(Scripted(answer), **model) as running:
             program = example.replace("127.0.0.1:50151", running.ready.address)
             command = (sys.executable, "-W", "error", "-c", program)
             process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)

@@ -20,7 +20,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     tiny_read,
     until,
 )
-from tests.coordinator.api.grpc.scripted import chatting, scripted
+from tests.coordinator.api.grpc.scripted import Scripted, chatting
 from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, answer_to, numoe, start
 from tests.coordinator.commands.terminal_process import OnTerminal
 from tests.coordinator.engine.fake_executor import LIMITS, lose_worker_at, lose_workers_from
@@ -189,7 +189,7 @@ def test_a_conversation_outlives_the_service(model: Path) -> None:
 
 async def test_thoughts_are_shown_to_a_person_alone_and_not_kept() -> None:
     with chatting() as model:
-        async with running_server(scripted("<think>\nwhy\n</think>\n\nso"), **model) as running:
+        async with running_server(Scripted("<think>\nwhy\n</think>\n\nso"), **model) as running:
             address = running.ready.address
             with OnTerminal("chat", "--address", address) as chat:
                 await asyncio.to_thread(chat.until, "(?m)^> ")

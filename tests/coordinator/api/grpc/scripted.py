@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from numoe.model.chat.formats import find_formats
-from numoe.protos.messages import Chunk
-from tests.coordinator.api.grpc.grpc_serving import FakeWorkers, tiny_read
+from numoe.protos.messages import NOT_DRAWN, Chunk
+from tests.coordinator.api.grpc.grpc_serving import FakeWorkers
 from tests.coordinator.engine.fake_executor import LIMITS
-from tests.coordinator.tiny_tokenizer import LETTERS
+from tests.coordinator.tiny_tokenizer import LETTERS, TOKENIZER
 from tests.model.text.chat_templates import QWEN3_LIKE, started
+from tests.tiny_vocabulary import IM_END
 
-ROOMY = replace(LIMITS, context_tokens=1024, kv_blocks=128)  # the smallest tokens spell templates letter by letter
+ROOMY = replace(LIMITS, context_tokens=2048, kv_blocks=512)  # a tiny vocabulary spells templates letter by letter
 
 
 class Scripted(FakeWorkers):
-    """Fake workers that draw a given text, and then the end, in answer to prompts of one length."""
+    """Workers that draw the tokens of a text, and then the end of the turn, whatever they are asked."""
 
-    script: Sequence[int] = ()
-    start: int | None = None  # the first position that was drawn
+    def __init__(self, script: str, **options: Any) -> None:
+        super().__init__(LETTERS, limits=ROOMY, **options)
+        self._script = TOKENIZER.encode(script + IM_END)
+        self._answers: dict[int, tuple[int, int]] = {}  # of a sequence, by its first block: where it begins and is
 
     def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
-        if not drawn:
-            return []
-        position = chunk.first_position + len(chunk.token_ids)
-        self.start = position if self.start is None else self.start
-        return [*drawn[:-1], (self.script[(position - self.start) % len(self.script)], drawn[-1][1])]
-
-
-def scripted(text: str, **options: Any) -> Scripted:
-    workers = Scripted(LETTERS, limits=ROOMY, **options)
-    workers.script = tiny_read()[1].encode(text + "<|im_end|>")
-    return workers
+        if not drawn or (len(chunk.given) and chunk.given[-1] != NOT_DRAWN):
+            return drawn
+        block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
+        first = position if len(chunk.given) else position + 1 - chunk.draws
+        begin, last = self._answers.get(block, (first, first))
+        if not begin < first <= last + 1:  # another sequence has the block
+            begin = first
+        self._answers[block] = begin, position
+        told, drawn = drawn[: first - position - 1], drawn[first - position - 1 :]
+        places = [min(at - begin, len(self._script) - 1) for at in range(first, position + 1)]
+        return [*told, *((self._script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -28,7 +27,7 @@ from numoe.v1.generation_pb2 import (
     ToolChoice,
 )
 from tests.coordinator.api.grpc.grpc_serving import Told, chatted, detail_of, fake_workers, running_server, tiny_read
-from tests.coordinator.api.grpc.scripted import ROOMY, chatting, scripted
+from tests.coordinator.api.grpc.scripted import ROOMY, Scripted, chatting
 from tests.coordinator.engine.fake_executor import lose_worker_at
 from tests.coordinator.tiny_tokenizer import ALL_IDS
 from tests.model.text.chat_templates import LLAMA3_LIKE, QWEN3_LIKE
@@ -67,7 +66,7 @@ async def test_an_answer_has_thoughts_content_and_calls() -> None:
     request = ChatRequest(messages=[USER], tools=[WEATHER])
     text = f"<think>\nwhy\n</think>\n\nLook:\n{CALL}\n{CALL}"
     with chatting() as model:
-        async with running_server(scripted(text), **model) as running:
+        async with running_server(Scripted(text), **model) as running:
             told = await chatted(running, request)
     assert (reasoning_of(told), told.text) == ("why", "Look:")
     assert calls_of(told) == [("weather", '{"city": "Paris"}')] * 2
@@ -78,7 +77,7 @@ async def test_an_answer_has_thoughts_content_and_calls() -> None:
 async def test_without_tools_a_call_is_content_and_so_is_a_broken_one() -> None:
     for text, tools in ((CALL, []), ("<tool_call>\n{weather", [WEATHER])):
         with chatting() as model:
-            async with running_server(scripted(text), **model) as running:
+            async with running_server(Scripted(text), **model) as running:
                 told = await chatted(running, ChatRequest(messages=[USER], tools=tools))
         assert (told.text, calls_of(told), told.finished.reason) == (text, [], FINISH_REASON_STOP)
 
@@ -86,7 +85,7 @@ async def test_without_tools_a_call_is_content_and_so_is_a_broken_one() -> None:
 async def test_an_answer_ends_with_its_only_call_and_says_how_many_tokens_it_took() -> None:
     request = ChatRequest(messages=[USER], tools=[WEATHER], parallel_tool_calls=False)
     with chatting() as model:
-        async with running_server(scripted(f"{CALL}\n{CALL}" + " and more" * 200), **model) as running:
+        async with running_server(Scripted(f"{CALL}\n{CALL}" + " and more" * 200), **model) as running:
             told = await chatted(running, request)
     assert calls_of(told) == [("weather", '{"city": "Paris"}')]
     assert (told.text, told.finished.reason) == ("", FINISH_REASON_TOOL_CALLS)
@@ -96,7 +95,7 @@ async def test_an_answer_ends_with_its_only_call_and_says_how_many_tokens_it_too
 async def test_a_model_whose_template_shows_one_call_makes_one() -> None:
     call = '{"name": "weather", "parameters": {"city": "Paris"}}'
     with chatting(LLAMA3_LIKE) as model:
-        async with running_server(scripted(f"{call}; {call}"), **model) as running:
+        async with running_server(Scripted(f"{call}; {call}"), **model) as running:
             told = await chatted(running, ChatRequest(messages=[USER], tools=[WEATHER]))
     assert calls_of(told) == [("weather", '{"city": "Paris"}')]
 
@@ -114,9 +113,8 @@ async def test_a_tool_is_called_where_one_must_be(source: str, choice: ToolChoic
     tools = [Tool(name=name, parameters=json.dumps(CITY)) for name in ("weather", "time")]
     asked = ChatRequest(messages=[USER], tools=tools, tool_choice=choice, thinking=Thinking(enabled=False))
     asked.parallel_tool_calls = False
-    limits = replace(ROOMY, context_tokens=2048)
     with chatting(source) as model:
-        async with running_server(fake_workers(ALL_IDS, limits=limits), **model) as running:
+        async with running_server(fake_workers(ALL_IDS, limits=ROOMY), **model) as running:
             told = await chatted(running, asked)
     [(name, arguments)] = calls_of(told)
     assert name in ({"weather"} if choice.function else {"weather", "time"})
@@ -130,7 +128,7 @@ async def test_calls_and_results_are_part_of_the_next_question() -> None:
     )
     result = ChatMessage(role="tool", content="rain", tool_call_id="c1", name="weather")
     with chatting() as model:
-        async with running_server(scripted("so"), **model) as running:
+        async with running_server(Scripted("so"), **model) as running:
             told = await chatted(running, ChatRequest(messages=[USER, called, result], tools=[WEATHER]))
     assert told.text == "so"
     assert told.messages[0].accepted.prompt_tokens > 200
@@ -138,7 +136,7 @@ async def test_calls_and_results_are_part_of_the_next_question() -> None:
 
 async def test_a_last_turn_of_the_assistant_goes_on() -> None:
     with chatting() as model:
-        async with running_server(scripted(" blue <think>"), **model) as running:
+        async with running_server(Scripted(" blue <think>"), **model) as running:
             messages = [USER, ChatMessage(role="assistant", content="The sky is")]
             told = await chatted(running, ChatRequest(messages=messages))
     assert told.text == " blue <think>"
@@ -152,7 +150,7 @@ async def test_a_thought_ends_with_its_budget_whatever_is_lost(lost: int | None)
         stopping=Stopping(max_tokens=14),
         response=ResponseOptions(logprobs=True),
     )
-    workers = scripted("<think>" + "a" * 60, **({} if lost is None else {"before_collect": lose_worker_at(lost)}))
+    workers = Scripted("<think>" + "a" * 60, **({} if lost is None else {"before_collect": lose_worker_at(lost)}))
     with chatting() as model:
         async with running_server(workers, **model) as running:
             told = await chatted(running, request)
@@ -167,7 +165,7 @@ async def test_a_thought_ends_with_its_budget_whatever_is_lost(lost: int | None)
 
 async def test_a_conversation_can_be_looked_at_as_text() -> None:
     with chatting() as model:
-        async with running_server(scripted("so"), **model) as running:
+        async with running_server(Scripted("so"), **model) as running:
             served = running.coordinator.served_model()
             shown = await render(served, Conversation([Turn("user", "a<|im_end|>b")]), None)
     assert shown == "<|im_start|>user\na<|im_end|>b<|im_end|>\n<|im_start|>assistant\n"
@@ -178,7 +176,7 @@ async def test_template_variables_reach_the_template() -> None:
     ParseDict({"days": 3, "half": 0.5, "b": {"y": [1], "x": None}}, request.template_variables)
     seen = "{{ days }} {{ half }} {{ b | tojson }}{{ messages[0].content }}{{ '' if enable_thinking else ' off' }}"
     with chatting(seen) as model:
-        async with running_server(scripted("so"), **model) as running:
+        async with running_server(Scripted("so"), **model) as running:
             request.thinking.enabled = False
             told = await chatted(running, request)
     assert told.messages[0].accepted.prompt_tokens == len(tiny_read()[1].encode('3 0.5 {"x": null, "y": [1]}Hello off'))
@@ -202,7 +200,7 @@ async def test_template_variables_reach_the_template() -> None:
 )
 async def test_what_is_wrong_is_told_by_its_field(changes: dict[str, Any], field: str) -> None:
     with chatting() as model:
-        async with running_server(scripted("so"), **model) as running:
+        async with running_server(Scripted("so"), **model) as running:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await chatted(running, ChatRequest(**{"messages": [USER], **changes}))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -211,7 +209,7 @@ async def test_what_is_wrong_is_told_by_its_field(changes: dict[str, Any], field
 
 
 async def test_a_budget_needs_a_model_that_thinks() -> None:
-    async with running_server(scripted("so")) as running:
+    async with running_server(Scripted("so")) as running:
         with pytest.raises(grpc.aio.AioRpcError, match="this model does not think apart") as caught:
             await chatted(running, ChatRequest(messages=[USER], thinking=Thinking(budget_tokens=5)))
     [violation] = detail_of(caught.value, error_details_pb2.BadRequest).field_violations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 from anthropic import AsyncAnthropic
@@ -12,12 +11,10 @@ from openai import AsyncOpenAI
 
 from numoe.model.chat.formats import find_formats
 from numoe.model.text.chat_template import ChatTemplate
-from numoe.protos.messages import NOT_DRAWN, Chunk
 from tests.coordinator.api.grpc.grpc_serving import PATIENCE_SECONDS, FakeWorkers, Running, running_server
-from tests.coordinator.engine.fake_executor import LIMITS
-from tests.coordinator.tiny_tokenizer import ALL_IDS, END_ID, LETTERS, TOKENIZER
+from tests.coordinator.api.grpc.scripted import ROOMY, Scripted
+from tests.coordinator.tiny_tokenizer import ALL_IDS
 
-ROOMY = replace(LIMITS, context_tokens=2048, kv_blocks=512)  # a tiny vocabulary spells tools letter by letter
 MODEL = "tiny qwen3moe"
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
@@ -37,29 +34,6 @@ Call tools as <tool_call>{"name": ..., "arguments": ...}</tool_call>.
 </think>
 
 {% endif %}{% endif %}"""
-
-
-class ScriptedWorkers(FakeWorkers):
-    """Workers that draw the tokens of a text, and then the end of the turn, whatever they are asked."""
-
-    def __init__(self, script: str, **options: Any) -> None:
-        super().__init__(LETTERS, **options)
-        self._script = [*TOKENIZER.encode(script), END_ID]
-        self._answers: dict[int, tuple[int, int]] = {}  # of a sequence, by its first block: where it begins and is
-
-    def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
-        drawn = super()._run(chunk)
-        if not drawn or (len(chunk.given) and chunk.given[-1] != NOT_DRAWN):
-            return drawn
-        block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
-        first = position if len(chunk.given) else position + 1 - chunk.draws
-        begin, last = self._answers.get(block, (first, first))
-        if not begin < first <= last + 1:  # another sequence has the block
-            begin = first
-        self._answers[block] = begin, position
-        told, drawn = drawn[: first - position - 1], drawn[first - position - 1 :]
-        places = [min(at - begin, len(self._script) - 1) for at in range(first, position + 1)]
-        return [*told, *((self._script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
 
 
 @asynccontextmanager
@@ -83,7 +57,7 @@ async def answering(workers: FakeWorkers) -> AsyncIterator[tuple[AsyncOpenAI, As
 
 def scripted(script: str) -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
     """The same, which answers so."""
-    return answering(ScriptedWorkers(script, limits=ROOMY))
+    return answering(Scripted(script))
 
 
 def unscripted() -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:

@@ -12,7 +12,8 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel, Field
 
 from tests.coordinator.api.grpc.grpc_serving import fake_workers
-from tests.coordinator.api.http.openai_serving import HELLO, MODEL, ROOMY, asked, scripted, unscripted
+from tests.coordinator.api.grpc.scripted import ROOMY
+from tests.coordinator.api.http.openai_serving import HELLO, MODEL, asked, scripted, unscripted
 from tests.coordinator.engine.fake_executor import expected_tokens
 from tests.coordinator.tiny_tokenizer import ALL_IDS, LETTERS, TOKENIZER
 
