@@ -31,8 +31,9 @@ from numoe.model.gguf.reader import (
 from numoe.protos.errors import ModelFileError
 from numoe.protos.foreign_text import one_line
 
-UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
-SCALARS = {0: "u1", 1: "i1", 2: "u2", 3: "i2", UINT32: "u4", 5: "i4", 6: "f4", BOOL: "u1", 10: "u8", 11: "i8", 12: "f8"}
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+SCALARS = {0: "u1", 1: "i1", 2: "u2", 3: "i2", 10: "u8", 11: "i8", 12: "f8"}
+SCALARS |= {UINT32: "u4", INT32: "i4", FLOAT32: "f4", BOOL: "u1"}
 DTYPES = {number: np.dtype("<" + code) for number, code in SCALARS.items()}
 
 

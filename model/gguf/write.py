@@ -1,25 +1,28 @@
-"""Writes a GGUF file piece by piece, so that a file far larger than memory can be made; needs the package gguf."""
+"""Writes a GGUF file piece by piece, so that a file far larger than memory can be made.
+
+Its header is what part.py and values.py read; it needs no library, so that a bench can make its model anywhere.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numoe.model.gguf.part import DEFAULT_ALIGNMENT, ENTRIES, HEADER, MAGIC
 from numoe.model.gguf.tensors import BLOCKS, TensorType, row_bytes
-from numoe.model.gguf.values import Strings, Value
+from numoe.model.gguf.values import ARRAY, BOOL, FLOAT32, INT32, STRING, UINT32, Strings, Value
 from numoe.protos.errors import SetupError
 
-if TYPE_CHECKING:
-    from gguf import GGUFWriter
-
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,65 +66,78 @@ def write_gguf(
         progress: is called after every piece.
         header_only: the tensors' bytes become a hole in the file, which reads as zeros and takes no disk.
     """
-    gguf = import_gguf()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(part, architecture)
     try:
-        _announce(writer, metadata, tensors)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        if header_only:
-            _leave_hole(writer.fout[0], tensors, writer.data_alignment)
-        else:
-            _write_data(writer.fout[0], tensors, writer.data_alignment, progress)
-        writer.close()
+        with part.open("wb") as file:
+            file.write(_header({"general.architecture": architecture, **metadata}, tensors))
+            if header_only:
+                _leave_hole(file, tensors)
+            else:
+                _write_data(file, tensors, progress)
         part.replace(path)
     except OSError as error:
         raise SetupError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        writer.close()
         part.unlink(missing_ok=True)
 
 
 def import_gguf() -> Any:
-    """Import the package gguf, which serving does not need. Raises SetupError where it is not installed."""
+    """Import the package gguf, which converts quants and which serving does not need. Raises SetupError without it."""
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise SetupError("making a model needs the package gguf: pip install gguf") from error
+        raise SetupError("converting quants needs the package gguf: pip install gguf") from error
     return gguf
 
 
-def _announce(writer: GGUFWriter, metadata: Mapping[str, Value | Sequence[str]], tensors: Sequence[NewTensor]) -> None:
-    gguf = import_gguf()
+def _header(metadata: Mapping[str, Value | Sequence[str]], tensors: Sequence[NewTensor]) -> bytes:
+    """All that comes before the tensors' bytes, but for what aligns those."""
+    pieces = [HEADER.pack(MAGIC, VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case np.ndarray():
-                writer.add_array(key, value.tolist())
-            case _:
-                writer.add_array(key, list(value) if isinstance(value, Strings) else value)
+        number, encoded = _value(value)
+        pieces += [_text(key), struct.pack("<I", number), encoded]
+    offset = 0
     for tensor in tensors:
         check_row(tensor.name, tensor.type, tensor.shape)
-        # Any dtype but uint8 keeps the writer from reading the shape as one in bytes.
-        writer.add_tensor_info(
-            tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, gguf.GGMLQuantizationType(tensor.type)
-        )
+        entry = ENTRIES[len(tensor.shape)].pack(*reversed(tensor.shape), tensor.type, offset)
+        pieces += [_text(tensor.name), struct.pack("<I", len(tensor.shape)), entry]
+        offset = _aligned(offset + tensor.bytes)
+    return b"".join(pieces)
 
 
-def _write_data(file: IO[bytes], tensors: Sequence[NewTensor], alignment: int, progress: Progress | None) -> None:
+def _value(value: Value | Sequence[str]) -> tuple[int, bytes]:
+    """A value's type, and its bytes; whole numbers are unsigned alone and signed in arrays, all of 32 bits."""
+    match value:
+        case bool():
+            return BOOL, struct.pack("<?", value)
+        case int():
+            return UINT32, struct.pack("<I", value)
+        case float():
+            return FLOAT32, struct.pack("<f", value)
+        case str():
+            return STRING, _text(value)
+        case Strings():
+            return ARRAY, struct.pack("<IQ", STRING, len(value)) + value.raw
+        case np.ndarray():
+            number, dtype = (FLOAT32, "<f4") if value.dtype.kind == "f" else (INT32, "<i4")
+            return ARRAY, struct.pack("<IQ", number, len(value)) + value.astype(dtype).tobytes()
+        case _:
+            return ARRAY, struct.pack("<IQ", STRING, len(value)) + b"".join(_text(str(one)) for one in value)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % DEFAULT_ALIGNMENT
+
+
+def _write_data(file: IO[bytes], tensors: Sequence[NewTensor], progress: Progress | None) -> None:
     total, done = sum(tensor.bytes for tensor in tensors), 0
     for tensor in tensors:
-        file.write(bytes(-file.tell() % alignment))
+        file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
         end = done + tensor.bytes
         for piece in tensor.pieces():
             assert piece.flags.c_contiguous
@@ -130,12 +146,12 @@ def _write_data(file: IO[bytes], tensors: Sequence[NewTensor], alignment: int, p
             if progress is not None:
                 progress(done, total)
         assert done == end, f"{tensor.name}: {end - done} bytes are missing"
-    file.write(bytes(-file.tell() % alignment))
+    file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
 
 
-def _leave_hole(file: IO[bytes], tensors: Sequence[NewTensor], alignment: int) -> None:
+def _leave_hole(file: IO[bytes], tensors: Sequence[NewTensor]) -> None:
     """Make the file as long as its data would."""
     end = file.tell()
     for tensor in tensors:
-        end += -end % alignment + tensor.bytes
-    file.truncate(end + -end % alignment)
+        end = _aligned(end) + tensor.bytes
+    file.truncate(_aligned(end))

@@ -58,7 +58,8 @@ def address(array: NDArray[Any]) -> int:
 
 def half_fields(format_: Format) -> list[int]:
     """Where in a file block of a quantised format d lies, and m if there is one."""
-    return [at for at in SCALES.get(TensorType(format_.ggml_type), ()) if at is not None]
+    known = SCALES.get(TensorType(format_.ggml_type))
+    return [at for at in (known.at, known.offset_at) if at is not None] if known else []
 
 
 def set_halves(format_: Format, rows: Bytes, values: NDArray[Any]) -> Bytes:
