@@ -26,7 +26,7 @@ from numoe.coordinator.api.http.guard import JSON
 from numoe.coordinator.api.http.places import Places
 from numoe.coordinator.api.http.stream import EVENT_STREAM
 from numoe.coordinator.api.served_model import ModelSource, ServedModel
-from numoe.coordinator.api.telling import Call, Dialect, Told
+from numoe.coordinator.api.telling import Call, Dialect, Teller, Told
 from numoe.coordinator.requests.events import Accepted, Event, Failed
 from numoe.coordinator.requests.merging import MergedEvents
 from numoe.coordinator.requests.request_end import Asker, Report
@@ -99,13 +99,14 @@ class Inference:
             served = self._source()
             call = dialect.read(body, asker.request_id, served)
             answers = await _submit(call, asker, served)
-        telling = _Telling(dialect, call, answers, asker.request_id)
+        events = MergedEvents([answer.generation for answer in answers])
         try:
+            telling = _Telling(dialect, call, events, call.tell(answers), asker.request_id)
             if not call.streamed:
                 return Response(await telling.whole(), media_type=JSON)
             begun = await telling.begin()
         except BaseException:
-            await telling.cancel()
+            events.cancel()
             raise
         stopping = BackgroundTask(telling.cancel)  # also of a client that went while something was sent to it
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -115,10 +116,9 @@ class Inference:
 class _Telling:
     """The events of one call on their way to its client."""
 
-    def __init__(self, dialect: Dialect, call: Call, answers: Sequence[Answered], request_id: str) -> None:
+    def __init__(self, dialect: Dialect, call: Call, events: MergedEvents, teller: Teller, request_id: str) -> None:
         self._dialect, self._call, self._request_id = dialect, call, request_id
-        self._teller = call.tell(answers)
-        self._events = MergedEvents([answer.generation for answer in answers])
+        self._events, self._teller = events, teller
 
     async def cancel(self) -> None:
         """End all requests of the call that are still open."""

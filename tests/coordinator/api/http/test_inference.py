@@ -75,6 +75,18 @@ async def test_a_client_that_goes_away_has_its_requests_ended(stream: bool) -> N
         assert len(running.workers.steps) <= 3
 
 
+async def test_an_answer_that_cannot_be_told_ends_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("numoe.coordinator.api.openai.chat._tell", fail)
+    async with running_server() as running:
+        reply = await post(running.ready.http, CHAT, ENDLESS | {"max_tokens": 100_000})
+        assert reply.status == 500
+        await until(lambda: running.busy() == (0, 0, 0))
+        assert sum(len(step.chunks) for step in running.workers.steps) < 50
+
+
 async def test_a_client_that_reads_nothing_holds_nobody_up() -> None:
     async with running_server() as running:
         http = running.ready.http
