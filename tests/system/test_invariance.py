@@ -66,6 +66,7 @@ OTHERS = {
     if type_.name not in SHAPES
 }
 PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
+OF_F32 = [(1, 2), (3, 2)]  # with keys and values of F32, which tell the workers' shares from one another as others do
 CHUNKS = (7, 512)
 
 
@@ -104,8 +105,11 @@ async def check_chunks(
         assert await run_together(processes.load(model, workers, threads, settings), model, settings) == expected
 
 
-@pytest.mark.parametrize(("workers", "threads"), PLANS, ids=[f"{workers}x{threads}" for workers, threads in PLANS])
-@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize(
+    ("kv", "workers", "threads"),
+    [("f16", *plan) for plan in PLANS] + [("f32", *plan) for plan in OF_F32],
+    ids=lambda value: str(value),
+)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 async def test_no_bit_depends_on_workers_threads_batch_chunks_or_neighbours(
     shape: TinyShape,
@@ -135,9 +139,16 @@ EXPERT_PLANS: dict[str, Callable[[ModelSpec, int], tuple[ExpertOwners | None, ..
 }
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 1), (2, 2), (3, 2), (4, 1)])
+# Each shape with one team, and two of them with all: what an expert's type and what its place change do not meet.
+EXPERT_TEAMS = [
+    *(pytest.param(SHAPES[name], *team, id=f"{name}-{team}") for name in ("F32", "K mix")
+      for team in ((1, 2), (2, 1), (2, 2), (3, 2), (4, 1))),
+    *(pytest.param(shape, 3, 2, id=name) for name, shape in SHAPES.items() if name not in ("F32", "K mix", "llama")),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("experts", EXPERT_PLANS.values(), ids=EXPERT_PLANS)
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES.values() if shape.experts > 1], ids=lambda s: s.type.name)
+@pytest.mark.parametrize(("shape", "workers", "threads"), EXPERT_TEAMS)
 async def test_no_bit_depends_on_which_worker_holds_an_expert(
     shape: TinyShape,
     experts: Callable[[ModelSpec, int], tuple[ExpertOwners | None, ...]],
