@@ -33,15 +33,15 @@ class Kept:
     The answer is read while the body is sent: one that comes early is not lost with what is never read of the body.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._address, self._patience_seconds = address, patience_seconds
         self._open: tuple[h11.Connection, asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reply:
         """One request; it connects anew where the door ended the connection after the last answer."""
         told = {"host": self._address, "content-length": str(len(body))}
         told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self._patience_seconds):
             wire, reader, writer = self._open or await self._connect()
             self._open = None
             for event in (h11.Request(method=method, target=path, headers=[*told.items()]), h11.Data(body)):

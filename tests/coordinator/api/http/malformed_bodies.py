@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -34,7 +34,7 @@ MESSAGES: Any = {
     "system": "s",
     "tools": [{"name": "f", "input_schema": {"type": "object"}}],
 }
-VALID: Mapping[str, Any] = {
+VALID: dict[str, Any] = {
     "/v1/chat/completions": CHAT | {"chat_template_kwargs": {"a": {"b": [1]}}},
     "/v1/completions": SHARED | {"prompt": ["ab", [1, 2]], "logprobs": 0, "logit_bias": {"5": 1.0}},
     "/v1/messages": MESSAGES | {"thinking": {"type": "enabled", "budget_tokens": 5}},
@@ -44,7 +44,7 @@ VALID: Mapping[str, Any] = {
     "/apply-template": {"messages": TURNS, "tools": TOOLS},
 }
 # Of those that act, too: the last one's has more fields than go, as one without any ends the service.
-ACTIONS: Mapping[str, Any] = {
+ACTIONS: dict[str, Any] = {
     "/ops/actions/abort": {"request_id": "x"},
     "/ops/actions/rebalance": {},
     "/ops/actions/drain-worker": {"worker": 0},
@@ -62,8 +62,8 @@ SCHEMAS: tuple[Any, ...] = (
     {"enum": [f"{number}" * 9 for number in range(3000)]}, {"type": "object", "minProperties": 10**6},
 )  # fmt: skip
 REGEXES: tuple[Any, ...] = (
-    "(", "*", "[z-a]", "(?<=a)b", "(a*)*b", "(a|a)*c", "a{9999}", "((a{60}){60}){60}", "\\", "(?P<n>x)(?P=n)", "\\p{Nope}",
-    "(" * 5000, "[\ud800]", "(?i)" + "ß" * 400, ".{0,3000}x.{0,3000}", "", "(?:x+x+)+y",
+    "(", "*", "[z-a]", "(?<=a)b", "(a*)*b", "(a|a)*c", "a{9999}", "((a{60}){60}){60}", "\\", "(?P<n>x)(?P=n)",
+    "\\p{Nope}", "(" * 5000, "[\ud800]", "(?i)" + "ß" * 400, ".{0,3000}x.{0,3000}", "", "(?:x+x+)+y",
 )  # fmt: skip
 GRAMMARS: tuple[Any, ...] = (
     "start: start", "start: a", "start: (", 'start: "a" start | start "b"', "root ::= 'x'", "", "start: /(/", "%json {",
@@ -71,8 +71,9 @@ GRAMMARS: tuple[Any, ...] = (
 )  # fmt: skip
 TEMPLATE_ARGUMENTS: tuple[Any, ...] = (
     {"messages": 1}, {"tools": [None]}, {"add_generation_prompt": {}}, {"bos_token": []}, {"raise_exception": "x"},
-    {"enable_thinking": "x" * 9000}, {"": ""}, {"self": {}, "loop": 1}, {f"k{number}": number for number in range(2000)},
-    {"namespace": 7, "range": None}, {"documents": [[[[{}]]]]}, [1], "x",
+    {"enable_thinking": "x" * 9000}, {"": ""}, {"self": {}, "loop": 1},
+    {f"k{number}": number for number in range(2000)}, {"namespace": 7, "range": None}, {"documents": [[[[{}]]]]},
+    [1], "x",
 )  # fmt: skip
 # Fields that a route may take, beside those that stand in its valid body.
 PLACED: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -101,7 +102,7 @@ def places(data: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def malformed(valid: Any, chosen: random.Random) -> bytes:
-    """A body with values replaced, gone or beside it, or with its bytes cut, turned over, doubled or nested endlessly."""
+    """A body with values replaced, gone or added, or with its bytes cut, turned over, doubled or nested without end."""
     body = json.loads(json.dumps(valid))
     for _ in range(chosen.randint(1, 3)):
         container, key = chosen.choice(list(places(body)) or [({"": 0}, "")])
