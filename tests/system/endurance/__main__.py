@@ -14,11 +14,14 @@ import asyncio
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from tests.system.clients import SHAPE
 from tests.system.endurance import cancels, malformed, soak
+from tests.system.endurance.service import Service, serving
 from tests.tiny_model import write_tiny_model
+
+Report = soak.Report | cancels.Report | malformed.Report
+SERVE_FLAGS = {"soak": soak.SERVE_FLAGS, "cancels": cancels.SERVE_FLAGS, "malformed": malformed.SERVE_FLAGS}
 
 
 def main() -> int:
@@ -49,18 +52,26 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def _run(options: argparse.Namespace, log: Path) -> Any:
-    model, seed = options.model, options.seed
-    named = () if model is None else (str(model),)
-    match options.campaign:
-        case "soak":
-            return await soak.soak(log, options.streams, 60.0 * options.minutes, seed, *named)
-        case "malformed":
-            return await malformed.malform(log, options.count, seed, *named)
-    if model is None:
+async def _run(options: argparse.Namespace, log: Path) -> Report:
+    model: Path | None = options.model
+    if model is None and options.campaign == "cancels":
         model = log.with_name("tiny.gguf")
         write_tiny_model(model, SHAPE)
-    return await cancels.cancel(log, model, options.count, seed)
+    named, faults = () if model is None else (str(model),), list[str]()
+    async with serving(log, faults, *named, *SERVE_FLAGS[options.campaign]) as service:
+        report = await _campaign(options, service)
+    report.faults.extend(faults)
+    return report
+
+
+async def _campaign(options: argparse.Namespace, service: Service) -> Report:
+    match options.campaign:
+        case "soak":
+            return await soak.soak(service, options.streams, 60.0 * options.minutes, options.seed)
+        case "cancels":
+            return await cancels.cancel(service, options.count, options.seed)
+        case _:
+            return await malformed.malform(service, options.count, options.seed)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from numoe.v1.operations_pb2 import Status
 from tests.system.clients import ask
 from tests.system.endurance.report import spread, table, verdict
-from tests.system.endurance.service import BACK_SECONDS, LOOK_SECONDS, Service, serving
+from tests.system.endurance.service import BACK_SECONDS, LOOK_SECONDS, Service
 from tests.system.endurance.victims import Victim, give_up, make_victim
 
 SEQUENCES = 4  # so that half of a round waits in the queue
@@ -63,21 +62,20 @@ class Report:
         )
 
 
-async def cancel(log: Path, model: Path, count: int, seed: int = 0) -> Report:
-    """Serve a model, and have so many requests of it given up."""
+async def cancel(service: Service, count: int, seed: int = 0) -> Report:
+    """Have so many requests given up."""
     report, chosen = Report(), random.Random(seed)
     given_up: dict[str, tuple[Victim, float]] = {}
-    async with serving(log, report.faults, str(model), *SERVE_FLAGS) as service:
-        expected = await service.client.tokens(ask(HONEST_TOKENS))
-        over = asyncio.Event()
-        honest = asyncio.create_task(_be_honest(service, expected, over, report))
-        while len(given_up) < count:
-            numbers = range(len(given_up), min(count, len(given_up) + chosen.randint(1, MOST_AT_ONCE)))
-            await _round(service, [make_victim(number, chosen) for number in numbers], chosen, given_up, report)
-        over.set()
-        await honest
-        report.faults += await service.idle_faults()
-    _read_ends(log, given_up, report)
+    expected = await service.client.tokens(ask(HONEST_TOKENS))
+    over = asyncio.Event()
+    honest = asyncio.create_task(_be_honest(service, expected, over, report))
+    while len(given_up) < count:
+        numbers = range(len(given_up), min(count, len(given_up) + chosen.randint(1, MOST_AT_ONCE)))
+        await _round(service, [make_victim(number, chosen) for number in numbers], chosen, given_up, report)
+    over.set()
+    await honest
+    report.faults += await service.idle_faults()
+    _read_ends(service.server.log, given_up, report)
     return report
 
 
@@ -133,10 +131,10 @@ async def _be_honest(service: Service, expected: list[int], over: asyncio.Event,
         report.honest_answers += 1
 
 
-def _read_ends(log: Path, given_up: dict[str, tuple[Victim, float]], report: Report) -> None:
+def _read_ends(log: str, given_up: dict[str, tuple[Victim, float]], report: Report) -> None:
     """How each ended and when, by the service's log; it knows nothing of those that it never heard of."""
     ends: dict[str, list[dict[str, Any]]] = {id: [] for id in given_up}
-    for line in log.read_text().splitlines():
+    for line in log.splitlines():
         told = json.loads(line)
         if told["event"] == "request_ended" and told["request"] in ends:
             ends[told["request"]].append(told)

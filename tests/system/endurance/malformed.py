@@ -8,13 +8,12 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.coordinator.api.http.http_client import Kept, Reply
 from tests.coordinator.api.http.malformed_bodies import ACTIONS, VALID, malformed
 from tests.system.endurance.asking import DOORS, Told, asking, pool
 from tests.system.endurance.report import spread, table, verdict
-from tests.system.endurance.service import Service, serving
+from tests.system.endurance.service import Service
 
 # A body that lost its limit is answered with as many tokens as the context holds; one so short is full in no time.
 SERVE_FLAGS = ("--context-tokens", "256")
@@ -89,21 +88,20 @@ class Report:
         return [name, len(seconds), *shares, sum(tally.tokens for tally in tallies), told]
 
 
-async def malform(log: Path, count: int, seed: int = 0, *arguments: str) -> Report:
-    """Serve a model, by default the demo model, and send it so many bodies in all, path by path in turn."""
+async def malform(service: Service, count: int, seed: int = 0) -> Report:
+    """Send so many bodies in all, path by path in turn."""
     report, chosen = Report(), random.Random(seed)
     paths = list(PATHS)
-    async with serving(log, report.faults, *arguments, *SERVE_FLAGS) as service:
-        client = Kept(service.server.http, PATIENCE_SECONDS)
-        expected = await _honest(service)
-        for number in range(count):
-            path = paths[number % len(paths)]
-            await _send(client, path, malformed(PATHS[path], chosen), report)
-            if number % HONEST_EVERY == 0:
-                report.faults += ["an honest answer was another"] * (await _honest(service) != expected)
-                report.honest += 1
-        client.close()
-        report.faults += await service.idle_faults()
+    client = Kept(service.server.http, PATIENCE_SECONDS)
+    expected = await _honest(service)
+    for number in range(count):
+        path = paths[number % len(paths)]
+        await _send(client, path, malformed(PATHS[path], chosen), report)
+        if number % HONEST_EVERY == 0:
+            report.faults += ["an honest answer was another"] * (await _honest(service) != expected)
+            report.honest += 1
+    client.close()
+    report.faults += await service.idle_faults()
     report.faults += [f"always late: {one}" for one in report.late if one.always]
     return report
 

@@ -6,11 +6,10 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.system.endurance.asking import DOORS, Question, Told, asking, pool
 from tests.system.endurance.report import spread, table, verdict
-from tests.system.endurance.service import Holdings, Service, serving
+from tests.system.endurance.service import Holdings, Service
 
 # Fewer blocks than 32 requests want: some give theirs back and are run again, and cached ones are taken over.
 SERVE_FLAGS = ("--context-tokens", "4096", "--kv-tokens", "8192")
@@ -60,28 +59,24 @@ class Report:
         )
 
 
-async def soak(log: Path, streams: int, seconds: float, seed: int = 0, *arguments: str) -> Report:
-    """Serve a model, by default the demo model, to so many streams; half of them over each door."""
-    report = Report(streams)
-    async with serving(log, report.faults, *arguments, *SERVE_FLAGS) as service:
-        questions = pool(seed)
-        expected = await _learn(service, questions)
-        report.doors = {door: Counts() for door in DOORS}
-        clients = [(DOORS[number % 2], random.Random(f"{seed} {number}")) for number in range(streams)]
-        began = time.monotonic()
-        for until in (FIRST_SHARE * seconds, seconds):
-            end = began + until
-            await asyncio.gather(
-                *[
-                    _live(service, door, questions, expected[door], end, chosen, report.doors[door])
-                    for door, chosen in clients
-                ]
-            )
-            report.faults += await service.idle_faults()
-            report.looks.append(service.holdings())
-        report.seconds = time.monotonic() - began
-        flow = (await service.status()).flow
-        report.preemptions, report.cached_tokens = flow.preemptions, flow.cached_tokens
+async def soak(service: Service, streams: int, seconds: float, seed: int = 0) -> Report:
+    """So many streams, half of them through each door."""
+    report, questions = Report(streams), pool(seed)
+    expected = await _learn(service, questions)
+    report.doors = {door: Counts() for door in DOORS}
+    clients = [(DOORS[number % 2], random.Random(f"{seed} {number}")) for number in range(streams)]
+    began = time.monotonic()
+    for until in (FIRST_SHARE * seconds, seconds):
+        lives = [
+            _live(service, door, questions, expected[door], began + until, chosen, report.doors[door])
+            for door, chosen in clients
+        ]
+        await asyncio.gather(*lives)
+        report.faults += await service.idle_faults()
+        report.looks.append(service.holdings())
+    report.seconds = time.monotonic() - began
+    flow = (await service.status()).flow
+    report.preemptions, report.cached_tokens = flow.preemptions, flow.cached_tokens
     report.faults += [fault for one in report.doors.values() for fault in one.faults] + _grown(report)
     return report
 

@@ -6,31 +6,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.endurance.cancels import cancel
-from tests.system.endurance.malformed import PATHS, malform
-from tests.system.endurance.soak import soak
+from tests.system.endurance import cancels, malformed, soak
+from tests.system.endurance.service import serving
 
-STREAMS, SECONDS = 8, 3.0
-CANCELS = 40
-BODIES = 40 * len(PATHS)
-
-
-@pytest.mark.timeout(300)
-async def test_streams_tell_what_they_tell_alone_and_nothing_grows(served_model: Path, tmp_path: Path) -> None:
-    report = await soak(tmp_path / "log", STREAMS, SECONDS, 0, str(served_model))
-    assert not report.faults, str(report)
+STREAMS, SECONDS = 8, 2.0
+CANCELS = 24
+BODIES = 20 * len(malformed.PATHS)
 
 
 @pytest.mark.timeout(300)
-async def test_nothing_is_left_of_requests_that_were_given_up(served_model: Path, tmp_path: Path) -> None:
-    report = await cancel(tmp_path / "log", served_model, CANCELS)
-    assert not report.faults, str(report)
-    assert sum(map(len, report.ended.values())) == CANCELS
-    assert report.honest_answers > 0
+async def test_streams_tell_what_they_tell_alone_and_nothing_is_left_of_them_nor_of_those_given_up(
+    served_model: Path, tmp_path: Path
+) -> None:
+    faults: list[str] = []
+    async with serving(tmp_path / "log", faults, str(served_model), *cancels.SERVE_FLAGS) as service:
+        streams = await soak.soak(service, STREAMS, SECONDS)
+        given_up = await cancels.cancel(service, CANCELS)
+    assert not streams.faults, str(streams)
+    assert not given_up.faults, str(given_up)
+    assert sum(map(len, given_up.ended.values())) == CANCELS
+    assert given_up.honest_answers > 0
+    assert not faults
 
 
 @pytest.mark.timeout(300)
 async def test_malformed_bodies_are_refused_at_once(served_model: Path, tmp_path: Path) -> None:
-    report = await malform(tmp_path / "log", BODIES, 0, str(served_model))
+    faults: list[str] = []
+    async with serving(tmp_path / "log", faults, str(served_model), *malformed.SERVE_FLAGS) as service:
+        report = await malformed.malform(service, BODIES)
     assert not report.faults, str(report)
     assert all(tally.statuses for tally in report.tallies.values())
+    assert not faults
