@@ -25,6 +25,8 @@ NUMOE = str(Path(sys.executable).with_name("numoe"))
 PATIENCE_SECONDS = 120.0  # for anything to start, restart or end on a loaded machine
 _READY = re.compile(r"READY grpc=(?P<address>127\.0\.0\.1:\d+) .*?( ops=http://(?P<http>127\.0\.0\.1:\d+)/ops/)?\n")
 _ARENA = "/memfd:numoe-arena"
+_FAULTY = re.compile(r"Traceback|incident|internal error|restart")  # in a log of which nothing was lost
+MOST_FAULTY = 20  # lines that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,16 @@ def serving(log: Path, *arguments: str, **how: Any) -> Iterator[ServeProcess]:
             assert code == 0, text
             belongings.assert_gone()
             read_log(text)  # nothing stands in it that docs/log.md does not list
+
+
+def end_well(server: ServeProcess) -> list[str]:
+    """Ends a service of which nothing was lost, and all that belongs to it; returns what should not have been."""
+    belongings = server.belongings()
+    server.process.send_signal(signal.SIGTERM)
+    code, text = server.wait()
+    belongings.assert_gone()
+    faulty = [line for line in text.splitlines() if _FAULTY.search(line)][:MOST_FAULTY]
+    return [f"it ended with {code}"] * (code != 0) + faulty
 
 
 def wait_until(condition: Callable[[], bool], describe: Callable[[], object] = lambda: "not in time") -> None:

@@ -103,5 +103,8 @@ class HttpServer:
             listening = socket.create_server((name, int(port)), family=family, backlog=CONNECTIONS)
         except OSError as error:
             raise explain_refusal(self._address, FLAG) from error
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_MILLISECONDS)  # connections inherit it
+        # Connections inherit both. asyncio sets the second itself where the listening socket names its protocol, which
+        # create_server's does not: on a connection that is kept each answer, and parts of streams, then wait 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_MILLISECONDS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening

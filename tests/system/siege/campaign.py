@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,7 +15,7 @@ from statistics import median
 import psutil  # type: ignore[import-untyped]
 
 from tests.system.clients import connected
-from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess
+from tests.system.serve_process import PATIENCE_SECONDS, ServeProcess, end_well
 from tests.system.siege import http_attacks  # noqa: F401  registers its attacks
 from tests.system.siege.attacks import ATTACKS
 from tests.system.siege.honest import Diary, HonestClient, percentile
@@ -92,14 +90,8 @@ async def besiege(log: Path, campaign: Campaign) -> Report:
     try:
         report = await _besiege(server, campaign)
     finally:
-        belongings = server.belongings()
-        server.process.send_signal(signal.SIGTERM)
-        code, text = await asyncio.to_thread(server.wait)
-    belongings.assert_gone()
-    report.faults += [f"it ended with {code}"] * (code != 0)
-    report.faults += [
-        line for line in text.splitlines() if re.search(r"Traceback|incident|internal error|restart", line)
-    ][:20]
+        faults = await asyncio.to_thread(end_well, server)
+    report.faults += faults
     return report
 
 

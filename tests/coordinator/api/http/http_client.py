@@ -1,4 +1,4 @@
-"""A client of the HTTP door, on a real socket: one request on each connection."""
+"""Clients of the HTTP door, on real sockets: one request on each connection, or many on one that is kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import h11
 
 PATIENCE_SECONDS = 30.0
 
@@ -23,6 +25,57 @@ class Reply:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+class Kept:
+    """A connection that is kept from one request to the next, as clients of OpenAI and Anthropic keep theirs.
+
+    The answer is read while the body is sent: one that comes early is not lost with what is never read of the body.
+    """
+
+    def __init__(self, address: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._address, self._patience_seconds = address, patience_seconds
+        self._open: tuple[h11.Connection, asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reply:
+        """One request; it connects anew where the door ended the connection after the last answer."""
+        told = {"host": self._address, "content-length": str(len(body))}
+        told |= {name.replace("_", "-"): value for name, value in headers.items()}
+        async with asyncio.timeout(self._patience_seconds):
+            wire, reader, writer = self._open or await self._connect()
+            self._open = None
+            for event in (h11.Request(method=method, target=path, headers=[*told.items()]), h11.Data(body)):
+                writer.write(wire.send(event) or b"")
+            wire.send(h11.EndOfMessage())
+            status, about, parts = await _answer_on(wire, reader)
+        if wire.our_state is h11.DONE and wire.their_state is h11.DONE:
+            wire.start_next_cycle()
+            self._open = wire, reader, writer
+        else:
+            writer.close()
+        return Reply(status, about, parts)
+
+    async def _connect(self) -> tuple[h11.Connection, asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = self._address.rpartition(":")
+        return h11.Connection(h11.CLIENT), *await asyncio.open_connection(host.strip("[]"), int(port))
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[2].close()
+
+
+async def _answer_on(wire: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    status, about, body = 0, dict[str, str](), bytearray()
+    while True:
+        match wire.next_event():
+            case h11.NEED_DATA:
+                wire.receive_data(await reader.read(1 << 16))
+            case h11.Response(status_code=status, headers=headers):
+                about = {name.decode(): value.decode() for name, value in headers}
+            case h11.Data(data=data):
+                body += data
+            case h11.EndOfMessage():
+                return status, about, bytes(body)
 
 
 async def ask(address: str, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Reply:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
 from tests.coordinator.api.grpc.grpc_serving import (
     ask as asked,
 )
-from tests.coordinator.api.http.http_client import ask, messages, order
+from tests.coordinator.api.http.http_client import Kept, ask, messages, order
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.process.test_life import ignore, loading_service
 
@@ -287,6 +288,19 @@ async def test_http_listens_where_it_is_told_to(host: str) -> None:
 
 def test_every_kind_of_failure_has_a_status() -> None:
     assert set(STATUSES) == set(FailureKind)
+
+
+async def test_answers_on_a_kept_connection_wait_for_nobodys_acknowledgement() -> None:
+    """Linux delays one by 40 ms at least, but for the first dozen of a connection."""
+    seconds = []
+    async with running_server() as running:
+        client = Kept(running.ready.http)
+        for _ in range(40):
+            began = time.monotonic()
+            assert (await client.ask("/livez")).status == 200
+            seconds.append(time.monotonic() - began)
+        client.close()
+    assert min(seconds[-10:]) < 0.04, seconds
 
 
 async def test_experts_are_moved_for_one_call_at_a_time() -> None:
