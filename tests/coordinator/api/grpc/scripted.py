@@ -19,12 +19,17 @@ ROOMY = replace(LIMITS, context_tokens=2048, kv_blocks=512)  # a tiny vocabulary
 
 
 class Scripted(FakeWorkers):
-    """Workers that draw the tokens of a text, and then the end of the turn, whatever they are asked."""
+    """Workers that draw the tokens of a text, and then the end of the turn, whatever they are asked.
 
-    def __init__(self, script: str, **options: Any) -> None:
+    Of several texts each answer has the next one; those behind the last have the last one, too.
+    """
+
+    def __init__(self, *scripts: str, **options: Any) -> None:
         super().__init__(LETTERS, limits=ROOMY, **options)
-        self._script = TOKENIZER.encode(script + IM_END)
-        self._answers: dict[int, tuple[int, int]] = {}  # of a sequence, by its first block: where it begins and is
+        self._scripts = [TOKENIZER.encode(script + IM_END) for script in scripts]
+        self._begun = 0
+        # Of a sequence, by its first block: where its answer begins, where it is, and what it says.
+        self._answers: dict[int, tuple[int, int, list[int]]] = {}
 
     def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         drawn = super()._run(chunk)
@@ -32,13 +37,17 @@ class Scripted(FakeWorkers):
             return drawn
         block, position = int(chunk.kv_blocks[0]), chunk.first_position + len(chunk.token_ids)
         first = position if len(chunk.given) else position + 1 - chunk.draws
-        begin, last = self._answers.get(block, (first, first))
+        begin, last, script = self._answers.get(block, (first, first, []))
         if not begin < first <= last + 1:  # another sequence has the block
-            begin = first
-        self._answers[block] = begin, position
+            begin, script = first, self._next()
+        self._answers[block] = begin, position, script
         told, drawn = drawn[: first - position - 1], drawn[first - position - 1 :]
-        places = [min(at - begin, len(self._script) - 1) for at in range(first, position + 1)]
-        return [*told, *((self._script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
+        places = [min(at - begin, len(script) - 1) for at in range(first, position + 1)]
+        return [*told, *((script[place], logprob) for place, (_, logprob) in zip(places, drawn, strict=True))]
+
+    def _next(self) -> list[int]:
+        self._begun += 1
+        return self._scripts[min(self._begun, len(self._scripts)) - 1]
 
 
 @contextmanager

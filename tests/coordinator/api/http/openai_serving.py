@@ -55,9 +55,9 @@ async def answering(workers: FakeWorkers) -> AsyncIterator[tuple[AsyncOpenAI, As
         yield client, other
 
 
-def scripted(script: str) -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
-    """The same, which answers so."""
-    return answering(Scripted(script))
+def scripted(*scripts: str) -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
+    """The same, which answers so; of several the first time with the first."""
+    return answering(Scripted(*scripts))
 
 
 def unscripted() -> AbstractAsyncContextManager[tuple[AsyncOpenAI, AsyncAnthropic]]:
