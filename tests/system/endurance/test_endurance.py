@@ -25,7 +25,7 @@ async def test_streams_tell_what_they_tell_alone_and_nothing_is_left_of_them_nor
     assert not streams.faults, str(streams)
     assert not given_up.faults, str(given_up)
     assert sum(map(len, given_up.ended.values())) == CANCELS
-    assert given_up.honest_answers > 0
+    assert given_up.honest.answers > 0
     assert not faults
 
 
