@@ -52,6 +52,9 @@ class Keeping(FakeExecutor):
                 self._cells[block, offset] = digest
         return len(blocks)
 
+    def forget(self, key: bytes) -> None:
+        self.kept.pop(key, None)
+
 
 async def kept_of(prompt: tuple[int, ...]) -> dict[bytes, list[int]]:
     """What is kept after one request."""
