@@ -62,13 +62,16 @@ async def test_what_was_asked_and_answered_is_read_after_a_restart_and_not_run(t
 
 async def test_streams_go_on_between_the_parts_that_are_read(tmp_path: Path) -> None:
     await saved(tmp_path)
-    records = FakeRecords(workers := FakeExecutor(ALL_IDS, ROOMY))
+    gate = Gate(number=1)
+    records = FakeRecords(workers := FakeExecutor(ALL_IDS, ROOMY, gate))
     workers.slot_files = records.files(tmp_path)
     async with serving(workers) as engine:
         stream = engine.submit(request((9,), 60))
-        while not engine.snapshot().generated_tokens:
-            await asyncio.sleep(0.001)
-        there, got = await asyncio.gather(restore(engine, workers, slot=2), answer(stream))
+        await gate.reached.wait()
+        ordered = asyncio.create_task(restore(engine, workers, slot=2))
+        await asyncio.sleep(0)  # until it is ordered
+        gate.open()
+        there, got = await asyncio.gather(ordered, answer(stream))
     assert there == 42
     assert got.tokens == expected_tokens((9,), 60, ALL_IDS)
     assert [blocks for blocks, _ in records.read] == [16, 16, 10]
