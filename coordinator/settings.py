@@ -221,6 +221,9 @@ class EngineSettings:
     kv_store_gib: Annotated[float, POSITIVE] = 32.0
     """Most that --kv-store may take, in GiB; what was used longest ago is deleted."""
 
+    slot_save_path: Path | None = None
+    """A folder for files of slots, which POST /slots/N?action=save writes and restore reads. Default: none are."""
+
     smart_expert_reduction: str | None = None
     """KMIN,T as in 6,1 or 1,0.3: run a token's KMIN most probable experts, and others only if they are at least T times
     as probable as the first. A request may ask for another. Default: all."""
@@ -350,10 +353,12 @@ def check_settings(settings: ServeSettings) -> None:
     expert_reduction(settings.engine)
     if settings.workers.hosts is not None and settings.workers.rebalance == "auto":
         raise SetupError("--rebalance auto moves experts within one host, and --hosts names several: leave one away")
-    if settings.engine.kv_store is not None and settings.engine.prefix_cache == "off":
-        raise SetupError("--kv-store keeps what --prefix-cache shares, which is off: leave one of them away")
-    if settings.engine.kv_store is not None and settings.workers.hosts is not None:
-        raise SetupError("--kv-store keeps the blocks of one host, and --hosts names several: leave one away")
+    kept = {"--kv-store": settings.engine.kv_store, "--slot-save-path": settings.engine.slot_save_path}
+    for flag in (flag for flag, folder in kept.items() if folder is not None):
+        if settings.engine.prefix_cache == "off":
+            raise SetupError(f"{flag} keeps what --prefix-cache shares, which is off: leave one of them away")
+        if settings.workers.hosts is not None:
+            raise SetupError(f"{flag} keeps the blocks of one host, and --hosts names several: leave one away")
     if settings.workers.survive_coordinator and settings.workers.keeper == "off":
         raise SetupError("--survive-coordinator needs a keeper, and --keeper is off: leave one of them away")
     _check_listening(settings.listen)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from numoe.coordinator.engine.drafting.draft_price import DraftPrice
 from numoe.coordinator.engine.executor import BlockStore
-from numoe.coordinator.engine.kv.block_pool import BlockPool
+from numoe.coordinator.engine.kv.block_pool import BlockPool, fill
+from numoe.coordinator.engine.kv.slot_orders import RESTORED_AT_ONCE
+from numoe.coordinator.engine.kv.slots import Slots
 from numoe.coordinator.engine.queue import RequestQueue
 from numoe.coordinator.engine.scheduling.prompt_pace import PromptPace
 from numoe.coordinator.engine.scheduling.scheduler import (
@@ -19,13 +21,12 @@ from numoe.coordinator.engine.scheduling.scheduler import (
     slots,
 )
 from numoe.coordinator.engine.sequence import Sequence
-from numoe.coordinator.engine.state import BlockSharing
+from numoe.coordinator.engine.state import BlockSharing, RequestStatus
 from numoe.coordinator.requests.events import Failed, Finished
 from numoe.coordinator.settings import EngineSettings
 from numoe.protos.errors import DeadlineExceeded, WorkerLost
 from numoe.protos.messages import StepLimits
 
-RESTORED_AT_ONCE = 16  # blocks between two steps: some 100 MB of a model of 30B, in 0.1 s
 MOST_LOSSES = 3  # of workers in a row, at the same new tokens of a request: it may be what kills them
 
 
@@ -36,6 +37,7 @@ class Batch:
         """`store`: where blocks outlive the workers; None: none does."""
         self.pool = BlockPool(limits.kv_blocks, limits.block_positions, caches=settings.prefix_cache == "on")
         self.queue = RequestQueue(settings.queue_length, slots(limits))
+        self.slots = Slots(limits.sequences)
         self.running: list[Sequence] = []  # in order of admission, batch requests after all others
         self._cached_tokens, self._preemptions = 0, 0  # since the start
         self._store = store
@@ -61,8 +63,11 @@ class Batch:
         if over:
             self.running = [sequence for sequence in self.running if sequence not in over]
         for sequence in over:
+            left = sequence.left()
             if self._store and isinstance(sequence.outcome, Finished):
-                self._store.save(sequence.prompt_blocks(), self.pool.version)
+                full = left.keys[: sequence.prompt // self.pool.block_positions]
+                self._store.save(list(zip(sequence.blocks.tolist(), full, strict=False)), self.pool.version)
+            self.slots.leave(sequence, left if sequence.run else None)
             sequence.close()
             self.queue.note_service_time(now - sequence.started_at)
         return late
@@ -83,6 +88,7 @@ class Batch:
         self._make_room(decided)
         for _ in range(decided.admitted):
             sequence = self.queue.take_first()
+            self.slots.enter(sequence, sequence.keys_to_run(), sequence.request.slot)
             self._cached_tokens += sequence.admit(self.pool.open(sequence.positions), now)
             self._put_to_work(sequence)
         assert work or decided.preempted or self._to_restore or self._only_waits(), "nothing of what is open can be run"
@@ -100,15 +106,12 @@ class Batch:
         if not self._to_restore:
             return
         assert self._store is not None
-        table = self.pool.open(len(self._to_restore) * self.pool.block_positions)
-        try:
-            found = table.reuse(self._to_restore)
-            missing = self._to_restore[found : found + self.pool.available]
-            ids = table.grow((found + len(missing)) * self.pool.block_positions).tolist()
-            restored = self._store.restore(list(zip(ids[found:], missing, strict=True)))
-            table.name(self._to_restore[: found + restored])
-        finally:
-            table.close()
+        fill(self.pool, self._to_restore, self._store.restore)
+
+    def forget_stored(self, key: bytes) -> None:
+        """Has a block deleted that outlives the workers."""
+        if self._store is not None:
+            self._store.forget(key)
 
     def _find_stored(self, head: Iterable[Sequence], state: SchedulerState) -> list[bytes]:
         """Of the queue's head, if there is room for it: the blocks that it takes over, some of them kept in files."""
@@ -137,6 +140,10 @@ class Batch:
 
     def _streams(self) -> int:
         return sum(sequence.streams for sequence in self.running)
+
+    def status(self, sequence: Sequence) -> RequestStatus:
+        """How far a request is, and in which slot."""
+        return replace(sequence.status(), slot=self.slots.number_of(sequence))
 
     def reserved(self) -> int:
         """Blocks that are held, or will be soon, by what is at work."""
@@ -181,6 +188,7 @@ class Batch:
         for index in decided.preempted:
             sequence = self.running.pop(index)  # the last one first
             sequence.preempt()
+            self.slots.leave(sequence)
             self.queue.put_back(sequence)
             self._preemptions += 1
 
@@ -217,6 +225,7 @@ class Batch:
         for sequence in self.running:
             sequence.rewind(str(lost), now)
         self.pool.forget()
+        self.slots.forget()
         failed = [sequence for sequence in self.running if sequence.losses >= MOST_LOSSES and sequence.outcome is None]
         for sequence in failed:
             # One exception each: raised in several tasks, a shared one would gather all their tracebacks.
@@ -228,6 +237,7 @@ class Batch:
         cleared = [*self.running, *self.queue.clear()]
         self.running = []
         for sequence in cleared:
+            self.slots.leave(sequence)
             sequence.close()
         return cleared
 

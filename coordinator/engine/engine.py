@@ -29,6 +29,7 @@ from numoe.coordinator.engine.batch import Batch
 from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.event_log import EventKind, EventLog
 from numoe.coordinator.engine.executor import StepExecutor
+from numoe.coordinator.engine.kv.slot_orders import SlotOrders
 from numoe.coordinator.engine.latch import Latch
 from numoe.coordinator.engine.restarts import Restarts
 from numoe.coordinator.engine.routed_experts import RoutedExperts
@@ -43,7 +44,7 @@ from numoe.coordinator.requests.request_end import Report, report_to_nobody
 from numoe.coordinator.settings import EngineSettings, expert_reduction
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import NumoeError, QueueFull, ServiceError, Unavailable, WorkerLost
-from numoe.protos.messages import NOT_DRAWN, Chunk, Step, StepResult
+from numoe.protos.messages import NOT_DRAWN, Step, StepResult
 
 GOING = "the service is shutting down; send the request to another one"
 IDLE_CHECK_SECONDS = 0.25  # between two looks at idle workers; one costs some 20 microseconds
@@ -71,7 +72,7 @@ class Engine:
         self._report: Report = report_to_nobody
         self._executor, self._tokenizer, self._settings = executor, tokenizer, settings
         context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
-        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, has_experts=experts is not None)
+        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, experts is not None, step.sequences)
         self._experts, self._reduction = experts, expert_reduction(settings)
         self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
         self._drained = Latch()
@@ -79,7 +80,8 @@ class Engine:
 
         # Guarded by the condition, which tells the thread of every change.
         self._changed = threading.Condition()
-        self._batch = Batch(step, settings, executor.store)
+        self._batch = batch = Batch(step, settings, executor.store)
+        self.slot_orders = SlotOrders(self._changed, batch.slots, batch.pool, batch.forget_stored)
         self._draining = False
         self._stopping = False
         self._restarting = False
@@ -87,7 +89,6 @@ class Engine:
 
         # Written by the thread alone.
         self._under_way = StepsUnderWay(executor, step_timeout_seconds, tokenizer.vocabulary)
-        self._not_drawn: list[tuple[Sequence, Chunk]] = []  # as its logits were not finite, and nobody knows where yet
         self._undelivered: list[Sequence] = []
         self._step_began_at: float | None = None
         self._prompt_tokens = 0
@@ -201,7 +202,7 @@ class Engine:
     def requests(self) -> list[RequestStatus]:
         """The open requests: those at work in order of admission, then those that wait."""
         with self._changed:
-            return [sequence.status() for sequence in (*self._batch.running, *self._batch.queue)]
+            return [self._batch.status(sequence) for sequence in (*self._batch.running, *self._batch.queue)]
 
     def abort(self, request_id: str) -> int:
         """End every open request of this id with RequestCancelled; returns how many they were."""
@@ -256,7 +257,7 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleeps until there is something to do; False: stop. Raises WorkerLost."""
         with self._changed:
-            while not (self._stopping or self._batch.has_open or self._undelivered):
+            while not (self._stopping or self._batch.has_open or self._undelivered or self.slot_orders.ready):
                 if self._draining:
                     self._drained.set()
                 if not self._changed.wait(IDLE_CHECK_SECONDS):
@@ -264,10 +265,10 @@ class Engine:
             return not self._stopping
 
     def _run_step(self) -> None:
-        counts, depth = self.counts, self._executor.depth
+        counts = self.counts
         counts.begin_round()
         try:
-            while len(self._under_way) < depth and not self._not_drawn and self._send_next(depth):
+            while self._under_way.has_room and self._send_next():
                 pass
             self._deliver()
             if not self._under_way:
@@ -279,17 +280,19 @@ class Engine:
             self._step_began_at = None
         counts.end_phase("wait")
         self._apply(work, step, result)
-        if not self._under_way:
-            self._place_not_finite()
+        for sequence in self._under_way.place_not_finite():
+            if sequence not in self._undelivered:
+                self._undelivered.append(sequence)
         counts.end_phase("apply")
 
-    def _send_next(self, depth: int) -> bool:
+    def _send_next(self) -> bool:
         """Drops what is over, admits what fits, and sends the next step; False: there is nothing to run."""
         now = time.monotonic()
         with self._changed:
             self._undelivered += self._batch.remove_ended(now)
-            work = self._batch.next_work(now, depth)
+            work = self._batch.next_work(now, self._executor.depth)
         self._batch.restore_blocks()
+        self.slot_orders.advance()
         if not work:
             return False
         self.counts.end_phase("schedule")
@@ -312,21 +315,11 @@ class Engine:
             self.counts.tokens_run_again += sequence.tokens_again(tokens)
             sequence.ran(tokens, experts_run, now)
             if any(draw.token_id == NOT_DRAWN for draw in standing) and not sequence.ends_without_draw():
-                sequence.not_finite = True
-                self._not_drawn.append((sequence, chunk))
+                self._under_way.note_not_drawn(sequence, chunk)
             elif standing and sequence.outcome is None:  # it may have come too late meanwhile
                 self._generated_tokens += sequence.take(chunk, standing, self.counts, now)
             self._undelivered.append(sequence)
         self._restarts.note_step()
-
-    def _place_not_finite(self) -> None:
-        """Ends each request whose logits were not finite; its chunk, run by itself, says which part is to blame."""
-        while self._not_drawn:
-            sequence, chunk = self._not_drawn[-1]
-            sequence.fail_not_finite(self._under_way.find_not_finite(chunk))
-            self._not_drawn.pop()
-            if sequence not in self._undelivered:
-                self._undelivered.append(sequence)
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, []
@@ -340,7 +333,6 @@ class Engine:
         self._lost = lost
         self._deliver()
         self._under_way.forget()
-        self._not_drawn.clear()
         with self._changed:
             self._restarting = True
             self._undelivered += self._batch.rewind(lost, time.monotonic())
@@ -383,6 +375,7 @@ class Engine:
         elif isinstance(error, ServiceError):
             failure = error
         self._fail_open(failure)
+        self.slot_orders.close()
         self._close_executor()
         self._error = error
         self._drained.set()

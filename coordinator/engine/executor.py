@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from numoe.coordinator.engine.kv.slot_orders import Found, Read
+from numoe.coordinator.engine.kv.slots import Left
 from numoe.protos.messages import Step, StepLimits, StepResult
 
 
@@ -27,6 +30,35 @@ class BlockStore(Protocol):
         May raise WorkerLost.
         """
 
+    def forget(self, key: bytes) -> None:
+        """Keeps a block no longer; harmless where it is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSlot:
+    """What a file has of a slot."""
+
+    left: Left
+    bytes: int  # of the file
+    read: Read  # its blocks; may raise InvalidRequest, which names what does not fit, and WorkerLost
+
+
+class SlotStore(Protocol):
+    """Files of slots, by names that an operator gives; for any thread, and each call takes as long as its bytes."""
+
+    def check(self, name: str) -> None:
+        """Raises InvalidRequest of `filename` where it is no name of a file; returns at once."""
+
+    def save(self, name: str, found: Found, unchanged: Callable[[int], int]) -> tuple[int, int]:
+        """Writes what was found; returns how many blocks, and bytes.
+
+        `unchanged` is a number of each block: blocks are written up to the first whose number is another than was
+        found. Raises InvalidRequest of `filename`, Unavailable, WorkerLost.
+        """
+
+    def open(self, name: str) -> SavedSlot:
+        """Looks at what was saved. Raises InvalidRequest of `filename`."""
+
 
 class StepExecutor(Protocol):
     """The workers, as the engine sees them; all methods but `close` are called from the engine's thread."""
@@ -37,6 +69,10 @@ class StepExecutor(Protocol):
     @property
     def store(self) -> BlockStore | None:
         """None: no block outlives the workers."""
+
+    @property
+    def slot_files(self) -> SlotStore | None:
+        """None: slots are not saved."""
 
     @property
     def depth(self) -> int:

@@ -25,6 +25,7 @@ from numoe.coordinator.engine.drafting.drafter import Drafter, guesses_of
 from numoe.coordinator.engine.drawing import Drawing
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
+from numoe.coordinator.engine.kv.slots import Left
 from numoe.coordinator.engine.owed import Owed
 from numoe.coordinator.engine.routed_experts import RoutedExperts
 from numoe.coordinator.engine.state import RequestPhase, RequestStatus
@@ -78,8 +79,7 @@ class Sequence:
         self.outcome: Finished | Failed | None = None
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue
-        self.first_token_at = 0.0  # 0: none drawn yet
-        self.last_token_at = 0.0
+        self.first_token_at = self.last_token_at = 0.0  # 0: none drawn yet
         self.table: BlockTable | None = None  # None: still in the queue, or closed
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
@@ -213,10 +213,10 @@ class Sequence:
         self.close()
         self._begin_anew()
 
-    def prompt_blocks(self) -> list[tuple[int, bytes]]:
-        """The full blocks of its prompt that were run, and their names."""
-        full = min(self.prompt, self.run) // self._block_positions
-        return list(zip(self.blocks[:full].tolist(), self._keys.between(0, full), strict=True))
+    def left(self) -> Left:
+        """The full blocks that were run."""
+        full = self.run // self._block_positions
+        return Left(self._tokens[: full * self._block_positions], self._reduction, self._keys.between(0, full))
 
     def close(self) -> None:
         """Gives the blocks back."""

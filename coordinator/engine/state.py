@@ -67,3 +67,4 @@ class RequestStatus:
     submitted_at: float
     first_token_at: float  # 0: not drawn yet
     last_token_at: float
+    slot: int | None = None  # in which it is at work; None: it waits

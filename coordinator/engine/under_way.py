@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
 from numoe.coordinator.engine.executor import StepExecutor
@@ -20,9 +21,15 @@ class StepsUnderWay:
         self.total = 0  # steps so far
         self._executor, self._timeout_seconds, self._vocabulary = executor, timeout_seconds, vocabulary
         self._sent: deque[tuple[Step, Work]] = deque()
+        self._not_drawn: list[tuple[Sequence, Chunk]] = []  # as logits were not finite, and nobody knows where yet
 
     def __len__(self) -> int:
         return len(self._sent)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be sent: not before it is known of each chunk that drew nothing, why."""
+        return len(self._sent) < self._executor.depth and not self._not_drawn
 
     def send(self, work: Work) -> None:
         """Have the workers run so many tokens of each sequence. Raises WorkerLost."""
@@ -42,12 +49,21 @@ class StepsUnderWay:
         self._sent.popleft()
         return work, step, result
 
-    def find_not_finite(self, chunk: Chunk) -> str:
-        """Run a chunk once more, by itself and checked, as its logits were not finite; returns which part is to blame.
+    def note_not_drawn(self, sequence: Sequence, chunk: Chunk) -> None:
+        """A chunk drew nothing, as its logits were not finite."""
+        sequence.not_finite = True
+        self._not_drawn.append((sequence, chunk))
 
-        No other step may be under way. Raises WorkerLost.
-        """
-        assert not self._sent
+    def place_not_finite(self) -> Iterator[Sequence]:
+        """Ends each request whose logits were not finite, once no step is under way. Raises WorkerLost."""
+        while self._not_drawn and not self._sent:
+            sequence, chunk = self._not_drawn[-1]
+            sequence.fail_not_finite(self._find_not_finite(chunk))
+            self._not_drawn.pop()
+            yield sequence
+
+    def _find_not_finite(self, chunk: Chunk) -> str:
+        """Runs a chunk once more, by itself and checked; returns which part is to blame."""
         step = Step(self.total, (chunk,), checked=True)
         self.total += 1
         self._executor.submit(step)
@@ -56,6 +72,7 @@ class StepsUnderWay:
     def forget(self) -> None:
         """The workers were lost: no answer comes."""
         self._sent.clear()
+        self._not_drawn.clear()
 
 
 def _refuse_nonsense(step: Step, result: StepResult, vocabulary: int) -> None:

@@ -63,6 +63,7 @@ class GenerationRequest:
     dry: Dry | None = None  # how repetitions are penalised; None: not at all
     top_logprobs: int = 0  # likeliest tokens to tell beside each that is drawn, of the unmodified distribution
     prompt_logprobs: bool = False  # tell of the prompt's tokens, too, how likely they were
+    slot: int | None = None  # whose number it is at work under; None: any
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class RequestLimits:
     vocabulary: int  # token ids are 0 .. vocabulary - 1
     context_tokens: int  # prompt and drawn tokens of one request; at most what the pool of KV blocks can hold
     has_experts: bool = True  # whether a router chooses
+    slots: int = 1  # requests at work at once
 
 
 def token_budget(request: GenerationRequest, limits: RequestLimits) -> int:
@@ -114,6 +116,8 @@ def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple
         yield from _dry_faults(request.dry)
     if not 0 <= request.top_logprobs <= min(MOST_ALTERNATIVES, limits.vocabulary):
         yield "top_logprobs", f"is {request.top_logprobs}; expected 0 to {min(MOST_ALTERNATIVES, limits.vocabulary)}"
+    if request.slot is not None and not 0 <= request.slot < limits.slots:
+        yield "slot", f"is {request.slot}; this service has slots 0 to {limits.slots - 1}"
     if request.experts is not None:
         yield from _expert_faults(request.experts, limits)
 

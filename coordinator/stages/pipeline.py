@@ -155,6 +155,8 @@ class Loader(Protocol):
 class Pipeline:
     """Implements Workers (workers/placement.py)."""
 
+    store = slot_files = None  # of what is kept each host would need its layers' part
+
     def __init__(
         self, hosts: Hosts, step_timeout_seconds: float, loader: Loader, tally: ExpertTally | None = None
     ) -> None:
@@ -179,10 +181,6 @@ class Pipeline:
     @property
     def _hosts(self) -> tuple[StageHost, ...]:
         return self._all.others
-
-    @property
-    def store(self) -> None:
-        return None  # of what is kept each host would need its layers' part
 
     @property
     def depth(self) -> int:

@@ -105,9 +105,9 @@ class ActorGroup:
         _await(loading, look)
         return [_report(worker, reference) for worker, reference in enumerate(loading)]
 
-    def ask(self, method: str, blocks: Sequence[tuple[int, bytes]], look: Callable[[], None]) -> list[Any]:
+    def ask(self, look: Callable[[], None], method: str, *arguments: object) -> list[Any]:
         """What every worker answers to a call about KV blocks; `look` as in `load`. Raises WorkerLost: one died."""
-        asked = [getattr(handle, method).remote(blocks) for handle in self.handles]
+        asked = [getattr(handle, method).remote(*arguments) for handle in self.handles]
         _await(asked, look)
         return [_result(worker, "reading or writing KV blocks", one) for worker, one in enumerate(asked)]
 

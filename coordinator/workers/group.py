@@ -11,7 +11,7 @@ by WorkerLost, and nothing is closed twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Event, Lock, RLock
@@ -35,6 +35,7 @@ from numoe.coordinator.workers.expert_tally import ExpertTally
 from numoe.coordinator.workers.keeping import Keeping
 from numoe.coordinator.workers.kv_store import KvStore
 from numoe.coordinator.workers.placement import Placement, log_binding
+from numoe.coordinator.workers.slot_files import slot_files_of
 from numoe.coordinator.workers.standby import Standby
 from numoe.coordinator.workers.started import StartedWorkers, assignments_of, open_channel, placement_of, tile_types
 from numoe.coordinator.workers.step_boundary import StepBoundary
@@ -81,6 +82,7 @@ class HostGroup:
         self._started: StartedWorkers | None = None
         self._standby = Standby(self._new_actors, self._refuse_lost_ray) if standby else None
         self._store = None if settings.engine.kv_store is None else KvStore(settings.engine, self._ask_workers)
+        self.slot_files = slot_files_of(settings.engine, self.limits.block_positions, self._ask_workers)
         self._keeping, self._computed = keeping, True  # whether the workers have computed a step
         self._losses = 0  # how often all workers were given up as one was lost
 
@@ -126,7 +128,9 @@ class HostGroup:
                 _log.info("weights_taken_up", worker=shard.worker, bytes=report.kept_bytes)
         self._keep_logs = kept
         if self._store:
-            self._store.open({report.block_folder: report.block_file_bytes for report in reports})
+            self._store.open({report.block_folder: report.block_part.record_bytes for report in reports})
+        if self.slot_files:
+            self.slot_files.open_folder([report.block_part for report in reports])
         if self._standby:
             self._standby.begin()
 
@@ -271,10 +275,10 @@ class HostGroup:
         assert self._started is not None
         return self._started.channel.logits_of(token_ids)
 
-    def _ask_workers(self, method: str, blocks: Sequence[tuple[int, bytes]]) -> list[Any]:
+    def _ask_workers(self, method: str, *arguments: object) -> list[Any]:
         """What every worker answers to a call about KV blocks. Raises WorkerLost."""
         started = self._sound()
-        return started.actors.ask(method, blocks, partial(self._refuse_lost, started))
+        return started.actors.ask(partial(self._refuse_lost, started), method, *arguments)
 
     def check(self) -> None:
         heartbeats, longest = self._sound().heartbeats, self._settings.workers.stuck_seconds

@@ -150,6 +150,9 @@ class KvStore:
                     os.utime(folder / file_name(key))
         return len(blocks)
 
+    def forget(self, key: bytes) -> None:
+        self._drop(key)
+
     def _drop(self, key: bytes) -> None:
         with self._lock:
             self._kept.pop(key, None)

@@ -117,6 +117,7 @@ def assignments_of(
             packed=settings.model.packed and settings.model.packed.absolute(),
             keeper=keeper,
             kv_store=settings.engine.kv_store and settings.engine.kv_store.absolute(),
+            saves_blocks=bool(settings.engine.kv_store or settings.engine.slot_save_path),
             verify_seconds=settings.workers.verify_weights,
         )
         for shard in plan.shards

@@ -36,6 +36,7 @@ class WorkerAssignment:
     packed: Path | None = None  # a folder of panels to load instead of the model's file
     keeper: Path | None = None  # the socket of who keeps the weights beyond this worker; None: they end with it
     kv_store: Path | None = None  # a folder that keeps keys and values beyond this worker; None: they end with it
+    saves_blocks: bool = False  # whether keys and values are put into files at all, there or elsewhere
     verify_seconds: float | None = None  # for a walk that compares weights with digests of them; None: there is none
 
     @property

@@ -147,6 +147,16 @@ def test_what_cannot_work_is_refused_by_its_flag(change: dict[str, Any]) -> None
         check_settings(replace(ServeSettings(), engine=replace(EngineSettings(), **change)))
 
 
+@pytest.mark.parametrize("flag", ["--kv-store", "--slot-save-path"])
+@pytest.mark.parametrize("other", [("--prefix-cache", "off"), ("--hosts", "2")])
+def test_blocks_are_not_put_into_files_where_there_are_none_or_each_host_has_a_part(
+    flag: str, other: tuple[str, str]
+) -> None:
+    check_settings(parsed(flag, "folder"))
+    with pytest.raises(SetupError, match=f"{flag} keeps .*{other[0]}"):
+        check_settings(parsed(flag, "folder", *other))
+
+
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_a_number_without_end_is_refused_by_its_flag(number: str) -> None:
     with pytest.raises(SetupError, match=f"^--request-timeout-seconds is {number}, expected more than 0 and finite$"):

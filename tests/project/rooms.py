@@ -70,6 +70,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "keeper",
         "coordinator",
         "coordinator/engine",
+        "coordinator/engine/kv",
         "coordinator/machine",
         "coordinator/profiling",
         "coordinator/cluster",

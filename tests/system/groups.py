@@ -16,7 +16,7 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from numoe.coordinator.engine.executor import BlockStore
+from numoe.coordinator.engine.executor import BlockStore, SlotStore
 from numoe.coordinator.machine.model_file import read_model
 from numoe.coordinator.settings import EngineSettings, ModelSettings, ServeSettings, WorkerSettings
 from numoe.coordinator.workers.actors import KERNEL_VARIABLES, ActorGroup
@@ -195,6 +195,10 @@ class RecordedWorkers:
     @property
     def store(self) -> BlockStore | None:
         return self.workers.store
+
+    @property
+    def slot_files(self) -> SlotStore | None:
+        return self.workers.slot_files
 
     def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         self.before_step(step.number)

@@ -98,6 +98,10 @@ class RecordedPipeline(RecordedWorkers):
     def store(self) -> None:
         return self.pipeline.store
 
+    @property
+    def slot_files(self) -> None:
+        return self.pipeline.slot_files
+
     def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:
         self.before_step(step.number)
         self.pipeline.submit(step)

@@ -9,6 +9,7 @@ import faulthandler
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import ray
@@ -17,6 +18,7 @@ from numoe.model.planning.assignment import WorkerAssignment
 from numoe.protos.errors import NumoeError, SetupError
 
 if TYPE_CHECKING:
+    from numoe.worker.running.block_files import Blocks, Places
     from numoe.worker.running.running_shard import RunningShard, ShardReport
 
 
@@ -56,15 +58,29 @@ class WorkerActor:
             found = f"worker {assignment.worker} found no memory for its shard on NUMA node {node}"
             return f"{found}; use more nodes or less KV"
 
-    def save_blocks(self, blocks: Sequence[tuple[int, bytes]]) -> str:
+    def save_blocks(self, blocks: Blocks) -> str:
         """See BlockFiles.save."""
         assert self._shard.block_files is not None
         return self._shard.block_files.save(blocks)
 
-    def restore_blocks(self, blocks: Sequence[tuple[int, bytes]]) -> list[str]:
+    def restore_blocks(self, blocks: Blocks) -> list[str]:
         """See BlockFiles.restore."""
         assert self._shard.block_files is not None
         return self._shard.block_files.restore(blocks)
+
+    def save_slot_blocks(self, blocks: Blocks, path: Path, places: Places) -> str:
+        """See save_at."""
+        from numoe.worker.running.block_files import save_at
+
+        assert self._shard.block_records is not None
+        return save_at(path, self._shard.block_records, blocks, places)
+
+    def restore_slot_blocks(self, blocks: Blocks, path: Path, places: Places) -> list[str]:
+        """See restore_from."""
+        from numoe.worker.running.block_files import restore_from
+
+        assert self._shard.block_records is not None
+        return restore_from(path, self._shard.block_records, blocks, places)
 
     def recount(self) -> ShardReport:
         """See RunningShard.recount."""

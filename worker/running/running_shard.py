@@ -18,6 +18,7 @@ from numoe.keeper.client import KeeperClient
 from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.model.planning.assignment import WorkerAssignment, layout_of
 from numoe.protos.arena import DONE, FAILED, LOADING, READY, STEP
+from numoe.protos.kv_files import BlockPart
 from numoe.protos.last_words import FAILED_LINE
 from numoe.protos.locality import PAGE, Locality
 from numoe.worker.loading.arrange import arrange
@@ -32,6 +33,7 @@ from numoe.worker.placing.locality_now import LocalityNow
 from numoe.worker.placing.memory import allocate, lock, map_arena
 from numoe.worker.placing.pages import range_of
 from numoe.worker.running.block_files import BlockFiles
+from numoe.worker.running.block_records import BlockRecords
 from numoe.worker.running.held_experts import HeldExperts, expert_name
 from numoe.worker.running.step_records import kv_bytes
 from numoe.worker.running.team import ThreadTeam
@@ -51,7 +53,7 @@ class ShardReport:
     kv_bytes: int
     locality: Locality
     block_folder: Path | None  # where files of KV blocks lie; None: there are none
-    block_file_bytes: int  # of each
+    block_part: BlockPart | None  # of each block, in files; None: nothing is put into any
     cpus: tuple[tuple[int, ...], ...]  # per computing thread: where the kernel lets it run
 
 
@@ -106,7 +108,9 @@ class RunningShard:
         with ThreadPoolExecutor(threads, thread_name_prefix="pages") as pool:  # so that a full node shows now
             for size in pool.map(self._touch_kv, range(0, self._kv.size, _TOUCH_BYTES)):
                 self._count(size)
-        self.block_files = None if assignment.kv_store is None else BlockFiles(assignment, self._kv)
+        self.block_records = BlockRecords(assignment, self._kv) if assignment.saves_blocks else None
+        store = assignment.kv_store
+        self.block_files = BlockFiles(store, self.block_records) if store and self.block_records else None
         self._team = ThreadTeam(assignment, self._layout, self._arena, self._weights, self._kv, self._fail)
         self._team.start()
         found = settle(self._loaded_memory(), shard, assignment.allow_remote_memory)
@@ -167,7 +171,7 @@ class RunningShard:
             kv_bytes=self._kv.size,
             locality=locality,
             block_folder=self.block_files.folder if self.block_files else None,
-            block_file_bytes=self.block_files.file_bytes if self.block_files else 0,
+            block_part=self.block_records.part if self.block_records else None,
             cpus=tuple(tuple(sorted(os.sched_getaffinity(thread.native_id or 0))) for thread in self._team.threads),
         )
 

@@ -12,7 +12,7 @@ from numoe.coordinator.api.anthropic import errors as anthropic_errors
 from numoe.coordinator.api.anthropic import messages
 from numoe.coordinator.api.http.answers import Answer, Refuse, json_answer
 from numoe.coordinator.api.http.inference import Inference, refusing
-from numoe.coordinator.api.openai import chat, completions, errors, llama_server, models
+from numoe.coordinator.api.openai import chat, completions, errors, llama_server, models, slot_actions
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Dialect, sse
 
@@ -43,6 +43,7 @@ class Asked:
             ("GET", "/props", inference.looking(CHAT, _properties), _AS_OPENAI),
         )
         self.slots = inference.looking(CHAT, _slots)
+        self.slot_actions = ("POST", "/slots/{slot}", inference.ordering(CHAT, _slot), _AS_OPENAI)
 
     def _models(self, request: Request, served: ServedModel) -> Response:
         return json_answer(models.model_list(served, self._started))
@@ -61,6 +62,12 @@ def _properties(request: Request, served: ServedModel) -> Response:
 
 def _slots(request: Request, served: ServedModel) -> Response:
     """With ?fail_on_no_slot=1 a service whose slots are all taken answers 503."""
-    slots = llama_server.slots_of(served)
     must_have_one = request.query_params.get("fail_on_no_slot", "0") not in ("", "0")
-    return json_answer(slots, 503 if must_have_one and not llama_server.has_free_slot(slots) else 200)
+    status = 503 if must_have_one and not llama_server.has_free_slot(served) else 200
+    return json_answer(llama_server.slots_of(served), status)
+
+
+async def _slot(request: Request, body: bytes, served: ServedModel) -> Response:
+    action = request.query_params.get("action", "")
+    status, told = await slot_actions.act(request.path_params["slot"], action, body, served)
+    return json_answer(told, status)

@@ -3,7 +3,8 @@
 Guarantees, also where no keys are asked for and so whoever reaches the address is an operator:
 
     another site's page reads nothing, since no answer says that it may, and acts on nothing: an action takes JSON from
-    this origin, or from a program that is no browser; nor has it text generated, unless --cors-origins names it;
+    this origin, or that or no body from a program that is no browser; nor has it text generated, unless --cors-origins
+    names it;
     a name that was made to point here (DNS rebinding) is not served: Host must be an IP address, localhost, this
     machine's own name, or the name that the service was told to listen on. Where keys are asked for any name is, as
     another site's page has none.
@@ -78,6 +79,8 @@ def why_refused(headers: Mapping[str, str]) -> str:
     """Why an action with these headers (names in lower case) is refused; "" if it is not."""
     if why := why_foreign(headers):
         return why
+    if "content-type" not in headers and "origin" not in headers and _has_no_body(headers):
+        return ""  # browsers name the origin of whatever they post
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return "" if kind == JSON else f"found the content type {kind[:50]!r}, expected {JSON}"
 
@@ -93,6 +96,10 @@ def why_foreign(headers: Mapping[str, str], allowed: Collection[str] = ()) -> st
     if site not in (None, "same-origin"):
         return f"a browser says that this comes from a {site[:20]} page, expected one of this service"
     return ""
+
+
+def _has_no_body(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
 
 def _is_ip(name: str) -> bool:

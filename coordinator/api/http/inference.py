@@ -20,6 +20,7 @@ from numoe.coordinator.api.answering import Answer as Answered
 from numoe.coordinator.api.answering import submit_choices
 from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
 from numoe.coordinator.api.failures import Failure, ToldError, describe_failure
+from numoe.coordinator.api.http.answers import BODY_BYTES as ORDER_BYTES
 from numoe.coordinator.api.http.answers import Answer, Refuse, challenge, json_answer, retry_after, status_of
 from numoe.coordinator.api.http.clients import receive_body, while_connected
 from numoe.coordinator.api.http.guard import JSON
@@ -41,6 +42,7 @@ LONG_BODIES = 16  # of more than LONG_BYTES, held in memory at once
 RETRY_SECONDS = 1.0  # told where all places are taken; an answer takes seconds
 
 Make = Callable[[bytes, ServedModel], Coroutine[Any, Any, object]]
+CarryOut = Callable[[Request, bytes, ServedModel], Coroutine[Any, Any, Response]]
 Look = Callable[[Request, ServedModel], Response]
 
 
@@ -82,6 +84,15 @@ class Inference:
 
         async def answer(request: Request) -> Response:
             return look(request, self._source())
+
+        return _told_in(dialect, answer)
+
+    def ordering(self, dialect: Dialect, carry_out: CarryOut) -> Answer:
+        """What answers with what became of an operator's order."""
+
+        async def answer(request: Request) -> Response:
+            body = await receive_body(request, ORDER_BYTES, BODY_SECONDS)
+            return await while_connected(request.receive, carry_out(request, body, self._source()))
 
         return _told_in(dialect, answer)
 

@@ -127,6 +127,7 @@ def route_table(views: Views, actions: Actions, asked: Asked) -> tuple[HttpRoute
         HttpRoute(Role.OBSERVE, "GET", "/metrics", views.metrics),
         HttpRoute(Role.OBSERVE, "GET", "/ops/stream", views.stream),
         HttpRoute(Role.OBSERVE, "GET", "/ops/status", views.status),
+        HttpRoute(Role.OPERATE, *asked.slot_actions),
         HttpRoute(Role.OPERATE, "POST", "/ops/actions/abort", actions.abort),
         HttpRoute(Role.OPERATE, "POST", "/ops/actions/rebalance", actions.rebalance),
         HttpRoute(Role.OPERATE, "POST", "/ops/actions/drain-worker", actions.drain_worker),

@@ -22,6 +22,7 @@ _RENAMED = (
     ("sampling.dry.breakers", "dry_sequence_breakers"),
     ("sampling.dry.", "dry_"),
     ("sampling.", ""),
+    ("slot", "id_slot"),
     ("template_variables", "chat_template_kwargs"),
 )
 

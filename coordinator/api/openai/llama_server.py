@@ -6,7 +6,6 @@ What of its fields numoe has no counterpart for is left out.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from numoe.coordinator.api.openai.chat import ChatBody, conversation_of
 from numoe.coordinator.api.openai.errors import in_body
 from numoe.coordinator.api.openai.facts import BUILD
 from numoe.coordinator.api.served_model import ServedModel
-from numoe.coordinator.engine.state import EngineState, RequestPhase, RequestStatus
+from numoe.coordinator.engine.state import EngineState, RequestStatus
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 
@@ -82,14 +81,13 @@ def properties_of(served: ServedModel) -> dict[str, Any]:
 
 def slots_of(served: ServedModel) -> list[dict[str, Any]]:
     """/slots: as many as requests may be at work, with those that are."""
-    working = [one for one in served.engine.requests() if one.phase is not RequestPhase.QUEUED]
-    free: list[RequestStatus | None] = [None] * (served.workers.limits.sequences - len(working))
-    return [_slot(number, served, status) for number, status in enumerate([*working, *free])]
+    working = {one.slot: one for one in reversed(served.engine.requests())}  # of several in one slot the first
+    return [_slot(number, served, working.get(number)) for number in range(served.workers.limits.sequences)]
 
 
-def has_free_slot(slots: Sequence[dict[str, Any]]) -> bool:
+def has_free_slot(served: ServedModel) -> bool:
     """Whether a request that came now would be at work at once."""
-    return not all(slot["is_processing"] for slot in slots)
+    return sum(one.slot is not None for one in served.engine.requests()) < served.workers.limits.sequences
 
 
 def health_of(state: EngineState | None) -> tuple[int, dict[str, Any]]:

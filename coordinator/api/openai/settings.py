@@ -74,6 +74,7 @@ class Settings(Form, kw_only=True):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
+    id_slot: int | None = None  # -1: any, as of llama-server
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -112,6 +113,7 @@ def request_of(settings: Settings, max_tokens: int | None, suggested: Sampling, 
         include_stop=bool(settings.include_stop_str_in_output),
         logit_bias=tuple(sorted((settings.logit_bias or {}).items())),
         dry=_dry_of(settings),
+        slot=None if settings.id_slot == -1 else settings.id_slot,
     )
 
 

@@ -17,7 +17,7 @@ tokens at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,20 @@ class BlockPool:
             found += 1
             held += self._holders[block] > 0
         return found, held
+
+    def blocks_of(self, keys: Sequence[bytes]) -> list[int]:
+        """The blocks of these names, from the first on, as far as they are there."""
+        return [self._named[key] for key in keys[: self.find(keys)[0]]]
+
+    def drop(self, key: bytes) -> bool:
+        """Have a block hold nothing any more; False: it has a holder, and stays."""
+        block = self._named.get(key)
+        if block is None or self._holders[block]:
+            return block is None
+        del self._named[self._names.pop(block)], self._cached[block]
+        self._versions[block] += 1
+        self._free.append(block)
+        return True
 
     def open(self, positions: int) -> BlockTable:
         """A table that may grow to `positions`; it holds nothing yet."""
@@ -173,3 +187,20 @@ class BlockTable:
         """Gives everything back; closing twice is harmless."""
         self._pool._give_back(self.ids.tolist())
         self._held = self._named = 0
+
+
+def fill(pool: BlockPool, keys: Sequence[bytes], read: Callable[[Sequence[tuple[int, bytes]]], int]) -> int:
+    """Have blocks of these names read that are not there, as far as nobody holds what they take.
+
+    `read` returns how many it has read, from the first on. Returns how many there are now, from the first on, of all.
+    """
+    table = pool.open(len(keys) * pool.block_positions)
+    try:
+        found = table.reuse(keys)
+        missing = keys[found : found + pool.available]
+        ids = table.grow((found + len(missing)) * pool.block_positions).tolist()
+        there = found + read(list(zip(ids[found:], missing, strict=True)))
+        table.name(keys[:there])
+        return there
+    finally:
+        table.close()

@@ -15,7 +15,7 @@ from itertools import count
 import numpy as np
 
 from numoe.coordinator.engine.batch import MOST_LOSSES
-from numoe.coordinator.engine.executor import BlockStore
+from numoe.coordinator.engine.executor import BlockStore, SlotStore
 from numoe.protos.errors import WorkerLost
 from numoe.protos.messages import NOT_DRAWN, Chunk, Sampling, Step, StepLimits, StepResult
 
@@ -79,6 +79,7 @@ class FakeExecutor:
         self._cells: dict[tuple[int, int], int] = {}  # (block, offset) -> hash of the sequence up to there
         self.depth = depth
         self.store: BlockStore | None = None
+        self.slot_files: SlotStore | None = None
         self._in_flight: deque[tuple[Step, StepResult]] = deque()
 
     @property

@@ -52,6 +52,9 @@ class Keeping(FakeExecutor):
                 self._cells[block, offset] = digest
         return len(blocks)
 
+    def forget(self, key: bytes) -> None:
+        self.kept.pop(key, None)
+
 
 async def kept_of(prompt: tuple[int, ...]) -> dict[bytes, list[int]]:
     """What is kept after one request."""
@@ -123,3 +126,25 @@ async def test_a_block_that_was_taken_for_something_else_before_it_was_written_i
     whole = await kept_of(SYSTEM)
     assert 40 < len(executor.kept) < 60
     assert all(digests == whole[key] for key, digests in executor.kept.items() if key in whole)
+
+
+async def test_what_a_slot_held_is_erased_from_files_too() -> None:
+    executor = Keeping({})
+    async with serving(executor) as engine:
+        await answer(engine.submit(request(SYSTEM, 3, slot=2)))
+        executor.write()
+        assert len(executor.kept) == 40
+        assert await asyncio.wrap_future(engine.slot_orders.erase(2)) == 40
+        executor.write()
+        again = await answer(engine.submit(request(SYSTEM, 3)))
+    assert executor.reads == []
+    assert again.finished.usage.cached_tokens == 0
+
+
+async def test_what_was_erased_before_it_was_written_is_not_kept() -> None:
+    executor = Keeping({})
+    async with serving(executor) as engine:
+        await answer(engine.submit(request(SYSTEM, 3, slot=2)))
+        await asyncio.wrap_future(engine.slot_orders.erase(2))
+        executor.write()
+    assert executor.kept == {}

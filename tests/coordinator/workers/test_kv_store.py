@@ -143,3 +143,11 @@ def test_who_was_used_last_is_known_after_a_restart(tmp_path: Path) -> None:
     store = workers.store(blocks=4)
     save(store, 4, 6)
     assert [store.find([key]) for key in KEYS[:6]] == [1, 0, 0, 1, 1, 1]
+
+
+def test_what_is_to_be_forgotten_is_deleted_at_once(tmp_path: Path) -> None:
+    store = Workers(tmp_path).store()
+    save(store, 0, 4)
+    for key in (KEYS[2], KEYS[30]):
+        store.forget(key)
+    assert (store.find(KEYS), files(tmp_path)) == (2, 2 * 3)

@@ -35,6 +35,7 @@ class EvenSteps:
     def __init__(self, workers: RecordedWorkers) -> None:
         self._workers = workers
         self.limits, self.depth, self.store = workers.limits, workers.depth, workers.store
+        self.slot_files = workers.slot_files
         self.check, self.restart, self.close = workers.check, workers.restart, workers.close
 
     def submit(self, step: Step, hidden: NDArray[np.float32] | None = None) -> None:

@@ -41,6 +41,14 @@ def test_actions_of_the_page_and_of_programs_are_taken(more: dict[str, str]) -> 
     assert why_refused(SAME | more) == ""
 
 
+def test_a_program_may_leave_a_body_away_and_its_type_with_it() -> None:
+    bare = {"host": "127.0.0.1:1"}
+    for more in ({}, {"content-length": "0"}):
+        assert why_refused(bare | more) == ""
+    for more in ({"content-length": "2"}, {"transfer-encoding": "chunked"}, {"origin": "http://127.0.0.1:1"}):
+        assert "content type" in why_refused(bare | more)
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
-from numoe.coordinator.engine.kv.block_pool import BlockPool, BlockTable
+from numoe.coordinator.engine.kv.block_pool import BlockPool, BlockTable, fill
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
 
 
@@ -19,11 +20,22 @@ def keys_of(tokens: Sequence[int], size: int, experts: ExpertReduction = ALL_EXP
     return BlockKeys(experts, np.array(tokens, np.int32), size).between(0, len(tokens) // size)
 
 
+def _read(
+    content: dict[int, tuple[int, int]], text: int, keys: list[bytes], most: int, blocks: Sequence[tuple[int, bytes]]
+) -> int:
+    """As workers read blocks of a text, so many at most."""
+    for block, key in blocks[:most]:
+        content[block] = text, keys.index(key)
+    return len(blocks[:most])
+
+
 @given(
     st.integers(1, 40),
     st.integers(1, 8),
     st.lists(
-        st.tuples(st.sampled_from(["open", "grow", "close", "forget"]), st.integers(0, 99), st.integers(1, 60)),
+        st.tuples(
+            st.sampled_from(["open", "grow", "close", "drop", "fill", "forget"]), st.integers(0, 99), st.integers(1, 60)
+        ),
         max_size=80,
     ),
 )
@@ -52,6 +64,21 @@ def test_blocks_are_shared_by_name_written_by_one_and_all_come_back(
             table.name(texts[text][: wanted // size])
         elif action == "close" and tables:
             tables.pop(which % len(tables))[0].close()
+        elif action == "drop":
+            key, held = texts[which % 2][positions - 1], {block for table, _ in tables for block in table.ids.tolist()}
+            block = pool.blocks_of([key])
+            versions = [pool.version(one) for one in block]
+            assert pool.drop(key) == held.isdisjoint(block)
+            assert (pool.blocks_of([key]) == block) == (not held.isdisjoint(block) or not block)
+            assert ([pool.version(one) for one in block] == versions) == (not held.isdisjoint(block) or not block)
+        elif action == "fill":
+            text, free = which % 2, pool.available
+            keys = texts[text][:positions]
+            read = partial(_read, content, text, keys, positions // 2)
+            found = pool.find(keys)[0]
+            there = fill(pool, keys, read)
+            assert found <= there == pool.find(keys)[0]
+            assert pool.available == free
         elif action == "forget":
             while tables:
                 tables.pop()[0].close()
