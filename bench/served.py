@@ -2,8 +2,8 @@
 
 Both serve the same file, and are asked the same questions in turn over OpenAI's HTTP, as `numoe load` asks them: short
 prompts that begin unlike each other, greedy and with Qwen3's own settings, at 1, 4 and 16 streams. Then a long prompt,
-and the same once more, which a cache of prompts may answer. The medians of some rounds, and how many times as much
-numoe gives. The service that is not asked sleeps. Without --llama-cpp there is one column.
+and the same once more, which a cache of prompts may answer. After each round the medians so far, and how many times
+as much numoe gives. The service that is not asked sleeps. Without --llama-cpp there is one column.
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def first_seconds(url: str, seed: int) -> tuple[float, float]:
 
 def round_of(urls: dict[str, str], streams: Sequence[int], seed: int) -> Iterator[tuple[Cell, LoadFigures]]:
     """Every service in turn, for each setting."""
-    for name, (temperature, top_k, top_p) in SETTINGS.items():
+    for number, (name, (temperature, top_k, top_p)) in enumerate(SETTINGS.items()):
         for count in streams:
-            mix = Mix(max(QUESTIONS * count, 4), WORDS, ANSWER, None, temperature, seed + count, top_k, top_p)
+            own = seed + len(SETTINGS) * count + number  # no prompt is asked twice: a cache would answer it
+            mix = Mix(max(QUESTIONS * count, 4), WORDS, ANSWER, None, temperature, own, top_k, top_p)
             for service, url in urls.items():
                 yield (service, name, count), ask(url, count, mix)
 
@@ -122,6 +123,7 @@ def main(model: Path, *, llama_cpp: Path | None = None, streams: str = "1,4,16",
     counts = [int(part) for part in streams.split(",")]
     found: dict[Cell, list[LoadFigures]] = {}
     long: dict[str, list[tuple[float, float]]] = {}
+    console = Console(width=None if Console().is_terminal else 120)
     with ExitStack() as stack:
         ours = serving(model, "--http-address", "127.0.0.1:0", "--context-tokens", str(CONTEXT))
         urls = {OURS: f"http://{stack.enter_context(ours).http}"}
@@ -134,10 +136,10 @@ def main(model: Path, *, llama_cpp: Path | None = None, streams: str = "1,4,16",
                 found.setdefault(cell, []).append(figures)
             for service, url in urls.items():
                 long.setdefault(service, []).append(first_seconds(url, number))
-    console = Console()
-    console.print(f"{platform.node()}, {len(cores())} cores, {model.name}, {time.ctime()}", highlight=False)
-    console.print(_rates(found, list(urls), counts))
-    console.print(_prompts(long))
+            title = f"{platform.node()}, {len(cores())} cores, {model.name}, {time.ctime()}, after round {number + 1}"
+            console.print(title, highlight=False)
+            console.print(_rates(found, list(urls), counts))
+            console.print(_prompts(long))
 
 
 def _rates(found: dict[Cell, list[LoadFigures]], services: list[str], streams: list[int]) -> Table:
