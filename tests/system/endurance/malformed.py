@@ -154,7 +154,7 @@ def _tokens_of(reply: Reply) -> Counter[str]:
 
 
 def _has_grammar(path: str, body: bytes, reply: Reply) -> bool:
-    """Whether one was compiled: where text is generated, and the answer has its form, or tells what is wrong with it."""
+    """Whether one was compiled: where text is generated, and the answer has its form or tells what is wrong with it."""
     named = any(f'"{name}"'.encode() in body for name in GRAMMAR_FIELDS)
     return path in GENERATING and named and (reply.status == 200 or b"grammar" in reply.body)
 
