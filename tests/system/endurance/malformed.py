@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.coordinator.api.http.http_client import Kept, Reply
-from tests.coordinator.api.http.malformed_bodies import ACTIONS, VALID, malformed
+from tests.coordinator.api.http.malformed_bodies import ACTIONS, GRAMMAR_FIELDS, VALID, malformed
 from tests.system.endurance.asking import DOORS, Told, asking, pool
 from tests.system.endurance.report import spread, table, verdict
 from tests.system.endurance.service import Service
@@ -18,17 +18,19 @@ from tests.system.endurance.service import Service
 # A body that lost its limit is answered with as many tokens as the context holds; one so short is full in no time.
 SERVE_FLAGS = ("--context-tokens", "256")
 PATHS = VALID | ACTIONS
-MOST_SECONDS = 0.25  # to an answer, beside what its tokens may take
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
+MOST_SECONDS = 0.25  # to an answer, beside what its tokens and a grammar may take
 # Some ten times what a token takes on two cores with nothing else to do, by where it stands: in a prompt, in an answer,
 # in what /tokenize tells, up to a million of them.
 TOKEN_SECONDS = {"prompt": 0.01, "answer": 0.05, "told": 5e-6}
+COMPILE_SECONDS = 1.0  # that a grammar may take, which harms nobody else: constraints/guides.py
 _TOKENS = {
     "prompt_tokens": "prompt",
     "completion_tokens": "answer",
     "input_tokens": "prompt",
     "output_tokens": "answer",
 }
-TRIES = 3  # of a body that was answered late: it is the body's fault if each of them is late, else the machine's
+TRIES = 10  # of a body that was answered late: it is the body's fault if each of them is late, else the machine's
 HONEST_EVERY = 500  # bodies
 STATUSES = {200, 202, 400, 404, 409, 413}
 PATIENCE_SECONDS = 120.0
@@ -42,7 +44,7 @@ class Late:
     path: str
     body: bytes
     status: int
-    seconds: tuple[float, ...]  # of all tries, beside tokens
+    seconds: tuple[float, ...]  # of all tries, beside what tokens and a grammar may take
     load: float  # processes at work on the machine, over the last minute
 
     @property
@@ -58,7 +60,7 @@ class Late:
 class Tally:
     """What came of the bodies to one path."""
 
-    seconds: list[float] = field(default_factory=list)  # to each answer, beside tokens
+    seconds: list[float] = field(default_factory=list)  # to each answer, with all its work
     tokens: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
 
@@ -115,7 +117,7 @@ async def malform(service: Service, count: int, seed: int = 0) -> Report:
 
 
 async def _send(client: Kept, path: str, body: bytes, report: Report) -> None:
-    tally, seconds, status = report.tallies[path], list[float](), 0
+    tally, seconds, first, status = report.tallies[path], list[float](), 0.0, 0
     while not seconds or (len(seconds) < TRIES and seconds[-1] > MOST_SECONDS):
         began = time.monotonic()
         try:
@@ -124,11 +126,13 @@ async def _send(client: Kept, path: str, body: bytes, report: Report) -> None:
             report.faults.append(f"not answered, {error!r}: {_said(path, body)}")
             return
         took, status = time.monotonic() - began, reply.status
+        first = first or took
         tokens = _tokens_of(reply)
-        seconds.append(took - sum(count * TOKEN_SECONDS[place] for place, count in tokens.items()))
+        work = sum(count * TOKEN_SECONDS[place] for place, count in tokens.items())
+        seconds.append(took - work - COMPILE_SECONDS * _has_grammar(path, body, reply))
         if status not in STATUSES or b"incident" in reply.body:
             report.faults.append(f"{status} {reply.body[:SAID_BYTES]!r}: {_said(path, body)}")
-    tally.seconds.append(max(0.0, seconds[0]))
+    tally.seconds.append(first)
     tally.tokens += tokens["answer"]
     tally.statuses[status] += 1
     if len(seconds) > 1:
@@ -147,6 +151,12 @@ def _tokens_of(reply: Reply) -> Counter[str]:
         if name in _TOKENS:
             counted[_TOKENS[name]] += count
     return counted
+
+
+def _has_grammar(path: str, body: bytes, reply: Reply) -> bool:
+    """Whether one was compiled: where text is generated, and the answer has its form or tells what is wrong with it."""
+    named = any(f'"{name}"'.encode() in body for name in GRAMMAR_FIELDS)
+    return path in GENERATING and named and (reply.status == 200 or b"grammar" in reply.body)
 
 
 async def _honest(service: Service) -> list[Told]:

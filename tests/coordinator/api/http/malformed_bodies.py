@@ -75,6 +75,7 @@ TEMPLATE_ARGUMENTS: tuple[Any, ...] = (
     {f"k{number}": number for number in range(2000)}, {"namespace": 7, "range": None}, {"documents": [[[[{}]]]]},
     [1], "x",
 )  # fmt: skip
+GRAMMAR_FIELDS = ("guided_json", "json_schema", "guided_regex", "guided_grammar", "grammar", "guided_choice", "regex")
 # Fields that a route may take, beside those that stand in its valid body.
 PLACED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("guided_json", SCHEMAS),
@@ -114,6 +115,7 @@ def malformed(valid: Any, chosen: random.Random) -> bytes:
         name, values = chosen.choice(PLACED)
         body[name] = deepcopy(chosen.choice(values))
     if chosen.random() < LARGE_SHARE:
+        body = json.loads(json.dumps(body))  # in which no place stands for several
         container, key = chosen.choice(list(places(body)) or [(body, "x")])
         container[key] = _large(chosen)
     return _with_broken_bytes(bytearray(json.dumps(body).encode()), chosen)
