@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.keeper.running import Running
 from tests.machines import Machine, write_machine
 from tests.project.rooms import room_of_path
 
 pytest_plugins = ["tests.hung"]
+
+# No test has a limit of time that a machine with other work to do may miss.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
 

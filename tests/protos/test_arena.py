@@ -107,7 +107,7 @@ def check_layout(layout: ArenaLayout) -> None:
             assert name.startswith(f"worker{worker}.") or not start <= field.offset < end or field.bytes == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(1, 600), st.integers(1, 40), st.integers(1, 5000), st.integers(1, 128), st.integers(1, 8),
     st.lists(st.builds(PartShape, *[st.integers(0, 12).map(lambda n: 16 * n)] * 5), min_size=1, max_size=8),

@@ -64,7 +64,7 @@ def test_other_threads_run_while_a_conversation_is_encoded_and_tokens_are_decode
     template.close()
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(text=st.lists(st.sampled_from(PIECES), max_size=60).map("".join), special=st.booleans())
 def test_pieces_give_the_tokens_of_the_whole(text: str, special: bool) -> None:
     pieces = list(TOKENIZER.pieces(text, 3))

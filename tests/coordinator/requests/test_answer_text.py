@@ -26,7 +26,7 @@ def _naive(text: str, stops: tuple[str, ...], include: bool) -> tuple[str, str |
 
 
 @given(st.lists(TEXTS, max_size=8), STOPS, st.booleans())
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(derandomize=True, max_examples=500)
 def test_the_text_and_the_match_are_those_of_a_search_over_the_whole_text(
     pieces: list[str], stops: tuple[str, ...], include: bool
 ) -> None:
@@ -66,7 +66,7 @@ def test_text_before_stop_strings_count_is_passed_on_at_once() -> None:
 
 
 @given(st.lists(st.integers(0, TOKENIZER.vocabulary - 1), max_size=30))
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 def test_pieces_of_text_add_up_to_the_text_decoded_at_once(token_ids: list[int]) -> None:
     text = AnswerText(TOKENIZER, (), include_stop=False)
     pieces = [text.push(token_id, may_stop=True) for token_id in token_ids]

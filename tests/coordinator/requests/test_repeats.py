@@ -45,7 +45,7 @@ def by_definition(tokens: list[int], dry: Dry, breaking: set[int]) -> dict[int, 
     st.floats(1.0, 4.0),
     st.sampled_from([(), ("c",), ("x", "b")]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_penalties_are_those_of_the_definition(
     tokens: list[int], allowed: int, window: int, base: float, breakers: tuple[str, ...]
 ) -> None:

@@ -31,7 +31,7 @@ def choices(draw: st.DrawFn) -> tuple[int, NDArray[np.int32]]:
     return experts, chosen
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(choices())
 def test_every_choice_has_a_column_in_a_group_of_its_expert(case: tuple[int, NDArray[np.int32]]) -> None:
     experts, chosen = case
@@ -54,7 +54,7 @@ def test_every_choice_has_a_column_in_a_group_of_its_expert(case: tuple[int, NDA
     assert np.all(groups["x_column"] == (0 if tokens == 1 else groups["column"]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(choices(), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_workers_of_whole_experts_share_the_columns_that_one_would_have(
     case: tuple[int, NDArray[np.int32]], workers: int, random: Random
@@ -92,7 +92,7 @@ def test_workers_of_whole_experts_share_the_columns_that_one_would_have(
     np.testing.assert_array_equal(found >= 0, whole.column_group[:end] >= 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(choices(), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_what_each_sequence_runs_is_added_up(
     case: tuple[int, NDArray[np.int32]], sequences: int, random: Random

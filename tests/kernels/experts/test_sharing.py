@@ -14,7 +14,7 @@ from numoe.protos.arena import dense_columns
 from tests.kernels.groupings import empty_grouping
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 8).flatmap(lambda workers: st.tuples(
     st.just(workers), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 2**workers - 1)), min_size=1, max_size=30)
 )))  # fmt: skip

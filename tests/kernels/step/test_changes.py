@@ -40,7 +40,7 @@ def test_biases_of_a_range_are_added_to_their_tokens() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_only_what_is_allowed_stays_possible(seed: int, share: float) -> None:
     logits, random = some_logits(seed=seed), np.random.default_rng(seed)
     allowed = random.random(VOCABULARY) < share

@@ -66,7 +66,7 @@ def test_every_draw_is_the_one_of_the_twin(temperature: float, fields: dict[str,
     st.floats(0.0, 0.4),
     st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_what_the_twin_leaves_is_drawn(
     seed: int, levels: int, top_k: int, typical_p: float, top_p: float, threshold: float, last: bool
 ) -> None:

@@ -69,7 +69,7 @@ def some_logits(spread: float = 2.0, seed: int = SEED) -> Singles:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_numbers_are_those_of_the_twin(seed: int, position: int) -> None:
     found = uniform(unsigned(seed), position)
     assert found == reference.uniform(seed, position)

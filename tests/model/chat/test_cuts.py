@@ -51,7 +51,7 @@ def text_of(part: AnswerPart) -> str:
 
 @pytest.mark.parametrize("beginning", Beginning)
 @pytest.mark.parametrize("form", [form for _, form in CALLS], ids=[named for named, _ in CALLS])
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(answer=ANSWERS)
 def test_cuts_change_nothing(form: CallFormat, beginning: Beginning, answer: tuple[str, list[int]]) -> None:
     text, places = answer
@@ -61,7 +61,7 @@ def test_cuts_change_nothing(form: CallFormat, beginning: Beginning, answer: tup
 
 
 @pytest.mark.parametrize("form", [form for _, form in CALLS], ids=[named for named, _ in CALLS])
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(text=MIXED)
 def test_what_is_written_comes_out(form: CallFormat, text: str) -> None:
     parts = read_pieces([text], form)

@@ -56,7 +56,7 @@ def applied(moves: list[ExpertMove], experts: list[ExpertOwners | None], room: l
     return after
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layers())
 def test_no_layer_is_loaded_less_evenly_and_room_suffices(
     case: tuple[int, list[ExpertOwners | None], list[list[float]], list[int]],
@@ -107,7 +107,7 @@ def test_layers_without_counts_and_layers_split_by_row_stay() -> None:
     assert balance([None, owners], [[5, 0], [0, 0]], [SIZE] * 2, [100, 100]) == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layers(), st.integers(0, 1))
 def test_a_drained_worker_holds_nothing_or_the_missing_bytes_are_named(
     case: tuple[int, list[ExpertOwners | None], list[list[float]], list[int]], worker: int
@@ -157,7 +157,7 @@ def test_loads_are_brought_to_the_shares_that_workers_are_to_carry() -> None:
     assert carried(after, loads, 2) == [pytest.approx(120.0, abs=3.3), pytest.approx(40.0, abs=3.3)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layers(), st.lists(st.floats(0.1, 10.0), min_size=5, max_size=5))
 def test_moves_towards_unequal_shares_come_to_an_end_and_can_be_made(
     case: tuple[int, list[ExpertOwners | None], list[list[float]], list[int]], shares: list[float]

@@ -77,7 +77,7 @@ CONVERSATIONS = st.builds(
 
 
 @pytest.mark.parametrize("name", ["smollm", "qwen3", "synthetic"])
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(messages=CONVERSATIONS, prompt=st.booleans(), options=st.sampled_from(OPTIONS))
 def test_conversations_render_as_jinja2_renders_them(
     name: str, messages: list[dict[str, Any]], prompt: bool, options: dict[str, Any]

@@ -98,14 +98,14 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 KEYS = ["tokens", "scores", "token_type", "bos_token_id", "eos_token_id", "add_bos_token", "add_space_prefix"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES | st.lists(VALUES, max_size=5), max_size=3))
 def test_whatever_the_keys_hold_the_answer_is_a_tokenizer_or_a_typed_refusal(changes: dict[str, Any]) -> None:
     with suppress(ModelFileError, UnsupportedModel):
         assert Tokenizer.from_metadata(scored_metadata(**changes)).encode("hello") is not None
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     texts=st.lists(st.text(max_size=6), min_size=1, max_size=8, unique=True),
     types=st.lists(st.integers(0, 5), min_size=8, max_size=8),

@@ -22,7 +22,7 @@ BOS_ID, EOS_ID = ids_of([BOS, EOS])
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 NORMAL, CONTROL_TYPE, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 PIECES = [*WORDS, *CONTROL, "<think>", " ", "  ", "     ", "\n", "\u2581", "é", "日", "😀", "aaaa", "abcd", "<0x41>"]
-seeded = settings(deadline=None, derandomize=True, max_examples=100)
+seeded = settings(derandomize=True, max_examples=100)
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join)
 
 

@@ -24,7 +24,7 @@ def naive(text: str, tokens: list[tuple[str, int]]) -> list[str | int]:
 
 
 @pytest.mark.parametrize("texts", [MARKERS, OVERLAPPING], ids=["markers", "overlapping"])
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(data=st.data())
 def test_tokens_are_found_as_a_look_for_each_in_turn_finds_them(texts: list[str], data: st.DataObject) -> None:
     tokens = [(text, n) for n, text in enumerate(data.draw(st.lists(st.sampled_from(texts), unique=True)))]

@@ -42,7 +42,7 @@ PIECES = [
     "the",
     IM_END,
 ]
-seeded = settings(deadline=None, derandomize=True, max_examples=60)
+seeded = settings(derandomize=True, max_examples=60)
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(KNOWN, max_size=6), max_size=12).map("".join)
 
 
@@ -87,7 +87,7 @@ CUTTABLE = st.lists(st.sampled_from(EDGES) | st.text(KNOWN, max_size=2), max_siz
 
 
 @pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "qwen2", "qwen35", "dbrx", "llama-bpe", "real"])
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(text=CUTTABLE, special=st.booleans())
 def test_pieces_give_the_tokens_of_the_whole(pre: str, text: str, special: bool) -> None:
     tokenizer = smollm() if pre == "real" else tiny(pre)

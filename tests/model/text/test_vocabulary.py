@@ -137,7 +137,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 KEYS = ["model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "add_bos_token"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES | st.lists(VALUES, max_size=5), max_size=3))
 def test_whatever_the_keys_hold_the_answer_is_a_tokenizer_or_a_typed_refusal(changes: dict[str, Any]) -> None:
     with suppress(ModelFileError, UnsupportedModel):

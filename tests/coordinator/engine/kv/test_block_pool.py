@@ -39,7 +39,7 @@ def _read(
         max_size=80,
     ),
 )
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 def test_blocks_are_shared_by_name_written_by_one_and_all_come_back(
     blocks: int, size: int, actions: list[tuple[str, int, int]]
 ) -> None:

@@ -35,7 +35,7 @@ def queue_of(*items: Asked) -> FairQueue[Asked]:
         max_size=60,
     )
 )
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 def test_what_is_shown_is_taken_in_order_of_each_key_and_nothing_is_lost(actions: list[tuple[str, str, int]]) -> None:
     queue, there, number = queue_of(), list[Asked](), 0
     for action, key, cost in actions:
@@ -66,7 +66,7 @@ def test_what_is_shown_is_taken_in_order_of_each_key_and_nothing_is_lost(actions
 @given(
     st.lists(st.integers(1, 3000), min_size=40, max_size=40), st.lists(st.integers(1, 300), min_size=400, max_size=400)
 )
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 def test_two_keys_get_equal_shares_of_tokens_whatever_their_requests_cost(large: list[int], small: list[int]) -> None:
     queue = queue_of(*(Asked("large", cost) for cost in large), *(Asked("small", cost) for cost in small))
     got = Counter[str]()

@@ -72,7 +72,7 @@ def _traffic(draw: st.DrawFn) -> tuple[StepLimits, int, list[Simulated]]:
 
 
 @given(_traffic())
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 def test_random_traffic_is_served_in_order_within_the_limits_and_to_its_end(
     traffic: tuple[StepLimits, int, list[Simulated]],
 ) -> None:

@@ -51,7 +51,7 @@ def test_one_host_that_is_faster_alone_is_named_if_it_holds_all() -> None:
     st.lists(st.floats(0.1, 2.0), min_size=2, max_size=3),
     st.integers(0, 100),
 )
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 def test_no_other_cut_has_a_faster_slowest_host(layers: list[int], speeds: list[float], output: int) -> None:
     model = LayerBytes(tuple(layers), 0, output)
     hosts = [replace(HOST, batched=speed) for speed in speeds]

@@ -76,7 +76,7 @@ def problems(draw: st.DrawFn) -> tuple[ModelSpec, Topology, Wishes, ExpertStats 
     return spec, topology, wishes, stats
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems())
 def test_a_plan_owns_everything_once_fits_and_is_the_same_again(
     problem: tuple[ModelSpec, Topology, Wishes, ExpertStats | None],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from numoe.kernels.experts.sharing import COLUMNS_OF_PANELS as KERNELS_COLUMNS
@@ -60,7 +60,6 @@ def layers(draw: st.DrawFn) -> tuple[int, list[ExpertOwners], np.ndarray[tuple[i
     return workers, owners, np.array(counts, np.int64).reshape(count, 2, experts)
 
 
-@settings(deadline=None)
 @given(layers())
 def test_experts_are_assigned_as_the_kernels_assign_them(
     drawn: tuple[int, list[ExpertOwners], np.ndarray[tuple[int, ...], np.dtype[np.int64]]],
