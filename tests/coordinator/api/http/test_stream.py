@@ -112,12 +112,15 @@ async def test_what_comes_over_the_wire_is_the_snapshot(monkeypatch: pytest.Monk
         await generated(running, ask(max_tokens=4))
         async for told in stream:
             state |= told
-            if state["flow"]["generated_tokens"] == 4:
+            if state["flow"]["ended"] == {"length": 1}:
                 break
         await stream.aclose()
         monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
         whole = (await http_ask(running.ready.http, "/ops/status")).json
-    assert whole["flow"] == state["flow"]
+    passing = {"prefill_rate", "decode_rate"}  # of the last seconds, which may be others in the next look
+    assert {name: value for name, value in whole["flow"].items() if name not in passing} == {
+        name: value for name, value in state["flow"].items() if name not in passing
+    }
     assert {name: whole[name] for name in ("service", "experts", "configuration")} == {
         name: state[name] for name in ("service", "experts", "configuration")
     }
