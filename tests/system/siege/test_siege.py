@@ -12,7 +12,7 @@ import pytest
 from tests.system.siege.attacks import ATTACKS
 from tests.system.siege.campaign import Campaign, besiege
 
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 @pytest.mark.timeout(900)
