@@ -34,7 +34,7 @@ from numoe.coordinator.measuring.load.questions import Mix, make_questions
 app = App(help=__doc__)
 
 WORDS, ANSWER = (64, 64), (48, 80)  # of a question, tokens of its answer: from, to
-LONG_WORDS, LONG_ANSWER = (2000, 2000), (4, 4)
+LONG_WORDS, LONG_ANSWER, LONG_SEED = (2000, 2000), (4, 4), 1 << 21
 SETTINGS = {"greedy": (0.0, 0, 1.0), "0.6, 20, 0.95": (0.6, 20, 0.95)}  # temperature, top-k, top-p
 QUESTIONS = 2  # of each stream
 CONTEXT, PATIENCE_SECONDS = 4096, 600.0
@@ -86,7 +86,7 @@ def ask(url: str, streams: int, mix: Mix) -> LoadFigures:
 
 def first_seconds(url: str, seed: int) -> tuple[float, float]:
     """To the first token of a long prompt, and of the same once more."""
-    mix = Mix(1, LONG_WORDS, LONG_ANSWER, temperature=0.0, seed=seed)
+    mix = Mix(1, LONG_WORDS, LONG_ANSWER, temperature=0.0, seed=LONG_SEED + seed)
     new, again = (ask(url, 1, mix).first_token.percentiles[50] for _ in range(2))
     return new, again
 
@@ -99,10 +99,6 @@ def round_of(urls: dict[str, str], streams: Sequence[int], seed: int) -> Iterato
             mix = Mix(max(QUESTIONS * count, 4), WORDS, ANSWER, None, temperature, own, top_k, top_p)
             for service, url in urls.items():
                 yield (service, name, count), ask(url, count, mix)
-
-
-def _ratio(ours: float, others: list[float]) -> str:
-    return f"{ours / others[0]:.2f}" if others else ""
 
 
 @app.default
@@ -144,7 +140,8 @@ def main(model: Path, *, llama_cpp: Path | None = None, streams: str = "1,4,16",
 
 def _rates(found: dict[Cell, list[LoadFigures]], services: list[str], streams: list[int]) -> Table:
     head = [part for service in services for part in (f"{service}: tokens/s", "first token s")]
-    table = Table("settings", "streams", *head, *(["times"] if len(services) > 1 else []))
+    several = len(services) > 1
+    table = Table("settings", "streams", *head, *["times"] * several)
     for name in SETTINGS:
         for count in streams:
             rates, cells = [], []
@@ -153,7 +150,7 @@ def _rates(found: dict[Cell, list[LoadFigures]], services: list[str], streams: l
                 rates.append(statistics.median(one.answer_tokens_per_second for one in of_all))
                 first = statistics.median(one.first_token.percentiles[50] for one in of_all)
                 cells += [f"{rates[-1]:.1f}", f"{first:.2f}"]
-            table.add_row(name, str(count), *cells, *filter(None, [_ratio(rates[0], rates[1:])]))
+            table.add_row(name, str(count), *cells, *[f"{rates[0] / rates[-1]:.2f}"] * several)
     return table
 
 

@@ -29,12 +29,12 @@ from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.slot_orders import Blocks, Found
 from numoe.coordinator.engine.kv.slots import Left
 from numoe.coordinator.settings import EngineSettings
+from numoe.coordinator.workers.kv_store import SAVED_AT_ONCE
 from numoe.protos.errors import InvalidRequest, SetupError, Unavailable
 from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.kv_files import SLOT_MAGIC, WRITTEN_SUFFIX, BlockPart, records_at
 
 NAME_BYTES = 255  # as file systems have it
-SAVED_AT_ONCE = 16  # blocks, as RESTORED_AT_ONCE
 MOST_DESCRIPTION_BYTES = 16 << 20  # a million tokens take 7
 LENGTH_BYTES, DIGEST_BYTES = 8, 32
 OWN = ".numoe-slot-"  # what files are called while they are written

@@ -23,6 +23,8 @@ from numoe.protos.errors import SetupError
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 VERSION = 3
+_ITEMS = {bool: BOOL, int: INT32, float: FLOAT32, str: STRING}  # their types in arrays
+_CODES = {bool: "?", int: "i", float: "f"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _header(metadata: Mapping[str, Value | Sequence[str]], tensors: Sequence[New
     """All that comes before the tensors' bytes, but for what aligns those."""
     pieces = [HEADER.pack(MAGIC, VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
-        number, encoded = _value(value)
+        number, encoded = _value(key, value)
         pieces += [_text(key), struct.pack("<I", number), encoded]
     offset = 0
     for tensor in tensors:
@@ -105,24 +107,32 @@ def _header(metadata: Mapping[str, Value | Sequence[str]], tensors: Sequence[New
     return b"".join(pieces)
 
 
-def _value(value: Value | Sequence[str]) -> tuple[int, bytes]:
+def _value(key: str, value: Value | Sequence[str]) -> tuple[int, bytes]:
     """A value's type, and its bytes; whole numbers are unsigned alone and signed in arrays, all of 32 bits."""
-    match value:
-        case bool():
-            return BOOL, struct.pack("<?", value)
-        case int():
-            return UINT32, struct.pack("<I", value)
-        case float():
-            return FLOAT32, struct.pack("<f", value)
-        case str():
-            return STRING, _text(value)
-        case Strings():
-            return ARRAY, struct.pack("<IQ", STRING, len(value)) + value.raw
-        case np.ndarray():
-            number, dtype = (FLOAT32, "<f4") if value.dtype.kind == "f" else (INT32, "<i4")
-            return ARRAY, struct.pack("<IQ", number, len(value)) + value.astype(dtype).tobytes()
-        case _:
-            return ARRAY, struct.pack("<IQ", STRING, len(value)) + b"".join(_text(str(one)) for one in value)
+    if isinstance(value, Strings):
+        return ARRAY, struct.pack("<IQ", STRING, len(value)) + value.raw
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    try:
+        match items:
+            case bool() | float() | str():
+                return _ITEMS[type(items)], _items(items)
+            case int():
+                return UINT32, struct.pack("<I", items)
+            case list() | tuple():
+                [kind] = {type(item) for item in items}
+                return ARRAY, struct.pack("<IQ", _ITEMS[kind], len(items)) + _items(*items)
+    except (KeyError, ValueError, struct.error):  # none, of several kinds or of another one, or too large
+        pass
+    raise SetupError(
+        f"{key} is {str(value)[:60]}, expected a number of 32 bits, a text, or an array of one kind of them"
+    )
+
+
+def _items(*items: Any) -> bytes:
+    """Of one kind, one after the other."""
+    if isinstance(items[0], str):
+        return b"".join(map(_text, items))
+    return struct.pack(f"<{len(items)}{_CODES[type(items[0])]}", *items)
 
 
 def _text(text: str) -> bytes:

@@ -66,7 +66,7 @@ OTHERS = {
     if type_.name not in SHAPES
 }
 PLANS = [(workers, threads) for workers in (1, 2, 3, 4) for threads in (1, 2)]
-OF_F32 = [(1, 2), (3, 2)]  # with keys and values of F32, which tell the workers' shares from one another as others do
+OF_F32 = [(1, 2), (3, 2)]  # with keys and values of F32, which workers share out as any others
 CHUNKS = (7, 512)
 
 

@@ -40,6 +40,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     ask as asked,
 )
 from tests.coordinator.api.http.http_client import Kept, ask, messages, order
+from tests.coordinator.api.http.malformed_bodies import ACTIONS, VALID
 from tests.coordinator.engine.serving import Gate
 from tests.coordinator.process.test_life import ignore, loading_service
 
@@ -49,6 +50,11 @@ def routes() -> list[tuple[Role, str, str]]:
     views = Views(lambda: pytest.fail("asked"), lambda: pytest.fail("asked"), asyncio.Event())
     asked = Asked(Inference(lambda: pytest.fail("asked"), lambda end: pytest.fail("asked")))
     return [(route.role, route.method, route.path) for route in route_table(views, actions, asked)]
+
+
+def test_malformed_bodies_are_sent_to_all_that_take_one() -> None:
+    of_slots = "/slots/{slot}"  # test_slot_actions.py: it needs a folder
+    assert {path for _, method, path in routes() if method == "POST"} == {*VALID, *ACTIONS, of_slots}
 
 
 async def test_what_operates_is_posted_and_what_only_looks_is_not() -> None:

@@ -155,3 +155,17 @@ def test_a_table_handed_out_earlier_does_not_change_as_the_sequence_grows() -> N
     table.grow(8)
     np.testing.assert_array_equal(first, copy)
     assert first.dtype == np.int32
+
+
+def test_what_is_dropped_is_free_and_whoever_is_copying_it_sees_that_it_holds_something_else() -> None:
+    pool, keys = BlockPool(blocks=4, block_positions=2), keys_of([1] * 4, 2)
+    table = pool.open(4)
+    first, second = table.grow(4).tolist()
+    table.name(keys)
+    assert not pool.drop(keys[0])  # it has a holder
+    table.close()
+    before = [pool.version(block) for block in (first, second)]
+    assert pool.drop(keys[0])
+    assert (pool.cached, pool.available, pool.blocks_of([keys[0]]), pool.blocks_of([keys[1]])) == (1, 4, [], [second])
+    assert [pool.version(block) for block in (first, second)] == [before[0] + 1, before[1]]
+    assert pool.drop(keys[0])  # there is nothing of it
