@@ -73,6 +73,8 @@ async def test_without_a_folder_every_action_is_told_to_be_none() -> None:
         ("8", "save", {"filename": "a"}, "id_slot", "slots 0 to 7"),
         ("-1", "save", {"filename": "a"}, "id_slot", "expected the number of a slot"),
         ("x", "erase", None, "id_slot", "expected the number of a slot"),
+        ("0000000001", "erase", None, "id_slot", "expected the number of a slot"),  # not slot 0
+        ("9" * 5000, "erase", None, "id_slot", "expected the number of a slot"),
         ("9" * 50, "erase", None, "id_slot", "slots 0 to 7"),
         ("0", "", {"filename": "a"}, "action", "expected save, restore or erase"),
         ("0", "drop", {"filename": "a"}, "action", "expected save, restore or erase"),
