@@ -18,7 +18,7 @@ from numoe.coordinator.engine.executor import SlotStore
 from numoe.protos.errors import InvalidRequest
 
 NOT_SUPPORTED = 501
-MOST_DIGITS = 9  # of a slot's number
+MOST_DIGITS = 9  # that are looked at of a slot's number: there are not so many slots
 WHY = "this service saves no slots: start it with --slot-save-path FOLDER"
 
 
@@ -33,9 +33,9 @@ async def act(slot: str, action: str, body: bytes, served: ServedModel) -> tuple
     files = served.workers.slot_files
     if files is None:
         return NOT_SUPPORTED, {"error": {"code": NOT_SUPPORTED, "message": WHY, "type": "not_supported_error"}}
-    if not (slot.isascii() and slot.isdecimal() and len(slot) <= MOST_DIGITS):
+    if not (slot.isascii() and slot.isdecimal()):
         raise InvalidRequest("id_slot", f"is {slot[:20]!r}, expected the number of a slot")
-    number = int(slot)
+    number = int(slot.lstrip("0")[:MOST_DIGITS] or "0")
     match action:
         case "save":
             return 200, await _save(number, read_body(body, SlotBody).filename, files, served)
