@@ -31,9 +31,8 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 # By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
 TORCH := torch==2.13.0
 
-# Tests that start services or workers, measure, or look at all that runs. Workers of two tests would spin on each
-# other's cores.
-ALONE := tests/bench tests/coordinator/commands tests/coordinator/process tests/deploy/container tests/system
+# Tests that compute much, measure, or look at all that runs. Workers of two of them would spin on each other's cores.
+ALONE := tests/bench tests/system
 
 PROTOS := $(wildcard protos/numoe/*/*.proto)
 GENERATED := $(PROTOS:.proto=_pb2.py)
@@ -54,7 +53,8 @@ run: setup
 test: setup .venv/torch-installed
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest $(ALONE)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(ALONE))
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

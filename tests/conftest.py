@@ -19,11 +19,13 @@ pytest_plugins = ["tests.hung"]
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+LONGEST = Path(__file__).parent / "deploy/container/test_container.py"  # minutes on one core, others beside it
 RECORDED = Path(__file__).parent / "model/machine/fixtures/topologies.tar.xz"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test with its room: pytest -m "room(name='model/gguf')"."""
+    """Marks every test with its room: pytest -m "room(name='model/gguf')"; puts those that take longest first."""
+    items.sort(key=lambda item: item.path != LONGEST)
     for item in items:
         if room := room_of_path(item.path.relative_to(item.config.rootpath).as_posix()):
             item.add_marker(pytest.mark.room(name=room))

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.system.clients import Client, connected
 from tests.system.hosts.harms import HARMS
@@ -19,11 +20,12 @@ from tests.system.hosts.several_hosts import (
     namespace,
     why_not,
 )
-from tests.system.losses.campaign import Campaign
+from tests.system.losses.campaign import Campaign, Told
 from tests.system.serve_process import NUMOE, ServeProcess, serving
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
 
+SCALE = 0.3  # of prompts and answers, so that a loss still meets streams at work
 LISTENERS = {  # as README has them, by the number that is added to the first port
     "gcs_server": {0},
     "raylet": {1, 2},
@@ -32,16 +34,19 @@ LISTENERS = {  # as README has them, by the number that is added to the first po
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def expected(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
+    """What one host answers, on which nothing is lost."""
+    with serving(tmp_path_factory.mktemp("alone") / "log", str(served_model), *FLAGS) as one_host:
+        async with connected(one_host.address) as client:
+            return await Campaign(one_host, client, scale=SCALE).answers()
+
+
 async def test_two_hosts_answer_as_one_does_and_as_before_after_any_loss(
-    hosts: SeveralHosts, server: ServeProcess, client: Client, served_model: Path, tmp_path: Path
+    expected: list[Told], hosts: SeveralHosts, server: ServeProcess, client: Client
 ) -> None:
-    with serving(tmp_path / "log", str(served_model), *FLAGS) as one_host:
-        async with connected(one_host.address) as other:
-            alone = Campaign(one_host, other)
-            await alone.learn(twice=False)
-    campaign = Campaign(server, client)
-    await campaign.learn()
-    assert campaign.expected == alone.expected
+    campaign = Campaign(server, client, scale=SCALE)
+    await campaign.learn(expected)
     for harm in ("wire", "leader", "raylet", "gcs"):  # a worker of another host: test_watching.py
         await campaign.lose(HARMS[harm](hosts))
         await campaign.rest()
@@ -104,11 +109,11 @@ def test_steps_are_not_sent_to_hosts_that_nothing_protects(
 
 
 async def test_a_host_that_is_gone_for_good_is_done_without_until_it_is_back(
-    hosts: SeveralHosts, server: ServeProcess, client: Client
+    expected: list[Told], hosts: SeveralHosts, server: ServeProcess, client: Client
 ) -> None:
     """The last test of those of a file that share the hosts."""
-    campaign = Campaign(server, client)
-    await campaign.learn()
+    campaign = Campaign(server, client, scale=SCALE)
+    await campaign.learn(expected)
     await campaign.lose(HARMS["gone"](hosts))
     assert campaign.report.resumed > 0
     assert [worker.host for worker in (await client.placement()).workers] == ["", ""]

@@ -23,7 +23,7 @@ SHAPE = (
     *("--expert-width", "64", "--vocabulary", "331", "--context-length", "4096", "--type", "Q8_0"),
 )
 LAYERS, CUT = 94, 50
-SCALE = 0.1  # of prompts and answers, as a step of so many layers takes long
+SCALE = 0.05  # of prompts and answers, as a step of so many layers takes long
 
 
 @pytest.fixture(scope="module")
@@ -76,32 +76,38 @@ async def profiled(server: ServeProcess) -> dict[str, Any]:
     return found
 
 
+async def while_rounds_go_on(campaign: Campaign, task: asyncio.Task[Any]) -> None:
+    """Until a task is done."""
+    while not task.done():
+        await campaign.again()
+
+
 async def test_many_layers_on_two_and_three_hosts_answer_as_on_one(
     hosts: SeveralHosts, model: Path, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "alone", str(model), *FLAGS) as one_host:
         async with connected(one_host.address) as client:
-            alone = Campaign(one_host, client, scale=SCALE)
-            await alone.learn(twice=False)
+            expected = await Campaign(one_host, client, scale=SCALE).answers()
     plan = tmp_path / "plan.toml"
     plan_for(hosts, model, plan)
     with serving_on(hosts, tmp_path / "log", str(model), *FLAGS, "--plan-file", str(plan)) as server:
         async with connected(server.address) as client:
             campaign = Campaign(server, client, scale=SCALE)
-            campaign.expected = alone.expected
+            campaign.expected = expected
             await campaign.again()
             assert await layers_of(client) == [*[("", 0, CUT)] * 2, *[(THERE, CUT, LAYERS)] * 2]
             for milliseconds, loss in ((1.0, 0.0), (0.0, 0.01)):
                 hosts.worsen(THERE, milliseconds, loss)
                 await campaign.again()
             hosts.worsen(THERE)
-            profile, _ = await asyncio.gather(profiled(server), campaign.again())
+            profiling = asyncio.create_task(profiled(server))
+            await while_rounds_go_on(campaign, profiling)
+            profile = await profiling
             assert len(profile["layers"]) == LAYERS
             assert [worker["host"] for worker in profile["workers"]] == ["", "", THERE, THERE]
             assert 0 < profile["hosts_at_work"] < 2
             changing = asyncio.create_task(take_all(server))
-            while not changing.done():
-                await campaign.again()
+            await while_rounds_go_on(campaign, changing)
             await changing
             assert campaign.report.resumed > 0
             assert campaign.report.different == []
