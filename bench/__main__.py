@@ -6,7 +6,7 @@ Each round measures the machine, then every engine on every case. The table show
 *share of peak*: products and additions of the active weights per second, over the cores' integer peak.
 
 Cases are 30b-q8_0, 30b-q4_k_m, 30b-q2_k and 235b-q8_0 (real layers, fewer of them than the real models have), or one of
-your own by --shape. Deep decodes of the peers compute the whole prompt before: --depths '' leaves them out.
+your own by --shape. Behind a deep cache the peers compute all of it before: --depths '' leaves that out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Options:
     decode: int = 128
     """Tokens decoded one by one."""
     depths: str = "4096,16384,32768"
-    """Tokens in the cache before further decodes; empty for none."""
+    """Tokens in the cache before a further prompt and decode (ik_llama.cpp: of whole prompts); empty for none."""
     streams: str = "1,4,16,32"
     """Sequences decoded at once; empty for none."""
     stream_prompt: int = 64

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cores, read_memory
-from numoe.kernels.attention.heads import attend
+from numoe.kernels.attention.heads import Queries, attend
 from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes
 from numoe.kernels.attention.pieces import CachedHead
 from numoe.kernels.attention.scratch import scratch_floats, scratch_of
@@ -48,7 +48,12 @@ def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float
     cache.fill(A_SMALL_NUMBER)
     tiles = attention_tiles([format_ for format_ in FORMATS if format_.name == kv_format], values=kv_format == "Q8_0")
     queries = np.random.default_rng(0).standard_normal((heads, HEAD_SIZE), np.float32) * np.float32(HEAD_SIZE**-0.5)
-    out, table = np.zeros_like(queries), np.arange(blocks, dtype=np.int32)
+    table, position, sequence = (
+        np.arange(blocks, dtype=np.int32),
+        np.full(1, depth - 1, np.int32),
+        np.zeros(1, np.int32),
+    )
+    token = Queries(queries.ctypes.data, queries.nbytes, position, sequence, table[np.newaxis])
     memory = allocate(4 * scratch_floats(HEAD_SIZE, heads))
     scratch = scratch_of(memory.ctypes.data, HEAD_SIZE, heads)
     attending, reading = [], []
@@ -60,7 +65,7 @@ def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float
         started = time.process_time()
         for head in range(kv_heads):
             cached = CachedHead(cache.ctypes.data + head * size, kv_heads * size, number, number, HEAD_SIZE)
-            attend(tiles, cached, table, depth - 1, queries.ctypes.data, heads, out.ctypes.data, scratch)
+            attend(tiles, cached, token, 0, 1, heads, scratch)
         attending.append(time.process_time() - started)
     taken, least = statistics.median(attending[1:]), statistics.median(reading[1:])
     return cache.size / taken, cache.size / least, taken / (kv_heads * depth)

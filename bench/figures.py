@@ -17,9 +17,9 @@ from numoe.coordinator.measuring.cases import Case
 OURS = "ours"
 
 
-def prompt_name(tokens: int) -> str:
-    """The name of a prompt of so many tokens."""
-    return Case(tokens, 0).name
+def prompt_name(tokens: int, depth: int = 0) -> str:
+    """The name of a prompt of so many tokens after `depth` others."""
+    return Case(tokens, 0, depth).name
 
 
 def decode_name(tokens: int, depth: int = 0) -> str:

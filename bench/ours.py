@@ -1,8 +1,8 @@
 """Speeds of a worker group, measured as llama-bench and llama-batched-bench measure theirs.
 
-Steps are those of coordinator/measuring/steps.py. The cache before a deep decode is not computed: it holds zeros (or
-what was there), written when the worker started, so that it is read from memory like any other; attention takes the
-same time whatever the values are.
+Steps are those of coordinator/measuring/steps.py. The cache before a deep prompt or decode is not computed: it holds
+zeros (or what was there), written when the worker started, so that it is read from memory like any other; attention
+takes the same time whatever the values are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Workload:
     def deepest(self) -> int:
         """Positions of the longest sequence."""
         stream = self.stream_prompt + self.stream_decode
-        return max(self.prompt, max(self.depths, default=0) + self.decode, stream, WARM_TOKENS)
+        return max(max(self.depths, default=0) + max(self.prompt, self.decode), stream, WARM_TOKENS)
 
     def settings(self) -> EngineSettings:
         """Room for the deepest sequence, and for all streams side by side."""
@@ -89,9 +89,9 @@ class Measured:
         self.prompt()
         self.decode(WARM_TOKENS)
 
-    def prompt(self) -> Measurement:
-        """Measure one prompt."""
-        return self._steps.prompt(self._steps.random_tokens(self._workload.prompt))
+    def prompt(self, depth: int = 0) -> Measurement:
+        """Measure one prompt after `depth` other tokens."""
+        return self._steps.prompt(self._steps.random_tokens(self._workload.prompt), depth)
 
     def decode(self, count: int, depth: int = 0, sampling: Sampling = GREEDY) -> Measurement:
         """Measure `count` tokens after `depth` others."""
@@ -124,6 +124,12 @@ def _plans(measured: Measured, work: Workload, *, everything: bool) -> Iterator[
     if not everything:
         return
     for depth in work.depths:
+        yield _Plan(
+            prompt_name(work.prompt, depth),
+            lambda depth=depth: measured.prompt(depth),  # type: ignore[misc]
+            work.prompt,
+            prompt=True,
+        )
         yield _Plan(
             decode_name(work.decode, depth),
             lambda depth=depth: measured.decode(work.decode, depth),  # type: ignore[misc]

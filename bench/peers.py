@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench.disturbance import busy
 from bench.figures import Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.ours import Workload
 
-BENCH, BATCHED = "llama-bench", "llama-batched-bench"
+BENCH, BATCHED, SWEEP = "llama-bench", "llama-batched-bench", "llama-sweep-bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,9 @@ def commands(peer: Peer, model: Path, threads: int, work: Workload) -> Iterator[
     common += _kv_arguments(work)
     yield BENCH, ["-p", str(work.prompt), "-n", str(work.decode), *common]
     if work.depths and peer.is_ik:
-        deep = [part for depth in work.depths for part in ("-gp", f"{depth},{work.decode}")]
-        yield BENCH, ["-p", "0", "-n", "0", *deep, *common]
+        yield SWEEP, _sweep_arguments(peer, model, threads, work)
     elif work.depths:
-        yield BENCH, ["-p", "0", "-n", str(work.decode), "-d", ",".join(map(str, work.depths)), *common]
+        yield BENCH, ["-p", str(work.prompt), "-n", str(work.decode), "-d", ",".join(map(str, work.depths)), *common]
     if work.streams:
         yield BATCHED, _batched_arguments(peer, model, threads, work)
 
@@ -63,6 +63,17 @@ def _batched_arguments(peer: Peer, model: Path, threads: int, work: Workload) ->
     return [
         *("-m", str(model), "-t", str(threads), "-fa", "on", "-c", str(context), "-b", "2048", "-ub", "512"),
         *("-npp", str(work.stream_prompt), "-ntg", str(work.stream_decode), "-npl", ",".join(map(str, work.streams))),
+        *(["-rtr"] if peer.repack else []),
+        *_kv_arguments(work),
+    ]
+
+
+def _sweep_arguments(peer: Peer, model: Path, threads: int, work: Workload) -> list[str]:
+    """One pass over the whole context, which measures at depths of so many prompts, the wanted ones among them."""
+    stride = math.gcd(*work.depths) // work.prompt
+    return [
+        *("-m", str(model), "-t", str(threads), "-fa", "on", "-c", str(max(work.depths) + work.prompt)),
+        *("-b", "2048", "-ub", str(work.prompt), "-n", str(work.decode), "--sweep-stride", str(max(stride, 1))),
         *(["-rtr"] if peer.repack else []),
         *_kv_arguments(work),
     ]
@@ -88,7 +99,7 @@ def measure_peer(
         with busy(cpu) if cpu is not None else nullcontext():
             text, error = _output([str(path.resolve()), *arguments], timeout_seconds)
         try:
-            speeds = parse_batched(text, alike=peer.is_ik) if program == BATCHED else parse_bench(text)
+            speeds = _parse(program, peer, text, work)
         except (ValueError, KeyError) as fault:
             speeds, error = {}, error or f"its output could not be read: {fault}"
         if disturbed:
@@ -119,6 +130,12 @@ def _output(command: list[str], timeout_seconds: float) -> tuple[str, str]:
     return f"{done.stdout}\n{done.stderr}", f"ended with {done.returncode}: {lines[-1]}" if done.returncode else ""
 
 
+def _parse(program: str, peer: Peer, text: str, work: Workload) -> dict[str, tuple[float, ...]]:
+    if program == BATCHED:
+        return parse_batched(text, alike=peer.is_ik)
+    return parse_sweep(text, work.depths) if program == SWEEP else parse_bench(text)
+
+
 def parse_bench(text: str) -> dict[str, tuple[float, ...]]:
     """Tokens per second of each repetition by metric, from the JSON of either llama-bench."""
     start = text.find("[\n")
@@ -129,11 +146,10 @@ def parse_bench(text: str) -> dict[str, tuple[float, ...]]:
 
 
 def _metric(entry: dict[str, Any]) -> str:
-    prompt, decoded = int(entry["n_prompt"]), int(entry["n_gen"])
-    if not decoded:
-        return prompt_name(prompt)
-    # llama.cpp says the depth; ik's -gp calls it the prompt, which its speed leaves out.
-    return decode_name(decoded, int(entry.get("n_depth", 0)) or prompt)
+    depth = int(entry.get("n_depth", 0))  # ik_llama.cpp's has none
+    if not entry["n_gen"]:
+        return prompt_name(int(entry["n_prompt"]), depth)
+    return decode_name(int(entry["n_gen"]), depth)
 
 
 def parse_batched(text: str, *, alike: bool = False) -> dict[str, tuple[float, ...]]:
@@ -141,14 +157,27 @@ def parse_batched(text: str, *, alike: bool = False) -> dict[str, tuple[float, .
 
     alike: the tool decodes the same tokens in all sequences. llama.cpp's draws each, ik_llama.cpp's takes token 0.
     """
+    speeds: dict[str, tuple[float, ...]] = {}
+    for cells in _table(text):
+        metric = streams_name(int(cells["B"]), int(cells["TG"]), alike=alike)
+        speeds[metric] = (float(cells["S_TG t/s"]),)
+    return speeds
+
+
+def parse_sweep(text: str, depths: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """Tokens per second of prompts and decodes at these depths by metric, from llama-sweep-bench's table."""
+    speeds: dict[str, tuple[float, ...]] = {}
+    for cells in _table(text):
+        if (depth := int(cells["N_KV"])) in depths:
+            speeds[prompt_name(int(cells["PP"]), depth)] = (float(cells["S_PP t/s"]),)
+            speeds[decode_name(int(cells["TG"]), depth)] = (float(cells["S_TG t/s"]),)
+    return speeds
+
+
+def _table(text: str) -> list[dict[str, str]]:
+    """The rows of numbers in the table that begins with PP among other lines. Raises ValueError."""
     lines = [line.strip() for line in text.splitlines()]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     if not rows or "S_TG t/s" not in rows[0]:
         raise ValueError(f"found no table in {text[:80]!r}")
-    speeds: dict[str, tuple[float, ...]] = {}
-    for row in rows[1:]:
-        cells = dict(zip(rows[0], row, strict=False))
-        if cells["PP"].isdecimal():
-            metric = streams_name(int(cells["B"]), int(cells["TG"]), alike=alike)
-            speeds[metric] = (float(cells["S_TG t/s"]),)
-    return speeds
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[1:] if row[0].isdecimal()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.attention.pieces import CachedHead, attend_piece, pieces_of, write_queries
-from numoe.kernels.attention.scratch import MOST_HEADS, ROW_HEAD, Scratch
+from numoe.kernels.attention.scratch import MOST_HEADS, ROW_HEAD, Scratch, queries_bytes
 from numoe.kernels.cpu.arithmetic import fma, mul, splat
 from numoe.kernels.cpu.functions import exp
 from numoe.kernels.cpu.jit import kernel
@@ -18,6 +20,16 @@ from numoe.kernels.records import TileTable
 _MINUS_INFINITY = np.float32(-np.inf)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
+
+
+class Queries(NamedTuple):
+    """The tokens of a step, as attention sees them."""
+
+    rows: int  # address of the first one's [heads, K] float32, already scaled by 1 / sqrt(K)
+    stride: int  # bytes from one token's to the next one's
+    positions: NDArray[np.int32]  # [T] 0 .. position are seen
+    sequences: NDArray[np.int32]  # [T] rows of the tables
+    tables: NDArray[np.int32]  # [S, blocks of the longest context] block ids
 
 
 @kernel
@@ -55,27 +67,58 @@ def end_head(state: int, out: int, size: int) -> None:
 def attend(
     tiles: TileTable,
     cached: CachedHead,
-    table: NDArray[np.int32],  # block ids of the sequence
-    position: int,  # the queries' position: 0 .. position are seen
-    queries: int,  # address of [heads, K] float32, already scaled by 1 / sqrt(K)
+    step: Queries,
+    first: int,
+    last: int,
     heads: int,
-    out: int,  # [heads, K] float32, written
     scratch: Scratch,
 ) -> None:
-    """Compute softmax(q k^T) v for the query heads of one position that share a KV head.
+    """Compute softmax(q k^T) v for the query heads that share a KV head, of tokens first .. last - 1, <= MOST_TOKENS.
 
-    Heads that need several tiles take turns over a piece, so that all but the first find it in the cache.
+    Piece by piece: what the first token, or the first tile of its heads, has read of a piece the others of the sequence
+    find in the cache. The results become scratch.outputs.
     """
+    size, most = cached.size, 0
+    of_queries, of_states, of_outputs = queries_bytes(size, heads), 4 * ROW_HEAD * heads, 4 * size * heads
+    for token in range(first, last):
+        place = token - first
+        write_queries(
+            scratch.queries + of_queries * place, step.rows + step.stride * token, heads, cached.key_format, size
+        )
+        for head in range(heads):
+            state = scratch.states + of_states * place + 4 * ROW_HEAD * head
+            begin_head(state, scratch.outputs + of_outputs * place + 4 * size * head, size)
+        most = max(most, pieces_of(step.positions[token]))
+    for piece in range(most):
+        for token in range(first, last):
+            position, place = step.positions[token], token - first
+            if piece < pieces_of(position):
+                table = step.tables[step.sequences[token]]
+                states, outputs = scratch.states + of_states * place, scratch.outputs + of_outputs * place
+                queries = scratch.queries + of_queries * place
+                _attend_next(tiles, cached, table, position, piece, queries, heads, states, outputs, scratch)
+    for index in range((last - first) * heads):
+        end_head(scratch.states + 4 * ROW_HEAD * index, scratch.outputs + 4 * size * index, size)
+
+
+@kernel
+def _attend_next(
+    tiles: TileTable,
+    cached: CachedHead,
+    table: NDArray[np.int32],  # block ids of the sequence
+    position: int,
+    piece: int,
+    queries: int,
+    heads: int,
+    states: int,
+    outputs: int,
+    scratch: Scratch,
+) -> None:
+    """Attention of one token's heads over one piece, merged into what they have seen before."""
     size = cached.size
-    write_queries(scratch.queries, queries, heads, cached.key_format, size)
-    for head in range(heads):
-        begin_head(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, size)
-    for piece in range(pieces_of(position)):
-        for first in range(0, heads, MOST_HEADS):
-            used, group = min(heads - first, MOST_HEADS), scratch.queries + 4 * size * first
-            attend_piece(tiles, width_over(used), used, group, cached, table, position, piece, scratch.rows, scratch)
-            for column in range(used):
-                head, row = first + column, scratch.rows + 4 * (ROW_HEAD + size) * column
-                merge_piece(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, row, size)
-    for head in range(heads):
-        end_head(scratch.states + 4 * ROW_HEAD * head, out + 4 * size * head, size)
+    for first in range(0, heads, MOST_HEADS):
+        used, group = min(heads - first, MOST_HEADS), queries + 4 * size * first
+        attend_piece(tiles, width_over(used), used, group, cached, table, position, piece, scratch.rows, scratch)
+        for column in range(used):
+            head, row = first + column, scratch.rows + 4 * (ROW_HEAD + size) * column
+            merge_piece(states + 4 * ROW_HEAD * head, outputs + 4 * size * head, row, size)

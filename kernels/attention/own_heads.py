@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numoe.kernels.attention.heads import attend, begin_head, end_head, merge_piece
+from numoe.kernels.attention.heads import Queries, attend, begin_head, end_head, merge_piece
 from numoe.kernels.attention.piece_list import SHARED_PIECES
 from numoe.kernels.attention.pieces import CachedHead, attend_piece, pieces_of, write_queries
-from numoe.kernels.attention.scratch import MOST_HEADS, ROW_HEAD, scratch_of
+from numoe.kernels.attention.scratch import MOST_HEADS, MOST_TOKENS, ROW_HEAD, scratch_of
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.activations import block_bytes, write_column
 from numoe.kernels.matmul.column_groups import width_over
@@ -13,6 +13,8 @@ from numoe.kernels.matmul.groups import WIDTHS
 from numoe.kernels.records import Floats, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.threads.team import Team, barrier, claimed
 from numoe.kernels.weights.formats import BLOCK
+
+RUNS_OF_A_THREAD = 8  # at least, if there are so many: the last to end one keeps the others waiting
 
 
 @kernel
@@ -43,31 +45,31 @@ def _write_heads(sizes: ShardSizes, memory: Memory, token: int, first: int, head
 
 
 @kernel
-def _attend_token(
+def _attend_run(
     sizes: ShardSizes,
     weights: Weights,
     memory: Memory,
     step: StepInput,
     scratch: Floats,
-    out: int,  # [heads, K] float32 of the thread
     index: int,
-    token: int,
+    first: int,
+    last: int,
     kv_head: int,
 ) -> None:
-    """Compute the own query heads of one token that share one KV head."""
-    first, heads = _own_heads(sizes, kv_head)
-    size = sizes.head_size
-    attend(
-        weights.tiles,
-        _cached_head(sizes, memory, index, kv_head),
-        step.kv_tables[step.token_sequence[token]],
-        step.positions[token],
-        memory.qkv.ctypes.data + 4 * (token * memory.qkv.shape[1] + first * size),
-        heads,
-        out,
-        scratch_of(scratch.ctypes.data, size, heads),
+    """Compute the own query heads of tokens first .. last - 1 that share one KV head."""
+    head, heads = _own_heads(sizes, kv_head)
+    size, parts = sizes.head_size, scratch_of(scratch.ctypes.data, sizes.head_size, heads)
+    queries = Queries(
+        memory.qkv.ctypes.data + 4 * head * size,
+        4 * memory.qkv.shape[1],
+        step.positions,
+        step.token_sequence,
+        step.kv_tables,
     )
-    _write_heads(sizes, memory, token, first, heads, out, weights.layers[index].output.integer)
+    attend(weights.tiles, _cached_head(sizes, memory, index, kv_head), queries, first, last, heads, parts)
+    for token in range(first, last):
+        out = parts.outputs + 4 * size * heads * (token - first)
+        _write_heads(sizes, memory, token, head, heads, out, weights.layers[index].output.integer)
 
 
 @kernel
@@ -125,6 +127,12 @@ def _merge_pieces(
 
 
 @kernel
+def _tokens_together(threads: int, tokens: int, sequences: int, kv_heads: int) -> int:
+    """How many tokens a thread takes over a context at once: not those of two sequences, and still enough for all."""
+    return max(1, min(MOST_TOKENS, tokens // sequences, tokens * kv_heads // (RUNS_OF_A_THREAD * threads)))
+
+
+@kernel
 def attend_own_heads(
     team: Team, sizes: ShardSizes, weights: Weights, memory: Memory, step: StepInput, index: int
 ) -> None:
@@ -132,9 +140,11 @@ def attend_own_heads(
     tokens, pieces = step.header[0], memory.piece_starts[SHARED_PIECES]
     scratch, out = memory.scratch[team.thread], memory.rows[team.thread].ctypes.data
     if pieces == 0:
-        for item in claimed(team, tokens * sizes.own_kv_heads):  # head by head, whose positions then lie in the cache
-            token, kv_head = item % tokens, item // tokens
-            _attend_token(sizes, weights, memory, step, scratch, out, index, token, kv_head)
+        run = _tokens_together(team.threads, tokens, step.header[1], sizes.own_kv_heads)
+        runs = (tokens + run - 1) // run
+        for item in claimed(team, runs * sizes.own_kv_heads):  # head by head, whose positions then lie in the cache
+            first = run * (item % runs)
+            _attend_run(sizes, weights, memory, step, scratch, index, first, min(first + run, tokens), item // runs)
     else:
         for item in claimed(team, pieces * sizes.own_kv_heads):
             _attend_listed_piece(sizes, weights, memory, step, scratch, index, item % pieces, item // pieces)

@@ -18,6 +18,7 @@ from numoe.protos.messages import StepLimits
 INTEGER_BYTES, FLOAT_BYTES = 48, 128  # of a column's block of 32 values
 GROUP_BYTES, SEGMENT_BYTES, SEGMENT_GROUPS = 16, 12, 8
 WIDEST, MOST_HEADS = 12, 8  # columns of a tile, and of one of attention
+MOST_TOKENS = 8  # that go over a context together
 BUCKET_BYTES, UNPACKED_BYTES = 2 * 1024 * 8, 276  # of a thread
 CANDIDATES_TOGETHER, CANDIDATES_LISTED = 128, 4096  # of a draw
 PIECE, KV_BLOCK, SPLIT_BELOW = 512, 64, 4  # positions of a piece and of a block; pieces are shared out below this share
@@ -101,11 +102,12 @@ def _grouping_bytes(columns: int, experts: int) -> int:
 
 
 def _scratch_bytes(head_size: int, heads: int) -> int:
-    """Of a thread's attention: query heads that share a key-value head, and one piece of their context."""
-    heads = -(-heads // MOST_HEADS) * MOST_HEADS
+    """Of a thread's attention: some tokens' query heads that share a key-value head, and one piece of their context."""
+    queries = -(-heads // MOST_HEADS) * MOST_HEADS * head_size
     tile = MOST_HEADS * (STATE + head_size + STATE + PIECE + head_size)
     values = max(MOST_HEADS * KV_BLOCK, head_size // 32 * (STATE + MOST_HEADS * KV_BLOCK // 2))
-    return 4 * (heads * (STATE + head_size) + tile + values + head_size // 32 * KV_BLOCK)
+    states = MOST_TOKENS * (heads * (STATE + head_size) + queries)
+    return 4 * (states + tile + values + head_size // 32 * KV_BLOCK)
 
 
 def _most_pieces(threads: int, kv_heads: int, context_tokens: int) -> int:

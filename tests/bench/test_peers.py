@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench.ours import Workload
-from bench.peers import Peer, commands, find_peers, measure_peer, parse_batched, parse_bench
+from bench.peers import Peer, commands, find_peers, measure_peer, parse_batched, parse_bench, parse_sweep
 
 RECORDED = Path(__file__).parent / "recorded"
 WORK = Workload(prompt=64, decode=8, depths=(128, 256), streams=(1, 4), stream_prompt=16, stream_decode=8)
@@ -24,13 +26,27 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def test_llama_bench_of_llama_cpp_is_understood() -> None:
     assert list(parse_bench(recorded("llama_cpp_bench.json"))) == ["pp64", "tg8"]
-    assert list(parse_bench(recorded("llama_cpp_bench_depths.json"))) == ["tg8 @ d128", "tg8 @ d256"]
+    assert list(parse_bench(recorded("llama_cpp_bench_depths.json"))) == [
+        "pp64 @ d128",
+        "tg8 @ d128",
+        "pp64 @ d256",
+        "tg8 @ d256",
+    ]
 
 
 def test_llama_bench_of_ik_is_understood_with_messages_around_it() -> None:
     speeds = parse_bench(f"some message\n{recorded('ik_bench.json')}and another [one]\n")
-    assert list(speeds) == ["pp64", "tg8", "tg8 @ d128", "tg8 @ d256"]
+    assert list(speeds) == ["pp64", "tg8"]
     assert all(len(values) == 2 and min(values) > 0 for values in speeds.values())
+
+
+def test_the_wanted_rows_of_the_sweep_of_ik_are_understood() -> None:
+    assert parse_sweep(recorded("ik_sweep_bench.txt"), (128, 256)) == {
+        "pp64 @ d128": (18043.42,),
+        "tg8 @ d128": (6309.15,),
+        "pp64 @ d256": (11239.90,),
+        "tg8 @ d256": (5351.17,),
+    }
 
 
 @pytest.mark.parametrize(
@@ -44,8 +60,8 @@ def test_the_batched_bench_of_both_is_understood(name: str, alike: bool, speeds:
     assert parse_batched(recorded(name), alike=alike) == speeds
 
 
-@pytest.mark.parametrize("parse", [parse_bench, parse_batched])
-def test_output_without_a_result_is_refused(parse: type) -> None:
+@pytest.mark.parametrize("parse", [parse_bench, parse_batched, partial(parse_sweep, depths=(128,))])
+def test_output_without_a_result_is_refused(parse: Callable[[str], object]) -> None:
     with pytest.raises(ValueError, match="found no"):
         parse("error: failed to load model\n")
 
@@ -60,8 +76,8 @@ def test_what_was_not_built_is_left_out(tmp_path: Path) -> None:
 def test_each_peer_gets_its_own_options() -> None:
     ik = [arguments for _, arguments in commands(Peer("ik -rtr", Path(), is_ik=True, repack=True), Path("m"), 2, WORK)]
     other = [arguments for _, arguments in commands(Peer("llama.cpp", Path(), is_ik=False), Path("m"), 2, WORK)]
-    assert "-p 0 -n 0 -gp 128,8 -gp 256,8 -m m -t 2" in " ".join(ik[1])
-    assert "-p 0 -n 8 -d 128,256 -m m -t 2" in " ".join(other[1])
+    assert "-c 320 -b 2048 -ub 64 -n 8 --sweep-stride 2" in " ".join(ik[1])
+    assert "-p 64 -n 8 -d 128,256 -m m -t 2" in " ".join(other[1])
     assert all("-rtr" in arguments for arguments in ik)
     assert not any("-rtr" in arguments for arguments in other)
 
@@ -71,7 +87,8 @@ def test_figures_come_from_the_programs_that_are_there(tmp_path: Path) -> None:
             f"*) cat {RECORDED}/llama_cpp_bench.json;; esac")  # fmt: skip
     [peer] = find_peers(tmp_path, None)
     figures = measure_peer("case", Path("m"), peer, 2, WORK, 0, 60.0)
-    assert [figure.metric for figure in figures] == ["pp64", "tg8", "tg8 @ d128", "tg8 @ d256"]
+    deep = ["pp64 @ d128", "tg8 @ d128", "pp64 @ d256", "tg8 @ d256"]
+    assert [figure.metric for figure in figures] == ["pp64", "tg8", *deep]
 
 
 def test_a_program_that_fails_says_why(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.attention.heads import attend, begin_head, end_head, merge_piece
+from numoe.kernels.attention.heads import Queries, attend, begin_head, end_head, merge_piece
 from numoe.kernels.attention.kv_cache import KV_BLOCK, KV_FORMATS, kv_block_bytes, kv_half_bytes, store_key, store_value
 from numoe.kernels.attention.kv_stores import MOST_BF16
 from numoe.kernels.attention.pieces import CachedHead, attend_piece, pieces_of
@@ -93,12 +93,22 @@ class PagedCache:
 
     def attend(self, queries: Singles, position: int, scratch: float = 0.0) -> Singles:
         """Attention of queries [heads, K] at `position`."""
-        heads = len(queries)
-        out = np.full((heads, self.size), np.nan, np.float32)
+        return self.attend_run(queries[np.newaxis], [position], scratch)[0]
+
+    def attend_run(
+        self, queries: Singles, positions: Sequence[int], scratch: float = 0.0, tables: Sequence[Sequence[int]] = ()
+    ) -> Singles:
+        """Attention of queries [tokens, heads, K] at their positions, together; `tables`: of their sequences."""
+        tokens, heads, _ = queries.shape
         memory = np.full(scratch_floats(self.size, heads), scratch, np.float32)
         parts = scratch_of(address(memory), self.size, heads)
-        attend(kv_tiles(), self.head, self.table, position, address(queries), heads, address(out), parts)
-        return out
+        rows, seen = np.ascontiguousarray(queries), np.array(tables or [self.table] * tokens, np.int32)
+        run = Queries(
+            address(rows), 4 * heads * self.size, np.array(positions, np.int32), np.arange(tokens, dtype=np.int32), seen
+        )
+        attend(kv_tiles(), self.head, run, 0, tokens, heads, parts)
+        first = (parts.outputs - address(memory)) // 4
+        return memory[first : first + queries.size].reshape(queries.shape).copy()
 
     def attend_pieces(
         self, queries: Singles, position: int, columns: int, order: Sequence[int] | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from numoe.kernels.attention.kv_cache import KV_BLOCK
-from numoe.kernels.attention.scratch import MOST_HEADS, PIECE
+from numoe.kernels.attention.scratch import MOST_HEADS, MOST_TOKENS, PIECE
 from numoe.kernels.matmul.groups import WIDTHS
 from tests.kernels.attention.paged_cache import TABLE, drawn, empty_cache, every_format, filled
 from tests.kernels.numeric import assert_same_bits
@@ -40,6 +42,22 @@ def test_pieces_shared_out_in_any_order_give_the_same_bits(heads: int, kv_format
             found = cache.attend_pieces(part, position, columns, order)
             assert_same_bits(found, whole[first : first + MOST_HEADS])
     assert not np.array_equal(whole, cache.attend(queries, position - PIECE)), "the pieces change nothing"
+
+
+@every_format
+@pytest.mark.parametrize("heads", [2, 13])
+def test_tokens_that_go_over_a_context_together_have_the_same_bits_as_alone(heads: int, kv_format: str) -> None:
+    """Though some see a piece that others do not, and each may be of another sequence."""
+    last = 2 * PIECE + 3
+    queries, keys, values = drawn(64, last + 1, MOST_TOKENS * heads)
+    cache = filled(64, kv_format, keys, values)
+    positions = [PIECE - 1, PIECE, 5, *range(last - MOST_TOKENS + 4, last + 1)]
+    rows = queries.reshape(MOST_TOKENS, heads, 64)
+    for tables in ([TABLE] * MOST_TOKENS, [TABLE[place:] + TABLE[:place] for place in range(MOST_TOKENS)]):
+        together = cache.attend_run(rows, positions, np.nan, tables)
+        for row, position, table, found in zip(rows, positions, tables, together, strict=True):
+            alone = replace(cache, table=np.array(table, np.int32))
+            assert_same_bits(found, alone.attend(row, position))
 
 
 @every_format
