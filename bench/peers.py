@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,8 @@ from bench.disturbance import busy
 from bench.figures import Figure, decode_name, disturbed_name, prompt_name, streams_name
 from bench.ours import Workload
 
+# llama.cpp's -fa takes a value in some versions and none in others; all of them take this.
+FLASH_ATTENTION = {"LLAMA_ARG_FLASH_ATTN": "1"}
 BENCH, BATCHED, SWEEP = "llama-bench", "llama-batched-bench", "llama-sweep-bench"
 
 
@@ -61,7 +64,8 @@ def commands(peer: Peer, model: Path, threads: int, work: Workload) -> Iterator[
 def _batched_arguments(peer: Peer, model: Path, threads: int, work: Workload) -> list[str]:
     context = max(work.streams) * (work.stream_prompt + work.stream_decode)
     return [
-        *("-m", str(model), "-t", str(threads), "-fa", "on", "-c", str(context), "-b", "2048", "-ub", "512"),
+        *("-m", str(model), "-t", str(threads), "-c", str(context), "-b", "2048", "-ub", "512"),
+        *(["-fa", "on"] if peer.is_ik else []),
         *("-npp", str(work.stream_prompt), "-ntg", str(work.stream_decode), "-npl", ",".join(map(str, work.streams))),
         *(["-rtr"] if peer.repack else []),
         *_kv_arguments(work),
@@ -122,7 +126,13 @@ def _output(command: list[str], timeout_seconds: float) -> tuple[str, str]:
     try:
         with TemporaryDirectory() as folder:  # they leave logs where they run
             done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, cwd=folder
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_seconds,
+                cwd=folder,
+                env={**os.environ, **FLASH_ATTENTION},
             )
     except subprocess.TimeoutExpired:
         return "", f"took more than {timeout_seconds:.0f} s"

@@ -78,6 +78,7 @@ def test_each_peer_gets_its_own_options() -> None:
     other = [arguments for _, arguments in commands(Peer("llama.cpp", Path(), is_ik=False), Path("m"), 2, WORK)]
     assert "-c 320 -b 2048 -ub 64 -n 8 --sweep-stride 2" in " ".join(ik[1])
     assert "-p 64 -n 8 -d 128,256 -m m -t 2" in " ".join(other[1])
+    assert [arguments.count("-fa") for arguments in (ik[2], other[2])] == [1, 0]
     assert all("-rtr" in arguments for arguments in ik)
     assert not any("-rtr" in arguments for arguments in other)
 

@@ -102,13 +102,14 @@ class PagedCache:
         tokens, heads, _ = queries.shape
         memory = np.full(scratch_floats(self.size, heads), scratch, np.float32)
         parts = scratch_of(address(memory), self.size, heads)
-        rows, seen = np.ascontiguousarray(queries), np.array(tables or [self.table] * tokens, np.int32)
+        rows, seen = np.ascontiguousarray(queries), np.array(tables or [self.table.tolist()] * tokens, np.int32)
         run = Queries(
             address(rows), 4 * heads * self.size, np.array(positions, np.int32), np.arange(tokens, dtype=np.int32), seen
         )
         attend(kv_tiles(), self.head, run, 0, tokens, heads, parts)
         first = (parts.outputs - address(memory)) // 4
-        return memory[first : first + queries.size].reshape(queries.shape).copy()
+        found: Singles = memory[first : first + queries.size].reshape(queries.shape)
+        return found
 
     def attend_pieces(
         self, queries: Singles, position: int, columns: int, order: Sequence[int] | None = None

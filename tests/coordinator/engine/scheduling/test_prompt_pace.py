@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from numoe.coordinator.engine.scheduling.prompt_pace import FEWEST_TOKENS, TRUSTED_STEPS, PromptPace
+from numoe.coordinator.engine.scheduling.prompt_pace import FEWEST_TOKENS, SAVED_SECONDS, TRUSTED_STEPS, PromptPace
 
 MOST = 512
 # Seconds that tokens of prompts add to a step: each as much, the first ones more, and with a part that all share.
@@ -18,11 +18,18 @@ MACHINES: dict[str, Callable[[int], float]] = {
 ALONE = 0.1
 
 
-def run(pace: PromptPace, machine: Callable[[int], float], streams: int, steps: int, alone: float = ALONE) -> list[int]:
-    """So many steps with a prompt that never ends; returns its tokens in each."""
+def run(
+    pace: PromptPace,
+    machine: Callable[[int], float],
+    streams: int,
+    steps: int,
+    alone: float = ALONE,
+    prompts: int = 1,
+) -> list[int]:
+    """So many steps with prompts that never end; returns their tokens in each."""
     told: list[int] = []
     for _ in range(steps):
-        tokens = pace.allowed(streams)
+        tokens = pace.allowed(streams, prompts)
         pace.note(streams, tokens, alone + (machine(tokens) if tokens else 0.0))
         told.append(tokens)
     return told
@@ -39,9 +46,29 @@ def test_steps_with_prompts_settle_at_the_promised_length(machine: Callable[[int
         assert took >= slowdown * 0.95 or tokens == MOST
 
 
+def test_where_more_prompts_wait_than_streams_run_steps_are_longer_in_that_proportion() -> None:
+    """And as long as promised again, once the burst is over."""
+    pace, machine = PromptPace(2.0, MOST), MACHINES["even"]
+    assert run(pace, machine, streams=4, steps=30, prompts=4)[-1] == pytest.approx(100, abs=2)
+    assert run(pace, machine, streams=4, steps=30, prompts=12)[-1] == pytest.approx(300, abs=6)
+    assert run(pace, machine, streams=4, steps=2, prompts=1)[-1] == pytest.approx(100, abs=2)
+
+
+def test_a_short_prompt_after_a_while_without_any_is_run_in_one_step_and_the_next_in_many() -> None:
+    pace, machine = PromptPace(2.0, 2 * MOST), MACHINES["even"]
+    settled = run(pace, machine, streams=4, steps=30)[-1]
+    for _ in range(1000):
+        pace.note(4, 0, ALONE)
+    most = pace.allowed(4)
+    assert machine(most) == pytest.approx(ALONE + SAVED_SECONDS, rel=0.02)
+    pace.note(4, most // 2, ALONE + machine(most // 2))
+    assert settled < pace.allowed(4) == pytest.approx(most // 2 + settled, rel=0.02)
+    assert run(pace, machine, streams=4, steps=3)[1:] == [settled] * 2
+
+
 def test_a_prompt_always_progresses_even_where_its_fewest_tokens_take_too_long() -> None:
     told = run(PromptPace(1.1, MOST), lambda tokens: 10.0 * tokens, streams=2, steps=50)
-    assert told == [0, *[FEWEST_TOKENS] * 49]
+    assert told[2:] == [FEWEST_TOKENS] * 48
 
 
 def test_where_nobody_streams_or_nothing_was_promised_prompts_have_whole_steps() -> None:
