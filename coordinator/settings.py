@@ -183,9 +183,8 @@ class EngineSettings:
     """Most positions of one prompt in one step. Default: step_tokens."""
 
     prompt_slowdown: Annotated[float, NOT_NEGATIVE] = 2.0
-    """How many times as long a step of requests that stream may take, as prompts are run beside them: these get as many
-    tokens a step as fit that, by what steps were measured to take, and more where more prompts wait than streams run,
-    or none came for a while. 0: prompts have all the room of every step."""
+    """How many times as long a step of requests that stream may take, as measured, where prompts are run beside them;
+    longer if more prompts wait than streams run, or none came for a while. 0: prompts have all of every step."""
 
     sequences: Annotated[int, POSITIVE] = 32
     """Requests in work at once."""
