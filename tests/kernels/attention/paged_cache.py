@@ -93,7 +93,8 @@ class PagedCache:
 
     def attend(self, queries: Singles, position: int, scratch: float = 0.0) -> Singles:
         """Attention of queries [heads, K] at `position`."""
-        return self.attend_run(queries[np.newaxis], [position], scratch)[0]
+        [found] = self.attend_run(queries[np.newaxis], [position], scratch)
+        return found
 
     def attend_run(
         self, queries: Singles, positions: Sequence[int], scratch: float = 0.0, tables: Sequence[Sequence[int]] = ()
