@@ -93,8 +93,7 @@ class PagedCache:
 
     def attend(self, queries: Singles, position: int, scratch: float = 0.0) -> Singles:
         """Attention of queries [heads, K] at `position`."""
-        [found] = self.attend_run(queries[np.newaxis], [position], scratch)
-        return found
+        return self.attend_run(queries[np.newaxis], [position], scratch).reshape(queries.shape)
 
     def attend_run(
         self, queries: Singles, positions: Sequence[int], scratch: float = 0.0, tables: Sequence[Sequence[int]] = ()
