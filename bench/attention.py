@@ -48,12 +48,9 @@ def measure(kv_format: str, depth: int, heads: int) -> tuple[float, float, float
     cache.fill(A_SMALL_NUMBER)
     tiles = attention_tiles([format_ for format_ in FORMATS if format_.name == kv_format], values=kv_format == "Q8_0")
     queries = np.random.default_rng(0).standard_normal((heads, HEAD_SIZE), np.float32) * np.float32(HEAD_SIZE**-0.5)
-    table, position, sequence = (
-        np.arange(blocks, dtype=np.int32),
-        np.full(1, depth - 1, np.int32),
-        np.zeros(1, np.int32),
-    )
-    token = Queries(queries.ctypes.data, queries.nbytes, position, sequence, table[np.newaxis])
+    position, sequence = np.full(1, depth - 1, np.int32), np.zeros(1, np.int32)
+    table = np.arange(blocks, dtype=np.int32)[np.newaxis]
+    token = Queries(queries.ctypes.data, queries.nbytes, position, sequence, table)
     memory = allocate(4 * scratch_floats(HEAD_SIZE, heads))
     scratch = scratch_of(memory.ctypes.data, HEAD_SIZE, heads)
     attending, reading = [], []

@@ -77,7 +77,8 @@ class Batch:
         self._cached_tokens += sum(sequence.reuse_blocks() for sequence in self.running)
         head = self.queue.head(max(1, slots(self._limits) - len(self.running)))
         recovering = any(sequence.resumes for sequence in self.running)
-        streams, prompts = self._streams(), sum(not one.streams for one in self.running) + len(head)
+        streams = self._streams()
+        prompts = len(self.running) - streams + len(head)
         state, allowed = self._look(head), None if recovering else self._pace.allowed(streams, prompts)
         self._to_restore = self._find_stored(head[:1], state)
         if self._to_restore:

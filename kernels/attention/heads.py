@@ -85,10 +85,9 @@ def attend(
         write_queries(
             scratch.queries + of_queries * place, step.rows + step.stride * token, heads, cached.key_format, size
         )
-        for head in range(heads):
-            state = scratch.states + of_states * place + 4 * ROW_HEAD * head
-            begin_head(state, scratch.outputs + of_outputs * place + 4 * size * head, size)
         most = max(most, pieces_of(step.positions[token]))
+    for index in range((last - first) * heads):
+        begin_head(scratch.states + 4 * ROW_HEAD * index, scratch.outputs + 4 * size * index, size)
     for piece in range(most):
         for token in range(first, last):
             position, place = step.positions[token], token - first

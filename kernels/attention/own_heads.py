@@ -83,7 +83,7 @@ def _attend_listed_piece(
     number: int,
     kv_head: int,
 ) -> None:
-    """As `_attend_token`, but one piece of the list only; its rows go to memory.piece_rows."""
+    """As `_attend_run`, but of one token one piece of the list only; its rows go to memory.piece_rows."""
     token = memory.piece_tokens[number]
     head, heads = _own_heads(sizes, kv_head)
     size, parts = sizes.head_size, scratch_of(scratch.ctypes.data, sizes.head_size, heads)

@@ -68,10 +68,10 @@ class PromptPace:
         self._steps += 1
         if (alone := self._alone.get(streams)) is None:
             return
-        shares, took, saved = self._shares(streams), seconds - alone, self._saved
-        may = shares * self._may(streams)
-        fits = prompt_tokens * min(max(may / took if took > 0 else MOST_CHANGE, 1 / MOST_CHANGE), MOST_CHANGE)
+        may, shares, took, saved = self._may(streams), self._shares(streams), seconds - alone, self._saved
+        change = shares * may / took if took > 0 else MOST_CHANGE
+        fits = prompt_tokens * min(max(change, 1 / MOST_CHANGE), MOST_CHANGE)
         had_all = prompt_tokens >= int(self._tokens * shares)  # else the prompts had no more
-        self._saved = 0.0 if had_all else max(saved - max(took - self._waiting * self._may(streams), 0.0), 0.0)
+        self._saved = 0.0 if had_all else max(saved - max(took - self._waiting * may, 0.0), 0.0)
         if fits < prompt_tokens or (had_all and not saved):  # what fits in a long step says little of short ones
             self._tokens = min(max(fits / shares, FEWEST_TOKENS), self._most)

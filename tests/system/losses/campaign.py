@@ -138,7 +138,7 @@ class Campaign:
     async def learn(self, expected: Sequence[Told] = ()) -> None:
         """Keep what everything is answered, which may be known, and how long that takes when it is asked again."""
         self.expected = await self.answers()
-        assert self.expected == (list(expected) or self.expected)
+        assert not expected or self.expected == expected
         await self.rest()
         began = time.monotonic()
         assert await self.answers() == self.expected
