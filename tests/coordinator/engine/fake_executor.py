@@ -72,6 +72,7 @@ class FakeExecutor:
         self.before_collect = before_collect
         self.before_restart = before_restart
         self.in_check = in_check
+        self.seconds_of: Callable[[Step], float] = lambda step: 0.001
         self.steps: list[Step] = []
         self.restarts = 0
         self.closed = 0
@@ -101,7 +102,7 @@ class FakeExecutor:
             np.array([token_id for token_id, _ in tokens], np.int32),
             np.array([logprob for _, logprob in tokens], np.float32),
             np.array([EXPERTS_RUN * len(chunk.token_ids) for chunk in step.chunks]),
-            seconds=0.001,
+            seconds=self.seconds_of(step),
             top_tokens=likeliest,
             top_logprobs=-likeliest.astype(np.float32),
         )

@@ -14,6 +14,7 @@ from numoe.protos.errors import (
     QueueFull,
     RequestCancelled,
 )
+from numoe.protos.messages import Step, StepLimits
 from tests.coordinator.engine.fake_executor import LIMITS, FakeExecutor, expected_tokens
 from tests.coordinator.engine.serving import ONE_SLOT, PROMPT, Gate, answer, both, request, serving
 from tests.coordinator.tiny_tokenizer import ALL_IDS
@@ -132,3 +133,22 @@ async def test_batch_requests_give_their_blocks_back_first_whenever_they_came() 
             assert (await answer(other)).tokens == expected_tokens((2 + index,), 50, ALL_IDS)
         assert (await answer(first)).tokens == expected_tokens((1,), 100, ALL_IDS)
         assert engine.snapshot().sharing.preemptions >= 1
+
+
+def prompt_tokens(step: Step) -> int:
+    return sum(len(chunk.token_ids) for chunk in step.chunks if len(chunk.token_ids) > 1)
+
+
+@pytest.mark.parametrize(("prompts", "most"), [(1, 100), (4, 400)])
+async def test_beside_a_stream_many_prompts_have_longer_steps_than_one(prompts: int, most: int) -> None:
+    """A token of a prompt takes a hundredth of a step without prompts, which may be doubled for one of them."""
+    begun, limits = Gate(number=5), StepLimits(512, 8, 4096, kv_blocks=1024, block_positions=16)
+    executor = FakeExecutor(ALL_IDS, limits, begun)
+    executor.seconds_of = lambda step: 0.1 + 0.001 * prompt_tokens(step)
+    async with serving(executor) as engine:
+        stream = engine.submit(request(PROMPT, 1000))
+        await begun.reached.wait()
+        waiting = [engine.submit(request((number, *range(300)) * 5, 1)) for number in range(prompts)]
+        begun.open()
+        await asyncio.gather(*map(answer, [stream, *waiting]))
+    assert max(map(prompt_tokens, executor.steps[1:])) == pytest.approx(most, rel=0.03)
