@@ -1,8 +1,8 @@
 """Who of those that wait is next, where several clients ask: deficit round robin over their keys.
 
 Each key has a queue of its own, first come first served, and a deficit in tokens. Round after round every key that has
-somebody waiting gets a quantum; who is first in its queue goes once the deficit pays what it costs. So keys get equal
-shares of tokens, whatever sizes their requests have and however many of them wait.
+somebody waiting gets a quantum when its turn comes, which lasts as long as the deficit pays for who is first in its
+queue. So keys get equal shares of tokens, whatever sizes their requests have and however many of them wait.
 
 *Guarantees*: first come first served within a key; of two keys that always have somebody waiting, neither gets more
 than a quantum and its largest request ahead of the other; nobody starves. `head` shows what `take` then takes.
@@ -29,6 +29,7 @@ class FairQueue(Generic[Item]):
         self._returned: deque[Item] = deque()  # that were taken before, and have paid
         self._waiting: dict[str, deque[Item]] = {}  # of each key; the one whose turn it is first
         self._deficits: dict[str, int] = {}
+        self._turn: str | None = None  # the key that has got the quantum of its turn, which goes on
 
     def __len__(self) -> int:
         return len(self._returned) + sum(map(len, self._waiting.values()))
@@ -50,7 +51,7 @@ class FairQueue(Generic[Item]):
         trial: FairQueue[Item] = FairQueue(self._key_of, self._cost_of)
         trial._returned = copy(self._returned)
         trial._waiting = {key: deque(islice(queue, count)) for key, queue in self._waiting.items()}
-        trial._deficits = copy(self._deficits)
+        trial._deficits, trial._turn = copy(self._deficits), self._turn
         return [trial.take() for _ in range(min(count, len(trial)))]
 
     def take(self) -> Item:
@@ -60,13 +61,17 @@ class FairQueue(Generic[Item]):
         self._skip_rounds()
         while True:
             key, queue = next(iter(self._waiting.items()))
-            if (cost := self._cost_of(queue[0])) <= self._deficits.get(key, 0):
+            if self._turn != key:
+                self._turn = key
+                self._deficits[key] = self._deficits.get(key, 0) + QUANTUM_TOKENS
+            if (cost := self._cost_of(queue[0])) <= self._deficits[key]:
                 self._deficits[key] -= cost
                 item = queue.popleft()
                 if not queue:  # who asks for nothing saves nothing up
+                    self._turn = None
                     del self._waiting[key], self._deficits[key]
                 return item
-            self._deficits[key] = self._deficits.get(key, 0) + QUANTUM_TOKENS
+            self._turn = None
             self._waiting[key] = self._waiting.pop(key)
 
     def _skip_rounds(self) -> None:
@@ -84,3 +89,4 @@ class FairQueue(Generic[Item]):
         kept = {key: deque(filter(wanted, queue)) for key, queue in self._waiting.items()}
         self._waiting = {key: queue for key, queue in kept.items() if queue}
         self._deficits = {key: deficit for key, deficit in self._deficits.items() if key in self._waiting}
+        self._turn = self._turn if self._turn in self._waiting else None

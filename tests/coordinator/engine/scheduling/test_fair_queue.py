@@ -84,6 +84,21 @@ def test_one_who_asks_once_waits_for_no_more_than_a_turn_of_who_asks_without_end
     assert "once" in [item.key for item in queue.head(3)]
 
 
+@given(st.lists(st.integers(1, 60), min_size=40, max_size=40), st.integers(0, 20), st.integers(1, QUANTUM_TOKENS))
+@settings(derandomize=True, max_examples=200)
+def test_whenever_one_comes_another_key_gets_a_quantum_and_a_request_more_at_most(
+    costs: list[int], before: int, cost: int
+) -> None:
+    queue = queue_of(*(Asked("flood", cost) for cost in costs))
+    for _ in range(before):
+        queue.take()
+    queue.append(Asked("once", cost))
+    got = 0
+    while (item := queue.take()).key != "once":
+        got += item.cost
+    assert got <= QUANTUM_TOKENS + max(costs)
+
+
 def test_who_asked_for_nothing_saved_nothing_up() -> None:
     queue = queue_of(Asked("a", 10), *(Asked("b", 200, number) for number in range(20)))
     for _ in range(10):
