@@ -194,12 +194,13 @@ class Memory(NamedTuple):
 class StepInput(NamedTuple):
     """The step slot of the arena (protos/arena.py draws it)."""
 
-    header: Ints  # [5] tokens, sequences, samples, the level of kernels/threads/profile.py, whether it is checked
+    header: Ints  # [6] tokens, sequences, samples, level of kernels/threads/profile.py, whether it is checked, copies
     token_ids: Ints  # [T]
     hidden_in: Floats  # [T, D] the residual stream, where the step does not begin with tokens; else [0, D]
     positions: Ints  # [T]
     token_sequence: Ints  # [T] row of kv_tables
     kv_tables: Ints  # [S, blocks of the longest context]
+    source_blocks: Ints  # [S] KV blocks to copy to those of the first positions; NO_BLOCK: none
     fewest_experts: Ints  # [S] that are run whatever their probabilities, see experts/router.py
     expert_threshold: Floats  # [S] of the largest probability, for all others
     samples: Records  # [R] SAMPLE

@@ -4,8 +4,8 @@
     | control    abort | step | step_sleepers | done | team words          one cache line each     |
     +--------------------------------------------------------------------------------------------+ page
     | step slot  header | token_ids | hidden_in | positions | token_sequence | kv_tables |         |  coordinator writes
-    |            fewest_experts | expert_threshold | samples | seen_* | bias_* | allowed |         |
-    |            masks_ready | expert_holders                                                      |
+    |            source_blocks | fewest_experts | expert_threshold | samples | seen_* | bias_* |   |
+    |            allowed | masks_ready | expert_holders                                            |
     | results    drawn_tokens | drawn_logprobs | top_* | experts_run | not_finite                  |  workers write
     | moves      transfer                                                                          |  one worker writes
     +--------------------------------------------------------------------------------------------+ page
@@ -182,12 +182,14 @@ def _step_slot(shape: ArenaShape) -> list[tuple[str, Any, tuple[int, ...]]]:
     tables = -(-limits.context_tokens // limits.block_positions)
     seen = limits.sequences * limits.context_tokens
     return [
-        ("header", np.int32, (5,)),  # tokens, sequences, samples, what is noted of the step (profile.py), if checked
+        # tokens, sequences, samples, what is noted of the step (profile.py), if checked, copies
+        ("header", np.int32, (6,)),
         ("token_ids", np.int32, (limits.step_tokens,)),
         ("hidden_in", np.float32, (0 if shape.embeds else limits.step_tokens, shape.width)),
         ("positions", np.int32, (limits.step_tokens,)),
         ("token_sequence", np.int32, (limits.step_tokens,)),  # row of kv_tables
         ("kv_tables", np.int32, (limits.sequences, tables)),
+        ("source_blocks", np.int32, (limits.sequences,)),  # copied to where each one's positions begin; NO_BLOCK
         ("fewest_experts", np.int32, (limits.sequences,)),
         ("expert_threshold", np.float32, (limits.sequences,)),
         ("samples", SAMPLE, (limits.sequences,)),

@@ -42,6 +42,7 @@ class Sampling:
 
 
 NOT_DRAWN = -1  # instead of a token id
+NO_BLOCK = -1  # instead of the id of a KV block
 MOST_ALTERNATIVES = 20  # told of a token
 BIAS_ROOM = 2048  # entries of one draw: those of the client, of what may not be drawn, of what would repeat
 NOWHERE = -1  # in the residual stream
@@ -84,6 +85,8 @@ class Chunk:
     top: int = 0  # likeliest tokens to be told of each draw, at most MOST_ALTERNATIVES
     # [draws] tokens to tell of instead of drawing, NOT_DRAWN where one is drawn; or none: all are.
     given: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    # Holds what the block of the first position is to begin with, before that; copied before the step writes anything.
+    source_block: int = NO_BLOCK
 
 
 @dataclass(frozen=True, slots=True)

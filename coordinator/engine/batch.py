@@ -110,6 +110,16 @@ class Batch:
         assert self._store is not None
         fill(self.pool, self._to_restore, self._store.restore)
 
+    def copy_blocks(self, work: Iterable[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """The work, of which a part may be copied instead; it must be sent before anything is read into blocks."""
+        begun = []
+        for sequence, tokens in work:
+            if not sequence.streams:  # else there may be guesses behind its one token
+                self._cached_tokens += sequence.copy_block()
+                tokens = min(tokens, sequence.pending)
+            begun.append((sequence, tokens))
+        return begun
+
     def forget_stored(self, key: bytes) -> None:
         """Has a block deleted that outlives the workers."""
         if self._store is not None:

@@ -295,6 +295,8 @@ class Engine:
         self.slot_orders.advance()
         if not work:
             return False
+        with self._changed:
+            work = self._batch.copy_blocks(work)
         self.counts.end_phase("schedule")
         self._step_began_at = self._step_began_at or time.monotonic()
         self._under_way.send(work)

@@ -23,8 +23,8 @@ from numoe.coordinator.engine.counts import EngineCounts
 from numoe.coordinator.engine.drafting.draft_price import DraftPrice
 from numoe.coordinator.engine.drafting.drafter import Drafter, guesses_of
 from numoe.coordinator.engine.drawing import Drawing
-from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockTable
+from numoe.coordinator.engine.kv.sequence_blocks import SequenceBlocks
 from numoe.coordinator.engine.kv.slots import Left
 from numoe.coordinator.engine.owed import Owed
 from numoe.coordinator.engine.routed_experts import RoutedExperts
@@ -38,7 +38,7 @@ from numoe.coordinator.requests.request_end import RequestEnd, asker_of, failure
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest, LogitsNotFinite
 from numoe.protos.expert_reduction import ALL_EXPERTS
-from numoe.protos.messages import NO_TOKENS, NOT_DRAWN, Chunk, Draw
+from numoe.protos.messages import NOT_DRAWN, Chunk, Draw
 
 ANSWER_TOKENS = 512  # that an answer counts as at most while it waits: how long it becomes nobody knows
 
@@ -80,7 +80,6 @@ class Sequence:
         self.submitted_at = 0.0
         self.started_at = 0.0  # 0: still in the queue
         self.first_token_at = self.last_token_at = 0.0  # 0: none drawn yet
-        self.table: BlockTable | None = None  # None: still in the queue, or closed
         self._tokens = np.empty(self.prompt + budget, np.int32)
         self._tokens[: self.prompt] = request.prompt
         self._drawing = Drawing(request, budget, tokenizer, guide)
@@ -91,7 +90,7 @@ class Sequence:
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
-        self._keys, self._block_positions = BlockKeys(self._reduction, self._tokens, block_positions), block_positions
+        self._kv = SequenceBlocks(self._reduction, self._tokens, block_positions)
         self._drafter = Drafter(self._tokens, self.prompt, guesses=drafts and not request.prompt_logprobs)
 
     @property
@@ -131,7 +130,7 @@ class Sequence:
     @property
     def blocks(self) -> NDArray[np.int32]:
         """[n] those that it holds."""
-        return NO_TOKENS if self.table is None else self.table.ids
+        return self._kv.ids
 
     @property
     def is_over(self) -> bool:
@@ -181,28 +180,36 @@ class Sequence:
 
     def admit(self, table: BlockTable, now: float) -> int:
         """Takes a slot; returns as `reuse_blocks` does."""
-        self.table = table
+        self._kv.open(table)
         self.started_at = self.started_at or now
         return self.reuse_blocks()
 
+    @property
+    def _takes_over(self) -> bool:
+        """Whether it stands between two blocks with nothing under way, and so may take the next ones over; no prompt
+        of which is to be told how likely its tokens were does, as that is known of what is run."""
+        return self._kv.begins_at(self.sent) and not (self.under_way or self.tells_prompt)
+
     def next_keys(self) -> list[bytes]:
-        """As `keys_to_run`, where it stands between two blocks with nothing under way, and so may take the next ones
-        over; none of a prompt of which is to be told how likely its tokens were, as that is known of what is run."""
-        if self.under_way or self.sent % self._block_positions or self.tells_prompt:
-            return []
-        return self.keys_to_run()
+        """As `keys_to_run`, where it may take these blocks over."""
+        return self.keys_to_run() if self._takes_over else []
 
     def keys_to_run(self) -> list[bytes]:
         """Names of the full blocks that it runs or will run, as far as its tokens are known, but for the last one."""
-        size = self._block_positions
-        return self._keys.between(self.run // size, (self.known - 1) // size)
+        return self._kv.keys(self.run, self.known)
 
     def reuse_blocks(self) -> int:
         """Takes over those of its next blocks that are there; returns how many tokens so never have to be run."""
-        if self.pending <= 1 or self.table is None or not (keys := self.next_keys()):
-            return 0
-        self.run += self.table.reuse(keys) * self._block_positions
-        self.sent = self.run
+        return self._pass_over(self._kv.reuse(self.next_keys()))
+
+    def copy_block(self) -> int:
+        """Copies what another block begins with to the next one, as the step that is sent next runs tokens of it;
+        returns as `reuse_blocks` does."""
+        return self._pass_over(self._kv.copy(self.run, self.known)) if self._takes_over else 0
+
+    def _pass_over(self, tokens: int) -> int:
+        self.run += tokens
+        self.sent += tokens
         saved = max(0, self.run - self.most_run)
         self.cached += saved
         self.most_run += saved
@@ -214,30 +221,26 @@ class Sequence:
         self._begin_anew()
 
     def left(self) -> Left:
-        """The full blocks that were run."""
-        full = self.run // self._block_positions
-        return Left(self._tokens[: full * self._block_positions], self._reduction, self._keys.between(0, full))
+        """The blocks that were run."""
+        return self._kv.left(self.run)
 
     def close(self) -> None:
         """Gives the blocks back."""
-        if self.table is not None:
-            self.table.close()
-            self.table = None
+        self._kv.close(self.run if not self.under_way else 0)
 
     def draft(self, most: int, price: DraftPrice, streams: int) -> int:
         """Puts up to `most` guesses behind what is known, as many as pay beside so many streams; returns how many.
 
         Not beyond the answer's end or its last block, as nobody shall lack a block for a guess.
         """
-        room = min(self.positions, -self.known // self._block_positions * -self._block_positions) - self.known
+        room = min(self.positions - self.known, self._kv.room(self.known))
         return self._drafter.draft(self.known, min(most, room, self._drawing.alike(self.drawn) - 1), price, streams)
 
     def send(self, tokens: int) -> Chunk:
         """The next `tokens` pending tokens, and guesses, as the workers get them; from now on they are under way."""
-        assert self.table is not None
         start, end = self.sent, self.sent + tokens
-        self.sent, blocks = end, self.table.grow(end)
-        chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction)
+        self.sent, (blocks, source) = end, self._kv.send(end)
+        chunk = Chunk(start, self._tokens[start:end], blocks, experts=self._reduction, source_block=source)
         if end >= self.known:
             asked = self._drawing.ask(chunk, self._tokens[: self.known])
             chunk = replace(asked, draws=1 + end - self.known)
@@ -263,12 +266,11 @@ class Sequence:
 
     def ran(self, tokens: int, experts_run: int, now: float) -> None:
         """The chunk of so many tokens has gone through the model, and through so many experts."""
-        assert self.table is not None
         self._again += self.tokens_again(tokens)
         self.run += tokens
         self._experts_run += experts_run
         self._tokens_run += tokens
-        self.table.name(self._keys.between(0, self.run // self._block_positions))
+        self._kv.ran(self.run)
         if self.run > self.most_run:
             if self.most_run < self.prompt:
                 self._owed.note_progress(min(self.run, self.prompt), self.prompt)
@@ -285,8 +287,7 @@ class Sequence:
         self.not_finite = False
         if self._lost is None:
             self._lost = why, now
-        if self.table is not None:
-            self.table.close()
+        self._kv.lose()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -382,9 +383,8 @@ class Sequence:
         if self._experts is None or not self._tokens_run:
             return usage
         counted = self._experts_run, self._tokens_run
-        return replace(
-            usage, mean_experts=self._experts.mean(*counted), saved_bytes=self._experts.saved_bytes(*counted)
-        )
+        mean, saved = self._experts.mean(*counted), self._experts.saved_bytes(*counted)
+        return replace(usage, mean_experts=mean, saved_bytes=saved)
 
     def _timings(self, now: float) -> Timings:
         """Where the time went until `now`; of an answer, until its last token."""

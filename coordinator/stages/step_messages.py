@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.protos.errors import ServiceError
 from numoe.protos.expert_reduction import ExpertReduction
-from numoe.protos.messages import BIAS_ROOM, Biases, Chunk, Sampling, Step, StepLimits, StepResult
+from numoe.protos.messages import BIAS_ROOM, NO_BLOCK, Biases, Chunk, Sampling, Step, StepLimits, StepResult
 from numoe.v1 import stage_pb2 as pb
 
 Floats = NDArray[np.float32]
@@ -94,6 +94,7 @@ def _write_chunk(chunk: Chunk) -> pb.StageChunk:
         allowed=None if chunk.allowed is None else chunk.allowed().astype("<u4").tobytes(),
         top=chunk.top,
         given=_bytes(chunk.given),
+        source_block=None if chunk.source_block == NO_BLOCK else chunk.source_block,
     )
 
 
@@ -114,6 +115,7 @@ def _read_chunk(message: pb.StageChunk) -> Chunk:
         allowed=(lambda: allowed) if message.HasField("allowed") else None,
         top=message.top,
         given=_array(message.given, "<i4"),
+        source_block=message.source_block if message.HasField("source_block") else NO_BLOCK,
     )
 
 

@@ -17,7 +17,7 @@ from numoe.model.machine.memory_policy import DEFAULT_POLICY, MemoryPolicy, plac
 from numoe.model.planning.expert_owners import ExpertOwners
 from numoe.protos.arena import ABORT, COUNTERS, DONE, STEP, ArenaLayout
 from numoe.protos.mapping import map_memory, shared_memory
-from numoe.protos.messages import NOT_DRAWN, NOWHERE, Allowed, Chunk, Step, StepResult
+from numoe.protos.messages import NO_BLOCK, NOT_DRAWN, NOWHERE, Allowed, Chunk, Step, StepResult
 from numoe.protos.profile import NOTHING
 
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1  # x86-64, shared between processes
@@ -101,6 +101,7 @@ class StepChannel:
             view["positions"][token : token + count] = np.arange(chunk.first_position, chunk.first_position + count)
             view["token_sequence"][token : token + count] = row
             view["kv_tables"][row, : len(chunk.kv_blocks)] = chunk.kv_blocks
+            view["source_blocks"][row] = chunk.source_block
             view["fewest_experts"][row] = chunk.experts.fewest
             view["expert_threshold"][row] = chunk.experts.threshold
             token += count
@@ -114,7 +115,8 @@ class StepChannel:
                 if len(chunk.given):
                     view["samples"]["given"][sample : last + 1] = chunk.given
                 sample = last + 1
-        view["header"][:] = token, len(step.chunks), sample, self.profile_level, step.checked
+        copies = sum(chunk.source_block != NO_BLOCK for chunk in step.chunks)
+        view["header"][:] = token, len(step.chunks), sample, self.profile_level, step.checked, copies
         view["not_finite"][0] = NOWHERE
         view["masks_ready"][0] = 0
         if self.profile_level != NOTHING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numoe.kernels.attention.kv_cache import KV_BLOCK
 from numoe.kernels.attention.own_heads import attend_own_heads
 from numoe.kernels.attention.qkv import place_heads, project_qkv
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim
 from numoe.kernels.matmul.columns import ATTENTION, collect, prepare
-from numoe.kernels.matmul.vectors import add_vector
+from numoe.kernels.matmul.vectors import add_vector, copy_bytes
 from numoe.kernels.records import Constants, Memory, Record, ShardSizes, StepInput, Weights
 from numoe.kernels.threads.profile import ATTEND, ATTENTION_NORM, ATTENTION_OUTPUT, HEADS, QKV, enter
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
@@ -15,6 +16,25 @@ from numoe.kernels.threads.team import Team, barrier, claimed, gather
 # Heads of a token per claim: a call that is given all memory costs 0.4 us, as Numba counts references to each array,
 # and a head takes 0.1 us.
 PLACED_AT_ONCE = 8
+NO_BLOCK = -1  # as in protos/messages.py
+
+
+@kernel
+def copy_blocks(team: Team, sizes: ShardSizes, memory: Memory, step: StepInput) -> None:
+    """Begin the KV blocks of some sequences' first positions as others are, in all layers: whole blocks are copied.
+
+    One after the other, as what one copies may be what another one writes. Ends with a barrier.
+    """
+    size = sizes.own_kv_heads * memory.kv_block_bytes
+    for layer in claimed(team, sizes.layers):
+        first = memory.kv + layer * sizes.kv_blocks * size
+        for token in range(step.header[0]):
+            sequence = step.token_sequence[token]
+            source = step.source_blocks[sequence]
+            if source != NO_BLOCK and (token == 0 or step.token_sequence[token - 1] != sequence):
+                own = step.kv_tables[sequence, step.positions[token] // KV_BLOCK]
+                copy_bytes(first + own * size, first + source * size, size)
+    barrier(team)
 
 
 @kernel

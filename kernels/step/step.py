@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numoe.kernels.attention.phases import attention, attention_output
+from numoe.kernels.attention.phases import attention, attention_output, copy_blocks
 from numoe.kernels.attention.piece_list import list_pieces
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.experts.phases import feed_forward
@@ -213,6 +213,8 @@ def run_step(
     if arrive(team):
         _begin(team.threads, sizes, memory, step)
         release(team)
+    if step.header[5] > 0:
+        copy_blocks(team, sizes, memory, step)
     _embed(team, sizes, weights, memory, step)
     _look_at_hidden(team, sizes, memory, step, 0)
     for index in range(sizes.layers):

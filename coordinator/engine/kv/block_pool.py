@@ -8,11 +8,14 @@
 
 The workers keep keys and values in a pool of equal blocks; a sequence's block table lists those it holds, in order of
 position. A block that is full is never written again, so it needs no copy to be shared; one that is not full has one
-holder. Blocks that nobody holds stay in memory under their names (block_keys.py) until somebody needs the room.
+holder. Blocks that nobody holds stay in memory under their names (block_keys.py) until somebody needs the room; of a
+text that ended, the last one too, which is not full.
+
+Where a text goes on as another one for a part of a block only, it gets a block of its own that begins as a copy: of any
+block that has a name, as nobody writes these. Workers make it at the beginning of the step that is sent next, before
+they write anything; so what is copied may go to somebody else at once.
 
 *Guarantees*: a block is free, cached or held; whoever writes a block is its only holder; a closed table holds nothing.
-*Rejected*: sharing blocks that are not full, of which a copy would have to be made by workers within a step, to save 63
-tokens at most.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from numoe.coordinator.engine.kv.block_keys import BlockKeys, BlockText
+from numoe.coordinator.engine.kv.block_texts import BlockTexts
+from numoe.protos.messages import NO_BLOCK
 
 
 class BlockPool:
@@ -38,6 +45,7 @@ class BlockPool:
         self._named: dict[bytes, int] = {}
         self._names: dict[int, bytes] = {}
         self._cached: dict[int, None] = {}  # the longest unused first
+        self._texts = BlockTexts()  # of blocks that have names
 
     @property
     def available(self) -> int:
@@ -80,7 +88,7 @@ class BlockPool:
         block = self._named.get(key)
         if block is None or self._holders[block]:
             return block is None
-        del self._named[self._names.pop(block)], self._cached[block]
+        self._forget(block)
         self._versions[block] += 1
         self._free.append(block)
         return True
@@ -96,18 +104,30 @@ class BlockPool:
         self._free.extend(self._cached)
         for of_all in (self._cached, self._named, self._names):
             of_all.clear()
+        self._texts.clear()
 
     def _take(self) -> int:
         if self._free:
             block = self._free.pop()
         else:
             block = next(iter(self._cached))
-            del self._cached[block]
-            del self._named[self._names.pop(block)]
+            self._forget(block)
             self.evicted += 1
         self._holders[block] = 1
         self._versions[block] += 1
         return block
+
+    def _forget(self, block: int) -> None:
+        """A cached block has no name any more."""
+        del self._named[self._names.pop(block)], self._cached[block]
+        self._texts.forget(block)
+
+    def _find_alike(self, text: BlockText) -> tuple[int, int]:
+        """As `BlockTexts.find`, of which the block counts as used."""
+        found, block = self._texts.find(text)
+        if found and block in self._cached:
+            self._cached[block] = self._cached.pop(block)
+        return found, block
 
     def _reuse(self, key: bytes) -> int | None:
         block = self._named.get(key)
@@ -116,11 +136,13 @@ class BlockPool:
             self._cached.pop(block, None)
         return block
 
-    def _name(self, block: int, key: bytes) -> None:
+    def _name(self, block: int, key: bytes, text: BlockText | None = None) -> None:
         """The first block of a name has it; another one, that was run at the same time, stays its holder's own."""
         if self.caches and key not in self._named:
             self._named[key] = block
             self._names[block] = key
+            if text is not None:
+                self._texts.note(block, text)
 
     def _give_back(self, block_ids: list[int]) -> None:
         for block in reversed(block_ids):  # the last is of use only to who has those before: so it goes first
@@ -177,11 +199,39 @@ class BlockTable:
         self._named = self._held
         return self._held - before
 
+    def begin_alike(self, text: BlockText) -> tuple[int, int]:
+        """Take a next block that is to begin as another one which holds the first of these tokens, if there is any.
+
+        Returns how many tokens they are, and the block to copy from at the beginning of the step that is sent next:
+        NO_BLOCK where nothing is to be copied, as the other block itself was what came next.
+        """
+        found, source = self._pool._find_alike(text)
+        if not found:
+            return 0, NO_BLOCK
+        self._ids[self._held] = own = self._pool._take()
+        self._held += 1
+        return found, NO_BLOCK if own == source else source
+
     def name(self, keys: Sequence[bytes]) -> None:
-        """Let others take over its first blocks, which are full and were run, under these names."""
+        """Let others take over its first blocks, which are full, under these names."""
         for index in range(self._named, len(keys)):
             self._pool._name(int(self._ids[index]), keys[index])
         self._named = max(self._named, len(keys))
+
+    def name_run(self, keys: BlockKeys, positions: int) -> None:
+        """As `name`, of all blocks that so many positions fill, which were run; others may copy a part, too."""
+        full = positions // self._pool.block_positions
+        for index in range(self._named, full):
+            text = keys.text(index, positions)
+            self._pool._name(int(self._ids[index]), keys.between(index, index + 1)[0], text)
+        self._named = max(self._named, full)
+
+    def name_end(self, keys: BlockKeys, positions: int) -> None:
+        """Let others copy what was run of the last block, which so many positions do not fill; before `close`."""
+        index, rest = divmod(positions, self._pool.block_positions)
+        if rest:
+            text = keys.text(index, positions)
+            self._pool._name(int(self._ids[index]), text.key, text)
 
     def close(self) -> None:
         """Gives everything back; closing twice is harmless."""

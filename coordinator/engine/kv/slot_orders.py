@@ -128,7 +128,9 @@ class SlotOrders:
 
     def _erase(self, slot: int) -> int:
         left, self._slots.left[slot] = self._slots.left[slot], self._slots.left[slot].first(0)
-        others = {key for other in self._slots.left for key in other.keys}
+        others = {key for other in self._slots.left for key in (*other.keys, other.end)}
+        if left.end not in others:
+            self._pool.drop(left.end)
         gone = [key for key in left.keys if key not in others and self._pool.drop(key)]
         for key in gone:
             self._forget(key)

@@ -26,11 +26,12 @@ class Left:
     tokens: NDArray[np.int32]  # [n * positions of a block]
     experts: ExpertReduction
     keys: Sequence[bytes]  # [n] names of the blocks
+    end: bytes = b""  # the name of the block behind them, which was not full; none: it is not told of
 
     def first(self, blocks: int) -> Left:
         """The same, of so many blocks."""
         positions = len(self.tokens) // max(1, len(self.keys))
-        return replace(self, tokens=self.tokens[: blocks * positions], keys=self.keys[:blocks])
+        return replace(self, tokens=self.tokens[: blocks * positions], keys=self.keys[:blocks], end=b"")
 
 
 NOTHING = Left(np.zeros(0, np.int32), ALL_EXPERTS, ())

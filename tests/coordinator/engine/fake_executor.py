@@ -17,7 +17,7 @@ import numpy as np
 from numoe.coordinator.engine.batch import MOST_LOSSES
 from numoe.coordinator.engine.executor import BlockStore, SlotStore
 from numoe.protos.errors import WorkerLost
-from numoe.protos.messages import NOT_DRAWN, Chunk, Sampling, Step, StepLimits, StepResult
+from numoe.protos.messages import NO_BLOCK, NOT_DRAWN, Chunk, Sampling, Step, StepLimits, StepResult
 
 MASK = 2**64 - 1
 EXPERTS_RUN = 3  # for each token, all layers together
@@ -92,6 +92,8 @@ class FakeExecutor:
         check_step(step, self._limits, self.steps)
         check_apart(step, [other for other, _ in self._in_flight])
         self.steps.append(step)
+        for chunk in step.chunks:
+            self._copy(chunk)
         drawn = [self._run(chunk) for chunk in step.chunks]
         tokens = [pair for pairs in drawn for pair in pairs]
         tops = [chunk.top for chunk, pairs in zip(step.chunks, drawn, strict=True) for _ in pairs]
@@ -129,6 +131,14 @@ class FakeExecutor:
 
     def positions_run(self) -> int:
         return sum(len(chunk.token_ids) for step in self.steps for chunk in step.chunks)
+
+    def _copy(self, chunk: Chunk) -> None:
+        if chunk.source_block == NO_BLOCK:
+            return
+        block, copied = divmod(chunk.first_position, self._limits.block_positions)
+        assert copied, "nothing of a block is copied"
+        for offset in range(copied):
+            self._cells[int(chunk.kv_blocks[block]), offset] = self._cells[chunk.source_block, offset]
 
     def _run(self, chunk: Chunk) -> list[tuple[int, float]]:
         size = self._limits.block_positions

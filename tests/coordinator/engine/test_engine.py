@@ -38,17 +38,22 @@ async def test_tokens_do_not_depend_on_batch_mates_nor_on_the_chunk_size(prefill
     executor = FakeExecutor(ALL_IDS, depth=depth)
     async with serving(executor, prefill_chunk=prefill_chunk) as engine:
         answers = await asyncio.gather(*[answer(engine.submit(each)) for each in requests])
+    cached = 0
     for asked, got in zip(requests, answers, strict=True):
         budget = asked.max_tokens or 0
         expected = expected_tokens(asked.prompt, budget, ALL_IDS, asked.sampling)
         assert got.tokens == expected
         assert got.text == text_of([token_id for token_id, _ in expected])
         left_out = EXPERTS.layers * EXPERTS.active - EXPERTS_RUN
-        saved = 100 * left_out * (len(asked.prompt) + budget - 1)
-        assert got.finished.usage == Usage(len(asked.prompt), budget, EXPERTS_RUN / EXPERTS.layers, saved)
+        usage = got.finished.usage
+        saved = 100 * left_out * (len(asked.prompt) + budget - 1 - usage.cached_tokens)
+        mean = EXPERTS_RUN / EXPERTS.layers
+        assert usage == Usage(len(asked.prompt), budget, mean, saved, cached_tokens=usage.cached_tokens)
+        cached += usage.cached_tokens
         assert (got.finished.reason, got.finished.stop_match) == (FinishReason.LENGTH, None)
-    # Each position ran once: the prompt's, and those of all drawn tokens but the last.
-    assert executor.positions_run() == sum(len(each.prompt) + (each.max_tokens or 0) - 1 for each in requests)
+    # Each position ran once: the prompt's, and those of all drawn tokens but the last; none that others had run alike.
+    assert executor.positions_run() == sum(len(each.prompt) + (each.max_tokens or 0) - 1 for each in requests) - cached
+    assert cached <= len(requests)  # by chance
 
 
 async def test_prefills_and_decodes_share_steps() -> None:

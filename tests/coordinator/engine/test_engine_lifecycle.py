@@ -93,7 +93,7 @@ async def test_a_deadline_ends_requests_in_the_queue_and_at_work() -> None:
         assert isinstance(got.error, DeadlineExceeded)
         assert "in the queue" in str(got.error)
         assert (await answer(unhurried)).finished
-    assert executor.positions_run() == (3 + 3) + (3 + 19)
+    assert executor.positions_run() == (3 + 3) + (1 + 19)
 
 
 async def test_no_request_outlives_the_service_s_own_limit() -> None:

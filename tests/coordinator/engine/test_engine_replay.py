@@ -69,7 +69,7 @@ async def test_open_requests_go_on_where_they_were_once_lost_workers_are_back() 
 
 
 def many_requests() -> list[GenerationRequest]:
-    """Prompts of several chunks and of one token, with all that a sequence remembers of its past."""
+    """Prompts of several chunks and of one token, with all that a sequence remembers of its past; none begin alike."""
     penalties = Sampling(temperature=1.0, seed=3, repetition_penalty=1.2, presence_penalty=0.5)
     return [
         request(tuple(range(1, 60)), 20),
@@ -77,8 +77,8 @@ def many_requests() -> list[GenerationRequest]:
         request(tuple(range(40)), 12, sampling=penalties, stop=("neverneverneverneverever",)),
         request((3, 4), 1),
         request((7, 7, 7), 40, stop=("e", "the", "1")),
-        request((7, 8), 40, ignore_eos=False, sampling=penalties),
-        *(request((index, 5), 10 + index, sampling=Sampling(temperature=0.7, seed=index)) for index in range(8)),
+        request((8, 7), 40, ignore_eos=False, sampling=penalties),
+        *(request((100 + index, 5), 10 + index, sampling=Sampling(temperature=0.7, seed=index)) for index in range(8)),
     ]
 
 

@@ -33,17 +33,20 @@ def check(got: Answer, asked: GenerationRequest, cached: int) -> None:
 @pytest.mark.parametrize(
     ("prompt", "cached"),
     [
-        (SYSTEM, 5 * BLOCK),  # the last token is run, and with it its block
+        (SYSTEM, 6 * BLOCK - 1),  # the last token is run
         ((*SYSTEM, 7), 6 * BLOCK),
         ((*SYSTEM[: 3 * BLOCK], *range(90, 50, -1)), 3 * BLOCK),
-        ((*SYSTEM[: 3 * BLOCK - 1], 200), 2 * BLOCK),
+        ((*SYSTEM[: 3 * BLOCK - 1], 200), 3 * BLOCK - 1),
+        ((*SYSTEM[: 5 * BLOCK + 3], *range(90, 50, -1)), 5 * BLOCK + 3),
         (SYSTEM[: BLOCK + 1], BLOCK),
-        (SYSTEM[:BLOCK], 0),
+        (SYSTEM[:BLOCK], BLOCK - 1),
+        (SYSTEM[:2], 1),
+        (SYSTEM[:1], 0),
         ((9, *SYSTEM), 0),
     ],
 )
 @pytest.mark.parametrize("depth", [1, 3])
-async def test_blocks_of_earlier_requests_are_taken_over_as_far_as_they_began_alike(
+async def test_what_earlier_requests_ran_is_taken_over_as_far_as_they_began_alike(
     prompt: tuple[int, ...], cached: int, depth: int
 ) -> None:
     executor = FakeExecutor(ALL_IDS, depth=depth)
@@ -65,7 +68,26 @@ async def test_an_answer_is_taken_over_by_the_conversation_that_goes_on() -> Non
         first = await answer(engine.submit(request(SYSTEM, 40)))
         prompt = (*SYSTEM, *(token_id for token_id, _ in first.tokens), 5, 6, 7)
         asked = request(prompt, 5)
-        check(await answer(engine.submit(asked)), asked, 8 * BLOCK)  # the last token drawn was never run
+        check(await answer(engine.submit(asked)), asked, len(prompt) - 4)  # the last token drawn was never run
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+async def test_a_part_of_a_block_is_taken_over_from_one_that_runs_of_several_the_longest(depth: int) -> None:
+    """A block is copied as soon as it is full, or its request ended; whoever wrote it goes on undisturbed."""
+    running, gate = request((*SYSTEM, 1), 60), Gate(number=12)
+    executor = FakeExecutor(ALL_IDS, before_collect=gate, depth=depth)
+    async with serving(executor) as engine:
+        first = engine.submit(running)
+        await gate.reached.wait()
+        later = [request((*SYSTEM[: 2 * BLOCK], *SYSTEM[2 * BLOCK :][:own], 250), 20) for own in (3, 5, 0)]
+        generations = [engine.submit(one) for one in later]
+        gate.open()
+        for one, generation in zip((running, *later), (first, *generations), strict=True):
+            got = await answer(generation)
+            check(got, one, usage_of(got).cached_tokens)
+        check(await answer(engine.submit(later[0])), later[0], 2 * BLOCK + 3)
+        longest = request((*SYSTEM[: 2 * BLOCK + 5], 250, 251, 251), 20)
+        check(await answer(engine.submit(longest)), longest, 2 * BLOCK + 6)
 
 
 async def test_a_request_that_runs_other_experts_takes_nothing_over() -> None:
@@ -74,7 +96,7 @@ async def test_a_request_that_runs_other_experts_takes_nothing_over() -> None:
             usage_of(await answer(engine.submit(request(SYSTEM, 2, experts=experts)))).cached_tokens
             for experts in (None, ExpertReduction(2, 0.5), ExpertReduction(1, 0.5), ExpertReduction(2, 0.5))
         ]
-    assert cached == [0, 0, 5 * BLOCK, 5 * BLOCK]
+    assert cached == [0, 0, len(SYSTEM) - 1, len(SYSTEM) - 1]
 
 
 async def test_nothing_is_taken_over_where_that_is_off() -> None:
@@ -124,7 +146,7 @@ async def test_what_was_evicted_is_run_again() -> None:
         check(await answer(engine.submit(request(SYSTEM, 3))), request(SYSTEM, 3), 0)
         check(await answer(engine.submit(other)), other, 0)
         check(await answer(engine.submit(request(SYSTEM, 3))), request(SYSTEM, 3), BLOCK)  # one block was left
-        assert engine.snapshot().sharing.evicted_blocks == 5 + 5
+        assert engine.snapshot().sharing.evicted_blocks == 6 + 6  # the last ones, which were not full, too
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -136,7 +158,7 @@ async def test_lost_workers_take_what_was_cached_with_them(depth: int) -> None:
         long = request((*SYSTEM, 9), 60)
         check(await answer(engine.submit(long)), long, len(SYSTEM))  # its blocks too: what they held is run again
         assert executor.restarts == 1
-        check(await answer(engine.submit(request(SYSTEM, 3))), request(SYSTEM, 3), 5 * BLOCK)
+        check(await answer(engine.submit(request(SYSTEM, 3))), request(SYSTEM, 3), len(SYSTEM) - 1)
 
 
 @pytest.mark.parametrize("depth", [1, 3])

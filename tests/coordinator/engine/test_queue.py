@@ -107,7 +107,7 @@ async def test_a_batch_request_gives_its_slot_back_to_one_that_somebody_waits_fo
     gate = Gate(number=10)
     executor = FakeExecutor(ALL_IDS, ONE_SLOT, gate)
     batch, urgent = request((1,), 40, priority=Priority.BATCH), request((2,), 5)
-    async with serving(executor) as engine:
+    async with serving(executor, prefix_cache="off") as engine:  # or it would go on with what it left
         slow = engine.submit(batch)
         await gate.reached.wait()
         fast = engine.submit(urgent)

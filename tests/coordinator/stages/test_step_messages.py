@@ -40,7 +40,7 @@ STEP = Step(
         Chunk(
             70, ints(9), ints(1, 2), EVERYTHING, ints(4, 5), ints(0, 2), ExpertReduction(6, 0.25), 1, BIASES, mask, 20
         ),
-        Chunk(0, ints(1), ints(9), EVERYTHING, given=ints(2)),
+        Chunk(0, ints(1), ints(9), EVERYTHING, given=ints(2), source_block=0),
     ),
     checked=True,
 )

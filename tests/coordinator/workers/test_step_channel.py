@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from numoe.coordinator.workers.step_channel import StepChannel
 from numoe.kernels.threads.waiting import StepAborted, wait_while
 from numoe.protos.arena import ABORT, DONE, STEP, ArenaShape, PartShape, arena_layout
-from numoe.protos.messages import NOT_DRAWN, Biases, Chunk, Sampling, Step, StepLimits
+from numoe.protos.messages import NO_BLOCK, NOT_DRAWN, Biases, Chunk, Sampling, Step, StepLimits
 from tests.coordinator.workers.step_player import Views, playing
 
 LIMITS = StepLimits(step_tokens=16, sequences=4, context_tokens=200, kv_blocks=9, block_positions=64)
@@ -76,13 +76,14 @@ def test_a_step_arrives_as_it_was_published(channel: StepChannel) -> None:
         (
             Chunk(0, ints(11, 12, 13), ints(4)),
             Chunk(64, ints(21), ints(2, 3), Sampling(seed=9)),
-            Chunk(130, ints(31, 32), ints(8, 7, 6), PENALISED, ints(31, 40, 99), ints(0, 2, 1)),
+            Chunk(130, ints(31, 32), ints(8, 7, 6), PENALISED, ints(31, 40, 99), ints(0, 2, 1), source_block=5),
         ),
     )
     with playing(channel, LAYOUT, keep):
         channel.publish(step)
         assert channel.wait(SECONDS) is not None
-    assert seen["header"].tolist() == [6, 3, 2, 0, 0]
+    assert seen["header"].tolist() == [6, 3, 2, 0, 0, 1]
+    assert seen["source_blocks"][:3].tolist() == [NO_BLOCK, NO_BLOCK, 5]
     assert seen["token_ids"][:6].tolist() == [11, 12, 13, 21, 31, 32]
     assert seen["positions"][:6].tolist() == [0, 1, 2, 64, 130, 131]
     assert seen["token_sequence"][:6].tolist() == [0, 0, 0, 1, 2, 2]

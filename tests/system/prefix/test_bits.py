@@ -80,7 +80,7 @@ async def test_no_bit_depends_on_hits_partial_hits_evictions_or_neighbours(
     for answers in (one_by_one, again, together):
         assert [bits_of(got) for got in answers] == expected
     assert cached(one_by_one) == [0, *[512] * 5, 0]
-    assert cached(again) == cached(together) == [448, 512, 512, 512, 576, 640, 576]
+    assert cached(again) == cached(together) == [len(one.prompt) - 1 for one in asked]  # the last token is run
     async with engine_over(processes.load(model, workers, threads, few), model, few) as engine:
         for _ in range(2):
             crowded = await asyncio.gather(*[answer(engine.submit(one)) for one in asked])
@@ -100,4 +100,4 @@ async def test_no_bit_depends_on_hits_where_several_hosts_run_the_layers(
         for _ in range(2):
             answers = await asyncio.gather(*[answer(engine.submit(one)) for one in requests_of(model)])
             assert [bits_of(got) for got in answers] == expected
-    assert min(cached(answers)) >= 448
+    assert cached(answers) == [len(one.prompt) - 1 for one in requests_of(model)]

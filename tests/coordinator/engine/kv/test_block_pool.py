@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numoe.coordinator.engine.kv.block_keys import BlockKeys
 from numoe.coordinator.engine.kv.block_pool import BlockPool, BlockTable, fill
 from numoe.protos.expert_reduction import ALL_EXPERTS, ExpertReduction
+from numoe.protos.messages import NO_BLOCK
 
 
 def keys_of(tokens: Sequence[int], size: int, experts: ExpertReduction = ALL_EXPERTS) -> list[bytes]:
@@ -21,11 +22,17 @@ def keys_of(tokens: Sequence[int], size: int, experts: ExpertReduction = ALL_EXP
 
 
 def _read(
-    content: dict[int, tuple[int, int]], text: int, keys: list[bytes], most: int, blocks: Sequence[tuple[int, bytes]]
+    content: dict[int, tuple[int, int]],
+    filled: dict[int, int],
+    size: int,
+    text: int,
+    keys: list[bytes],
+    most: int,
+    blocks: Sequence[tuple[int, bytes]],
 ) -> int:
     """As workers read blocks of a text, so many at most."""
     for block, key in blocks[:most]:
-        content[block] = text, keys.index(key)
+        content[block], filled[block] = (text, keys.index(key)), size
     return len(blocks[:most])
 
 
@@ -34,7 +41,9 @@ def _read(
     st.integers(1, 8),
     st.lists(
         st.tuples(
-            st.sampled_from(["open", "grow", "close", "drop", "fill", "forget"]), st.integers(0, 99), st.integers(1, 60)
+            st.sampled_from(["open", "grow", "close", "drop", "fill", "copy", "forget"]),
+            st.integers(0, 99),
+            st.integers(1, 60),
         ),
         max_size=80,
     ),
@@ -47,23 +56,45 @@ def test_blocks_are_shared_by_name_written_by_one_and_all_come_back(
     pool = BlockPool(blocks, size)
     tables: list[tuple[BlockTable, int]] = []  # and which text
     content: dict[int, tuple[int, int]] = {}  # block -> text and place in it
-    texts = [keys_of([text] * 64 * size, size) for text in range(2)]
+    run: dict[BlockTable, int] = {}  # positions
+    filled: dict[int, int] = {}  # block -> positions of it that were run, or copied
+    names = [BlockKeys(ALL_EXPERTS, np.array([text] * 64 * size, np.int32), size) for text in range(2)]
+    texts = [keys.between(0, 64) for keys in names]
     for action, which, positions in actions:
         most = min(pool.blocks_for(positions), blocks)
-        if action == "open":
-            tables.append((pool.open(most * size), which % 2))
-            tables[-1][0].reuse(texts[which % 2][: which % (most + 1)])
+        if action in ("open", "copy"):
+            table, text = pool.open(most * size), which % 2
+            tables.append((table, text))
+            reused = table.reuse(texts[text][: which % (most + 1)])
+            run[table] = reused * size
+            if action == "copy" and reused < most and pool.available:
+                copied, source = table.begin_alike(names[text].text(reused, positions))
+                own, place = table.ids[-1:].tolist(), (text, reused)
+                assert copied <= max(0, positions - run[table])
+                for block in [source] if source != NO_BLOCK else own[: min(copied, 1)]:
+                    assert copied <= filled[block]
+                    assert content[block] == place
+                if copied:
+                    content[own[0]], filled[own[0]] = place, copied
+                    assert pool.version(own[0]) > 0
+                run[table] += copied
         elif action == "grow" and tables:
             table, text = tables[which % len(tables)]
             before = table.ids.tolist()
             wanted = min(positions, table.most * size, (len(before) + pool.available) * size)
             ids = table.grow(wanted).tolist()
             assert ids[: len(before)] == before[: len(ids)]
-            for place in range(len(before), len(ids)):
-                content[ids[place]] = text, place
-            table.name(texts[text][: wanted // size])
+            for at in range(len(before), len(ids)):
+                content[ids[at]] = text, at
+            for at in range(run[table] // size, len(ids)):
+                filled[ids[at]] = min(size, wanted - at * size)
+            run[table] = max(run[table], wanted)
+            table.name_run(names[text], run[table])
         elif action == "close" and tables:
-            tables.pop(which % len(tables))[0].close()
+            table, text = tables.pop(which % len(tables))
+            if which % 3:
+                table.name_end(names[text], run[table])
+            table.close()
         elif action == "drop":
             key, held = texts[which % 2][positions - 1], {block for table, _ in tables for block in table.ids.tolist()}
             block = pool.blocks_of([key])
@@ -74,7 +105,7 @@ def test_blocks_are_shared_by_name_written_by_one_and_all_come_back(
         elif action == "fill":
             text, free = which % 2, pool.available
             keys = texts[text][:positions]
-            read = partial(_read, content, text, keys, positions // 2)
+            read = partial(_read, content, filled, size, text, keys, positions // 2)
             found = pool.find(keys)[0]
             there = fill(pool, keys, read)
             assert found <= there == pool.find(keys)[0]
@@ -169,3 +200,68 @@ def test_what_is_dropped_is_free_and_whoever_is_copying_it_sees_that_it_holds_so
     assert (pool.cached, pool.available, pool.blocks_of([keys[0]]), pool.blocks_of([keys[1]])) == (1, 4, [], [second])
     assert [pool.version(block) for block in (first, second)] == [before[0] + 1, before[1]]
     assert pool.drop(keys[0])  # there is nothing of it
+
+
+def run_and_closed(pool: BlockPool, keys: BlockKeys, positions: int) -> list[int]:
+    """The blocks of a text that was run, and ended."""
+    table = pool.open(positions)
+    ids: list[int] = table.grow(positions).tolist()
+    table.name_run(keys, positions)
+    table.name_end(keys, positions)
+    table.close()
+    return ids
+
+
+def keys_with(tokens: Sequence[int], experts: ExpertReduction = ALL_EXPERTS) -> BlockKeys:
+    return BlockKeys(experts, np.array(tokens, np.int32), 4)
+
+
+def test_a_block_begins_as_the_one_that_goes_on_alike_the_longest() -> None:
+    pool, text = BlockPool(blocks=12, block_positions=4), list(range(8))
+    texts = [[*text, *rest] for rest in ((50, 51, 60, 61, 70), (50, 51, 52), (9, 51, 52))]
+    ids = [run_and_closed(pool, keys_with(tokens), len(tokens)) for tokens in texts]
+    assert pool.cached == 2 + 2 + 1 + 1
+    for rest, alike, source in (
+        ((50, 51, 60, 62), 3, ids[0][2]),  # a full one
+        ((50, 51, 52, 53), 3, ids[1][2]),  # one that is not
+        ((9, 9), 1, ids[2][2]),
+        ((8, 51), 0, NO_BLOCK),
+        ((), 0, NO_BLOCK),
+    ):
+        keys, table = keys_with([*text, *rest]), pool.open(12)
+        assert table.reuse(keys.between(0, 2)) == 2
+        assert table.begin_alike(keys.text(2, 8 + len(rest))) == (alike, source)
+        assert len(table.ids) == 2 + (alike > 0)
+        assert source not in table.ids
+        table.close()
+    other = keys_with(texts[0], ExpertReduction(1, 0.5))
+    assert pool.open(12).begin_alike(other.text(0, 4)) == (0, NO_BLOCK)
+    assert pool.used == 0
+
+
+def test_who_needs_the_last_block_that_nobody_holds_has_it_without_a_copy() -> None:
+    pool, keys = BlockPool(blocks=2, block_positions=4), keys_with(range(7))
+    first, second = run_and_closed(pool, keys, 7)
+    table, version = pool.open(8), pool.version(second)
+    assert table.reuse(keys.between(0, 1)) == 1
+    assert table.begin_alike(keys.text(1, 6)) == (2, NO_BLOCK)
+    assert table.ids.tolist() == [first, second]
+    assert pool.version(second) > version  # it is written from now on
+    table.close()
+    table = pool.open(8)
+    assert table.begin_alike(keys.text(1, 7)) == (0, NO_BLOCK)
+
+
+def test_nothing_of_what_was_dropped_evicted_or_lost_is_copied() -> None:
+    pool, keys = BlockPool(blocks=4, block_positions=4), keys_with(range(7))
+
+    def evict() -> None:
+        table = pool.open(16)
+        table.grow(16)
+        table.close()
+
+    for lose in (lambda: pool.drop(keys.text(1, 7).key), evict, pool.forget):
+        run_and_closed(pool, keys, 7)
+        lose()
+        assert pool.open(8).begin_alike(keys.text(1, 7)) == (0, NO_BLOCK)
+        assert pool.available == 4

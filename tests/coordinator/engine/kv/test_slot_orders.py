@@ -105,7 +105,7 @@ async def test_what_is_erased_is_run_again_but_for_what_others_have(tmp_path: Pa
             await answer(engine.submit(request((*PROMPT[: 4 * BLOCK], *[tail] * 40), 2, slot=slot)))
             for slot, tail in enumerate((1, 2))
         ]
-        assert [got.finished.usage.cached_tokens for got in again] == [4 * BLOCK, 6 * BLOCK]
+        assert [got.finished.usage.cached_tokens for got in again] == [4 * BLOCK, 4 * BLOCK + 39]  # all but the last
         for slot in range(2):
             await asyncio.wrap_future(engine.slot_orders.erase(slot))
         last = await answer(engine.submit(request((*PROMPT[: 4 * BLOCK], 1), 2)))
