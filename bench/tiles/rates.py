@@ -35,7 +35,7 @@ MEMORY_BYTES, MEMORY_RUNS = 512 << 20, 5
 def _multiply(tile: int, passes: int, panels: int, panel_bytes: int, weights: int, group: int, out: int) -> None:
     for _ in range(passes):
         for panel in range(panels):
-            run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0)
+            run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0, 1)
 
 
 def _panel_bytes(format_: Format) -> int:

@@ -90,7 +90,7 @@ class Sequence:
         self._lost: tuple[str, float] | None = None  # what was lost and when, until it is as far again as it was then
         self._again = 0  # tokens run again since
         self._experts, self._experts_run, self._tokens_run = experts, 0, 0  # what was run, and for how many tokens
-        self._kv = SequenceBlocks(self._reduction, self._tokens, block_positions)
+        self._kv = SequenceBlocks(self._reduction, self._tokens, block_positions, self.share_key)
         self._drafter = Drafter(self._tokens, self.prompt, guesses=drafts and not request.prompt_logprobs)
 
     @property

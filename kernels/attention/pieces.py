@@ -78,7 +78,7 @@ def _score(
         for part in range((min(seen - KV_BLOCK * index, KV_BLOCK) + 15) // 16):
             panel = key_panel(kv_block, part, cached.size, cached.key_format)
             place = scores + 4 * (KV_BLOCK * index + 16 * part)
-            run_tile(tile, panel, cached.size // 32, queries, place, 4 * PIECE, coming + panel - kv_block)
+            run_tile(tile, panel, cached.size // 32, queries, place, 4 * PIECE, coming + panel - kv_block, 1)
 
 
 @kernel
@@ -113,7 +113,7 @@ def _add_values(
         group = scratch.weights
         if cached.value_format == Q8_0:
             group += index // 2 * WORD_GROUP_BYTES
-        run_tile(tile, panel, spans, group, scratch.product + 64 * index, 4 * size, ahead + panel - start)
+        run_tile(tile, panel, spans, group, scratch.product + 64 * index, 4 * size, ahead + panel - start, 1)
     for column in range(used):
         source, out = scratch.product + 4 * size * column, rows + row_bytes * column + 4 * ROW_HEAD
         for value in range(0, 4 * size, 64):

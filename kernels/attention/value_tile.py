@@ -76,7 +76,7 @@ def tile_add_i32(typing_context: Any, tile: Any, other: Any) -> Any:
 def _make_value_tile(columns: int) -> TileKernel:
     """A kernel of `columns` columns."""
 
-    def tile_values(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
+    def tile_values(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int, groups: int) -> None:
         first, last = tile_zero_i32(columns), tile_zero_i32(columns)
         # Numba makes floating-point numbers of sums of unsigned and signed ones.
         place, words, coming = np.int64(panel), np.int64(group) + WORD_GROUP_HEAD, np.int64(ahead)

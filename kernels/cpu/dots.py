@@ -103,6 +103,14 @@ def dot2(builder: Any, sums: Any, words: Any, x: Any) -> Any:
     return builder.add(sums, _multiply_words(builder, words, x))
 
 
+def add_pairs(builder: Any, sums: Any, words: Any, factors: Any) -> Any:
+    """As `dot2`, of the lanes of one register; only where BYTE_PAIRS."""
+    if sums.type.count == LANES:
+        return dot2(builder, sums, words, factors)
+    words, factors = builder.bitcast(words, _V16I16), builder.bitcast(factors, _V16I16)
+    return builder.add(sums, call_llvm(builder, "llvm.x86.avx2.pmadd.wd", _V8I32, words, factors))
+
+
 def lookup(builder: Any, indices: Any, table: tuple[int, ...]) -> Any:
     """table[index] for each of 64 or, with AVX2, 32 bytes in 0 .. 15."""
     if INSTRUCTION_SET.name.startswith("avx512"):

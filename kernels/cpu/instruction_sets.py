@@ -30,17 +30,18 @@ class InstructionSet:
     cpu: str | None  # the CPU that LLVM compiles for; None: this one
     first_cpu: str | None  # the CPU that it compiles for ahead of time; None: it cannot, as there is no such CPU
     widths: tuple[int, ...]  # columns of a tile: what the registers hold
+    groups: int  # of the widest tile's columns that it takes one after the other, unpacking weights once for all
 
 
 # Also what LLVM may use of the CPUs named below without being asked, which a virtual machine can hide.
 _AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 INSTRUCTION_SETS = (
-    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, "cascadelake", (1, 2, 4, 8, 12)),
-    InstructionSet("avx512", _AVX512, "skylake-avx512", "skylake-avx512", (1, 2, 4, 8)),
-    InstructionSet("avxvnni", (*_AVX2, "avxvnni", "gfni"), "alderlake", "alderlake", (1, 2, 4)),
-    InstructionSet("avx2", _AVX2, "haswell", "haswell", (1, 2, 4)),
-    InstructionSet("portable", (), None, None, (1, 2, 4, 8)),
+    InstructionSet("avx512vnni", (*_AVX512, "avx512vnni"), None, "cascadelake", (1, 2, 4, 8, 12), 1),
+    InstructionSet("avx512", _AVX512, "skylake-avx512", "skylake-avx512", (1, 2, 4, 8), 1),
+    InstructionSet("avxvnni", (*_AVX2, "avxvnni", "gfni"), "alderlake", "alderlake", (1, 2, 4), 8),
+    InstructionSet("avx2", _AVX2, "haswell", "haswell", (1, 2, 4), 8),
+    InstructionSet("portable", (), None, None, (1, 2, 4, 8), 1),
 )
 
 AHEAD = os.environ.get("NUMOE_AHEAD") == "1"  # whether this process only compiles, for other machines

@@ -90,6 +90,15 @@ def joined(builder: Any, *halves: Any) -> Any:
     return builder.shuffle_vector(*halves, ir.Constant(V16I32, list(range(LANES))))
 
 
+def lanes_of(builder: Any, vector: Any, first: int, count: int) -> Any:
+    """Some lanes of a vector."""
+    if count == vector.type.count:
+        return vector
+    return builder.shuffle_vector(
+        vector, vector, ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    )
+
+
 def constant_of(vector: Any, value: int) -> Any:
     """A vector of a type of integers with the same number in all lanes."""
     return ir.Constant(vector, [value] * vector.count)

@@ -18,15 +18,17 @@ from numoe.kernels.experts.router import NOT_RUN
 from numoe.kernels.experts.routing import route_tokens, takes_floats, takes_integers
 from numoe.kernels.matmul.activations import block_bytes, write_column
 from numoe.kernels.matmul.claims import claims_of, multiply_claim, panels_per_claim, run_panel
+from numoe.kernels.matmul.column_groups import groups_alike
 from numoe.kernels.matmul.columns import INTERMEDIATE, collect, prepare
-from numoe.kernels.matmul.groups import WIDEST, WIDTHS
+from numoe.kernels.matmul.groups import GROUPS, WIDEST, WIDTHS
 from numoe.kernels.records import Constants, Grouping, Memory, Record, ShardSizes, StepInput, TileTable, Weights
 from numoe.kernels.threads.profile import ADD, DOWN, FEED_FORWARD_NORM, GATE_UP, enter
 from numoe.kernels.threads.team import Team, barrier, claimed, gather
 from numoe.kernels.weights.formats import BLOCK, ROWS
 
 ADD_CHUNK = 512  # values of the residual stream per claim
-GATE_AND_UP_TILES = 3  # of WIDEST columns, in the scratch of a thread: rows of a block, and of one panel of up
+GATE_AND_UP_COLUMNS = GROUPS * WIDEST  # that are made at once
+GATE_AND_UP_FLOATS = 3 * GATE_AND_UP_COLUMNS * ROWS  # scratch of a thread: rows of a block, and of one panel of up
 
 
 @kernel
@@ -51,29 +53,33 @@ def _gate_and_up(
     x_integer: int,
     x_float: int,
     out: int,  # groups of own rows of the expert columns, written
-    scratch: int,  # of the thread, GATE_AND_UP_TILES tiles
+    scratch: int,  # of the thread, GATE_AND_UP_FLOATS
 ) -> None:
     """Compute silu(gate x) * (up x) for one claim of an expert's rows, and round it."""
     gate, up, integer = layer.gate, layer.up, layer.down.integer
     chunks, at_once, blocks = _claims_of_blocks(gate), _blocks_per_claim(gate), gate.rows // BLOCK
     segment, first = grouping.segments[item // chunks], item % chunks * at_once
     x_gate, x_up = x_integer if gate.integer else x_float, x_integer if up.integer else x_float
-    up_tile, size = scratch + 4 * WIDEST * BLOCK, block_bytes(integer)
+    up_tile, size = scratch + 4 * GATE_AND_UP_COLUMNS * BLOCK, block_bytes(integer)
     for block in range(first, min(first + at_once, blocks)):
-        for index in range(segment.first_group, segment.first_group + segment.groups):
+        index, end = segment.first_group, segment.first_group + segment.groups
+        while index < end:
             group, fetch = grouping.groups[index], index == segment.first_group
+            count = groups_alike(grouping, index, end) if gate.integer and up.integer else 1
+            width, x_column, columns = group.width, group.x_column, WIDTHS[group.width]
+            used = columns * (count - 1) + grouping.groups[index + count - 1].count
             for half in range(2):
                 panel, tile = 2 * block + half, scratch + 4 * ROWS * half
-                run_panel(tiles, gate, segment.expert, panel, group.width, x_gate, group.x_column, tile, 128, fetch)
-                run_panel(tiles, up, segment.expert, panel, group.width, x_up, group.x_column, up_tile, 64, fetch)
-                for column in range(group.count):
+                run_panel(tiles, gate, segment.expert, panel, width, x_gate, x_column, tile, 128, count, fetch)
+                run_panel(tiles, up, segment.expert, panel, width, x_up, x_column, up_tile, 64, count, fetch)
+                for column in range(used):
                     place = tile + 128 * column
                     activated = silu_vector(load_f32x16(place))
                     store_f32x16(place, mul(activated, load_f32x16(up_tile + 64 * column)))
-            columns = WIDTHS[group.width]
-            place = out + (group.column * blocks + block * columns) * size
-            for column in range(group.count):
-                write_column(place, columns, column, scratch + 128 * column, 1, integer)
+            for column in range(used):
+                place = out + ((group.column + column // columns * columns) * blocks + block * columns) * size
+                write_column(place, columns, column % columns, scratch + 128 * column, 1, integer)
+            index += count
 
 
 @kernel

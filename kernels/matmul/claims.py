@@ -5,6 +5,7 @@ from __future__ import annotations
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_address
 from numoe.kernels.matmul.activations import block_bytes
+from numoe.kernels.matmul.column_groups import groups_alike
 from numoe.kernels.matmul.groups import FLOAT_BYTES, WIDTHS
 from numoe.kernels.matmul.tiles import run_tile
 from numoe.kernels.records import Grouping, Record, TileTable
@@ -36,9 +37,10 @@ def run_panel(
     column: int,  # where the group starts
     out: int,
     stride: int,
+    groups: int,  # so many, one behind the other
     fetch: bool,  # the next panel too: by the first group that goes over this one
 ) -> None:
-    """Multiply one panel of one expert by one group."""
+    """Multiply one panel of one expert by a group, or by several at once."""
     place = load_address(matrix.experts + 8 * expert) + panel * matrix.panel_stride
     run_tile(
         tiles[matrix.tile, width],
@@ -48,6 +50,7 @@ def run_panel(
         out,
         stride,
         place + matrix.panel_stride if fetch else 0,
+        groups,
     )
 
 
@@ -67,7 +70,7 @@ def run_panel_part(
     first, end = matrix.blocks * part // parts, matrix.blocks * (part + 1) // parts
     place = load_address(matrix.experts) + panel * matrix.panel_stride + first * (matrix.panel_bytes // matrix.blocks)
     x += (group.x_column * matrix.blocks + first * WIDTHS[group.width]) * FLOAT_BYTES
-    run_tile(tiles[matrix.tile, group.width], place, end - first, x, out, stride, 0)
+    run_tile(tiles[matrix.tile, group.width], place, end - first, x, out, stride, 0, 1)
 
 
 @kernel
@@ -86,7 +89,10 @@ def multiply_claim(
     segment, first_panel = grouping.segments[item // chunks], item % chunks * at_once
     x = x_integer if matrix.integer else x_float
     for panel in range(first_panel, min(first_panel + at_once, matrix.panels)):
-        for index in range(segment.first_group, segment.first_group + segment.groups):
+        index, end = segment.first_group, segment.first_group + segment.groups
+        while index < end:
             group, fetch = grouping.groups[index], index == segment.first_group
+            count = groups_alike(grouping, index, end) if matrix.integer else 1
             place = out + group.column * stride + 64 * panel
-            run_panel(tiles, matrix, segment.expert, panel, group.width, x, group.column, place, stride, fetch)
+            run_panel(tiles, matrix, segment.expert, panel, group.width, x, group.column, place, stride, count, fetch)
+            index += count

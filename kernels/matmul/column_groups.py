@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.matmul.groups import LEAST_COLUMNS, WIDTHS
+from numoe.kernels.matmul.groups import GROUPS, LEAST_COLUMNS, WIDEST, WIDTHS
 from numoe.kernels.records import Grouping
 
 # Groups of one segment of a dense matrix: 96 columns of 4096 values are 0.6 MB, which stay in the second-level cache
@@ -45,6 +45,17 @@ def add_groups(grouping: Grouping, group: int, column: int, count: int) -> int:
         count -= part
         group += 1
     return group
+
+
+@kernel
+def groups_alike(grouping: Grouping, first: int, end: int) -> int:
+    """How many groups from `first` on, before `end`, a tile takes at once."""
+    if WIDTHS[grouping.groups[first].width] < WIDEST:
+        return 1
+    most, count = min(end - first, GROUPS), 1
+    while count < most and WIDTHS[grouping.groups[first + count].width] == WIDEST:
+        count += 1
+    return count
 
 
 @kernel

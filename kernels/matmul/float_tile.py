@@ -17,7 +17,7 @@ def make_float_tile(format_: Format, columns: int) -> TileKernel:
     block_bytes = FLOAT_BYTES * columns
     lines = BLOCK * row_bytes // CACHE_LINE
 
-    def tile_float(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int) -> None:
+    def tile_float(panel: int, blocks: int, group: int, out: int, stride: int, ahead: int, groups: int) -> None:
         total = tile_zero(columns)
         if columns < AHEAD_COLUMNS:
             ahead = panel + DISTANCE

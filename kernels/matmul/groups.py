@@ -15,6 +15,7 @@ from numoe.kernels.weights.formats import BLOCK
 
 WIDTHS = INSTRUCTION_SET.widths  # columns of a tile
 WIDEST = WIDTHS[-1]
+GROUPS = INSTRUCTION_SET.groups  # of WIDEST columns that a tile takes at once, at most
 # A tile is worth its width from so many columns on; at most 1 is padding.
 LEAST_COLUMNS = tuple({1: 1, 2: 2, 4: 3, 8: 7, 12: 11}[width] for width in WIDTHS)
 

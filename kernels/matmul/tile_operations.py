@@ -11,9 +11,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numoe.kernels.cpu.llvm import (
+    I8,
     I64,
     LANES,
     V16F32,
@@ -74,6 +76,36 @@ def tile_load_i32(typing_context: Any, columns: Any, address: Any) -> Any:
         )
 
     return tile(columns, types.uintp), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typing_context: Any, columns: Any, address: Any) -> Any:
+    """A float tile: 16 rows of each column, one column after the other."""
+    tile = Tile("f32", columns.literal_value)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        return map_columns(
+            builder,
+            tile,
+            undefined,
+            lambda c, _: builder.load(pointer(builder, offset(builder, values[1], 4 * LANES * c), V16F32), align=64),
+        )
+
+    return tile(columns, types.uintp), code
+
+
+@intrinsic(prefer_literal=True)
+def stack_bytes(typing_context: Any, size: Any) -> Any:
+    """The address of so many bytes on the stack, on a cache line, until the caller returns."""
+    kind = ir.ArrayType(I8, size.literal_value)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = cgutils.alloca_once(builder, kind)
+        place.align = 64
+        return builder.ptrtoint(place, I64)
+
+    return types.intp(size), code
 
 
 @intrinsic(prefer_literal=True)

@@ -24,9 +24,9 @@ from numba.extending import intrinsic
 AHEAD_COLUMNS = 8
 DISTANCE = 8192
 
-TileKernel = Callable[..., None]  # (panel, blocks, group, out, stride, ahead)
+TileKernel = Callable[..., None]  # (panel, blocks, group, out, stride, ahead, groups)
 # Addresses are signed here: to Numba the sum of an unsigned and a signed number is a float.
-TILE_SIGNATURE = types.void(*[types.intp] * 6)
+TILE_SIGNATURE = types.void(*[types.intp] * 7)
 
 # Numba keys a cached closure by the pickles of what it closes over: those of integers never change, but those of
 # functions do with each process, which would then compile its own tiles and add them to the cache. So tiles close over
@@ -35,19 +35,28 @@ TILE_SIGNATURE = types.void(*[types.intp] * 6)
 
 @intrinsic
 def run_tile(
-    typing_context: Any, address: Any, panel: Any, blocks: Any, group: Any, out: Any, stride: Any, ahead: Any
+    typing_context: Any,
+    address: Any,
+    panel: Any,
+    blocks: Any,
+    group: Any,
+    out: Any,
+    stride: Any,
+    ahead: Any,
+    groups: Any,
 ) -> Any:
     """Call the tile kernel at `address`.
 
     `group` and `out` are addresses, `stride` the bytes between columns of `out`; `ahead` is a panel that will be read
-    soon, or 0.
+    soon, or 0. `groups` of so many columns lie one after the other, and so do their outputs; GROUPS of them at most,
+    more than one only of integers.
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         word = ir.IntType(64)
-        function = ir.FunctionType(ir.VoidType(), [word] * 6)
+        function = ir.FunctionType(ir.VoidType(), [word] * 7)
         builder.call(builder.inttoptr(values[0], function.as_pointer()), list(values[1:]))
         return context.get_dummy_value()
 
-    arguments = (types.uintp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp)
+    arguments = (types.uintp, types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.uintp, types.intp)
     return types.void(*arguments), code

@@ -95,6 +95,11 @@ def load_part(
     return builder.xor(found, constant_of(kind, minus)) if minus else found
 
 
+def load_unpacked(builder: Any, address: Any, part: int, kind: Any) -> Any:
+    """As `load_part`, of bytes that `unpack` wrote."""
+    return builder.load(pointer(builder, offset(builder, address, VECTOR_BYTES * part), kind), align=32)
+
+
 def both_words(builder: Any, pairs: Any, half: int) -> Any:
     """The low (half 0) or high word of each lane, twice."""
     sixteen = ir.Constant(V16I32, [16] * LANES)

@@ -26,7 +26,7 @@ Singles = NDArray[np.float32]
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the largest relative error of one rounding
 SEED = 20
 
-_TILE = ctypes.CFUNCTYPE(None, *[ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_size_t] * 2)
+_TILE = ctypes.CFUNCTYPE(None, *[ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_size_t] * 2, ctypes.c_ssize_t)
 BY_NAME = {format_.name: format_ for format_ in FORMATS}
 QUANTISED = [format_ for format_ in FORMATS if format_.integer]
 every_format = pytest.mark.parametrize("format_", FORMATS, ids=lambda format_: format_.name)
@@ -150,11 +150,12 @@ def tile_address(format_: Format, columns: int) -> int:
     return int(tiles()[NUMBERS[format_.name], WIDTHS.index(columns)])
 
 
-def run_tile(format_: Format, panel: Bytes, group: Bytes, columns: int) -> Singles:
-    """One panel [units, panel unit bytes] times a group: [columns, 16]. Nothing else of the output is written."""
-    out = np.full((columns + 1, ROWS + 3), -77.0, np.float32)
-    blocks = len(panel) * format_.unit_blocks
-    _TILE(tile_address(format_, columns))(address(panel), blocks, address(group), address(out), out[0].nbytes, 0)
-    assert (out[columns:] == -77).all()
+def run_tile(format_: Format, panel: Bytes, group: Bytes, columns: int, groups: int = 1) -> Singles:
+    """One panel [units, panel unit bytes] times some groups: [groups * columns, 16]. Nothing else is written."""
+    every = groups * columns
+    out = np.full((every + 1, ROWS + 3), -77.0, np.float32)
+    blocks, tile = len(panel) * format_.unit_blocks, _TILE(tile_address(format_, columns))
+    tile(address(panel), blocks, address(group), address(out), out[0].nbytes, 0, groups)
+    assert (out[every:] == -77).all()
     assert (out[:, ROWS:] == -77).all()
-    return out[:columns, :ROWS].copy()
+    return out[:every, :ROWS].copy()

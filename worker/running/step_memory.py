@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from numoe.kernels.attention.kv_cache import kv_block_bytes
 from numoe.kernels.attention.piece_list import most_pieces
 from numoe.kernels.attention.scratch import row_floats, scratch_floats
-from numoe.kernels.experts.phases import GATE_AND_UP_TILES
+from numoe.kernels.experts.phases import GATE_AND_UP_FLOATS
 from numoe.kernels.experts.router import PARTS as ROUTER_PARTS
 from numoe.kernels.matmul.column_groups import GROUPS_AT_ONCE
-from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, WIDEST
+from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES
 from numoe.kernels.records import BUCKETS, GROUP, LISTED, PART, SEGMENT, TOGETHER, Grouping, Memory, StepInput
 from numoe.kernels.threads.profile import CELLS, END, EVENTS
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
@@ -113,7 +113,7 @@ def memory_of(assignment: WorkerAssignment, layout: ArenaLayout, arena: Views, k
         router_logits=_floats(dense, ROUTER_PARTS, whole_panels(spec.experts)),
         down=_spread(experts, shard.width_rows.size),
         rows=_floats(threads, longest),
-        scratch=_floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), GATE_AND_UP_TILES * WIDEST * ROWS)),
+        scratch=_floats(threads, max(scratch_floats(spec.head_size, heads_per_kv), GATE_AND_UP_FLOATS)),
         piece_rows=_floats(pieces * shard.heads.size, row_floats(spec.head_size)),
         piece_tokens=_ints(pieces),
         piece_starts=_ints(tokens + 1),

@@ -24,6 +24,7 @@ class BlockText(NamedTuple):
 
     before: bytes  # the key of the block before it
     tokens: NDArray[np.int32]  # [n]
+    asker: str  # whose request has it there
 
     @property
     def key(self) -> bytes:
@@ -34,12 +35,14 @@ class BlockText(NamedTuple):
 class BlockKeys:
     """The names of one sequence's blocks, made as its tokens become known: 1.5 us each."""
 
-    __slots__ = ("_keys", "_size", "_tokens")
+    __slots__ = ("_asker", "_keys", "_size", "_tokens")
 
-    def __init__(self, experts: ExpertReduction, tokens: NDArray[np.int32], block_positions: int) -> None:
+    def __init__(
+        self, experts: ExpertReduction, tokens: NDArray[np.int32], block_positions: int, asker: str = ""
+    ) -> None:
         """`tokens`: all that the sequence may ever have; those that are asked for are known."""
         self._keys = [blake2b(repr(experts).encode(), digest_size=KEY_BYTES).digest()]  # the root before the first
-        self._tokens, self._size = tokens, block_positions
+        self._tokens, self._size, self._asker = tokens, block_positions, asker
 
     def between(self, first: int, end: int) -> list[bytes]:
         """Those of blocks `first` to `end` - 1, whose tokens are all known."""
@@ -53,4 +56,4 @@ class BlockKeys:
         return self._text(block, min(end, (block + 1) * self._size))
 
     def _text(self, block: int, end: int) -> BlockText:
-        return BlockText(self._keys[block], self._tokens[block * self._size : end])
+        return BlockText(self._keys[block], self._tokens[block * self._size : end], self._asker)

@@ -13,7 +13,8 @@ text that ended, the last one too, which is not full.
 
 Where a text goes on as another one for a part of a block only, it gets a block of its own that begins as a copy: of any
 block that has a name, as nobody writes these. Workers make it at the beginning of the step that is sent next, before
-they write anything; so what is copied may go to somebody else at once.
+they write anything; so what is copied may go to somebody else at once. Only what the same client asked is copied
+(block_texts.py).
 
 *Guarantees*: a block is free, cached or held; whoever writes a block is its only holder; a closed table holds nothing.
 """
@@ -138,11 +139,13 @@ class BlockPool:
 
     def _name(self, block: int, key: bytes, text: BlockText | None = None) -> None:
         """The first block of a name has it; another one, that was run at the same time, stays its holder's own."""
-        if self.caches and key not in self._named:
+        if not self.caches:
+            return
+        if key not in self._named:
             self._named[key] = block
             self._names[block] = key
-            if text is not None:
-                self._texts.note(block, text)
+        if text is not None:
+            self._texts.note(self._named[key], text)
 
     def _give_back(self, block_ids: list[int]) -> None:
         for block in reversed(block_ids):  # the last is of use only to who has those before: so it goes first

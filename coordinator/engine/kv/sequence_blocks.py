@@ -17,10 +17,10 @@ Tokens = NDArray[np.int32]
 class SequenceBlocks:
     """Its tokens, and the table of its blocks while it is at work."""
 
-    def __init__(self, experts: ExpertReduction, tokens: Tokens, block_positions: int) -> None:
+    def __init__(self, experts: ExpertReduction, tokens: Tokens, block_positions: int, asker: str) -> None:
         """`tokens`: all that the sequence may ever have, known before it is asked for what follows from them."""
         self._experts, self._tokens, self._size = experts, tokens, block_positions
-        self._keys = BlockKeys(experts, tokens, block_positions)
+        self._keys = BlockKeys(experts, tokens, block_positions, asker)
         self._table: BlockTable | None = None  # None: still in the queue, or closed
         self._source = NO_BLOCK  # that the next positions to be sent begin as a copy of
 

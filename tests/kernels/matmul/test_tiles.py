@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numoe.kernels.matmul.groups import FLOAT_BYTES, INTEGER_BYTES, SCALE, WIDTHS
+from numoe.kernels.matmul.groups import FLOAT_BYTES, GROUPS, INTEGER_BYTES, SCALE, WIDEST, WIDTHS
 from numoe.kernels.weights.formats import BLOCK, ROWS, Format
 from tests.kernels import reference
 from tests.kernels.numeric import (
@@ -83,6 +83,16 @@ def test_a_column_has_the_same_bits_in_every_width_and_place(format_: Format) ->
             together = random.standard_normal((columns, x.shape[1]), np.float32)
             together[place] = x
             assert_same_bits(run_tile(format_, panel, group_of(format_, together), columns)[place], alone)
+
+
+@every_quantised_format
+@pytest.mark.parametrize("count", [2, GROUPS] if GROUPS > 1 else [1])
+def test_groups_that_a_tile_takes_at_once_have_the_bits_of_each_alone(format_: Format, count: int) -> None:
+    rows, x = drawn(format_, 3, WIDEST * count)
+    panel, groups = packed(format_, rows)[0], [group_of(format_, part) for part in np.split(x, count)]
+    alone = np.concatenate([run_tile(format_, panel, group, WIDEST) for group in groups])
+    together = run_tile(format_, panel, np.concatenate([group.ravel() for group in groups]), WIDEST, count)
+    assert_same_bits(together, alone)
 
 
 @every_format

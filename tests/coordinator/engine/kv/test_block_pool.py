@@ -212,8 +212,8 @@ def run_and_closed(pool: BlockPool, keys: BlockKeys, positions: int) -> list[int
     return ids
 
 
-def keys_with(tokens: Sequence[int], experts: ExpertReduction = ALL_EXPERTS) -> BlockKeys:
-    return BlockKeys(experts, np.array(tokens, np.int32), 4)
+def keys_with(tokens: Sequence[int], experts: ExpertReduction = ALL_EXPERTS, asker: str = "") -> BlockKeys:
+    return BlockKeys(experts, np.array(tokens, np.int32), 4, asker)
 
 
 def test_a_block_begins_as_the_one_that_goes_on_alike_the_longest() -> None:
@@ -237,6 +237,21 @@ def test_a_block_begins_as_the_one_that_goes_on_alike_the_longest() -> None:
     other = keys_with(texts[0], ExpertReduction(1, 0.5))
     assert pool.open(12).begin_alike(other.text(0, 4)) == (0, NO_BLOCK)
     assert pool.used == 0
+
+
+def test_a_part_of_a_block_is_copied_by_who_asked_for_it_before_and_by_nobody_else() -> None:
+    pool = BlockPool(blocks=8, block_positions=4)
+    run_and_closed(pool, keys_with(range(7), asker="a"), 7)
+    other, table = keys_with(range(7), asker="b"), pool.open(8)
+    assert table.reuse(other.between(0, 1)) == 1  # who knows a whole block knows what stands in it
+    assert table.begin_alike(other.text(1, 6)) == (0, NO_BLOCK)
+    table.close()
+    run_and_closed(pool, other, 7)
+    table = pool.open(8)
+    assert table.reuse(other.between(0, 1)) == 1
+    assert table.begin_alike(other.text(1, 6))[0] == 2  # of the same block: the other one had the same name
+    assert pool.cached == 1
+    table.close()
 
 
 def test_who_needs_the_last_block_that_nobody_holds_has_it_without_a_copy() -> None:
