@@ -18,7 +18,7 @@ from rich.table import Table
 from bench.machine import cores
 from bench.tiles.rates import rate
 from numoe.kernels.cpu.instruction_sets import runnable
-from numoe.kernels.matmul.groups import WIDEST
+from numoe.kernels.matmul.groups import GROUPS, WIDEST
 from numoe.kernels.weights.formats import FORMATS
 
 app = App(help=__doc__)
@@ -32,7 +32,7 @@ def _rates(names: tuple[str, ...]) -> Iterator[str]:
     os.sched_setaffinity(0, {cores()[0]})
     for format_ in INTEGERS:
         if not names or format_.name in names:
-            yield f"{format_.name} {rate(format_, 1):.4g} {rate(format_, WIDEST):.4g}"
+            yield f"{format_.name} {rate(format_, 1):.4g} {rate(format_, GROUPS * WIDEST):.4g}"
 
 
 @app.default
@@ -56,7 +56,7 @@ def main(*names: str) -> None:
         environment = {**os.environ, "NUMOE_ISA": one.name, ONLY: "1"}
         told = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
         table.add_column(f"{one.name}, 1", justify="right")
-        table.add_column(f"{one.widths[-1]} columns", justify="right")
+        table.add_column(f"{one.groups * one.widths[-1]} columns", justify="right")
         for line in told.splitlines():
             name, *rates = line.split()
             found.setdefault(name, []).extend(f"{float(figure) / 1e9:.0f}" for figure in rates)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
-from numoe.kernels.matmul.groups import INTEGER_BYTES, SCALE, SUM, WIDTHS
+from numoe.kernels.matmul.groups import INTEGER_BYTES, SCALE, SUM, WIDEST, WIDTHS
 from numoe.kernels.matmul.tile_table import tile_table
 from numoe.kernels.matmul.tiles import run_tile
 from numoe.kernels.weights.formats import BLOCK, BY_GGML_TYPE, NUMBERS, ROWS, Format
@@ -32,10 +32,12 @@ MEMORY_BYTES, MEMORY_RUNS = 512 << 20, 5
 
 
 @kernel
-def _multiply(tile: int, passes: int, panels: int, panel_bytes: int, weights: int, group: int, out: int) -> None:
+def _multiply(
+    tile: int, passes: int, panels: int, panel_bytes: int, weights: int, group: int, out: int, groups: int
+) -> None:
     for _ in range(passes):
         for panel in range(panels):
-            run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0, 1)
+            run_tile(tile, weights + panel * panel_bytes, BLOCKS, group, out, 4 * ROWS, 0, groups)
 
 
 def _panel_bytes(format_: Format) -> int:
@@ -52,12 +54,13 @@ def _run_seconds(
     format_: Format, columns: int, weights: NDArray[np.uint8], panels: int, runs: int, passes: int
 ) -> list[float]:
     """What one pass over these panels took, of some runs."""
-    tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(columns)]
+    groups = -(-columns // WIDEST)
+    tile = tile_table([format_])[NUMBERS[format_.name], WIDTHS.index(columns // groups)]
     group, out = allocate(INTEGER_BYTES * BLOCKS * columns), np.zeros((columns, ROWS), np.float32)
     group.fill(1)
     for field in (SCALE, SUM):  # numbers near 1: CPUs take 100 times as long for subnormal ones
         group.reshape(-1, INTEGER_BYTES)[:, field : field + 4].view(np.float32)[:] = 1
-    places = weights.ctypes.data, group.ctypes.data, out.ctypes.data
+    places = weights.ctypes.data, group.ctypes.data, out.ctypes.data, groups
     times = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -67,7 +70,10 @@ def _run_seconds(
 
 
 def rate(format_: Format, columns: int) -> float:
-    """Operations per second, two for a product and its addition, of a tile of so many columns, one of WIDTHS."""
+    """Operations per second, two for a product and its addition, of a tile of so many columns.
+
+    `columns`: one of WIDTHS, or up to GROUPS times WIDEST.
+    """
     panels = WEIGHT_BYTES // _panel_bytes(format_)
     weights = _weights(panels * _panel_bytes(format_) + (1 << 16))
     best = min(_run_seconds(format_, columns, weights, panels, RUNS + 1, PASSES))
