@@ -73,7 +73,7 @@ def make_integer_tile(format_: Format, columns: int) -> TileKernel:
             distance = DISTANCE
         for column in range(columns * groups):  # rows of large outputs are far apart, and stores wait for their lines
             prefetch_write(out + stride * column)
-        turns, at_once, quants = passes * groups, 1, panel
+        turns, at_once, quants = passes * groups, 1, panel  # over the panel, and groups in each
         if unpacks:
             turns, at_once = 1, groups
             quants = stack_bytes(UNPACKED_BYTES)

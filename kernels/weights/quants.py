@@ -96,7 +96,7 @@ def load_part(
 
 
 def load_unpacked(builder: Any, address: Any, part: int, kind: Any) -> Any:
-    """As `load_part`, of bytes that `unpack` wrote."""
+    """As `load_part`, of quants that were unpacked before, part by part."""
     return builder.load(pointer(builder, offset(builder, address, VECTOR_BYTES * part), kind), align=32)
 
 
