@@ -100,7 +100,7 @@ async def test_log_probabilities_come_only_when_asked_for() -> None:
 async def test_an_answer_tells_how_many_tokens_of_its_prompt_had_not_to_be_run() -> None:
     async with running_server() as running:
         first, second = [await generated(running, ask(ids=range(1, 40))) for _ in range(2)]
-    assert [told.finished.usage.cached_tokens for told in (first, second)] == [0, 32]
+    assert [told.finished.usage.cached_tokens for told in (first, second)] == [0, 38]  # all but the last
     assert first.ids == second.ids
 
 
