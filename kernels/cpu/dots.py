@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
-from numoe.kernels.cpu.llvm import I8, I16, I32, LANES, V16I32, V32I16, V64U8, call_llvm
+from numoe.kernels.cpu.llvm import I8, I16, I32, LANES, V16I32, V32I16, V64U8, call_llvm, lanes_of
 
 _V8I32, _V16I16, _V32U8 = (ir.VectorType(*shape) for shape in ((I32, 8), (I16, 16), (I8, 32)))
 
@@ -23,9 +23,7 @@ REGISTER = V64U8 if INSTRUCTION_SET.name.startswith("avx512") else ir.VectorType
 
 def _halves(builder: Any, vector: Any, half: Any) -> list[Any]:
     """The lower and the upper 256 bits, each of type `half`."""
-    lanes = range(half.count), range(half.count, 2 * half.count)
-    masks = [ir.Constant(ir.VectorType(I32, half.count), list(part)) for part in lanes]
-    return [builder.shuffle_vector(vector, vector, mask) for mask in masks]
+    return [lanes_of(builder, vector, first, half.count) for first in (0, half.count)]
 
 
 def _by_halves(builder: Any, name: str, halves: list[Any], *vectors: Any) -> Any:

@@ -39,6 +39,12 @@ def map_columns(builder: Any, tile: Tile, value: Any, each: Callable[[int, Any],
     return result
 
 
+def new_tile(context: Any, builder: Any, tile: Tile, each: Callable[[int], Any]) -> Any:
+    """A tile of what `each` makes of a column's number."""
+    undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
+    return map_columns(builder, tile, undefined, lambda column, _: each(column))
+
+
 @intrinsic(prefer_literal=True)
 def tile_zero(typing_context: Any, columns: Any) -> Any:
     """A float tile of zeros."""
@@ -67,13 +73,10 @@ def tile_load_i32(typing_context: Any, columns: Any, address: Any) -> Any:
     tile = Tile("i32", columns.literal_value)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
-        return map_columns(
-            builder,
-            tile,
-            undefined,
-            lambda c, _: load_splat(builder, offset(builder, values[1], INTEGER_BYTES * c), V16I32),
-        )
+        def each(column: int) -> Any:
+            return load_splat(builder, offset(builder, values[1], INTEGER_BYTES * column), V16I32)
+
+        return new_tile(context, builder, tile, each)
 
     return tile(columns, types.uintp), code
 
@@ -84,13 +87,10 @@ def tile_load(typing_context: Any, columns: Any, address: Any) -> Any:
     tile = Tile("f32", columns.literal_value)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
-        return map_columns(
-            builder,
-            tile,
-            undefined,
-            lambda c, _: builder.load(pointer(builder, offset(builder, values[1], 4 * LANES * c), V16F32), align=64),
-        )
+        def each(column: int) -> Any:
+            return builder.load(pointer(builder, offset(builder, values[1], 4 * LANES * column), V16F32), align=64)
+
+        return new_tile(context, builder, tile, each)
 
     return tile(columns, types.uintp), code
 
@@ -142,10 +142,7 @@ def tile_scale(typing_context: Any, dots: Any, scale: Any) -> Any:
     tile = Tile("f32", dots.columns)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        undefined = ir.Constant(context.get_value_type(tile), ir.Undefined)
-        return map_columns(
-            builder, tile, undefined, lambda c, _: builder.fmul(values[1], _as_float(builder, values[0], c))
-        )
+        return new_tile(context, builder, tile, lambda c: builder.fmul(values[1], _as_float(builder, values[0], c)))
 
     return tile(dots, f32x16), code
 

@@ -29,7 +29,7 @@ from numoe.kernels.cpu.llvm import (
     pointer,
 )
 from numoe.kernels.matmul.groups import INTEGER_BYTES, MOST_VALUE
-from numoe.kernels.matmul.tile_operations import map_columns
+from numoe.kernels.matmul.tile_operations import map_columns, new_tile
 from numoe.kernels.weights import quants
 from numoe.kernels.weights.quants import NO_TABLE, PARTS, VECTOR_BYTES
 
@@ -82,11 +82,11 @@ def tile_dot_pairs(typing_context: Any, columns: Any, low: Any, high: Any, addre
     words = ir.Constant(V16I32, [(low.literal_value & 0xFFFF) | (high.literal_value & 0xFFFF) << 16] * LANES)
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        def each(column: int, _: Any) -> Any:
+        def each(column: int) -> Any:
             pair = load_splat(builder, offset(builder, values[3], INTEGER_BYTES * column), V16I32)
             return dot2(builder, ir.Constant(V16I32, [0] * LANES), words, pair)
 
-        return map_columns(builder, tile, ir.Constant(context.get_value_type(tile), ir.Undefined), each)
+        return new_tile(context, builder, tile, each)
 
     return tile(columns, low, high, types.uintp), code
 
