@@ -75,7 +75,7 @@ class Restarts:
                 look()
                 events.note(EventKind.START_REFUSED, str(again), workers=list(again.workers))
                 self._counts.note_lost(again.workers)
-                lost = again
+                lost = WorkerLost(str(again), again.workers)  # without its traceback: that keeps the lost group's arena
             except SetupError as refused:
                 events.note(EventKind.START_REFUSED, str(refused), workers=[])
                 raise

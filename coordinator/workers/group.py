@@ -49,6 +49,7 @@ from numoe.protos.messages import Step, StepResult
 from numoe.protos.profile import Profile
 
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
+RAY_SECONDS = 0.5  # for Ray's raylet to be gone, which ends its workers right before itself
 CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
 
 _log = structlog.get_logger()
@@ -301,12 +302,13 @@ class HostGroup:
         lost = "the workers died" if started is None else started.lost()
         if lost:
             self._keep_logs = True
+            self._refuse_lost_ray(0.0 if started is None or started.told_why() else RAY_SECONDS)
             raise WorkerLost(lost, () if started is None else tuple(started.actors.ended()))
 
-    def _refuse_lost_ray(self) -> None:
-        """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes died."""
+    def _refuse_lost_ray(self, seconds: float = 0.0) -> None:
+        """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes does in time."""
         self._refuse_closing()
-        if self._node is not None and (died := self._node.lost()):
+        if self._node is not None and (died := self._node.lost(seconds)):
             self._keep_logs = True
             raise WorkerLost(f"Ray's {died} died, and the workers with it")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -88,6 +90,29 @@ async def test_while_hosts_are_missing_requests_are_told_so_and_then_served() ->
         told = [event.text for event in engine.events.after() if event.kind is EventKind.START_REFUSED]
         assert told == ["on 10.0.0.1 the model cannot be served"]
     assert tries > MOST_RESTARTS
+
+
+class Arena:
+    """What a lost group's frames refer to, of hundreds of MB with a large model."""
+
+
+async def test_what_a_restart_that_failed_refers_to_goes_with_it() -> None:
+    arenas: list[weakref.ref[Arena]] = []
+
+    def restart() -> None:
+        arena = Arena()
+        arenas.append(weakref.ref(arena))
+        if len(arenas) < MOST_RESTARTS:
+            raise WorkerLost("worker 0 died again")
+
+    executor = FakeExecutor(ALL_IDS, LIMITS, lose_worker_at(2), before_restart=restart)
+    gc.disable()  # which finds it some time
+    try:
+        async with serving(executor) as engine:
+            await answer(engine.submit(request(PROMPT)))
+            assert [arena() for arena in arenas] == [None] * MOST_RESTARTS
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("again", ["in the first step", "idle", "while loading"])
