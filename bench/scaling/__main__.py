@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from bench.scaling.local_workers import load
-from bench.scaling.measuring import Row, measure_cores, measured_latencies, plan_of, speeds_of
+from bench.scaling.measuring import Row, measure_cores, measured_latencies, plan_of
 from bench.scaling.picture import picture
 from numoe.kernels.cpu.instruction_sets import INSTRUCTION_SET
 from numoe.model.architectures.reading import model_spec
@@ -53,16 +53,16 @@ def powers(most: int) -> list[int]:
 
 def rows_of(spec: ModelSpec, topology: Topology) -> Iterator[Row]:
     """Measure all numbers of cores of the first node, then all cores of more and more nodes."""
-    latencies, speeds = measured_latencies(topology), speeds_of(spec, topology)
+    latencies = measured_latencies(topology)
     nodes = [node for node in topology.nodes if node.cores and node.memory_bytes]
     cores = len(nodes[0].cores)
     weights = load(spec, plan_of(spec, topology, [nodes[0].id], cores))
     for threads in powers(cores):
-        yield measure_cores(spec, plan_of(spec, topology, [nodes[0].id], threads), weights, speeds, latencies)
+        yield measure_cores(spec, plan_of(spec, topology, [nodes[0].id], threads), weights, topology, latencies)
     for count in powers(len(nodes))[1:]:
         plan = plan_of(spec, topology, [node.id for node in nodes[:count]], cores)
         weights = load(spec, plan)
-        yield measure_cores(spec, plan, weights, speeds, latencies)
+        yield measure_cores(spec, plan, weights, topology, latencies)
 
 
 def layers_for(topology: Topology, layer_bytes: int) -> int:

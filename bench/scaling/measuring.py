@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.scaling.local_workers import TIMEOUT_SECONDS, LocalWorkers
-from bench.tiles.rates import on_cpu, with_core_rates
+from bench.tiles.rates import with_core_rates
 from bench.waits.simulation import CACHE_THREADS, NOW, Latencies, SimulatedTeam, latencies_of, simulate
 from bench.waits.step_phases import phases_of
 from numoe.coordinator.measuring.peaks import operations_per_token
@@ -57,16 +57,8 @@ def plan_of(spec: ModelSpec, topology: Topology, nodes: Sequence[int], threads: 
     return make_plan(spec, topology, options)
 
 
-def speeds_of(spec: ModelSpec, topology: Topology) -> Speeds:
-    """What one core of this machine does, alone."""
-    node = topology.nodes[0]
-    cpu = node.cores[0][0]
-    with on_cpu(cpu):
-        return with_core_rates(guessed_speeds(topology), spec, _read_rates([(node.id, (cpu,))]))
-
-
 def measure_cores(
-    spec: ModelSpec, plan: ShardPlan, weights: Sequence[LoadedWeights], speeds: Speeds, latencies: Latencies
+    spec: ModelSpec, plan: ShardPlan, weights: Sequence[LoadedWeights], topology: Topology, latencies: Latencies
 ) -> Row:
     """Measure the workers of a plan, which hold these weights."""
     bandwidth = _read_rates([(shard.node, shard.cpus) for shard in plan.shards])
@@ -96,8 +88,10 @@ def measure_cores(
     of_prompt = PROMPT / statistics.median(one.seconds for one in prompts)
     simulated, claims = None, None
     if len(plan.shards) == 1:
-        of_node = replace(speeds, node_bandwidth={plan.shards[0].node: bandwidth})
-        simulated, claims = _simulated(spec, plan, of_node, latencies)
+        [shard] = plan.shards
+        speeds = replace(guessed_speeds(topology), node_bandwidth={shard.node: bandwidth})
+        speeds = with_core_rates(speeds, spec, shard.cpus, bandwidth)
+        simulated, claims = _simulated(spec, plan, speeds, latencies)
     return Row(
         cores=sum(len(shard.cpus) for shard in plan.shards),
         workers=len(plan.shards),

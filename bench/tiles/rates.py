@@ -1,7 +1,8 @@
-"""How fast one core multiplies with the tiles of a format.
+"""How fast a core multiplies with the tiles of a format, alone or while others do.
 
 Whole tiles: unpacking, products, scales and sums, with the activations in the first cache. What is multiplied with
-weights in the second-level cache, so that memory does not count, is the best of many runs.
+weights in the second-level cache, so that memory does not count, is the best of many runs, or, of several CPUs at once,
+which may be two of one core, their median.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,9 @@ from numoe.worker.placing.memory import allocate
 BLOCKS = 64  # of a row: 2048 inputs
 WEIGHT_BYTES = 200_000
 RUNS, PASSES = 20, 16  # a run goes over the weights so many times: calling it takes microseconds
-MEMORY_BYTES, MEMORY_RUNS = 512 << 20, 5
+RUNS_AT_ONCE = 200  # threads begin and end within a few runs of each other
+MEMORY_BYTES, MEMORY_BYTES_EACH, MEMORY_RUNS = 512 << 20, 64 << 20, 5  # of all CPUs that read, and of each at least
+RANDOM_BYTES = 1 << 20  # which are repeated
 
 
 @kernel
@@ -45,8 +50,9 @@ def _panel_bytes(format_: Format) -> int:
 
 
 def _weights(size: int) -> NDArray[np.uint8]:
-    weights = allocate(size)
-    weights[:] = np.random.default_rng(0).integers(0, 64, size, np.uint8)
+    weights, some = allocate(size), np.random.default_rng(0).integers(0, 64, RANDOM_BYTES, np.uint8)
+    for first in range(0, size, RANDOM_BYTES):
+        weights[first : first + RANDOM_BYTES] = some[: size - first]
     return weights
 
 
@@ -69,27 +75,51 @@ def _run_seconds(
     return times
 
 
-def rate(format_: Format, columns: int) -> float:
+def rate(format_: Format, columns: int, runs: int = RUNS, of: Callable[[list[float]], float] = min) -> float:
     """Operations per second, two for a product and its addition, of a tile of so many columns.
 
-    `columns`: one of WIDTHS, or up to GROUPS times WIDEST.
+    `columns`: one of WIDTHS, or up to GROUPS times WIDEST. `of`: the run that counts.
     """
     panels = WEIGHT_BYTES // _panel_bytes(format_)
     weights = _weights(panels * _panel_bytes(format_) + (1 << 16))
-    best = min(_run_seconds(format_, columns, weights, panels, RUNS + 1, PASSES))
-    return 2.0 * panels * ROWS * BLOCKS * BLOCK * columns / best
+    taken = of(_run_seconds(format_, columns, weights, panels, runs + 1, PASSES))
+    return 2.0 * panels * ROWS * BLOCKS * BLOCK * columns / taken
 
 
-def stream_rate(format_: Format) -> float:
-    """Bytes of weights per second that a core multiplies with one column."""
-    return rate(format_, 1) * format_.panel_unit_bytes / (2 * ROWS * BLOCK * format_.unit_blocks)
+def stream_rate(format_: Format, cpus: Sequence[int]) -> float:
+    """Bytes of weights per second that a core multiplies with one column, the mean of these, which do so at once."""
+    if len(cpus) == 1:
+        [found] = on_each(cpus, lambda: rate(format_, 1))
+    else:
+        found = statistics.mean(on_each(cpus, lambda: rate(format_, 1, RUNS_AT_ONCE, statistics.median)))
+    return found * format_.panel_unit_bytes / (2 * ROWS * BLOCK * format_.unit_blocks)
 
 
-def memory_rate(format_: Format, weights: NDArray[np.uint8]) -> float:
+def memory_rate(format_: Format, cpus: Sequence[int]) -> float:
     """As `stream_rate`, but of weights that no cache holds, and the median of a few runs."""
-    panels = weights.size // _panel_bytes(format_)
-    seconds = statistics.median(_run_seconds(format_, 1, weights, panels, MEMORY_RUNS, 1))
-    return panels * _panel_bytes(format_) / seconds
+    size = max(MEMORY_BYTES // len(cpus), MEMORY_BYTES_EACH)
+    panels = size // _panel_bytes(format_)
+    together = Barrier(len(cpus))
+
+    def seconds() -> float:
+        weights = _weights(size)
+        together.wait()
+        return statistics.median(_run_seconds(format_, 1, weights, panels, MEMORY_RUNS, 1))
+
+    return panels * _panel_bytes(format_) / statistics.mean(on_each(cpus, seconds))
+
+
+def on_each(cpus: Sequence[int], measure: Callable[[], float]) -> list[float]:
+    """[cpus] what `measure` finds on each of some CPUs, on all at once."""
+    together = Barrier(len(cpus))
+
+    def run(cpu: int) -> float:
+        with on_cpu(cpu):
+            together.wait()
+            return measure()
+
+    with ThreadPoolExecutor(len(cpus)) as pool:
+        return list(pool.map(run, cpus))
 
 
 @contextmanager
@@ -103,15 +133,17 @@ def on_cpu(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def with_core_rates(speeds: Speeds, spec: ModelSpec, read_rate: float) -> Speeds:
-    """Speeds with what this core does with a model's types of integers; `read_rate`: bytes per second that it reads."""
-    weights = _weights(MEMORY_BYTES)
+def with_core_rates(speeds: Speeds, spec: ModelSpec, cpus: Sequence[int], bandwidth: float) -> Speeds:
+    """Speeds with what each of these cores does with a model's types of integers while all of them do.
+
+    `bandwidth`: bytes per second that they read together.
+    """
     streams, not_overlapped = {}, {}
     for type_ in spec.matrix_types:
         format_ = BY_GGML_TYPE[type_]
         if format_.integer:
-            streams[type_] = stream_rate(format_)
-            longer, shorter = sorted((1 / read_rate, 1 / streams[type_]), reverse=True)
-            over = (1 / memory_rate(format_, weights) - longer) / shorter
+            streams[type_] = stream_rate(format_, cpus)
+            longer, shorter = sorted((len(cpus) / bandwidth, 1 / streams[type_]), reverse=True)
+            over = (1 / memory_rate(format_, cpus) - longer) / shorter
             not_overlapped[type_] = min(max(over, 0.0), 1.0)
     return replace(speeds, core_streams=streams, not_overlapped=not_overlapped)

@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.group import worker_group
 from bench.ours import Measured, Workload
 from bench.prediction import PASSES, TOKENS, between, measured_speeds
-from bench.tiles.rates import on_cpu, with_core_rates
+from bench.tiles.rates import with_core_rates
 from bench.waits.simulation import (
     BEFORE,
     CACHE_THREADS,
@@ -126,8 +126,8 @@ def hold(path: Path) -> tuple[Simulated, float]:
     waits = measure_waits(topology)
     latencies = latencies_of(waits.passes if waits else {})
     speeds = between(before, after)
-    with on_cpu(plan.shards[0].cpus[0]):
-        speeds = with_core_rates(speeds, spec, speeds.core_bandwidth)
+    [shard] = plan.shards
+    speeds = with_core_rates(speeds, spec, shard.cpus, speeds.node_bandwidth[shard.node])
     [rates] = rates_of(plan.shards, topology, speeds)
     return step_of(spec, rates, latencies, NOW, CACHE_THREADS), statistics.median(taken)
 
