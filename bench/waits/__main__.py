@@ -1,13 +1,12 @@
 """What threads lose to waiting and claiming: python -m bench.waits [MODEL.gguf ...] [--threads 2,16,20,64,128]
 
 Simulates a decode step of one worker, as it was before threads waited in groups and as it is, on more threads than this
-machine may have (simulation.py). Of each model file the step is also measured on this machine, with its bandwidth, peak
-and latencies of before and after, and simulated with those.
+machine may have (simulation.py). Of each model file the step is also measured on this machine, and simulated
+with its bandwidth, its latencies and what its cores multiply.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from bench.group import worker_group
 from bench.ours import Measured, Workload
-from bench.prediction import PASSES, TOKENS, between, measured_speeds
+from bench.prediction import PASSES, TOKENS, measured_speeds
 from bench.tiles.rates import with_core_rates
 from bench.waits.simulation import (
     BEFORE,
@@ -39,15 +38,18 @@ from numoe.coordinator.machine.planning import decide_plan
 from numoe.coordinator.settings import ServeSettings, WorkerSettings
 from numoe.kernels.threads.team import REACH
 from numoe.model.architectures.spec import ModelSpec
+from numoe.model.machine.topology import Topology
 from numoe.model.machine.topology_reading import read_topology
 from numoe.model.made_up.synthetic import write_synthetic_model
 from numoe.model.made_up.synthetic_shape import PRESETS
 from numoe.model.made_up.type_mixes import named
+from numoe.model.planning.plan import ShardPlan
 from numoe.model.planning.prediction.speeds import GIGA, Speeds
 from numoe.model.planning.prediction.worker_rates import WorkerRates, rates_of
 
 app = App(help=__doc__)
 
+DECODES = 3  # of a model, between two measurements of the machine
 LAYERS, SIMULATED_LAYERS = 94, (1, 3)  # of Qwen3-235B-A22B
 SOCKET_BANDWIDTH = 480 * GIGA  # of an EPYC 9755
 CHANGES = {
@@ -111,8 +113,11 @@ def whole_step(models: Sequence[ModelSpec], threads: int, scheme: Scheme) -> Sim
     )
 
 
-def hold(path: Path) -> tuple[Simulated, float]:
-    """A model's step as it is simulated with this machine's figures, and the seconds that it takes on it."""
+def hold(path: Path) -> tuple[float, float]:
+    """A model's step on this machine: seconds as simulated with its figures, and as they are.
+
+    The least of some of either, taken in turn: others on a shared machine slow it down, for minutes at a time.
+    """
     spec, topology = read_spec(path), read_topology()
     work = Workload(prompt=64, decode=TOKENS, depths=(), streams=(1,))
     settings = ServeSettings(workers=WorkerSettings(workers=1), engine=work.settings())
@@ -120,16 +125,22 @@ def hold(path: Path) -> tuple[Simulated, float]:
     with worker_group(path, 1, None, work.settings()) as group:
         measured = Measured(group, work)
         measured.warm_up()
-        before = measured_speeds(topology, plan)
-        taken = [measured.decode(TOKENS).seconds / TOKENS for _ in range(PASSES)]
-        after = measured_speeds(topology, plan)
-    waits = measure_waits(topology)
-    latencies = latencies_of(waits.passes if waits else {})
-    speeds = between(before, after)
+        waits = measure_waits(topology)
+        latencies = latencies_of(waits.passes if waits else {})
+        simulated, taken = [], []
+        for _ in range(PASSES):
+            simulated.append(_simulated_seconds(spec, topology, plan, latencies))
+            taken += [measured.decode(TOKENS).seconds / TOKENS for _ in range(DECODES)]
+    return min(simulated), min(taken)
+
+
+def _simulated_seconds(spec: ModelSpec, topology: Topology, plan: ShardPlan, latencies: Latencies) -> float:
+    """Of a step, as fast as this machine is now."""
     [shard] = plan.shards
+    speeds = measured_speeds(topology, plan)
     speeds = with_core_rates(speeds, spec, shard.cpus, speeds.node_bandwidth[shard.node])
     [rates] = rates_of(plan.shards, topology, speeds)
-    return step_of(spec, rates, latencies, NOW, CACHE_THREADS), statistics.median(taken)
+    return step_of(spec, rates, latencies, NOW, CACHE_THREADS).seconds
 
 
 @app.default
@@ -153,9 +164,8 @@ def main(*models: Path, threads: str = "2,16,20,64,128") -> None:
         return
     table = Table("model", "simulated ms", "measured ms", "ratio")
     for path in models:
-        simulated, seconds = hold(path)
-        cells = (f"{1e3 * simulated.seconds:.2f}", f"{1e3 * seconds:.2f}", f"{simulated.seconds / seconds:.2f}")
-        table.add_row(path.name, *cells)
+        simulated, taken = hold(path)
+        table.add_row(path.name, f"{1e3 * simulated:.2f}", f"{1e3 * taken:.2f}", f"{simulated / taken:.2f}")
     console.print(table)
 
 
