@@ -31,6 +31,8 @@ UV := $(shell sh -c 'command -v uv' || echo $(BIN)/uv)
 # By pip and outside the lock: which wheel of it suits (CPU only, or with gigabytes of CUDA) is pip's configuration.
 TORCH := torch==2.13.0
 
+# Tests of bits: of compiling, and of groups of workers that one waits for, so that two files' share the cores well.
+PAIRED := tests/system/test_forward.py tests/system/test_invariance.py
 # Tests that compute much, measure, or look at all that runs. Workers of two of them would spin on each other's cores.
 ALONE := tests/bench tests/system
 
@@ -49,10 +51,11 @@ setup: .venv/installed protos
 run: setup
 	$(BIN)/numoe serve $(MODEL) $(ARGS)
 
-# First one by one those that want the machine alone, among them those that compile most kernels; then several at once.
+# First two at once those that compile most kernels, one by one those that want the machine alone, then several at once.
 test: setup .venv/torch-installed
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist worksteal $(PAIRED)
+	$(BIN)/python -m pytest $(ALONE) $(addprefix --ignore=,$(PAIRED))
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		$(addprefix --ignore=,$(ALONE))
 else
