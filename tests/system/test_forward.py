@@ -21,7 +21,7 @@ from tests.system.conftest import ModelOf
 from tests.system.groups import PATIENCE_SECONDS, RecordedWorkers, TinyModel, WorkerProcesses
 from tests.tiny_model import TinyShape, shape_of_type
 
-pytestmark = pytest.mark.usefixtures("compiling")
+pytestmark = [pytest.mark.usefixtures("compiling"), pytest.mark.timeout(900)]  # some wait until all is compiled
 
 TOKENS, PROMPT = 64, 24
 LAST = 8  # positions of a long context that are looked at

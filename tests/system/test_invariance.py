@@ -26,7 +26,7 @@ Kv = KvType | tuple[KvType, KvType]  # of keys and values, or of both
 Q8_0_KEYS: Kv = ("q8_0", "f16")
 ReferenceOf = Callable[[TinyShape, Kv], Awaitable[Answers]]
 
-pytestmark = pytest.mark.usefixtures("compiling")
+pytestmark = [pytest.mark.usefixtures("compiling"), pytest.mark.timeout(900)]  # some wait until all is compiled
 
 # Heads, panels of the width (6) and of the vocabulary (21, the last short), and blocks of experts (5) divide unevenly.
 QWEN = TinyShape(
