@@ -182,11 +182,11 @@ class RayNode:
         """Kill what outlives that, as agents without their raylet do for a while."""
         kill_session(os.getpid(), os.getsid(0))
 
-    def lost(self, seconds: float = 0.0) -> str | None:
-        """What died of the processes without which there is no Ray, for people; None: nothing does in time."""
+    def lost(self) -> str | None:
+        """What died of the processes without which there is no Ray, for people; None: nothing did."""
         if self._folder is None:
             return "processes"  # were ended, and new ones did not start
-        died = [f"{self._names[number]} (pid {self._watched.pids[number]})" for number in self._watched.ended(seconds)]
+        died = [f"{self._names[number]} (pid {self._watched.pids[number]})" for number in self._watched.ended()]
         return " and ".join(died) or None
 
     def end(self, *, keep_logs: bool) -> None:

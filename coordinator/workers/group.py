@@ -49,7 +49,6 @@ from numoe.protos.messages import Step, StepResult
 from numoe.protos.profile import Profile
 
 WATCH_SECONDS = 0.05  # how often a waiting coordinator looks at its workers
-RAY_SECONDS = 0.5  # for Ray's raylet to be gone, which ends its workers right before itself
 CLOSE_SECONDS = 5.0  # for a start in another thread to end; only where a call of Ray's hangs it takes as long
 
 _log = structlog.get_logger()
@@ -153,13 +152,14 @@ class HostGroup:
                 self._keeping.distrust()
             self._computed = False
             node, started = self._node, self._started
-            lost = node is not None and node.lost() is not None
-            if started is not None and not lost:
+            died = node and node.lost()  # a raylet whose agent died ends its workers first, and then itself
+            if started is not None and not died:
                 call_apart(started.actors.give_back, check)
             self._end()
-            if self._standby and lost:
+            if self._standby and died:
                 self._standby.drop(give_back=False)
-            if node is not None and lost:
+            if node is not None and died:
+                _log.warning("ray_starts_anew", died=died)
                 node.end(keep_logs=True)
                 node.start(check)
             self._start(lambda phase, done, total: look())
@@ -302,13 +302,12 @@ class HostGroup:
         lost = "the workers died" if started is None else started.lost()
         if lost:
             self._keep_logs = True
-            self._refuse_lost_ray(0.0 if started is None or started.told_why() else RAY_SECONDS)
             raise WorkerLost(lost, () if started is None else tuple(started.actors.ended()))
 
-    def _refuse_lost_ray(self, seconds: float = 0.0) -> None:
-        """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes does in time."""
+    def _refuse_lost_ray(self) -> None:
+        """Raise WorkerLost where nothing can be started: the service ends, or one of Ray's processes died."""
         self._refuse_closing()
-        if self._node is not None and (died := self._node.lost(seconds)):
+        if self._node is not None and (died := self._node.lost()):
             self._keep_logs = True
             raise WorkerLost(f"Ray's {died} died, and the workers with it")
 

@@ -46,10 +46,6 @@ class StartedWorkers:
             return "the workers were ended"
         return ", ".join(f"worker {worker} died{self.actors.why(worker)}" for worker in self.actors.ended())
 
-    def told_why(self) -> bool:
-        """Whether each of them that died said of what."""
-        return all(map(self.actors.why, self.actors.ended()))
-
     def counters(self, plan: ShardPlan) -> list[np.void]:
         """What each worker has counted, see COUNTERS in protos/arena.py."""
         return [self.channel.counters(shard.worker) for shard in plan.shards]

@@ -36,13 +36,10 @@ class WatchedProcesses:
                 self.close()
                 raise WorkerLost(f"{kind} {number} (pid {pid}) died as soon as it had started") from error
 
-    def ended(self, seconds: float = 0.0) -> list[int]:
-        """The numbers of those that have ended, or do so within so many seconds: returns at the first's end.
-
-        None of those that are watched no more.
-        """
+    def ended(self) -> list[int]:
+        """The numbers of those that have ended; returns at once. None of those that are watched no more."""
         with self._lock:
-            readable = set(_readable(self._descriptors, seconds))
+            readable = set(_readable(self._descriptors, 0))
             return [number for number, descriptor in enumerate(self._descriptors) if descriptor in readable]
 
     def kill(self) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from numoe.coordinator.cluster.ray_node import RayNode
 from numoe.coordinator.settings import EngineSettings, ServeSettings
 from numoe.coordinator.workers import group as group_module
 from numoe.coordinator.workers.actors import ActorGroup
@@ -59,17 +58,6 @@ class Sleepers(ActorGroup):
 
     def give_back(self) -> None:
         """Nothing: they are not Ray's."""
-
-
-class SleepingNode(RayNode):
-    """A process in place of Ray's."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__({})
-        self._folder, self._names, self._watched = Path("/"), ("raylet",), WatchedProcesses([pid])
-
-    def end(self, *, keep_logs: bool) -> None:
-        """Nothing: its folder is nobody's."""
 
 
 class SleepingGroup(HostGroup):
@@ -163,34 +151,6 @@ def test_a_worker_that_died_or_failed_is_shown_as_lost_at_once(group: SleepingGr
     assert [worker.state for worker in group.placement().workers] == ["ready", "lost"]
     started.channel._layout.view(started.channel._arena, "worker0.state")[0] = FAILED
     assert [worker.state for worker in group.placement().workers] == ["lost", "lost"]
-
-
-def test_workers_that_die_right_before_rays_process_are_lost_with_it(
-    group: SleepingGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a raylet without its agent ends them, and then itself."""
-    monkeypatch.setattr(group_module, "RAY_SECONDS", PATIENCE_SECONDS)
-    with subprocess.Popen(["sleep", "600"]) as raylet:
-        group._node = SleepingNode(raylet.pid)
-        for process in group.made[0].processes:
-            process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        noticing = InThread(group.check)
-        raylet.kill()
-    assert f"Ray's raylet (pid {raylet.pid}) died, and the workers with it" in str(noticing.join())
-
-
-def test_a_worker_that_died_is_told_though_rays_processes_live(
-    group: SleepingGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_module, "RAY_SECONDS", 0.01)
-    with subprocess.Popen(["sleep", "600"]) as raylet:
-        group._node = SleepingNode(raylet.pid)
-        group.made[0].processes[1].kill()
-        group.made[0].processes[1].wait(PATIENCE_SECONDS)
-        with pytest.raises(WorkerLost, match=r"^worker 1 died$"):
-            group.check()
-        raylet.kill()
 
 
 def test_closing_ends_a_restart_that_does_not_end(group: SleepingGroup) -> None:
