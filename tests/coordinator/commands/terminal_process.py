@@ -15,6 +15,7 @@ from types import TracebackType
 
 from tests.coordinator.commands.numoe_process import NUMOE, PATIENCE_SECONDS, ROOT
 
+AGAIN_SECONDS = 1.0  # between two presses of a key
 CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # A session's leader that opens a terminal has it as its own: only so does it turn Ctrl-C into a signal.
 ON_TERMINAL = 'terminal=$1; shift; exec "$@" <"$terminal" >"$terminal" 2>&1'
@@ -54,13 +55,32 @@ class OnTerminal:
         """Press Ctrl-C."""
         os.write(self._ours, b"\x03")
 
+    def interrupt_until(self, expected: str) -> None:
+        """Press Ctrl-C where a line may be typed, until that is shown.
+
+        Python (3.11) takes none as long as its prompt is there but it has not yet begun to look at what is typed.
+        """
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end:
+            self.interrupt()
+            if self._shown(expected, AGAIN_SECONDS) is not None:
+                return
+        self.until(expected)
+
     def until(self, expected: str) -> str:
         """What is shown up to where `expected`, a regular expression, ends; it counts as read."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        shown = self._shown(expected, PATIENCE_SECONDS)
+        assert shown is not None, f"no {expected!r} in {self._unread!r}"
+        return shown
+
+    def _shown(self, expected: str, seconds: float) -> str | None:
+        """As `until`; None: it is not shown within so many seconds."""
+        end = time.monotonic() + seconds
         ready = select.poll()
         ready.register(self._ours, select.POLLIN)
         while not (found := re.search(expected, self._unread)):
-            assert ready.poll(1000 * max(0.0, end - time.monotonic())), f"no {expected!r} in {self._unread!r}"
+            if not ready.poll(1000 * max(0.0, end - time.monotonic())):
+                return None
             self._unread += CONTROLS.sub("", os.read(self._ours, 1 << 16).decode().replace("\r", ""))
         shown, self._unread = self._unread[: found.end()], self._unread[found.end() :]
         return shown

@@ -65,8 +65,7 @@ def test_turns_are_taken_back_forgotten_and_asked_again(chat: OnTerminal) -> Non
     assert chat.turn("/drop 7") == "1 turn forgotten, 0 left\n"
     assert chat.turn("/frob") == "error: /frob is unknown and was not sent; /help lists what there is\n"
     assert chat.turn("/etc/hosts").startswith(reply("/etc/hosts") + "\n")
-    chat.interrupt()
-    chat.until("Ctrl-D or /exit ends the conversation\n> ")
+    chat.interrupt_until("Ctrl-D or /exit ends the conversation\n> ")
     chat.type("/bye")
     assert chat.wait() == 0
 
