@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bench.scaling.local_workers import TIMEOUT_SECONDS, LocalWorkers
@@ -17,7 +17,7 @@ from numoe.model.architectures.spec import ModelSpec
 from numoe.model.machine.topology import Topology
 from numoe.model.machine.waits import pairs_to_try
 from numoe.model.planning.plan import ShardPlan
-from numoe.model.planning.prediction.speeds import Speeds, guessed_speeds
+from numoe.model.planning.prediction.speeds import guessed_speeds
 from numoe.model.planning.prediction.worker_rates import WorkerRates
 from numoe.model.planning.splitting import PlanOptions, make_plan
 from numoe.protos.messages import StepLimits
@@ -88,10 +88,7 @@ def measure_cores(
     of_prompt = PROMPT / statistics.median(one.seconds for one in prompts)
     simulated, claims = None, None
     if len(plan.shards) == 1:
-        [shard] = plan.shards
-        speeds = replace(guessed_speeds(topology), node_bandwidth={shard.node: bandwidth})
-        speeds = with_core_rates(speeds, spec, shard.cpus, bandwidth)
-        simulated, claims = _simulated(spec, plan, speeds, latencies)
+        simulated, claims = _simulated(spec, plan, topology, bandwidth, latencies)
     return Row(
         cores=sum(len(shard.cpus) for shard in plan.shards),
         workers=len(plan.shards),
@@ -125,10 +122,12 @@ def _read_rates(places: Sequence[tuple[int, Sequence[int]]]) -> float:
     return total
 
 
-def _simulated(spec: ModelSpec, plan: ShardPlan, speeds: Speeds, latencies: Latencies) -> tuple[float, int]:
-    """Tokens per second and claims of a decode step of a lone worker."""
+def _simulated(
+    spec: ModelSpec, plan: ShardPlan, topology: Topology, bandwidth: float, latencies: Latencies
+) -> tuple[float, int]:
+    """Tokens per second and claims of a decode step of a lone worker, whose threads read so much together."""
     [shard] = plan.shards
-    threads, bandwidth = len(shard.cpus), speeds.node_bandwidth[shard.node]
+    speeds, threads = with_core_rates(guessed_speeds(topology), spec, shard.cpus, bandwidth), len(shard.cpus)
     team = SimulatedTeam(threads, latencies, NOW, CACHE_THREADS)
     seconds = simulate(list(phases_of(spec, WorkerRates(threads, bandwidth, speeds), NOW)), team)
     return 1 / seconds, team.claims

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import Barrier
 
 import numpy as np
@@ -88,10 +89,8 @@ def rate(format_: Format, columns: int, runs: int = RUNS, of: Callable[[list[flo
 
 def stream_rate(format_: Format, cpus: Sequence[int]) -> float:
     """Bytes of weights per second that a core multiplies with one column, the mean of these, which do so at once."""
-    if len(cpus) == 1:
-        [found] = on_each(cpus, lambda: rate(format_, 1))
-    else:
-        found = statistics.mean(on_each(cpus, lambda: rate(format_, 1, RUNS_AT_ONCE, statistics.median)))
+    runs, of = (RUNS, min) if len(cpus) == 1 else (RUNS_AT_ONCE, statistics.median)
+    found = statistics.mean(on_each(cpus, lambda: partial(rate, format_, 1, runs, of)))
     return found * format_.panel_unit_bytes / (2 * ROWS * BLOCK * format_.unit_blocks)
 
 
@@ -99,22 +98,25 @@ def memory_rate(format_: Format, cpus: Sequence[int]) -> float:
     """As `stream_rate`, but of weights that no cache holds, and the median of a few runs."""
     size = max(MEMORY_BYTES // len(cpus), MEMORY_BYTES_EACH)
     panels = size // _panel_bytes(format_)
-    together = Barrier(len(cpus))
 
-    def seconds() -> float:
+    def prepare() -> Callable[[], float]:
         weights = _weights(size)
-        together.wait()
-        return statistics.median(_run_seconds(format_, 1, weights, panels, MEMORY_RUNS, 1))
+        return lambda: statistics.median(_run_seconds(format_, 1, weights, panels, MEMORY_RUNS, 1))
 
-    return panels * _panel_bytes(format_) / statistics.mean(on_each(cpus, seconds))
+    return panels * _panel_bytes(format_) / statistics.mean(on_each(cpus, prepare))
 
 
-def on_each(cpus: Sequence[int], measure: Callable[[], float]) -> list[float]:
-    """[cpus] what `measure` finds on each of some CPUs, on all at once."""
+def on_each(cpus: Sequence[int], prepare: Callable[[], Callable[[], float]]) -> list[float]:
+    """[cpus] what is measured on each of some CPUs, on all at once, by what `prepare` returns there."""
     together = Barrier(len(cpus))
 
     def run(cpu: int) -> float:
         with on_cpu(cpu):
+            try:
+                measure = prepare()
+            except BaseException:
+                together.abort()  # else the others would wait for ever
+                raise
             together.wait()
             return measure()
 
