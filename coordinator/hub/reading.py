@@ -58,6 +58,8 @@ def read_bytes(
                     if stop.is_set():
                         return
         except HubUnreachable as error:
+            if stop.is_set():
+                return
             if position - progressed >= PROGRESS_BYTES:
                 progressed, breaks = position, 0
             breaks += 1

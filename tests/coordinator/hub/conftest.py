@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr(reading, "FIRST_REST_SECONDS", 0.01)
         yield hub
+    await_readers()
 
 
 @pytest.fixture
@@ -46,6 +48,14 @@ def file_of(tmp_path: Path) -> Callable[[str, int], Path]:
         return path
 
     return make
+
+
+def await_readers() -> None:
+    """Until those threads have ended that read from the hub, as they do when it is gone or they are not wanted."""
+    for thread in threading.enumerate():
+        if thread.name == "hub":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def ignore(phase: str, done: int, total: int) -> None:

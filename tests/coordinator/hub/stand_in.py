@@ -56,7 +56,7 @@ class StandIn:
     stalled: threading.Event = field(default_factory=threading.Event)
     address: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    ended: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)  # with it end the connections that stall
 
     def environment(self, home: Path) -> dict[str, str]:
         """What a process is told, so that this is its hub."""
@@ -189,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if hub.stall is not None and here >= hub.stall:
                     hub.stalled.set()
                     hub.ended.wait()
+                    self.close_connection = True
                     return
                 most = min(PIECE_BYTES, end - begin - here, *(limit - here for limit in (cut, hub.stall) if limit))
                 if cut is not None and here >= cut:

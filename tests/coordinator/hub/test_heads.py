@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from numoe.coordinator.hub import heads
 from numoe.coordinator.hub.models import find_model, model_heads
@@ -15,7 +16,7 @@ from numoe.model.gguf.model_file import open_gguf
 from numoe.model.made_up.synthetic import write_synthetic_model
 from numoe.model.made_up.synthetic_shape import PRESETS
 from numoe.protos.errors import ModelFileError, UnsupportedModel
-from tests.coordinator.hub.conftest import REPO, find, ignore
+from tests.coordinator.hub.conftest import REPO, await_readers, find, ignore
 from tests.coordinator.hub.stand_in import StandIn
 from tests.tiny_model import TinyShape, split_paths, write_tiny_model
 
@@ -77,5 +78,9 @@ def test_a_signal_ends_the_reading_of_heads(hub: StandIn, file_of: FileMaker) ->
             raise KeyboardInterrupt
 
     found = find_model(read_name(REPO), ignore)
-    with pytest.raises(KeyboardInterrupt), model_heads(found, interrupt):
-        raise AssertionError("the head did not come")
+    with capture_logs() as told:
+        with pytest.raises(KeyboardInterrupt), model_heads(found, interrupt):
+            raise AssertionError("the head did not come")
+        hub.ended.set()
+        await_readers()
+    assert told == []  # whoever left does not hear of a connection that breaks off afterwards
