@@ -127,6 +127,12 @@ def lanes_between(builder: Any, values: Any) -> Any:
     return builder.zext(builder.bitcast(found, ir.IntType(LANES)), ir.IntType(64))
 
 
+@operation(types.uint64, types.uint64)
+def lowest_bit(builder: Any, values: Any) -> Any:
+    """The number of the lowest bit that is set; one is."""
+    return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+
 @operation(f32x16, types.uint64, f32x16, f32x16)
 def where_bits(builder: Any, values: Any) -> Any:
     """Of the lowest 16 bits each for a lane: x where it is set, else y."""

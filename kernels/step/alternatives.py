@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.records import TOGETHER
-from numoe.kernels.step.candidates import DrawMemory
+from numoe.kernels.step.worst import DrawMemory
 
 
 @kernel

@@ -20,17 +20,8 @@ from numpy.typing import NDArray
 from numoe.kernels.cpu.functions import exp, log
 from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.records import BUCKETS, LISTED, Record
-from numoe.kernels.step.candidates import (
-    ALL,
-    DrawMemory,
-    draw_listed,
-    drop_equals,
-    find_worst,
-    list_best,
-    list_between,
-    narrow_worst,
-    weigh_all,
-)
+from numoe.kernels.step.candidates import draw_listed, drop_equals, list_best, weigh_all
+from numoe.kernels.step.worst import ABOVE, ALL, DrawMemory, find_worst, list_large, mass_of, narrow_worst
 
 assert 4 * LISTED == 8 * 2 * BUCKETS  # buckets are a distance for each candidate, too
 _MOST = 512  # whose bound a few groups of candidates tell, see list_best
@@ -50,10 +41,11 @@ def _list_candidates(
     if listed > 0:
         worst, equals, _ = find_worst(memory.values[:listed], memory.buckets, most, np.inf)
         return _keep(memory, listed, worst, equals)
-    total = weigh_all(logits, largest, temperature)
+    total = weigh_all(logits, memory, largest, temperature)
     worst, equals, _ = narrow_worst(logits, memory, total, most, np.inf)
-    drop_equals(logits, worst, equals)
-    return list_between(logits, memory, worst, np.float32(2.0), 0, 0)
+    drop_equals(logits, memory, worst, equals)
+    listed, _, _ = list_large(logits, memory, worst, ABOVE)
+    return listed
 
 
 @kernel
@@ -71,19 +63,11 @@ def _keep(memory: DrawMemory, count: int, worst: np.float32, equals: int) -> int
 
 
 @kernel
-def _mass(values: NDArray[np.float32]) -> float:
-    total = 0.0
-    for value in values:
-        total += value
-    return total
-
-
-@kernel
 def _keep_typical(memory: DrawMemory, count: int, share: float) -> int:
     """Keep the candidates of which each says about as much as is to be expected, until they have the share."""
     values = memory.values[:count]
     distances = memory.buckets.reshape(2 * BUCKETS).view(np.float32)[:count]
-    bits, mass, entropy = distances.view(np.int32), _mass(values), 0.0
+    bits, mass, entropy = distances.view(np.int32), mass_of(values), 0.0
     for index in range(count):
         entropy += values[index] / mass * log(mass / values[index])
     for index in range(count):
@@ -115,7 +99,7 @@ def _keep_typical(memory: DrawMemory, count: int, share: float) -> int:
 def _drop_likely(memory: DrawMemory, count: int, threshold: float) -> int:
     """Drop all but the least likely of those that have a share of the threshold; returns how many are left."""
     values = memory.values[:count]
-    least, worst, last, likely = threshold * _mass(values), np.float32(np.inf), 0, 0
+    least, worst, last, likely = threshold * mass_of(values), np.float32(np.inf), 0, 0
     for index in range(count):
         if values[index] >= least:
             likely += 1
@@ -147,7 +131,7 @@ def draw_filtered(
     if sample.typical_p < 1.0:
         count = _keep_typical(memory, count, sample.typical_p)
     if sample.top_p < 1.0:
-        wanted = sample.top_p * _mass(memory.values[:count])
+        wanted = sample.top_p * mass_of(memory.values[:count])
         worst, equals, _ = find_worst(memory.values[:count], memory.buckets, ALL, wanted)
         count = _keep(memory, count, worst, equals)
     if sample.min_p > 0.0:

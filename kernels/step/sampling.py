@@ -30,8 +30,9 @@ from numoe.kernels.cpu.jit import kernel
 from numoe.kernels.cpu.loads import load_f32x16
 from numoe.kernels.cpu.stores import store_f32x16
 from numoe.kernels.records import TOGETHER, Record
-from numoe.kernels.step.candidates import DrawMemory, draw_weighed
+from numoe.kernels.step.candidates import draw_weighed
 from numoe.kernels.step.filters import draw_filtered
+from numoe.kernels.step.worst import DrawMemory
 
 PADDING = np.float32(-MOST_F32)  # as good as impossible, yet finite: what is not finite is then a fault
 NOT_DRAWN = -1  # instead of a token id, where logits are not finite; as in protos/messages.py

@@ -29,8 +29,8 @@ from numoe.kernels.matmul.columns import gather_row, prepare
 from numoe.kernels.matmul.vectors import copy_floats
 from numoe.kernels.records import Constants, Floats, Memory, ShardSizes, StepInput, Weights
 from numoe.kernels.step.alternatives import list_alternatives
-from numoe.kernels.step.candidates import DrawMemory
 from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, add_biases, allow_only, draw, log_sum_exp, penalise
+from numoe.kernels.step.worst import DrawMemory
 from numoe.kernels.threads.atomics import atomic_add, atomic_load
 from numoe.kernels.threads.profile import (
     ATTENTION_OUTPUT,

@@ -27,8 +27,8 @@ from numoe.kernels.matmul.groups import INTEGER_BYTES, WIDEST
 from numoe.kernels.matmul.vectors import rms_norm
 from numoe.kernels.records import BUCKETS, LISTED, TOGETHER
 from numoe.kernels.step.alternatives import list_alternatives
-from numoe.kernels.step.candidates import DrawMemory
 from numoe.kernels.step.sampling import draw, log_sum_exp
+from numoe.kernels.step.worst import DrawMemory
 from numoe.kernels.weights.embedding import embed_row
 from numoe.kernels.weights.file_blocks import UNPACKED_BYTES
 from numoe.kernels.weights.formats import BLOCK, FORMATS, NUMBERS, ROWS

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from numoe.kernels.records import BUCKETS, LISTED, TOGETHER
-from numoe.kernels.step.candidates import DrawMemory, find_worst, narrow_worst
 from numoe.kernels.step.sampling import NOT_DRAWN, PADDING, draw, log_sum_exp, penalise, uniform
+from numoe.kernels.step.worst import DrawMemory, find_worst, narrow_worst
 from numoe.protos.arena import SAMPLE
 from tests.kernels import reference
 from tests.kernels.numeric import SEED, UNIT, assert_within, gamma
@@ -312,20 +312,28 @@ def test_what_is_kept_is_exactly_what_sorting_keeps(count: int, distinct: int, l
 @pytest.mark.parametrize("distinct", [1, 3, 40, 1 << 12])
 @pytest.mark.parametrize("count", [331, 5000, 40_000])
 @pytest.mark.parametrize("spread", [1, 8])
-def test_what_is_kept_of_many_is_exactly_what_sorting_keeps(count: int, distinct: int, spread: int) -> None:
-    """Weights are multiples of 2**-12, which 16 lanes add up exactly in any order."""
+@pytest.mark.parametrize("misleading", [False, True])
+def test_what_is_kept_of_many_is_exactly_what_sorting_keeps(
+    count: int, distinct: int, spread: int, misleading: bool
+) -> None:
+    """Weights are multiples of 2**-12, which 16 lanes add up exactly in any order.
+
+    A sample misleads where every sixteenth group has the largest of all.
+    """
     random = np.random.default_rng(SEED)
     steps = np.round(random.integers(1, distinct + 1, count) / distinct * (1 << 12)) // spread + 1
+    if misleading:
+        steps[np.argsort(np.arange(count) // TOGETHER % 16, kind="stable")] = np.sort(steps)[::-1]
     steps[random.integers(count)] = 1 << 12
     weights = np.append(np.minimum(steps, 1 << 12) / (1 << 12), np.zeros(-count % TOGETHER)).astype(np.float32)
     order = np.argsort(-weights, kind="stable")
     masses = np.cumsum(weights[order][:count], dtype=np.float64)
+    memory, total = scratch(weights), float(weights.sum(dtype=np.float64))
+    memory.group_weights[:] = group_maxima(weights)
     for most in (1, 2, count // 3 + 1, count):
         for wanted in (0.0, masses[0], masses[-1] / 3, masses[count // 2], np.nextafter(masses[-1], 0), np.inf):
             kept = min(most, int(np.searchsorted(masses, wanted)) + 1, count)
-            worst, equals, mass = narrow_worst(
-                weights, scratch(weights), float(weights.sum(dtype=np.float64)), most, wanted
-            )
+            worst, equals, mass = narrow_worst(weights, memory, total, most, wanted)
             found = np.concatenate([np.flatnonzero(weights > worst), np.flatnonzero(weights == worst)[:equals]])
             assert sorted(found) == sorted(order[:kept])
             assert mass == masses[kept - 1]
