@@ -188,7 +188,7 @@ def _narrow(
     few: int,
     most: float,
     mass_wanted: float,
-) -> tuple[int, int, int, float, int, float]:
+) -> tuple[np.int32, np.int32, int, float, int, float]:
     """Draw two bounds closer, of which the lower has enough above it and the upper has not, until few lie in between.
 
     Returns:
