@@ -8,7 +8,6 @@ as much numoe gives. The service that is not asked sleeps. Without --llama-cpp t
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import socket
 import statistics
@@ -24,20 +23,17 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cores
+from bench.served.asking import PATIENCE_SECONDS, SETTINGS, ask
 from bench.service import serving
-from numoe.coordinator.access.credentials import Access
-from numoe.coordinator.measuring.load.driving import Outcome, drive
-from numoe.coordinator.measuring.load.figures import LoadFigures, figures_of
-from numoe.coordinator.measuring.load.http_target import HttpTarget, read_url
-from numoe.coordinator.measuring.load.questions import Mix, make_questions
+from numoe.coordinator.measuring.load.figures import LoadFigures
+from numoe.coordinator.measuring.load.questions import Mix
 
 app = App(help=__doc__)
 
 WORDS, ANSWER = (64, 64), (48, 80)  # of a question, tokens of its answer: from, to
 LONG_WORDS, LONG_ANSWER, LONG_SEED = (2000, 2000), (4, 4), 1 << 21
-SETTINGS = {"greedy": (0.0, 0, 1.0), "0.6, 20, 0.95": (0.6, 20, 0.95)}  # temperature, top-k, top-p
 QUESTIONS = 2  # of each stream
-CONTEXT, PATIENCE_SECONDS = 4096, 600.0
+CONTEXT = 4096
 OURS, THEIRS = "numoe", "llama-server"
 Cell = tuple[str, str, int]  # service, settings, streams
 
@@ -68,20 +64,6 @@ def _await_health(process: subprocess.Popen[bytes], url: str) -> None:
         except OSError:  # it refuses while it loads
             time.sleep(1)
     raise SystemExit(f"llama-server has not loaded the model within {PATIENCE_SECONDS:.0f} s")
-
-
-def ask(url: str, streams: int, mix: Mix) -> LoadFigures:
-    """What all questions of a mix get."""
-    target = HttpTarget(read_url(url), Access(), "", chat=False)
-
-    async def all_of_them() -> list[Outcome]:
-        await target.find_model()
-        return await drive(make_questions(mix), target, streams, PATIENCE_SECONDS)
-
-    figures = figures_of(asyncio.run(all_of_them()))
-    if figures.errors:
-        raise SystemExit(f"{url}: {figures.errors}")
-    return figures
 
 
 def first_seconds(url: str, seed: int) -> tuple[float, float]:
