@@ -63,12 +63,13 @@ def main(model: Path, *, streams: str = "1,4,16", minutes: float = 5.0) -> None:
     """
     table = Table("streams", "pairs", "greedy ms", "sampled / greedy", "90 % within", title=model.name)
     with serving(model, "--http-address", "127.0.0.1:0", "--speculate", "off") as service:
+        url = f"http://{service.http}"
         for count in map(int, streams.split(",")):
-            ask_both(f"http://{service.http}", count, 0)  # which is not counted
+            ask_both(url, count, 0)  # which is not counted
             pairs: list[Pair] = []
             end = time.monotonic() + 60 * minutes
             while not pairs or time.monotonic() < end:
-                pairs.append(ask_both(f"http://{service.http}", count, len(pairs) + 1))
+                pairs.append(ask_both(url, count, len(pairs) + 1))
             middle, low, high = median_within([sampled / greedy for greedy, sampled in pairs])
             greedy_ms = 1e3 * statistics.median(greedy for greedy, _ in pairs)
             cells = f"{greedy_ms:.1f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}"

@@ -216,6 +216,15 @@ def _narrow(
 
 
 @kernel
+def _floats(memory: DrawMemory, low: np.int32, high: np.int32) -> tuple[np.float32, np.float32]:
+    """Two weights of which the bits are given."""
+    bits = memory.ids[:2]
+    bits[0], bits[1] = low, high
+    values = bits.view(np.float32)
+    return values[0], values[1]
+
+
+@kernel
 def _estimate(
     weights: NDArray[np.float32], memory: DrawMemory, total: float, most: int, mass_wanted: float
 ) -> tuple[np.float32, np.float32]:
@@ -228,11 +237,7 @@ def _estimate(
     mass_of_sample = mass - (total - mass_wanted) * share
     low, high, _, _, between, place = _narrow(weights, memory, _APART, _NEAR, most_of_sample, mass_of_sample)
     middle, away = low + place * (high - low), _SURE / max(between, 1) * (high - low)
-    bounds = memory.ids[:2]
-    bounds[0] = np.int32(max(middle - away, 1.0))
-    bounds[1] = np.int32(min(middle + away, float(_ABOVE_ONE)))
-    values = bounds.view(np.float32)
-    return values[0], values[1]
+    return _floats(memory, np.int32(max(middle - away, 1.0)), np.int32(min(middle + away, float(_ABOVE_ONE))))
 
 
 @kernel
@@ -269,10 +274,7 @@ def narrow_worst(
     listed, number, mass = _list_near_worst(weights, memory, total, most, mass_wanted)
     if listed == 0:
         low, high, number, mass, between, _ = _narrow(weights, memory, 1, LISTED - TOGETHER, most, mass_wanted)
-        bounds = memory.ids[:2]
-        bounds[0], bounds[1] = low, high
-        values = bounds.view(np.float32)
-        least, below = values[0], values[1]
+        least, below = _floats(memory, low, high)
         if high - low == 1:  # they are alike
             taken = _taken(least, float(between), float(most - number), mass_wanted - mass)
             return least, taken, mass + taken * float(least)
