@@ -57,13 +57,13 @@ class Doors:
             await self._grpc.stop()
             raise
 
-    async def set_health(self, *, serving: bool) -> None:
+    def set_health(self, *, serving: bool) -> None:
         """What health checks of gRPC are told; those of HTTP look for themselves."""
-        await self._grpc.set_health(serving=serving)
+        self._grpc.set_health(serving=serving)
 
-    async def announce_end(self) -> None:
+    def announce_end(self) -> None:
         """Tell health checks that the service will not serve again."""
-        await self._grpc.announce_end()
+        self._grpc.announce_end()
 
     async def close(self) -> None:
         """End every call and stream, and give the addresses back."""

@@ -211,7 +211,7 @@ class Coordinator:
         if self._settings.workers.rebalance == "auto" and any(served.workers.experts()):
             tasks.append(asyncio.create_task(rebalance_forever(served.spec, served.workers, operations.move)))
         try:
-            await self._doors.set_health(serving=True)
+            self._doors.set_health(serving=True)
             seconds = time.monotonic() - self._started
             told = f"{served.spec.name} is served by {len(shards)} workers"
             facts = {"model": served.spec.name, "workers": len(shards), "threads": threads}
@@ -225,7 +225,7 @@ class Coordinator:
         finally:
             for task in tasks:
                 task.cancel()
-            await self._doors.announce_end()
+            self._doors.announce_end()
             await self._drain(served, operations)
         error = await served.engine.wait_stopped()
         if error is not None:
@@ -255,7 +255,7 @@ class Coordinator:
         os._exit(code)
 
     async def _close(self) -> None:
-        await self._doors.announce_end()
+        self._doors.announce_end()
         await self._doors.close()
         await asyncio.to_thread(self._requests.close)
 
@@ -263,7 +263,7 @@ class Coordinator:
         """Health follows the engine: NOT_SERVING from the loss of a worker until all are back."""
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)
-            await self._doors.set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
+            self._doors.set_health(serving=served.engine.snapshot().state is EngineState.SERVING)
 
     async def _show_life(self) -> None:
         """To a service manager that watches; what workers do has watchers of its own."""

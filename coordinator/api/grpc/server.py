@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
 
 from numoe.coordinator.access.certificates import FollowedCertificates, Pem
@@ -12,6 +13,7 @@ from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.grpc.accepting import Acceptor
 from numoe.coordinator.api.grpc.calls import CallInterceptor
 from numoe.coordinator.api.grpc.generation import GenerationService
+from numoe.coordinator.api.grpc.health import HealthService
 from numoe.coordinator.api.grpc.inference import InferenceService
 from numoe.coordinator.api.grpc.model import ModelService
 from numoe.coordinator.api.grpc.operations import OperationsService, OperationsSource
@@ -33,6 +35,10 @@ OTHER_CALLS = 16_384  # open at once beside generating ones: health checks that 
 # Connections that may be open at once, above which new ones are closed. Not so many for each address: gRPC counts them
 # together, and shows them to nobody; whoever lets strangers in has nftables' connlimit or a proxy count by address.
 CONNECTIONS = 4096
+# Calls of one method that come before earlier ones were taken in wait in gRPC. Left to itself it would end them as
+# CANCELLED, as though their clients had: above 1,000 some, and after 30 s, which hundreds wait on a busy machine, all.
+WAITING_CALLS = OTHER_CALLS
+WAITING_SECONDS = 86_400  # a call ends by its deadline or its client
 UNUSED_MILLISECONDS = 300_000  # without a call, after which a connection is closed; clients open another when they call
 CLOSE_SECONDS = 1.0  # for answers that are complete but not sent yet
 
@@ -52,7 +58,7 @@ class GrpcServer:
         """`report` is told of requests that are refused; `certificates`: None: nothing is encrypted."""
         self._certificates = certificates
         self._address = settings.address
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService(SERVICE_NAMES)
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor(keys)],
             options=_channel_options(settings),
@@ -67,26 +73,22 @@ class GrpcServer:
             InferenceService(source, operations, acceptor), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*SERVICE_NAMES, HEALTH_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:
         """Listens, not serving yet; returns the address with its real port. Raises AddressInUse or SetupError."""
         address = self._listen()
-        await self.set_health(serving=False)
         await self._server.start()
         return address
 
-    async def set_health(self, *, serving: bool) -> None:
+    def set_health(self, *, serving: bool) -> None:
         """What health checks are told of every service."""
-        states = health_pb2.HealthCheckResponse
-        state = states.SERVING if serving else states.NOT_SERVING
-        for name in ("", *SERVICE_NAMES):
-            await self._health.set(name, state)
+        self._health.set(serving=serving)
 
-    async def announce_end(self) -> None:
+    def announce_end(self) -> None:
         """Tells health checks that it will not serve again."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
 
     async def stop(self) -> None:
         """Ends every call and gives the address back."""
@@ -125,6 +127,9 @@ def _channel_options(settings: ListenSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.message_bytes),
         ("grpc.max_concurrent_streams", 2 * settings.concurrent_requests + 64),  # of one connection; more wait there
         ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.server.max_pending_requests", WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", WAITING_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", WAITING_SECONDS),
         ("grpc.max_connection_idle_ms", UNUSED_MILLISECONDS),
         ("grpc.keepalive_time_ms", 30_000),  # a client that vanished without a word holds its slot no longer than this
         ("grpc.keepalive_timeout_ms", 10_000),

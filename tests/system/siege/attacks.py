@@ -30,6 +30,7 @@ from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from numoe.v1.placement_pb2 import GetPlacementRequest, RebalanceRequest
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.coordinator.api.grpc.grpc_serving import info_of
+from tests.coordinator.api.grpc.unread import call_unread
 
 ALPHABETS = ("a", " ", "7", "\n", "漢", "\U0001f600", "a b", "<|im_end|>", "\u0301", "\x00\x1b]0;owned\x07", "é!")
 ENDLESS = 4000  # tokens: more than an attack waits for
@@ -272,6 +273,22 @@ async def watching(attacker: Attacker) -> Outcome:
             return str(error.code().name)
         await asyncio.sleep(5.0)
     return "watched"
+
+
+@attack("held")
+async def leaving_no_room(attacker: Attacker) -> Outcome:
+    """Calls of which no byte of the answer can be sent, as their client's window is of none."""
+    methods = ("grpc.health.v1.Health/Watch", "grpc.health.v1.Health/Check", "numoe.v1.OperationsService/WatchStatus")
+    asked = [(f"/{method}", b"") for method in methods] * 20
+    asked += [("/numoe.v1.GenerationService/Generate", _endless(attacker).SerializeToString())] * STREAMS
+    writers = []
+    with suppress(OSError):
+        for path, message in asked:
+            writers.append((await call_unread(attacker.address, path, message))[1])
+    await asyncio.sleep(SLOW_SECONDS)
+    for writer in writers:
+        writer.transport.abort()
+    return "held"
 
 
 @attack("OK", "CANCELLED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNAVAILABLE")

@@ -30,7 +30,7 @@ MOST_NEW_DESCRIPTORS = 20  # of the coordinator, from before to after: gRPC keep
 class Campaign:
     """What is done."""
 
-    seconds: float
+    seconds: float  # at least; each attack is over once, however slow the machine
     seed: int = 0
     attacks: tuple[str, ...] = ()  # names; none: all
 
@@ -98,23 +98,30 @@ async def besiege(log: Path, campaign: Campaign) -> Report:
 async def _besiege(server: ServeProcess, campaign: Campaign) -> Report:
     coordinator = psutil.Process(server.process.pid)
     async with connected(server.address) as client:
-        honest = HonestClient(client.channel, server.http)
+        honest = HonestClient(client.channel, server.address, server.http)
         await honest.learn()
         alone = await honest.live(ALONE_SECONDS)
         before = coordinator.num_fds(), coordinator.memory_info().rss
-        async with _hostile_clients(server, campaign) as outcomes:
-            besieged = await honest.live(campaign.seconds)
+        async with _hostile_clients(server, campaign) as hostile:
+            besieged = await honest.live(campaign.seconds, hostile.each_over)
         after = await honest.live(ALONE_SECONDS)
         descriptors, memory = coordinator.num_fds(), coordinator.memory_info().rss
-    report = Report(alone, besieged, after, outcomes, (before[0], descriptors), (before[1], memory))
+    report = Report(alone, besieged, after, hostile.outcomes, (before[0], descriptors), (before[1], memory))
     report.faults += _faults(report)
     return report
 
 
+@dataclass(slots=True)
+class _Hostile:
+    """The process of the hostile clients."""
+
+    each_over: asyncio.Task[bytes]  # ends once each attack was over, or the process is
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # of their attacks, known after their end
+
+
 @asynccontextmanager
-async def _hostile_clients(server: ServeProcess, campaign: Campaign) -> AsyncIterator[dict[str, dict[str, int]]]:
-    """Their process, for the length of a block; afterwards the dictionary tells what came of their attacks."""
-    outcomes: dict[str, dict[str, int]] = {}
+async def _hostile_clients(server: ServeProcess, campaign: Campaign) -> AsyncIterator[_Hostile]:
+    """Their process, for the length of a block."""
     command = [sys.executable, "-m", "tests.system.siege.hostile", server.address, server.http, str(campaign.seed)]
     process = await asyncio.create_subprocess_exec(
         *command, *campaign.attacks, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -122,11 +129,13 @@ async def _hostile_clients(server: ServeProcess, campaign: Campaign) -> AsyncIte
     assert process.stdout is not None
     assert process.stdin is not None
     assert await process.stdout.readline() == b"begun\n"
+    hostile = _Hostile(asyncio.create_task(process.stdout.readline()))
     try:
-        yield outcomes
+        yield hostile
     finally:
         process.stdin.close()
-        outcomes |= json.loads(await asyncio.wait_for(process.stdout.read(), PATIENCE_SECONDS))
+        hostile.each_over.cancel()
+        hostile.outcomes = json.loads(await asyncio.wait_for(process.stdout.read(), PATIENCE_SECONDS))
         await process.wait()
 
 

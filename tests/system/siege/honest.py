@@ -21,6 +21,7 @@ TOKENS = 96
 HEALTH_SECONDS = 10.0  # an orchestrator's patience with a probe is 1 to 10 s; on a busy machine the least is no measure
 LATE_SECONDS = 2.0
 MOST_UNANSWERED = 2  # probes in a row; Kubernetes acts on the third
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 QUESTIONS = (
     ("Explain in one sentence why the sky is blue.", Sampling()),
     ("Name three rivers.", Sampling(temperature=0.6, top_p=0.95, top_k=20, seed=11)),
@@ -52,12 +53,11 @@ class Diary:
 
 
 class HonestClient:
-    """Asks the same questions in turn over one connection."""
+    """Asks the same questions in turn over one connection; checks of health have a new one each, as orchestrators'."""
 
-    def __init__(self, channel: grpc.aio.Channel, http: str) -> None:
-        self._http = http
+    def __init__(self, channel: grpc.aio.Channel, address: str, http: str) -> None:
+        self._address, self._http = address, http
         self._generation = GenerationServiceStub(channel)
-        self._health = health_pb2_grpc.HealthStub(channel)
         self._expected: list[Told] = []
 
     async def learn(self) -> None:
@@ -65,13 +65,13 @@ class HonestClient:
         self._expected = [await self._ask(index, Diary()) for index in range(len(QUESTIONS))]
         assert all(len(told.tokens) == TOKENS for told in self._expected)
 
-    async def live(self, seconds: float) -> Diary:
-        """Ask, and look after the service's health, for so long; the answer that has begun is waited for."""
+    async def live(self, seconds: float, until: asyncio.Future[bytes] | None = None) -> Diary:
+        """Ask, and look after the service's health, for so long at least, and until something is done."""
         diary = Diary()
         end = time.monotonic() + seconds
         probing = [asyncio.create_task(probe(diary)) for probe in (self._probe, self._probe_http)]
         index = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or not (until is None or until.done()):
             try:
                 told = await self._ask(index % len(QUESTIONS), diary)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
@@ -125,7 +125,9 @@ class HonestClient:
         while True:
             asked = time.monotonic()
             try:
-                answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
+                async with grpc.aio.insecure_channel(self._address, OWN_CONNECTION) as channel:
+                    check = health_pb2_grpc.HealthStub(channel).Check
+                    answer = await check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
             except grpc.aio.AioRpcError as error:
                 unanswered += 1
                 if unanswered > MOST_UNANSWERED or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,7 +1,7 @@
 """All hostile clients in one process: python -m tests.system.siege.hostile ADDRESS HTTP SEED [ATTACK ...]
 
-It says "begun" once each attack was begun, and ends when its standard input is closed: with a table of what came of the
-attacks, as JSON, how often by attack and outcome.
+It says "begun" once each attack was begun, "each over" once each was over, and ends when its standard input is closed:
+with a table of what came of the attacks, as JSON, how often by attack and outcome.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ PATIENCE_SECONDS = 150.0  # an attack that takes longer hangs
 PAUSE_SECONDS = 0.05  # between one attack of a kind and the next
 
 
+def say(line: str) -> None:
+    """To whoever besieges."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 async def repeat(name: str, function: Attack, attacker: Attacker, outcomes: dict[str, Counter[str]]) -> None:
     """Do it over and over, and count what comes of it."""
     while True:
@@ -30,7 +36,10 @@ async def repeat(name: str, function: Attack, attacker: Attacker, outcomes: dict
             outcome = f"hung for {PATIENCE_SECONDS:.0f} s"
         except Exception as error:  # whatever it is: the table shows it, and it counts as a fault
             outcome = f"{type(error).__name__}: {error}"
+        was_each_over = all(outcomes.values())
         outcomes[name][outcome] += 1
+        if all(outcomes.values()) and not was_each_over:
+            say("each over")
         await asyncio.sleep(PAUSE_SECONDS)
 
 
@@ -44,8 +53,7 @@ async def run(address: str, http: str, seed: int, names: list[str]) -> dict[str,
         for name in outcomes
     ]
     await asyncio.sleep(0)
-    sys.stdout.write("begun\n")
-    sys.stdout.flush()
+    say("begun")
     await asyncio.to_thread(sys.stdin.read)
     left = set(tasks)
     while left:  # more than once: a library may lose the word to end

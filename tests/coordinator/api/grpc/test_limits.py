@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import grpc
@@ -150,6 +152,23 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await health_of(running.channel) == "SERVING"
         for _, writer in pairs:
             writer.close()
+
+
+async def test_calls_that_come_while_the_service_is_busy_are_answered_however_many_and_late() -> None:
+    """Left to itself, gRPC ends those that wait as CANCELLED: above 1,000 of a method some, after 30 s all."""
+    request = health_pb2.HealthCheckRequest()
+    async with running_server() as running:
+        with ExitStack() as opened:
+            channels = [
+                opened.enter_context(grpc.insecure_channel(running.ready.address, OWN_CONNECTION)) for _ in range(25)
+            ]
+            stubs = [health_pb2_grpc.HealthStub(channel) for channel in channels]
+            for stub in stubs:
+                await asyncio.to_thread(stub.Check, request, wait_for_ready=True)
+            calls = [stub.Check.future(request) for _ in range(100) for stub in stubs]
+            time.sleep(31.0)  # the service's event loop is this one
+            ends = await asyncio.to_thread(lambda: Counter(str(call.code()) for call in calls))
+    assert ends == {"StatusCode.OK": len(calls)}
 
 
 async def test_a_connection_that_nobody_uses_is_closed_and_one_in_use_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
