@@ -5,8 +5,8 @@
               wake_consumers --call_soon_threadsafe-->  (only if it waits)
 
 The mailbox never blocks the engine and holds at most one event of each kind: a consumer that lags gets fewer, longer
-Deltas and only the latest progress. Whoever puts the terminal event first (the engine, or `cancel`) ends the request;
-everything put after it is dropped.
+Deltas, of MOST_TOKENS at most, and only the latest progress. Whoever puts the terminal event first (the engine, or
+`cancel`) ends the request; everything put after it is dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from numoe.coordinator.requests.events import (
 from numoe.protos.errors import DeadlineExceeded, RequestAborted, RequestCancelled, RequestError, ServiceError
 from numoe.protos.messages import Draw
 
+MOST_TOKENS = 4096  # of one event: with 20 alternatives each 1 MB; clients of gRPC take messages of 4, if not told more
 CLOCK_SECONDS = 0.01  # by which a protocol's clock may be ahead of ours
 
 OnEnd = Callable[[Finished | Failed], None]
@@ -120,11 +121,11 @@ class Mailbox:
             elif self._resumed is not None:
                 event, self._resumed = self._resumed, None
             elif self._prompt:
-                event, self._prompt = PromptTokens(tuple(self._prompt)), []
+                event, self._prompt = PromptTokens(tuple(self._prompt[:MOST_TOKENS])), self._prompt[MOST_TOKENS:]
             elif self._draws:
-                told = ((draw.token_id, draw.logprob, draw.alternatives) for draw in self._draws)
-                event = Delta("".join(self._text), *zip(*told, strict=True))
-                self._text, self._draws = [], []
+                told = ((draw.token_id, draw.logprob, draw.alternatives) for draw in self._draws[:MOST_TOKENS])
+                event = Delta("".join(self._text[:MOST_TOKENS]), *zip(*told, strict=True))
+                self._text, self._draws = self._text[MOST_TOKENS:], self._draws[MOST_TOKENS:]
             else:
                 event, self._terminal = self._terminal, None
             self._waiting = event is None

@@ -18,7 +18,7 @@ from numoe.coordinator.requests.events import (
     Timings,
     Usage,
 )
-from numoe.coordinator.requests.generation import Generation, Mailbox, wake_consumers
+from numoe.coordinator.requests.generation import MOST_TOKENS, Generation, Mailbox, wake_consumers
 from numoe.protos.errors import RequestCancelled
 from numoe.protos.messages import Draw
 
@@ -48,6 +48,23 @@ def test_a_consumer_that_lags_gets_one_event_of_each_kind() -> None:
         FINISHED,
         None,
     ]
+
+
+def test_what_lags_far_behind_comes_in_events_of_bounded_size() -> None:
+    mailbox, draws = Mailbox(), [Draw(token_id, -1.0) for token_id in range(10_000)]
+    mailbox.put_prompt_tokens(draws)
+    for draw in draws:
+        mailbox.put_delta(f"{draw.token_id} ", draw)
+    mailbox.put_terminal(FINISHED)
+    taken = list(iter(mailbox.take, None))
+    assert taken.pop() == FINISHED
+    prompts = [event.draws for event in taken if isinstance(event, PromptTokens)]
+    deltas = [event for event in taken if isinstance(event, Delta)]
+    assert [draw for told in prompts for draw in told] == draws
+    assert [token_id for delta in deltas for token_id in delta.token_ids] == list(range(10_000))
+    for delta in deltas:
+        assert delta.text.split() == [str(token_id) for token_id in delta.token_ids]
+    assert max(map(len, (*prompts, *(delta.token_ids for delta in deltas)))) == MOST_TOKENS
 
 
 def test_nothing_follows_the_first_terminal_event() -> None:
