@@ -15,7 +15,7 @@ from tests.coordinator.tiny_tokenizer import LETTERS, text_of
 NUMOE = str(Path(sys.executable).with_name("numoe"))
 FAKE_SERVE = (sys.executable, "-m", "tests.coordinator.commands.fake_serve", "serve")
 ROOT = Path(__file__).parents[3]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 READY = re.compile(
     r'READY grpc=(?P<address>127\.0\.0\.1:\d+) model="tiny qwen3moe" workers=2 threads=2 '
     r'binding="cpus\+memory, verified" seconds=\d+\.\d(?: ops=https?://(?P<http>127\.0\.0\.1:\d+)/ops/)?'

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -37,11 +39,20 @@ def test_a_person_is_told_how_to_ask_and_ctrl_c_drains(model: Path) -> None:
         assert serve.wait() == 0
 
 
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Where a test fails it does not wait for an end that nobody told."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("log", ["2>/dev/full", "2>&-", "2> >(true)"])
 def test_a_log_that_cannot_be_written_harms_nothing(log: str, model: Path) -> None:
     serve = [*FAKE_SERVE, str(model), "--address", "127.0.0.1:0", "--workers", "2", "--threads-per-worker", "1"]
     command = ["bash", "-c", f'exec "$@" {log}', "bash", *serve]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process, ended(process):
         ready = READY.fullmatch(lines(process.stdout).readline().rstrip("\n"))
         address = ready["address"] if ready else ""
         answers = [numoe("generate", "Hello", "--address", address, "--max-tokens", "2") for _ in range(2)]
@@ -55,9 +66,12 @@ def test_nobody_needs_to_read_that_it_is_ready(model: Path, tmp_path: Path) -> N
     os.close(reader)
     address = f"unix:{tmp_path}/socket"
     command = [*FAKE_SERVE, str(model), "--address", address]
-    with subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True) as process,
+        ended(process),
+    ):
         os.close(writer)
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 1000)]) as channel:
             request = health_pb2.HealthCheckRequest()
             watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True, timeout=PATIENCE_SECONDS)
             served = any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch)
