@@ -3,6 +3,7 @@
     NumoeError                                                                            INTERNAL
     +-- RequestError          the client's request                                        INTERNAL
     |   +-- InvalidRequest        a field is out of range or does not fit the model       INVALID_ARGUMENT
+    |   |   +-- PromptTooLong       the prompt has more tokens than the context         INVALID_ARGUMENT
     |   +-- ModelNotFound         another model than the one that is served is named      NOT_FOUND
     |   +-- Unauthenticated       no key, or one that is not good                         UNAUTHENTICATED
     |   +-- PermissionDenied      the key is good for other things only                   PERMISSION_DENIED
@@ -61,6 +62,25 @@ class InvalidRequest(RequestError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+    def named(self, field: str) -> InvalidRequest:
+        """The same fault under another name of its field."""
+        return InvalidRequest(field, self.problem)
+
+
+class PromptTooLong(InvalidRequest):
+    """A prompt does not fit the context; clients that know it by its reason shorten the conversation and go on."""
+
+    reason = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, field: str, problem: str, tokens: int, context_tokens: int) -> None:
+        """`tokens`: what it has at least, as counting ends where it is too long."""
+        super().__init__(field, problem)
+        self.tokens = tokens
+        self.context_tokens = context_tokens
+
+    def named(self, field: str) -> InvalidRequest:
+        return PromptTooLong(field, self.problem, self.tokens, self.context_tokens)
 
 
 class ModelNotFound(RequestError):

@@ -106,7 +106,7 @@ async def submit_choices(question: Question, choices: int, served: ServedModel) 
     """Encode the prompt once, and queue so many requests with it: all, or none. Raises as `submit` does."""
     check_model(question.model, served)
     served.engine.refuse_if_closed_or_full()  # which costs nothing; encoding does
-    prompt = await _encode(question, served)
+    prompt = await _encode(question, served, served.limits.context_tokens)
     request = replace(
         question.request,
         prompt=tuple(prompt.token_ids),
@@ -134,9 +134,16 @@ async def submit_choices(question: Question, choices: int, served: ServedModel) 
 
 
 async def count_prompt(question: Question, served: ServedModel) -> int:
-    """How many tokens the prompt has. Raises as `submit` does, but of the queue."""
+    """How many tokens the prompt has, though they be more than the context's.
+
+    Raises as `submit` does, but of the queue, and InvalidRequest for what is longer than is tokenized in one call.
+    """
     check_model(question.model, served)
-    return len((await _encode(question, served)).token_ids)
+    prompt = question.prompt
+    if isinstance(prompt, Conversation) and prompt.characters > TOKENIZED_BYTES:
+        problem = f"has {prompt.characters} characters; at most {TOKENIZED_BYTES} are counted in one call"
+        raise InvalidRequest("prompt", problem)
+    return len((await _encode(question, served, None)).token_ids)
 
 
 def check_model(name: str, served: ServedModel) -> None:
@@ -164,8 +171,8 @@ async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, 
         raise InvalidRequest("text", error.problem) from error
 
 
-async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | None) -> str:
-    """The text of some tokens; `deadline` in time.monotonic().
+async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | None, *, special: bool = False) -> str:
+    """The text of some tokens, control tokens by name if `special`; `deadline` in time.monotonic().
 
     Raises:
         InvalidRequest: there are too many ids, or one is outside the vocabulary.
@@ -179,7 +186,7 @@ async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | 
         raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {last}")
 
     def work(checkpoint: Checkpoint) -> str:
-        return decode(served.tokenizer, ids, checkpoint)
+        return decode(served.tokenizer, ids, checkpoint, special=special)
 
     return await work_apart(work, len(ids), deadline)
 
@@ -211,9 +218,9 @@ class _Prompt:
     shown_tokens: frozenset[int] = frozenset()
 
 
-async def _encode(question: Question, served: ServedModel) -> _Prompt:
+async def _encode(question: Question, served: ServedModel, most_tokens: int | None) -> _Prompt:
     """A question's prompt in tokens; what is too long is refused before anything is converted or encoded."""
-    prompt, most_tokens = question.prompt, served.limits.context_tokens
+    prompt = question.prompt
     deadline = served.engine.deadline_of(question.request, time.monotonic())
     match prompt:
         case TokenIds():

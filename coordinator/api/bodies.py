@@ -1,4 +1,7 @@
-"""Reads a request's body in JSON: what is missing, of a wrong type or no JSON is refused by the path of the field."""
+"""Reads a request's body in JSON: what is missing, of a wrong type or no JSON is refused by the path of the field.
+
+What clients of other services give a field, and ours does not take, is turned into what they mean by it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from numoe.coordinator.requests.request import TEMPERATURE_RANGE
 from numoe.protos.errors import InvalidRequest
+
+_LEAST_TOP_P = 1e-7  # less than the likeliest of all tokens has, in a vocabulary of any size
 
 Body = TypeVar("Body")
 
@@ -26,6 +32,16 @@ def read_body(body: bytes, kind: type[Body]) -> Body:
         raise InvalidRequest("body", f"is no JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("body", "is nested too deep") from error
+
+
+def meant_sampling(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a draw as they are meant: hardly any temperature as the least, no top_p as the likeliest token."""
+    meant = dict(given)
+    if 0.0 < meant.get("temperature", 0.0) < TEMPERATURE_RANGE[0]:
+        meant["temperature"] = TEMPERATURE_RANGE[0]
+    if meant.get("top_p") == 0.0:
+        meant["top_p"] = _LEAST_TOP_P
+    return meant
 
 
 def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:

@@ -16,12 +16,12 @@ from numoe.protos.errors import InvalidRequest
 TURNS = 4096
 TOOLS = 128
 CALLS = 4096  # of all turns
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # as Anthropic takes them; OpenAI's end at 64
 ID_CHARACTERS = 256
 SCHEMA_BYTES, SCHEMA_DEPTH = 1 << 16, 64
 VARIABLES_BYTES, VARIABLES_DEPTH, VARIABLES_NODES = 1 << 14, 16, 128
 SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable that turns thoughts on and off
-_NAME_EXPECTED = "expected 1 to 64 letters, digits, dots, underscores and hyphens"
+_NAME_EXPECTED = "expected 1 to 128 letters, digits, dots, underscores and hyphens"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from numoe.model.text.part import UNCUT_CHARACTERS, Part, Uncuttable
 from numoe.model.text.tokenizer import Tokenizer
-from numoe.protos.errors import DeadlineExceeded, InvalidRequest, RequestCancelled
+from numoe.protos.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, RequestCancelled
 
 Result = TypeVar("Result")
 Checkpoint = Callable[[], None]  # raises where the work is not wanted any more
@@ -75,21 +75,20 @@ class Encoder:
                 yield piece
 
     def refuse_too_long(self, text: str) -> None:
-        """Raise InvalidRequest for a text whose bytes are more than the context's tokens can spell."""
+        """Raise PromptTooLong for a text whose bytes are more than the context's tokens can spell."""
         if self.most_tokens is None:
             return
         most = self.most_tokens * self.tokenizer.longest_token_bytes
         if (size := byte_length(text)) > most:
-            raise InvalidRequest(
-                "prompt", f"takes {size} bytes; no text of more than {most} fits {self.most_tokens} tokens of context"
-            )
+            problem = f"takes {size} bytes; no text of more than {most} fits {self.most_tokens} tokens of context"
+            least = -(-size // self.tokenizer.longest_token_bytes)
+            raise PromptTooLong("prompt", problem, least, self.most_tokens)
 
     def refuse_too_many(self, tokens: int) -> None:
-        """Raise InvalidRequest for more tokens than fit."""
+        """Raise PromptTooLong for more tokens than fit."""
         if self.most_tokens is not None and tokens > self.most_tokens:
-            raise InvalidRequest(
-                "prompt", f"has more than {self.most_tokens} tokens, which is all that the context holds"
-            )
+            problem = f"has more than {self.most_tokens} tokens, which is all that the context holds"
+            raise PromptTooLong("prompt", problem, tokens, self.most_tokens)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from numoe.protos.errors import (
     NumoeError,
     PermissionDenied,
     PlanError,
+    PromptTooLong,
     QueueFull,
     RequestAborted,
     RequestCancelled,
@@ -67,6 +68,7 @@ _KINDS: dict[type[NumoeError], FailureKind] = {  # every class of protos/errors.
     AddressInUse: FailureKind.INTERNAL,
     ServiceError: FailureKind.UNAVAILABLE,
     InvalidRequest: FailureKind.INVALID,
+    PromptTooLong: FailureKind.INVALID,
     ModelNotFound: FailureKind.MISSING,
     Unauthenticated: FailureKind.UNKNOWN,
     PermissionDenied: FailureKind.FORBIDDEN,
@@ -95,6 +97,8 @@ class Failure:
     message: str
     field: str = ""  # the field at fault, and what is wrong with it
     problem: str = ""
+    prompt_tokens: int | None = None  # of a prompt that does not fit, at least
+    context_tokens: int | None = None
     retry_seconds: float | None = None  # when to come back
     incident: str = ""  # under which the log has the rest
     request_id: str = ""  # of the request that failed; "": the call is none
@@ -117,6 +121,9 @@ def describe_failure(error: Exception, request_id: str = "") -> Failure:
         return _internal(error, request_id)
     failure = Failure(kind, error.reason, _shortened(str(error)), request_id=request_id)
     match error:
+        case PromptTooLong():
+            failure = replace(failure, prompt_tokens=error.tokens, context_tokens=error.context_tokens)
+            return replace(failure, field=error.field, problem=_shortened(error.problem))
         case InvalidRequest():
             return replace(failure, field=error.field, problem=_shortened(error.problem))
         case QueueFull():

@@ -65,9 +65,11 @@ def render_conversation(
     return Rendered(disguise.uncover(text), _beginning(text, open_turn, formats))
 
 
-def decode(tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop) -> str:
-    """The text of some tokens; control tokens give nothing, bytes that are no UTF-8 give U+FFFD."""
-    detokenizer = Detokenizer(tokenizer)
+def decode(
+    tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop, *, special: bool = False
+) -> str:
+    """The text of some tokens; control tokens give their names if `special`, bytes that are no UTF-8 give U+FFFD."""
+    detokenizer = Detokenizer(tokenizer, frozenset(token_ids) if special else frozenset())
     text: list[str] = []
     for start in range(0, len(token_ids), DECODED_AT_ONCE):
         checkpoint()

@@ -10,7 +10,7 @@ from enum import StrEnum
 from numoe.coordinator.requests.constraint import Constraint
 from numoe.coordinator.requests.repeats import BREAKER_BYTES, MOST_BREAKERS, WINDOW, Dry
 from numoe.coordinator.requests.thought import ThoughtTokens
-from numoe.protos.errors import InvalidRequest
+from numoe.protos.errors import InvalidRequest, PromptTooLong
 from numoe.protos.expert_reduction import ExpertReduction
 from numoe.protos.messages import MOST_ALTERNATIVES, Sampling
 from numoe.protos.trace_context import TraceContext
@@ -83,6 +83,7 @@ def token_budget(request: GenerationRequest, limits: RequestLimits) -> int:
 
 def check_request(request: GenerationRequest, limits: RequestLimits) -> None:
     """Raises InvalidRequest naming the first field at fault."""
+    check_prompt_length(len(request.prompt), limits)
     for field_name, message in _faults(request, limits):
         raise InvalidRequest(field_name, message)
 
@@ -95,8 +96,12 @@ def check_sampling(sampling: Sampling) -> None:
 
 def check_prompt_length(tokens: int, limits: RequestLimits) -> None:
     """Raises InvalidRequest for a prompt of so many tokens, before anything is made of it."""
-    for field_name, message in _prompt_length_faults(tokens, limits):
-        raise InvalidRequest(field_name, message)
+    context = limits.context_tokens
+    if tokens == 0:
+        raise InvalidRequest("prompt", "is empty; at least 1 token is needed")
+    if tokens >= context:
+        problem = f"has {tokens} tokens; the context of {context} leaves room for at most {context - 1}"
+        raise PromptTooLong("prompt", problem, tokens, context)
 
 
 def check_stop_counts(strings: int, tokens: int) -> None:
@@ -124,7 +129,6 @@ def _faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple
 
 def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:
     prompt, context = len(request.prompt), limits.context_tokens
-    yield from _prompt_length_faults(prompt, limits)
     if request.max_tokens is not None:
         if request.max_tokens < 1:
             yield "max_tokens", f"is {request.max_tokens}; expected at least 1"
@@ -137,14 +141,6 @@ def _length_faults(request: GenerationRequest, limits: RequestLimits) -> Iterato
     budget = token_budget(request, limits)
     if not 0 <= request.min_tokens <= budget:
         yield "min_tokens", f"is {request.min_tokens}; expected 0 to {budget}, the most that may be drawn"
-
-
-def _prompt_length_faults(tokens: int, limits: RequestLimits) -> Iterator[tuple[str, str]]:
-    context = limits.context_tokens
-    if tokens == 0:
-        yield "prompt", "is empty; at least 1 token is needed"
-    if tokens >= context:
-        yield "prompt", f"has {tokens} tokens; the context of {context} leaves room for at most {context - 1}"
 
 
 def _token_faults(request: GenerationRequest, limits: RequestLimits) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from numoe.model.chat.parts import AnswerPart, Content, Reasoning
 
 HELD_CHARACTERS = 1 << 16  # as many as a schema's bytes: of a call whose arguments cannot be passed on as they come
 MOST_BLANKS = 256  # that are held back, as a marker may follow; models loop over blanks
-NAME_CHARACTERS = 128  # of a function; twice as many as a client may give
+NAME_CHARACTERS = 128  # of a function; as many as a client may give
 
 
 @dataclass(frozen=True, slots=True)

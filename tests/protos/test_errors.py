@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from numoe.protos.errors import InvalidRequest, ModelFileError, NumoeError, QueueFull
+from numoe.protos.errors import InvalidRequest, ModelFileError, NumoeError, PromptTooLong, QueueFull
 
 MADE: dict[type[NumoeError], tuple[Any, ...]] = {
     InvalidRequest: ("sampling.top_p", "found 2.0, expected 0 to 1"),
+    PromptTooLong: ("prompt", "has 9 tokens", 9, 8),
     QueueFull: ("full", 1.5),
     ModelFileError: ("truncated", "the file ends early"),
 }

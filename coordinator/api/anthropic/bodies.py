@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from numoe.coordinator.api.conversation import Conversation, Tool, ToolCall, ToolChoice, Turn
+from numoe.coordinator.requests.constraint import Constraint, schema_of
 from numoe.protos.errors import InvalidRequest
 
 _CHOICES = {"auto": ToolChoice.AUTO, "none": ToolChoice.NONE, "any": ToolChoice.REQUIRED}
@@ -58,6 +59,19 @@ class Thought(msgspec.Struct, kw_only=True):
     budget_tokens: int | None = None
 
 
+class OutputFormat(msgspec.Struct, kw_only=True):
+    """What the answer must be."""
+
+    type: str
+    schema: msgspec.Raw = msgspec.Raw()
+
+
+class OutputConfig(msgspec.Struct, kw_only=True):
+    """How the answer is to be given."""
+
+    format: OutputFormat | None = None
+
+
 class CountBody(msgspec.Struct, kw_only=True):
     """What tokens are counted of."""
 
@@ -78,6 +92,8 @@ class MessageBody(CountBody, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # its older name
 
 
 def conversation_of(body: CountBody) -> Conversation:
@@ -96,6 +112,18 @@ def conversation_of(body: CountBody) -> Conversation:
         thinking=thinking is not None and thinking.type != "disabled",  # there, who does not ask gets no thoughts
         thinking_budget=None if thinking is None else thinking.budget_tokens,
     )
+
+
+def constraint_of(body: MessageBody) -> Constraint | None:
+    """What the answer must be; None: anything. Raises InvalidRequest."""
+    wanted = body.output_format if body.output_config is None else body.output_config.format
+    if wanted is None:
+        return None
+    if wanted.type != "json_schema":
+        raise InvalidRequest("output_config.format.type", f"is {wanted.type!r:.40}; expected 'json_schema'")
+    if not bytes(wanted.schema):
+        raise InvalidRequest("output_config.format.schema", "is missing; expected a JSON schema")
+    return schema_of(bytes(wanted.schema).decode(), strict=True)
 
 
 def _turns_of(message: Message, where: str, named: dict[str, str]) -> Iterator[Turn]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numoe.coordinator.api.failures import Failure
+from numoe.coordinator.requests.constraint import FIELD
 from numoe.protos.errors import InvalidRequest
 
 _TYPES: dict[int, str] = {
@@ -18,8 +19,12 @@ _TYPES: dict[int, str] = {
 
 
 def refusal(failure: Failure, status: int) -> dict[str, object]:
-    """The body of an answer that tells of a failure."""
-    error = {"type": _TYPES.get(status, "api_error"), "message": failure.message}
+    """The body of an answer that tells of a failure; agents know by its beginning that a prompt does not fit."""
+    message = failure.message
+    if failure.context_tokens is not None:
+        most = failure.context_tokens - 1
+        message = f"prompt is too long: {failure.prompt_tokens} tokens > {most} maximum, counted until then; {message}"
+    error = {"type": _TYPES.get(status, "api_error"), "message": message}
     return {"type": "error", "error": error, "request_id": failure.request_id or None}
 
 
@@ -33,4 +38,6 @@ def in_body(error: InvalidRequest) -> InvalidRequest:
     ):
         if field == ours or field.startswith(f"{ours}["):
             field = theirs + field.removeprefix(ours)
-    return InvalidRequest(field, error.problem)
+    if field.partition(".")[0] == FIELD:
+        field = "output_config.format"
+    return error.named(field)

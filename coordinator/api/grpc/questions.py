@@ -132,7 +132,7 @@ def in_message(error: InvalidRequest, message: QuestionMessage) -> InvalidReques
         field = "thinking.budget_tokens"
     elif root == "prompt":
         field = _prompt_field(message) + error.field.removeprefix("prompt")
-    return InvalidRequest(field, error.problem)
+    return error.named(field)
 
 
 def _prompt_field(message: QuestionMessage) -> str:

@@ -99,7 +99,7 @@ def in_message(error: InvalidRequest) -> InvalidRequest:
     """The same fault under the name that it has in the client's message; always another error."""
     root = error.field.partition("[")[0].removeprefix("sampling.")
     field = {"prompt": TEXT_INPUT, "request_id": "id"}.get(root, error.field)
-    return InvalidRequest(f"parameters.{root}" if root in PARAMETERS else field, error.problem)
+    return error.named(f"parameters.{root}" if root in PARAMETERS else field)
 
 
 def _value(name: str, parameter: InferParameter) -> Any:

@@ -28,15 +28,21 @@ _RENAMED = (
 
 
 def refusal(failure: Failure, status: int) -> dict[str, object]:
-    """The body of an answer that tells of a failure; the other servers' `param` is null where no field is at fault."""
-    return {
-        "error": {
-            "message": failure.message,
-            "type": _TYPES.get(status, "server_error"),
-            "param": failure.field or None,
-            "code": _CODES.get(failure.field, failure.reason.lower()),
-        }
+    """The body of an answer that tells of a failure; the other servers' `param` is null where no field is at fault.
+
+    A prompt that does not fit is told so that clients of OpenAI's API (by the code or the message) and of llama-server
+    (by its two numbers) see that they have to shorten the conversation.
+    """
+    error: dict[str, object] = {
+        "message": failure.message,
+        "type": _TYPES.get(status, "server_error"),
+        "param": failure.field or None,
+        "code": _CODES.get(failure.field, failure.reason.lower()),
     }
+    if failure.context_tokens is not None:
+        error["message"] = f"This model's maximum context length is {failure.context_tokens} tokens. {failure.message}"
+        error |= {"n_prompt_tokens": failure.prompt_tokens, "n_ctx": failure.context_tokens}
+    return {"error": error}
 
 
 def in_body(error: InvalidRequest, prompt: str, form: str = "", top: str = "top_logprobs") -> InvalidRequest:
@@ -51,4 +57,4 @@ def in_body(error: InvalidRequest, prompt: str, form: str = "", top: str = "top_
             field = theirs + field.removeprefix(ours)
     if field.partition(".")[0] == FIELD:
         field = form or "tool_choice"  # as calls that must come are a grammar, too
-    return InvalidRequest(field, error.problem)
+    return error.named(field)

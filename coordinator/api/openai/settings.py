@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import msgspec
 
+from numoe.coordinator.api.bodies import meant_sampling
 from numoe.coordinator.api.openai.form import Form
 from numoe.coordinator.requests.repeats import Dry
-from numoe.coordinator.requests.request import TEMPERATURE_RANGE, GenerationRequest, check_stop_counts
+from numoe.coordinator.requests.request import GenerationRequest, check_stop_counts
 from numoe.protos.errors import InvalidRequest
 from numoe.protos.messages import Sampling
 
@@ -125,10 +126,8 @@ def _sampling_of(settings: Settings, suggested: Sampling) -> Sampling:
         given["top_k"] = 0
     if given.get("top_n_sigma", 0.0) < 0.0:
         given["top_n_sigma"] = 0.0
-    if 0.0 < given.get("temperature", 0.0) < TEMPERATURE_RANGE[0]:  # clients say 1e-6 for "hardly any"
-        given["temperature"] = TEMPERATURE_RANGE[0]
     seed = (settings.seed or 0) % 2**64 if settings.seeded else 0  # OpenAI's is signed
-    return replace(suggested, **given, seed=seed)
+    return replace(suggested, **meant_sampling(given), seed=seed)
 
 
 def _dry_of(settings: Settings) -> Dry | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
-from numoe.coordinator.api.bodies import read_body
+from numoe.coordinator.api.bodies import meant_sampling, read_body
+from numoe.coordinator.requests.request import TEMPERATURE_RANGE, check_sampling
 from numoe.protos.errors import InvalidRequest
+from numoe.protos.messages import Sampling
 
 
 class Inner(msgspec.Struct, kw_only=True):
@@ -46,3 +49,12 @@ def test_what_is_not_known_is_left_aside() -> None:
     assert read_body(b'{"messages": [{"role": "a", "x": 1}], "bias": null, "y": [2]}', Outer) == Outer(
         messages=[Inner(role="a")]
     )
+
+
+def test_settings_that_other_services_take_are_drawn_by_as_they_are_meant() -> None:
+    assert meant_sampling({"temperature": 0.0, "top_p": 0.5}) == {"temperature": 0.0, "top_p": 0.5}
+    assert meant_sampling({"temperature": 1e-6}) == {"temperature": TEMPERATURE_RANGE[0]}
+    least = meant_sampling({"top_p": 0})["top_p"]
+    assert 0 < least < 1 / 1_000_000, "less than the likeliest of a million tokens has"
+    check_sampling(Sampling(top_p=least))
+    assert float(np.float32(least)) > 0

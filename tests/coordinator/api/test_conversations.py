@@ -186,7 +186,7 @@ def deep(levels: int) -> Mapping[str, object]:
         ({"turns": [Turn("user", "x", reasoning="y" * (4 << 20))]}, "messages: they take .* bytes; at most"),
         ({"tools": [WEATHER] * 129}, "tools: are 129; at most 128"),
         ({"tools": [WEATHER, WEATHER]}, r"tools\[1\].name: is 'weather', as that of another tool"),
-        ({"tools": [Tool("x" * 65)]}, r"tools\[0\].name: is 'x.*; expected 1 to 64 letters"),
+        ({"tools": [Tool("x" * 129)]}, r"tools\[0\].name: is 'x.*; expected 1 to 128 letters"),
         ({"tools": [Tool("x", "y" * 65537)]}, r"tools\[0\].description: takes 65537 bytes"),
         ({"tools": [Tool("x", "", {"a": "y" * 65536})]}, r"tools\[0\].parameters: takes 65545 bytes"),
         ({"tools": [Tool("x", "", deep(65))]}, r"tools\[0\].parameters: is nested more than 64 deep"),

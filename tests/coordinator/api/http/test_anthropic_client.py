@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
+import pydantic
 import pytest
 
 from tests.coordinator.api.grpc.grpc_serving import running_server
@@ -77,6 +78,33 @@ async def test_a_tool_is_called_where_one_must_be(choice: Any) -> None:
     assert (call.name, call.input, message.stop_reason) == ("weather", {"city": "Bern"}, "tool_use")
 
 
+async def test_an_answer_has_the_form_that_was_asked_for() -> None:
+    class City(pydantic.BaseModel):
+        name: Literal["Bern", "Basel"]
+
+    async with unscripted() as (_, client):
+        parsed = await client.messages.parse(**ASKING, output_format=City)
+        older = {"output_format": {"type": "json_schema", "schema": {"enum": ["Bern"]}}}
+        message = await client.messages.create(**ASKING, extra_body=older)
+    assert parsed.parsed_output in (City(name="Bern"), City(name="Basel"))
+    [block] = message.content
+    assert block.type == "text"
+    assert block.text == '"Bern"'
+
+
+async def test_tokens_are_counted_of_whatever_could_be_asked_and_of_more() -> None:
+    asked: Any = {"model": MODEL, "messages": HELLO, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    long: Any = [{"role": "user", "content": "x" * 2000}]
+    async with running_server() as running, anthropic_client_of(running) as client:
+        message = await client.messages.create(**asked, max_tokens=2000, extra_body={"temperature": 1e-6, "top_p": 0})
+        counted = await client.messages.count_tokens(**asked)
+        more = await client.messages.count_tokens(model=MODEL, messages=long)
+        with pytest.raises(anthropic.BadRequestError, match="at most 1048576 are counted in one call"):
+            await client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "x" * 2_000_000}])
+    assert counted.input_tokens == message.usage.input_tokens
+    assert more.input_tokens > 2000
+
+
 async def test_an_agents_second_turn_carries_thoughts_calls_and_results() -> None:
     turns: Any = [
         *HELLO,
@@ -108,6 +136,18 @@ async def test_an_agents_second_turn_carries_thoughts_calls_and_results() -> Non
 @pytest.mark.parametrize(
     ("given", "kind", "told"),
     [
+        (
+            {"messages": [{"role": "user", "content": "x" * 2000}]},
+            anthropic.BadRequestError,
+            "prompt is too long: 2016 tokens > 255 maximum",
+        ),
+        ({"output_config": {"format": {"type": "grammar", "schema": {}}}}, anthropic.BadRequestError, "format.type"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, anthropic.BadRequestError, "format.schema"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}},
+            anthropic.BadRequestError,
+            "output_config.format",
+        ),
         ({"model": "other"}, anthropic.NotFoundError, "model: is 'other'"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens: is 0"),
         ({"extra_body": {"temperature": -1}}, anthropic.BadRequestError, "temperature: is -1"),

@@ -30,6 +30,7 @@ async def test_texts_become_tokens_and_tokens_texts() -> None:
         pieces = (await post(http, "/tokenize", {"content": "aé", "with_pieces": True})).json["tokens"]
         assert [one["piece"] for one in pieces] == ["a", [0xC3], [0xA9]]
         assert (await post(http, "/detokenize", {"tokens": plain})).json == {"content": "a<|im_end|>"}
+        assert (await post(http, "/detokenize", {"tokens": ids})).json == {"content": "a<|im_end|>é"}
         for wrong in ([-1], [5, 331]):
             refused = await post(http, "/detokenize", {"tokens": wrong})
             assert (refused.status, refused.json["error"]["param"]) == (400, f"tokens[{len(wrong) - 1}]")

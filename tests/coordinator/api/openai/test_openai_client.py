@@ -225,6 +225,18 @@ async def test_what_cannot_be_served_is_told_as_openai_does(
     assert refused.value.response.headers["x-request-id"]
 
 
+async def test_a_conversation_that_does_not_fit_is_known_by_code_message_and_numbers() -> None:
+    """By which clients of OpenAI's API, of proxies and of llama-server see that they have to shorten it."""
+    async with asked() as (running, client):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x" * 2000}])
+        context = running.coordinator.served_model().limits.context_tokens
+    body: Any = refused.value.body
+    assert refused.value.code == "context_length_exceeded"
+    assert body["message"].startswith(f"This model's maximum context length is {context} tokens. messages: ")
+    assert (body["n_ctx"], body["n_prompt_tokens"] > context) == (context, True)
+
+
 async def test_fields_that_nobody_knows_and_nulls_are_left_aside() -> None:
     body = {"chat_template_kwargs": {"enable_thinking": False}, "unheard_of": [1], "temperature": None, "tools": None}
     async with asked() as (_, client):
