@@ -7,6 +7,7 @@ old ones in use, and the log says so once.
 from __future__ import annotations
 
 import datetime
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -15,6 +16,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from numoe.coordinator.access.contexts import serving_context
 from numoe.coordinator.settings import ListenSettings
 from numoe.protos.errors import SetupError
 
@@ -100,6 +102,10 @@ def _check(files: CertificateFiles, pem: Pem) -> None:
         raise SetupError(f"{files.key} is not the key of {files.certificate}: expected both of one certificate")
     if files.client_authority is not None and pem.client_authority is not None:
         _certificates(files.client_authority, pem.client_authority)
+    try:
+        serving_context(pem.key, pem.certificate, pem.client_authority)
+    except ssl.SSLError as error:  # of a key that is too weak, of a certificate that is cut off behind the first
+        raise SetupError(f"OpenSSL does not take {files.certificate} and {files.key}: {_said(error)}") from error
 
 
 def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:

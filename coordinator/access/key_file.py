@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +82,17 @@ def add_key(path: Path, name: str, roles: Iterable[Role], most_open: int | None)
     return key
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise SetupError(f"{path} is no file: expected one with a line for each key")
             if about.st_mode & 0o077 or about.st_uid not in (0, os.geteuid()):
                 found = f"mode {about.st_mode & 0o777:o} of user {about.st_uid}"
                 raise SetupError(f"{path} has {found}, expected {MODE:o} of user {os.geteuid()}: chmod 600 {path}")

@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     WORKER_DRAINED = "worker_drained"  # it holds no experts any more that others have no copy of
     REQUEST_ABORTED = "request_aborted"  # by an operator
     KEYS_RELOADED = "keys_reloaded"  # those of the file as it is now are good, and no others
+    HUNG_UP = "hung_up"  # SIGHUP, and there is no file of keys
     KEYS_REFUSED = "keys_refused"  # the file is broken, and the keys that were good stay so
     DRAINING = "draining"  # no more requests are taken
     STOPPED = "stopped"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -132,7 +133,11 @@ class Coordinator:
             os._exit(FORCED_EXIT_CODE)  # the loading thread cannot be interrupted; workers die with this process
 
     def on_hangup(self) -> None:
-        """What SIGHUP does: the file of keys is read anew."""
+        """What SIGHUP does: the file of keys is read anew, if there is one."""
+        if not self._keys.asks:
+            told = "no file of keys is to be read anew, and certificates are at each connection: nothing is to be done"
+            self._events.note(EventKind.HUNG_UP, told)
+            return
         try:
             found = self._keys.reload()
         except SetupError as error:
@@ -279,14 +284,17 @@ async def serve(
     announce: Callable[[Ready], None],
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Runs a coordinator until SIGTERM or SIGINT: the whole life of its process."""
+    """Runs a coordinator until SIGTERM or SIGINT: the whole life of its process.
+
+    A person whose terminal goes away is taken to have pressed Ctrl-C; where keys are asked for, SIGHUP is about them.
+    """
     traces = start_tracing(version("numoe"), os.environ)
     coordinator = Coordinator(settings, load, progress, announce, origins, traces)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, coordinator.on_signal)
-    if settings.listen.api_keys is not None:
-        loop.add_signal_handler(signal.SIGHUP, coordinator.on_hangup)
+    is_watched = settings.listen.api_keys is None and sys.stdin is not None and sys.stdin.isatty()
+    loop.add_signal_handler(signal.SIGHUP, coordinator.on_signal if is_watched else coordinator.on_hangup)
     await coordinator.run()
 
 

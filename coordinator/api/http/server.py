@@ -20,7 +20,7 @@ from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.addresses import explain_refusal
 from numoe.coordinator.api.http.actions import Actions
 from numoe.coordinator.api.http.asked import Asked
-from numoe.coordinator.api.http.connection import CONNECTIONS, Connection, Handshakes
+from numoe.coordinator.api.http.connection import CONNECTIONS, IDLE_SECONDS, Connection, Handshakes
 from numoe.coordinator.api.http.guard import Guard, own_names
 from numoe.coordinator.api.http.inference import Inference
 from numoe.coordinator.api.http.routes import Views, application, route_table
@@ -70,6 +70,7 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )

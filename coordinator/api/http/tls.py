@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from numoe.coordinator.access.certificates import FollowedCertificates, Pem
-from numoe.coordinator.access.contexts import load_chain
+from numoe.coordinator.access.contexts import serving_context
 
 
 def follow(certificates: FollowedCertificates) -> ssl.SSLContext:
@@ -26,11 +26,4 @@ def follow(certificates: FollowedCertificates) -> ssl.SSLContext:
 
 
 def _context(pem: Pem) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    load_chain(context, pem.key, pem.certificate)
-    if pem.client_authority is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=pem.client_authority.decode("ascii", "ignore"))
-    return context
+    return serving_context(pem.key, pem.certificate, pem.client_authority)

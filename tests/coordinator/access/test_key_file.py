@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> No
         with pytest.raises(SetupError, match="chmod 600"):
             attempt()
     assert path.read_text() == f"a infer {HASH}\n"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys", 0o600)
+    with pytest.raises(SetupError, match="keys is no file: expected one with a line for each key"):
+        read_keys(tmp_path / "keys")
 
 
 def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:

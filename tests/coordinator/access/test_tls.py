@@ -142,12 +142,15 @@ async def test_new_certificates_are_taken_up_and_broken_ones_leave_the_old_ones(
             served.certificate.write_bytes(theirs.certificate.read_bytes())  # whose key is not there yet
             assert await answered(running, ours) == (True, True)
             assert await answered(running, theirs) == (False, False)
+            served.certificate.write_bytes(ours.certificate.read_bytes() + b"-----BEGIN CERTIFICATE-----\n")
+            assert await answered(running, ours) == (True, True)
             put(theirs, served)
             assert await answered(running, theirs) == (True, True)
             assert await answered(running, ours) == (False, False)
     refused = [line for line in captured(logs) if line["event"] == "certificates_unreadable"]
-    assert len(refused) == 2  # once at each door, however many connections there were
+    assert len(refused) == 4  # each once at each door, however many connections there were
     assert "is not the key of" in refused[0]["error"]
+    assert "OpenSSL does not take" in refused[-1]["error"]
 
 
 def test_files_that_are_no_good_refuse_the_start(
@@ -157,6 +160,8 @@ def test_files_that_are_no_good_refuse_the_start(
     nonsense.write_bytes(b"\xff nonsense")
     monkeypatch.setattr(making, "HOST_DAYS", 0)
     over = authority(tmp_path / "over")
+    torn = tmp_path / "torn"  # as a copy that is under way leaves it
+    torn.write_bytes(ours.certificate.read_bytes() + b"-----BEGIN CERTIFICATE-----\n")
     for files, said in (
         (CertificateFiles(none, ours.key, None), "none cannot be read"),
         (CertificateFiles(nonsense, ours.key, None), "no certificate in PEM"),
@@ -164,6 +169,7 @@ def test_files_that_are_no_good_refuse_the_start(
         (CertificateFiles(ours.certificate, theirs.key, None), "is not the key of"),
         (CertificateFiles(ours.certificate, ours.key, nonsense), "no certificate in PEM"),
         (CertificateFiles(over.certificate, over.key, None), "ended on"),
+        (CertificateFiles(torn, ours.key, None), "OpenSSL does not take .*torn"),
     ):
         with pytest.raises(SetupError, match=said) as refused:
             read_pem(files)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -54,6 +55,10 @@ class OnTerminal:
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         os.write(self._ours, b"\x03")
+
+    def hang_up(self) -> None:
+        """Tell it that its terminal goes away, of which it is shown a little longer."""
+        self._process.send_signal(signal.SIGHUP)
 
     def interrupt_until(self, expected: str) -> None:
         """Press Ctrl-C where a line may be typed, until that is shown.

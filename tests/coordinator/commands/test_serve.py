@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,25 @@ def test_a_person_is_told_how_to_ask_and_ctrl_c_drains(model: Path) -> None:
         assert ready is not None
         serve.until(f"ask it in another terminal: numoe chat --address {ready[1]}; Ctrl-C ends it\n")
         serve.interrupt()
+        serve.until("draining")
+        assert serve.wait() == 0
+
+
+def test_a_hangup_without_keys_is_logged_and_ends_nothing(model: Path) -> None:
+    process, address = start(model)
+    with process, ended(process):
+        process.send_signal(signal.SIGHUP)
+        answer = numoe("generate", "Hello", "--address", address, "--max-tokens", "2")
+        process.terminate()
+        _, log = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, answer.returncode) == (0, 0), log
+    assert '"event": "hung_up"' in log
+
+
+def test_a_person_whose_terminal_goes_away_is_taken_to_have_interrupted(model: Path) -> None:
+    with OnTerminal(str(model), "--address", "127.0.0.1:0", "--workers", "2", program=FAKE_SERVE) as serve:
+        serve.until(r"READY .*\n")
+        serve.hang_up()
         serve.until("draining")
         assert serve.wait() == 0
 

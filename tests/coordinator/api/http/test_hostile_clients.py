@@ -109,6 +109,32 @@ async def test_who_says_no_more_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, s
             assert await is_ended(reader)
 
 
+async def test_a_connection_that_was_answered_is_kept_for_longer_than_clients_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who closed it when they do would hang up on some that ask."""
+    monkeypatch.setattr(connection, "CLIENT_SECONDS", 1.0)
+    asked = "GET /livez HTTP/1.1\r\nHOST\r\n\r\n"
+    async with running_server() as running:
+        reader, writer = await say(running.ready.http, asked, 1 << 16)
+        await reader.readuntil(b"ok\n")
+        await asyncio.sleep(6.0)
+        writer.write(asked.replace("HOST", f"Host: {running.ready.http}").encode())
+        await reader.readuntil(b"ok\n")
+        writer.write(b"G")
+        assert await is_ended(reader)  # as who has begun to ask goes on
+        writer.close()
+
+
+async def test_who_sends_bodies_slowly_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS", 4)
+    said = "POST /v1/completions HTTP/1.1\r\nHOST\r\ncontent-length: 9\r\n\r\n{"
+    async with running_server() as running, saying(running.ready.http, said, 4) as pairs:
+        await until(lambda: open_connections(running) == 4)
+        assert (await ask(running.ready.http, "/livez")).status == 200
+        assert await is_ended(pairs[0][0])
+
+
 async def test_a_crowd_displaces_itself_before_a_client_of_another_address() -> None:
     async with running_server() as running:
         host, _, port = running.ready.http.rpartition(":")
