@@ -35,8 +35,13 @@ def name_asker(client: str, method: str, given_id: str, headers: Headers) -> Ask
     """
     parents = headers(TRACEPARENT)
     trace = read_trace_context(parents[0], headers(TRACESTATE)) if len(parents) == 1 else None
+    return Asker(name_call(given_id, headers), client, method, trace, asking_key())
+
+
+def name_call(given_id: str, headers: Headers) -> str:
+    """The id of a call, as `name_asker` has it."""
     given = _given_id(given_id, headers)
-    return Asker(given if given and _is_id(given) else secrets.token_hex(8), client, method, trace, asking_key())
+    return given if given and _is_id(given) else secrets.token_hex(8)
 
 
 def check_request_id(given_id: str, headers: Headers) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from numoe.coordinator.api.answering import Answer, Question
+from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.requests.events import Delta, Finished, PromptTokens
@@ -55,6 +56,7 @@ class Dialect:
     read: Callable[[bytes, str, ServedModel], Call]  # a body and the request's id; raises InvalidRequest
     refusal: Callable[[Failure, int], object]  # the JSON of a failure that ends in this status of HTTP
     ping: bytes  # what tells a client of a stream that its prompt is still being run
+    id_headers: Sequence[str] = (REQUEST_ID,)  # in which clients look for the id of their call
 
 
 def sse(data: bytes, event: str = "") -> bytes:

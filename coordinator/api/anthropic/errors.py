@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.failures import Failure
 from numoe.coordinator.requests.constraint import FIELD
 from numoe.protos.errors import InvalidRequest
 
+ID_HEADERS = ("request-id", REQUEST_ID)  # Anthropic's clients look for the first alone
 _TYPES: dict[int, str] = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     413: "request_too_large",
+    421: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",

@@ -11,6 +11,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from numoe.coordinator.api.askers import name_call
 from numoe.coordinator.api.failures import Failure, FailureKind, describe_failure
 from numoe.coordinator.api.http.clients import LENGTH, receive_body
 from numoe.coordinator.api.http.guard import JSON
@@ -18,6 +19,7 @@ from numoe.protos.errors import InvalidRequest
 
 BODY_BYTES = 4096  # of an action
 BODY_SECONDS = 5.0  # for it to come
+RETRY_AFTER = "retry-after"
 
 # What a client of HTTP is told beside the status, of a key that is missing or not enough: see RFC 6750.
 CHALLENGES = {
@@ -68,7 +70,7 @@ def status_of(failure: Failure) -> int:
 
 def retry_after(failure: Failure) -> dict[str, str]:
     """The header that tells when to come back, if that helps."""
-    return {} if failure.retry_seconds is None else {"retry-after": str(math.ceil(failure.retry_seconds))}
+    return {} if failure.retry_seconds is None else {RETRY_AFTER: str(math.ceil(failure.retry_seconds))}
 
 
 def challenge(failure: Failure) -> dict[str, str]:
@@ -76,24 +78,31 @@ def challenge(failure: Failure) -> dict[str, str]:
     return {"www-authenticate": CHALLENGES[failure.kind]} if failure.kind in CHALLENGES else {}
 
 
-def guarded(answer: Answer) -> Answer:
+def call_id(request: Request) -> str:
+    """The id of a call, the same however often it is asked for."""
+    if not hasattr(request.state, "call_id"):
+        request.state.call_id = name_call("", request.headers.getlist)
+    return str(request.state.call_id)
+
+
+def failed(failure: Failure) -> Response:
+    """What a client is told of a failure where no API is spoken."""
+    error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
+    answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
+    answer.headers.update(retry_after(failure) | challenge(failure))
+    return answer
+
+
+def guarded(answer: Answer, refuse: Refuse = failed) -> Answer:
     """The same answer, with errors told in HTTP."""
 
     async def told(request: Request) -> Response:
         try:
             return await answer(request)
         except Exception as error:
-            return failed(describe_failure(error))
+            return refuse(describe_failure(error, call_id(request)))
 
     return told
-
-
-def failed(failure: Failure) -> Response:
-    """What a client is told of a failure."""
-    error = {"reason": failure.reason, "message": failure.message, "field": failure.field, "incident": failure.incident}
-    answer = json_answer({"error": {name: text for name, text in error.items() if text}}, STATUSES[failure.kind])
-    answer.headers.update(retry_after(failure) | challenge(failure))
-    return answer
 
 
 async def read_order(request: Request, kind: type[Order]) -> Order:

@@ -9,14 +9,14 @@ from starlette.responses import Response
 from numoe.coordinator.access.key_ring import KeyRing
 from numoe.coordinator.access.roles import Role
 from numoe.coordinator.api.failures import describe_failure
-from numoe.coordinator.api.http.answers import Answer, Refuse, failed
+from numoe.coordinator.api.http.answers import Answer, Refuse, call_id
 from numoe.coordinator.ration import Ration
 from numoe.protos.errors import RequestError
 
 _log = structlog.get_logger()
 
 
-def admitted(role: Role, path: str, keys: KeyRing, answer: Answer, refuse: Refuse = failed) -> Answer:
+def admitted(role: Role, path: str, keys: KeyRing, answer: Answer, refuse: Refuse) -> Answer:
     """The same answer for those who are let in; the others are told why not, and the log their number."""
     ration = Ration()
 
@@ -24,7 +24,7 @@ def admitted(role: Role, path: str, keys: KeyRing, answer: Answer, refuse: Refus
         try:
             keys.admit(role, request.headers.getlist)
         except RequestError as error:
-            refused = refuse(describe_failure(error))
+            refused = refuse(describe_failure(error, call_id(request)))
             left_out = ration.facts(refused.status_code)
             if left_out is not None:
                 client = request.client and f"{request.client.host}:{request.client.port}"

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 JSON = "application/json"
 ANY_ORIGIN = "*"
+LOOKING = frozenset({"GET", "HEAD"})  # the methods that do nothing
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -39,9 +41,12 @@ HEADERS = {
 class Guard:
     """Wraps an application: refuses foreign hosts, and adds the headers to every answer."""
 
-    def __init__(self, app: ASGIApp, names: frozenset[str] | None) -> None:
-        """`names`: under which the service is known, beside its IP addresses; None: under any."""
-        self._app, self._names = app, names
+    def __init__(self, app: ASGIApp, names: frozenset[str] | None, refuse: Callable[[Request, str], Response]) -> None:
+        """`names`: under which the service is known, beside its IP addresses; None: under any.
+
+        `refuse` tells those who ask for another why they are not answered.
+        """
+        self._app, self._names, self._refuse = app, names, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -56,7 +61,7 @@ class Guard:
             await self._app(scope, receive, send_guarded)
         else:
             expected = f"expected an IP address or one of {', '.join(sorted(self._names))}"
-            refusal = PlainTextResponse(f"found the host {host[:100]!r}, {expected}\n", 421)
+            refusal = self._refuse(Request(scope), f"found the host {host[:100]!r}, {expected}")
             await refusal(scope, receive, send_guarded)
 
 
@@ -85,15 +90,18 @@ def why_refused(headers: Mapping[str, str]) -> str:
     return "" if kind == JSON else f"found the content type {kind[:50]!r}, expected {JSON}"
 
 
-def why_foreign(headers: Mapping[str, str], allowed: Collection[str] = ()) -> str:
-    """Why something with these headers comes from another site's page, and none of `allowed`; "": it does not."""
+def why_foreign(headers: Mapping[str, str], allowed: Collection[str] = (), method: str = "POST") -> str:
+    """Why something with these headers comes from another site's page, and none of `allowed`; "": it does not.
+
+    What a browser says comes from no page at all, as a person typed its address, may look.
+    """
     origin, host = headers.get("origin"), headers.get("host", "")
     if origin is not None and (origin in allowed or ANY_ORIGIN in allowed):
         return ""
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"found the origin {origin[:100]!r}, expected the page of this service, at {host[:100]!r}"
     site = headers.get("sec-fetch-site")
-    if site not in (None, "same-origin"):
+    if site not in (None, "same-origin") and not (site == "none" and method in LOOKING):
         return f"a browser says that this comes from a {site[:20]} page, expected one of this service"
     return ""
 

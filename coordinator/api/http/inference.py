@@ -18,10 +18,10 @@ from starlette.responses import Response, StreamingResponse
 
 from numoe.coordinator.api.answering import Answer as Answered
 from numoe.coordinator.api.answering import submit_choices
-from numoe.coordinator.api.askers import REQUEST_ID, check_request_id, name_asker, refusals_told
+from numoe.coordinator.api.askers import check_request_id, name_asker, refusals_told
 from numoe.coordinator.api.failures import Failure, ToldError, describe_failure
 from numoe.coordinator.api.http.answers import BODY_BYTES as ORDER_BYTES
-from numoe.coordinator.api.http.answers import Answer, Refuse, challenge, json_answer, retry_after, status_of
+from numoe.coordinator.api.http.answers import Answer, Refuse, call_id, challenge, json_answer, retry_after, status_of
 from numoe.coordinator.api.http.clients import receive_body, while_connected
 from numoe.coordinator.api.http.guard import JSON
 from numoe.coordinator.api.http.places import Places
@@ -60,13 +60,11 @@ class Inference:
 
         async def answer(request: Request) -> Response:
             headers = request.headers.getlist
-            asker = name_asker(_client_of(request), path, "", headers)
+            asker = name_asker(_client_of(request), path, call_id(request), headers)
             with refusals_told(asker, self._report):
                 check_request_id("", headers)
                 body = await self._receive(request)
-            response = await while_connected(request.receive, self._generate(asker, body, dialect))
-            response.headers[REQUEST_ID] = asker.request_id
-            return response
+            return await while_connected(request.receive, self._generate(asker, body, dialect))
 
         return _told_in(dialect, answer)
 
@@ -195,13 +193,15 @@ async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Ans
 
 
 def _told_in(dialect: Dialect, answer: Answer) -> Answer:
-    """The same answer, with failures told as the protocol does, and the id of the request."""
+    """The same answer, with failures told as the protocol does, and the id of the call."""
 
     async def told(request: Request) -> Response:
         try:
-            return await answer(request)
+            response = await answer(request)
         except Exception as error:
-            return refusing(dialect)(describe_failure(error))
+            return refusing(dialect)(describe_failure(error, call_id(request)))
+        response.headers.update(dict.fromkeys(dialect.id_headers, call_id(request)))
+        return response
 
     return told
 
@@ -210,14 +210,17 @@ def refusing(dialect: Dialect) -> Refuse:
     """How a protocol tells failures."""
 
     def refuse(failure: Failure) -> Response:
-        status = status_of(failure)
-        response = json_answer(dialect.refusal(failure, status), status)
-        response.headers.update(retry_after(failure) | challenge(failure))
-        if failure.request_id:
-            response.headers[REQUEST_ID] = failure.request_id
-        return response
+        return refused(dialect, failure, status_of(failure))
 
     return refuse
+
+
+def refused(dialect: Dialect, failure: Failure, status: int) -> Response:
+    """What a protocol tells of a failure of a call that ends in this status."""
+    response = json_answer(dialect.refusal(failure, status), status)
+    response.headers.update(retry_after(failure) | challenge(failure))
+    response.headers.update(dict.fromkeys(dialect.id_headers, failure.request_id))
+    return response
 
 
 def _come_back(told: str) -> QueueFull:

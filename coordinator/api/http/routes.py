@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -22,10 +24,9 @@ from starlette.staticfiles import StaticFiles
 
 from numoe.coordinator.access.key_ring import KeyRing, asking_key
 from numoe.coordinator.access.roles import Role
-from numoe.coordinator.api.askers import REQUEST_ID
 from numoe.coordinator.api.http.actions import Actions
-from numoe.coordinator.api.http.answers import Answer, Refuse, failed, guarded, json_answer, refusal
-from numoe.coordinator.api.http.asked import Asked
+from numoe.coordinator.api.http.answers import RETRY_AFTER, Answer, guarded, json_answer, refusal
+from numoe.coordinator.api.http.asked import MESSAGES, Asked, refuse_at, told_at
 from numoe.coordinator.api.http.entry import admitted
 from numoe.coordinator.api.http.guard import JSON, why_foreign, why_refused
 from numoe.coordinator.api.http.metrics import negotiate, render, render_loading
@@ -43,6 +44,7 @@ VIEWERS = 64  # of the stream at once: each takes a connection, and 60 kB a seco
 ACTIONS = 8  # under way at once, so that bodies that never come take no more connections
 FOREIGN = "FOREIGN_ORIGIN"
 ANY_HEADER = "*"
+READABLE = (*MESSAGES.id_headers, RETRY_AFTER)  # headers of answers, for pages of other sites that may ask
 PAGE = Path(__file__).parent / "page"
 
 
@@ -54,7 +56,6 @@ class HttpRoute:
     method: str
     path: str
     answer: Answer
-    refuse: Refuse = failed  # how those are told who are not let in
 
 
 class Views:
@@ -139,30 +140,57 @@ def application(table: tuple[HttpRoute, ...], keys: KeyRing, origins: Collection
     """The routes of the table and the page's files; `origins`: of pages elsewhere that may ask the model."""
     places = Places("actions are under way")
     routes = [_served(one, places, keys, origins) for one in table]
-    return Starlette(routes=[*routes, Mount("/ops", StaticFiles(directory=PAGE, html=True))])
+    page = Mount("/ops", StaticFiles(directory=PAGE, html=True))
+    return Starlette(routes=[*routes, page], exception_handlers={HTTPException: _not_routed})
+
+
+def misdirected(request: Request, why: str) -> Response:
+    """What those are told who ask for another host."""
+    return _told(request, PlainTextResponse(f"{why}\n", HTTPStatus.MISDIRECTED_REQUEST), why)
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """What those are told who find no route, or ask it with another method."""
+    assert isinstance(error, HTTPException), "it is called for these alone"
+    allowed = (error.headers or {}).get("Allow", "")
+    path, method = request.scope["path"][:100], request.method[:20]
+    missing = f"found the path {path!r}, expected one of this service"
+    why = f"found the method {method!r}, expected {allowed}" if allowed else missing
+    response = _told(request, PlainTextResponse(error.detail, error.status_code), why)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _told(request: Request, refusal: Response, why: str) -> Response:
+    return told_at(request, refusal, HTTPStatus(refusal.status_code).name, why)
 
 
 def _served(route: HttpRoute, places: Places, keys: KeyRing, origins: Collection[str]) -> Route:
+    refuse = refuse_at(route.path)
     match route.role:
         case Role.OPERATE:
             answer = _operating(route, places)
         case Role.INFER:
             answer = _asking(route, origins)
         case _:
-            answer = guarded(route.answer)
-    answer = admitted(route.role, route.path, keys, answer, route.refuse)
+            answer = guarded(route.answer, refuse)
+    answer = admitted(route.role, route.path, keys, answer, refuse)
     if route.role is not Role.INFER or not origins:
         return Route(route.path, answer, methods=[route.method])
-    cors = Middleware(CORSMiddleware, origins, [route.method], [ANY_HEADER], expose_headers=[REQUEST_ID])
+    cors = Middleware(CORSMiddleware, origins, [route.method], [ANY_HEADER], expose_headers=READABLE)
     return Route(route.path, answer, methods=[route.method, "OPTIONS"], middleware=[cors])
 
 
 def _asking(route: HttpRoute, origins: Collection[str]) -> Answer:
     async def ask(request: Request) -> Response:
-        why = why_foreign(request.headers, origins)
-        return refusal(403, FOREIGN, why) if why else await route.answer(request)
+        why = why_foreign(request.headers, origins, request.method)
+        return _foreign(request, why) if why else await route.answer(request)
 
     return ask
+
+
+def _foreign(request: Request, why: str) -> Response:
+    return told_at(request, refusal(403, FOREIGN, why), FOREIGN, why)
 
 
 def _operating(route: HttpRoute, places: Places) -> Answer:
@@ -170,11 +198,11 @@ def _operating(route: HttpRoute, places: Places) -> Answer:
         places.take(ACTIONS)
         return await route.answer(request)
 
-    answer, ration = guarded(take_place), Ration()
+    answer, ration = guarded(take_place, refuse_at(route.path)), Ration()
 
     async def operate(request: Request) -> Response:
         why = why_refused(request.headers)
-        told = refusal(403, FOREIGN, why) if why else await answer(request)
+        told = _foreign(request, why) if why else await answer(request)
         left_out = ration.facts(told.status_code)
         if left_out is not None:
             client = request.client and f"{request.client.host}:{request.client.port}"

@@ -23,7 +23,7 @@ from numoe.coordinator.api.http.asked import Asked
 from numoe.coordinator.api.http.connection import CONNECTIONS, IDLE_SECONDS, Connection, Handshakes
 from numoe.coordinator.api.http.guard import Guard, own_names
 from numoe.coordinator.api.http.inference import Inference
-from numoe.coordinator.api.http.routes import Views, application, route_table
+from numoe.coordinator.api.http.routes import Views, application, misdirected, route_table
 from numoe.coordinator.api.http.tls import follow
 from numoe.coordinator.operations.operations import Operations
 from numoe.coordinator.operations.snapshot import Service
@@ -60,7 +60,7 @@ class HttpServer:
         names = None if keys.asks else own_names(address)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                Guard(app, names),
+                Guard(app, names, misdirected),
                 http=partial(Connection, handshakes=Handshakes()),  # type: ignore[arg-type]  # as good as a class
                 ssl_context_factory=None if certificates is None else lambda *_: follow(certificates),
                 ws="none",

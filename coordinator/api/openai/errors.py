@@ -13,7 +13,9 @@ _TYPES: dict[int, str] = {
     401: "authentication_error",
     403: "permission_error",
     404: "invalid_request_error",
+    405: "invalid_request_error",
     413: "invalid_request_error",
+    421: "invalid_request_error",
     429: "rate_limit_error",
 }
 _CODES: Mapping[str, str] = {"model": "model_not_found"}

@@ -149,6 +149,19 @@ async def test_every_route_needs_a_key_of_its_role(keys: Keys, path: Path) -> No
                 assert status != 401, route
 
 
+async def test_a_key_is_refused_in_the_shape_of_the_api(keys: Keys, path: Path) -> None:
+    async with loading(path) as (_, http):
+        for route, method in (("/slots", "GET"), ("/slots/0", "POST")):
+            refused = await http_client.ask(http, route, method, authorization=f"Bearer {keys['infer']}")
+            told = refused.json["error"]
+            assert (refused.status, told["type"], told["code"]) == (403, "permission_error", "permission_denied")
+        unknown = await http_client.ask(http, "/v1/messages", "POST", x_request_id="mine")
+        status = await http_client.ask(http, "/ops/status")
+    assert (unknown.status, unknown.json["error"]["type"]) == (401, "authentication_error")
+    assert unknown.json["request_id"] == unknown.headers["request-id"] == "mine"
+    assert (status.status, status.json["error"]["reason"]) == (401, "UNAUTHENTICATED")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [

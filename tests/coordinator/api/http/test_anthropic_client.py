@@ -167,4 +167,23 @@ async def test_what_cannot_be_served_is_told_as_anthropic_does(
     assert body["type"] == "error"
     assert body["error"]["type"] in ("not_found_error", "invalid_request_error")
     assert told in body["error"]["message"]
-    assert body["request_id"] == refused.value.response.headers["x-request-id"]
+    assert body["request_id"] == refused.value.request_id == refused.value.response.headers["x-request-id"]
+
+
+async def test_every_answer_tells_the_id_by_which_the_log_knows_it() -> None:
+    async with running_server() as running, anthropic_client_of(running) as client:
+        named = client.with_options(default_headers={"x-request-id": "mine"})
+        message = await named.messages.create(**ASKING)
+        async with named.messages.stream(**ASKING) as stream:
+            async for _ in stream:
+                pass
+        counted = await client.messages.with_raw_response.count_tokens(model=MODEL, messages=HELLO)
+        assert (message.id, message._request_id) == ("msg_mine", "mine")
+        assert stream.request_id == "mine"
+        assert counted.headers["request-id"]
+        for path, status in (("/v1/messages/batches", 404), ("/v1/messages/count_tokens", 405)):
+            with pytest.raises(anthropic.APIStatusError) as refused:
+                await client.get(path, cast_to=object)
+            body: Any = refused.value.body
+            assert (refused.value.status_code, body["request_id"]) == (status, refused.value.request_id)
+            assert refused.value.request_id

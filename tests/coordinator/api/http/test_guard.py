@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from numoe.coordinator.api.http.guard import is_own_host, own_names, why_refused
+from numoe.coordinator.api.http.guard import is_own_host, own_names, why_foreign, why_refused
 
 NAMES = frozenset({"localhost", "box"})
 SAME = {"host": "127.0.0.1:1", "content-type": "application/json"}
@@ -65,3 +65,13 @@ def test_a_program_may_leave_a_body_away_and_its_type_with_it() -> None:
 )
 def test_actions_that_another_site_can_send_are_refused(more: dict[str, str], why: str) -> None:
     assert why in why_refused(SAME | more)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_person_may_look_at_an_address_that_he_typed(method: str) -> None:
+    typed = {"host": "127.0.0.1:1", "sec-fetch-site": "none"}
+    assert why_foreign(typed, method=method) == ""
+    assert "none" in why_foreign(typed, method="POST")
+    assert "none" in why_foreign(typed)
+    for lured in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}):
+        assert why_foreign(typed | lured, method=method) != ""

@@ -229,6 +229,8 @@ async def test_pages_of_other_sites_ask_nothing_unless_their_origin_is_allowed()
         http = running.ready.http
         allowed = await post(http, CHAT, ENDLESS, origin=here)
         assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (200, here)
+        readable = allowed.headers["access-control-expose-headers"].split(", ")
+        assert set(readable) == {"x-request-id", "request-id", "retry-after"}
         flown = await ask(http, CHAT, "OPTIONS", **preflight)
         assert (flown.status, flown.headers["access-control-allow-headers"]) == (200, "x-api-key")
         assert (await post(http, CHAT, ENDLESS, origin=there)).status == 403
@@ -237,3 +239,55 @@ async def test_pages_of_other_sites_ask_nothing_unless_their_origin_is_allowed()
         ).status == 403  # an origin asks, and operates nothing
     async with running_server(settings=listening("*")) as running:
         assert (await post(running.ready.http, CHAT, ENDLESS, origin=there)).status == 200
+
+
+OPENAI_PATHS = (CHAT, "/v1/models", "/v1/nothing", "/v1", "/tokenize", "/props", "/health", "/slots/0", "/infill")
+ANTHROPIC_PATHS = (MESSAGES, "/v1/messages/count_tokens", "/v1/messages/batches")
+
+
+@pytest.mark.parametrize("path", [*OPENAI_PATHS, *ANTHROPIC_PATHS])
+async def test_what_no_route_takes_is_refused_in_the_shape_of_the_api(path: str) -> None:
+    async with running_server() as running:
+        http = running.ready.http
+        for method, host, statuses in (("PUT", http, (404, 405)), ("POST", "evil.example", (421,))):
+            refused = await ask(http, path, method, b"{}", host=host)
+            assert refused.status in statuses
+            assert ("allow" in refused.headers) == (refused.status == 405)
+            check_shape(path, refused, {404: "not_found_error" if path in ANTHROPIC_PATHS else ""})
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize", "/slots/0", MESSAGES, "/v1/messages/count_tokens"])
+async def test_other_sites_are_refused_in_the_shape_of_the_api(path: str) -> None:
+    async with running_server() as running:
+        refused = await post(running.ready.http, path, ENDLESS, origin="https://evil.example")
+    assert refused.status == 403
+    assert "www-authenticate" not in refused.headers  # a key would not help
+    check_shape(path, refused, {403: "permission_error"})
+    if path not in ANTHROPIC_PATHS:
+        assert refused.json["error"]["code"] == "foreign_origin"
+
+
+def check_shape(path: str, refused: Reply, kinds: dict[int, str]) -> None:
+    """That a refusal is told as its API does; `kinds`: by status, where it is not of an invalid request."""
+    kind = kinds.get(refused.status) or "invalid_request_error"
+    told = refused.json
+    assert (told["error"]["type"], bool(told["error"]["message"])) == (kind, True)
+    assert refused.headers["x-request-id"]
+    if path in ANTHROPIC_PATHS:
+        assert (set(told), told["type"], set(told["error"])) == (
+            {"type", "error", "request_id"},
+            "error",
+            {"type", "message"},
+        )
+        assert told["request_id"] == refused.headers["request-id"] == refused.headers["x-request-id"]
+    else:
+        assert (set(told), set(told["error"])) == ({"error"}, {"message", "type", "param", "code"})
+        assert told["error"]["param"] is None
+
+
+async def test_a_person_may_look_at_what_is_served_and_does_nothing_so() -> None:
+    async with running_server() as running:
+        http = running.ready.http
+        for path in ("/v1/models", "/props"):
+            assert (await ask(http, path, sec_fetch_site="none")).status == 200
+        assert (await post(http, CHAT, ENDLESS, sec_fetch_site="none")).status == 403

@@ -56,11 +56,12 @@ async def test_properties_and_models_tell_what_is_served() -> None:
         models = (await ask(http, "/v1/models")).json
         one = (await ask(http, "/v1/models/tiny%20qwen3moe")).json
         other = await ask(http, "/v1/models/other")
+        unnamed = await ask(http, "/v1/models/")
     params = told["default_generation_settings"]["params"]
     assert (params["temperature"], params["top_k"], params["top_p"]) == (0.6, 20, 0.95)
     assert (told["total_slots"], told["model_alias"]) == (8, MODEL)
     assert "<|im_start|>" in told["chat_template"]
-    assert models == {"object": "list", "data": [one]}
+    assert models == unnamed.json == {"object": "list", "data": [one]}
     assert (one["id"], one["max_model_len"]) == (MODEL, 256)
     assert (other.status, other.json["error"]["code"]) == (404, "model_not_found")
 
