@@ -171,8 +171,8 @@ async def tokenize(served: ServedModel, text: str, *, special: bool, bos: bool, 
         raise InvalidRequest("text", error.problem) from error
 
 
-async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | None, *, special: bool = False) -> str:
-    """The text of some tokens, control tokens by name if `special`; `deadline` in time.monotonic().
+async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | None, *, control: bool = False) -> str:
+    """The text of some tokens, control tokens by name if `control`; `deadline` in time.monotonic().
 
     Raises:
         InvalidRequest: there are too many ids, or one is outside the vocabulary.
@@ -186,7 +186,7 @@ async def detokenize(served: ServedModel, ids: Sequence[int], deadline: float | 
         raise InvalidRequest(f"ids[{index}]", f"is {token_id}; this model's ids are 0 to {last}")
 
     def work(checkpoint: Checkpoint) -> str:
-        return decode(served.tokenizer, ids, checkpoint, special=special)
+        return decode(served.tokenizer, ids, checkpoint, control=control)
 
     return await work_apart(work, len(ids), deadline)
 

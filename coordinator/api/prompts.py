@@ -66,10 +66,10 @@ def render_conversation(
 
 
 def decode(
-    tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop, *, special: bool = False
+    tokenizer: Tokenizer, token_ids: Sequence[int], checkpoint: Checkpoint = never_stop, *, control: bool = False
 ) -> str:
-    """The text of some tokens; control tokens give their names if `special`, bytes that are no UTF-8 give U+FFFD."""
-    detokenizer = Detokenizer(tokenizer, frozenset(token_ids) if special else frozenset())
+    """The text of some tokens; what is no UTF-8 gives U+FFFD, control tokens nothing, with `control` their names."""
+    detokenizer = Detokenizer(tokenizer, frozenset(token_ids if control else ()))
     text: list[str] = []
     for start in range(0, len(token_ids), DECODED_AT_ONCE):
         checkpoint()

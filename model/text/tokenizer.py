@@ -31,6 +31,7 @@ class Tokenizer:
         "end_ids",
         "leading_blank",
         "longest_token_bytes",
+        "marks_blanks",
         "vocabulary",
     )
 
@@ -42,6 +43,7 @@ class Tokenizer:
         self.end_ids = vocabulary.end_ids  # an answer ends with any of these
         self.longest_token_bytes = longest_token_bytes(vocabulary)
         merging = vocabulary.merging
+        self.marks_blanks = not isinstance(merging, RankedPairs)  # whether U+2581 in a text is the same as a blank
         self._encoding: BytePairs | SentencePieces
         if isinstance(merging, RankedPairs):
             self._encoding, self.leading_blank = BytePairs(vocabulary, merging), False
@@ -120,17 +122,25 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none; bytes that cannot be UTF-8 become U+FFFD."""
-        spelled = self._tokenizer.token_bytes(token_id, control=token_id in self._shown)
-        if not self._started:
-            self._started = True
-            self._dropping = self._tokenizer.leading_blank and token_id == self._tokenizer.bos_id
+        spelled = self._spell(token_id)
         if self._dropping and spelled:
             self._dropping = False
             spelled = spelled.removeprefix(b" ")
+        if not self._started:
+            self._started = True
+            self._dropping = self._tokenizer.leading_blank and token_id == self._tokenizer.bos_id
         return self._decoder.decode(spelled)
+
+    def count_broken(self, token_id: int) -> int:
+        """How many U+FFFD the bytes before this token give once it is pushed, as it does not go on with them."""
+        first, (begun, _) = self._spell(token_id)[:1], self._decoder.getstate()
+        return len((begun + first).decode(errors="replace")) - 1 if first else 0
 
     def finish(self) -> str:
         """The rest after the last token: U+FFFD if a character is incomplete, else nothing."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
+
+    def _spell(self, token_id: int) -> bytes:
+        return self._tokenizer.token_bytes(token_id, control=token_id in self._shown)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 from numoe.coordinator.api.answering import Answer, Question, Text, TokenIds
 from numoe.coordinator.api.bodies import read_body
 from numoe.coordinator.api.failures import Failure
+from numoe.coordinator.api.openai.echoes import DecodedOffsets, Echo, Offsets, echo_of
 from numoe.coordinator.api.openai.errors import in_body, refusal
 from numoe.coordinator.api.openai.facts import (
     Head,
@@ -26,10 +26,9 @@ from numoe.coordinator.api.openai.facts import (
 from numoe.coordinator.api.openai.form import constraint_of
 from numoe.coordinator.api.openai.settings import Settings, choices_of, request_of
 from numoe.coordinator.api.openai.unsupported import check_completion
-from numoe.coordinator.api.prompts import decode
 from numoe.coordinator.api.served_model import ServedModel
 from numoe.coordinator.api.telling import Call, Teller, Told, sse
-from numoe.coordinator.requests.events import Delta, Finished
+from numoe.coordinator.requests.events import Delta, Finished, FinishReason
 from numoe.model.text.tokenizer import Tokenizer
 from numoe.protos.errors import InvalidRequest
 
@@ -45,6 +44,11 @@ class CompletionBody(Settings, kw_only=True):
     suffix: str | None = None
     best_of: int | None = None
 
+    @property
+    def only_scored(self) -> bool:
+        """Whether the prompt is all that the answer has."""
+        return bool(self.echo) and self.max_tokens == 0
+
 
 def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
     """The call that a body asks for. Raises InvalidRequest."""
@@ -54,7 +58,10 @@ def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
     prompts = _prompts_of(completion.prompt)
     if len(prompts) * choices > MOST_ANSWERS:
         raise InvalidRequest("prompt", f"asks for {len(prompts)} times {choices} answers; at most {MOST_ANSWERS}")
-    request = request_of(completion, completion.max_tokens, served.suggested_sampling, request_id)
+    if completion.only_scored and completion.min_tokens:
+        raise InvalidRequest("min_tokens", f"is {completion.min_tokens}; expected 0, the most that may be drawn")
+    drawn = 1 if completion.only_scored else completion.max_tokens  # the engine draws one at least, which is not told
+    request = request_of(completion, drawn, served.suggested_sampling, request_id)
     request = replace(
         request,
         constraint=constraint,
@@ -66,7 +73,7 @@ def read_completion(body: bytes, request_id: str, served: ServedModel) -> Call:
         for prompt in prompts
     ]
     head = Head(f"cmpl-{request_id}", served.spec.name)
-    tell = partial(_tell, completion, head, choices, served)
+    tell = partial(_tell, completion, prompts, head, choices, served)
     return Call(
         questions, choices, bool(completion.stream), tell, partial(in_body, prompt="prompt", form=form, top="logprobs")
     )
@@ -89,11 +96,19 @@ def _prompts_of(prompt: str | list[str | int | list[int]]) -> list[Text | TokenI
 
 
 def _tell(
-    completion: CompletionBody, head: Head, choices: int, served: ServedModel, answers: Sequence[Answer]
+    completion: CompletionBody,
+    prompts: Sequence[Text | TokenIds],
+    head: Head,
+    choices: int,
+    served: ServedModel,
+    answers: Sequence[Answer],
 ) -> Teller:
     logprobs_by = None if completion.logprobs is None else served.tokenizer
-    echo_by = served.tokenizer if completion.echo else None
-    told = [TextChoice(answer, logprobs_by, echo_by) for answer in answers]
+    echoes = [echo_of(prompt, served.tokenizer) if completion.echo else None for prompt in prompts]
+    told = [
+        TextChoice(answer, logprobs_by, echoes[number // choices], drawn=not completion.only_scored)
+        for number, answer in enumerate(answers)
+    ]
     if completion.stream:
         return CompletionStream(head, told, choices, usage=completion.includes_usage)
     return WholeCompletion(head, told, choices)
@@ -102,28 +117,32 @@ def _tell(
 class TextChoice:
     """One answer, as far as it is read."""
 
-    def __init__(self, answer: Answer, logprobs_by: Tokenizer | None, echo_by: Tokenizer | None) -> None:
-        """`logprobs_by` spells the tokens whose log-probabilities are wanted, `echo_by` the prompt before the answer;
-        None: they are not wanted."""
-        self._request, self._tokenizer = answer.request, logprobs_by
-        prompt = answer.request.prompt
-        self._text = [] if echo_by is None else [decode(echo_by, prompt)]
-        self._logprobs: list[TokenLogprob] = []
-        if logprobs_by is not None and echo_by is not None:
-            self._logprobs.append(spelled_token(prompt[0], None, logprobs_by))
-        self._offset = 0
+    def __init__(self, answer: Answer, logprobs_by: Tokenizer | None, echo: Echo | None, *, drawn: bool) -> None:
+        """`logprobs_by` spells the tokens whose log-probabilities are wanted; None: they are not, as for `echo`, the
+        prompt before the answer. `drawn`: whether what is drawn is told."""
+        self._request, self._tokenizer, self._drawn = answer.request, logprobs_by, drawn
+        self._text = [] if echo is None else [echo.text]
+        self._logprobs: list[tuple[TokenLogprob, int]] = []  # and where the token starts in the text
         self.finished: Finished | None = None
+        if logprobs_by is None:
+            return
+        self._offsets: Offsets = DecodedOffsets(logprobs_by, answer.request.shown_tokens, sum(map(len, self._text)))
+        if echo is not None:
+            self._prompt_offsets = echo.new_offsets()
+            first = spelled_token(answer.request.prompt[0], None, logprobs_by)
+            self._add([first], self._prompt_offsets)
 
     def read(self, event: Told) -> None:
         """Take what an event adds."""
         if isinstance(event, Finished):
-            self.finished = event
+            self.finished = event if self._drawn else _without_draw(event)
         elif isinstance(event, Delta):
-            self._text.append(event.text)
-            if self._tokenizer is not None:
-                self._logprobs += logprobs_of(event, self._request, self._tokenizer)
+            if self._drawn:
+                self._text.append(event.text)
+            if self._drawn and self._tokenizer is not None:
+                self._add(logprobs_of(event, self._request, self._tokenizer), self._offsets)
         elif self._tokenizer is not None:
-            self._logprobs += prompt_logprobs_of(event, self._tokenizer)
+            self._add(prompt_logprobs_of(event, self._tokenizer), self._prompt_offsets)
 
     def take(self, number: int) -> dict[str, Any]:
         """The choice, with what was read since the last call."""
@@ -133,15 +152,23 @@ class TextChoice:
             told["logprobs"] = self._take_logprobs()
         return told | {"finish_reason": self.finished.reason.value if self.finished else None}
 
+    def _add(self, tokens: Sequence[TokenLogprob], offsets: Offsets) -> None:
+        self._logprobs += [(token, offsets.place(token.id)) for token in tokens]
+
     def _take_logprobs(self) -> dict[str, Any]:
-        tokens, self._logprobs = self._logprobs, []
-        *offsets, self._offset = accumulate((len(one.text) for one in tokens), initial=self._offset)
+        told, self._logprobs = self._logprobs, []
         return {
-            "tokens": [one.text for one in tokens],
-            "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": [_alternatives(one) for one in tokens] if self._request.top_logprobs else None,
-            "text_offset": offsets,
+            "tokens": [_spelled(one.bytes) for one, _ in told],
+            "token_logprobs": [one.logprob for one, _ in told],
+            "top_logprobs": [_alternatives(one) for one, _ in told] if self._request.top_logprobs else None,
+            "text_offset": [offset for _, offset in told],
         }
+
+
+def _without_draw(finished: Finished) -> Finished:
+    """The end of an answer that is the prompt alone."""
+    usage = replace(finished.usage, completion_tokens=0)
+    return replace(finished, reason=FinishReason.LENGTH, stop_match=None, usage=usage)
 
 
 def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
@@ -149,8 +176,17 @@ def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
     told: dict[str, float] = {}
     for one in (*token.likeliest, token):
         if one.logprob is not None:
-            told.setdefault(one.text, one.logprob)
+            told.setdefault(_spelled(one.bytes), one.logprob)
     return told or None
+
+
+def _spelled(token: bytes) -> str:
+    """A token as OpenAI's completions spell it: what is no whole UTF-8 by its bytes, of which ASCII stays readable."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        readable = range(0x20, 0x7F)
+        return "bytes:" + "".join(chr(b) if b in readable and b != 0x5C else f"\\x{b:02x}" for b in token)
 
 
 class CompletionStream:
@@ -167,7 +203,7 @@ class CompletionStream:
     def add(self, number: int, event: Told) -> bytes:
         choice = self._told[number]
         choice.read(event)
-        more = {"timings": timings_of(event)} if isinstance(event, Finished) else {}
+        more = {"timings": timings_of(choice.finished)} if choice.finished else {}
         return sse(encode(self._head | {"choices": [choice.take(number)]} | more))
 
     def end(self) -> bytes:

@@ -98,6 +98,7 @@ def whole_answer(
 class TokenLogprob:
     """A token, and how likely it was."""
 
+    id: int
     text: str
     bytes: bytes
     logprob: float | None  # None: of a prompt's first token, which follows nothing
@@ -125,4 +126,4 @@ def spelled_token(
     """A token as clients are told of it."""
     spelled = tokenizer.token_bytes(token_id, control=True)
     likeliest = tuple(spelled_token(other, likely, tokenizer) for other, likely in alternatives)
-    return TokenLogprob(spelled.decode(errors="replace"), spelled, logprob, likeliest)
+    return TokenLogprob(token_id, spelled.decode(errors="replace"), spelled, logprob, likeliest)

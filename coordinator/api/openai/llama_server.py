@@ -51,7 +51,7 @@ async def text_of(body: bytes, served: ServedModel) -> object:
     """/detokenize. Raises InvalidRequest."""
     asked = read_body(body, DetokenizeBody)
     try:
-        return {"content": await detokenize(served, asked.tokens, deadline=None, special=True)}
+        return {"content": await detokenize(served, asked.tokens, deadline=None, control=True)}
     except InvalidRequest as error:
         raise InvalidRequest(error.field.replace("ids", "tokens"), error.problem) from error
 
