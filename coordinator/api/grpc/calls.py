@@ -6,11 +6,14 @@ error that says so: gRPC itself would answer UNKNOWN, and log a traceback for ea
 call whose end it hears of only then: nobody waits for that answer, and the traceback is left out.
 
 Whoever asks shows his key before anything of his is read (roles.py); what is refused is logged as a call, whatever it
-would have been.
+would have been. A message then has MESSAGE_SECONDS to come, and gives way to others where more than MOST_RECEIVED come
+at once, the oldest first: gRPC itself would wait for ever, each time with up to the size of a message in memory, and
+leave a call unanswered that ends without one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -39,6 +42,9 @@ GENERATING = (
     "GRPCInferenceService/ModelStreamInfer",
 )
 
+MESSAGE_SECONDS = 20.0
+MOST_RECEIVED = 128  # at once
+
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # the class itself takes no arguments
 Context = ServicerContext[Any, Any]
 
@@ -51,6 +57,7 @@ class CallInterceptor(ServerInterceptor):
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
         self._ration = Ration()
+        self._received: dict[asyncio.Timeout, None] = {}  # of messages that are coming, the oldest first
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_answer)
 
     async def intercept_service(
@@ -74,10 +81,10 @@ class CallInterceptor(ServerInterceptor):
             exchange = self._exchanging(method, handler.stream_stream) if ours else _all_readable(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(exchange, *codec)
         if handler.unary_stream is not None:
-            stream = self._streaming(method, handler.unary_stream) if ours else _readable(handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(stream, *codec)
-        call = self._unary(method, handler.unary_unary) if ours else _readable(handler.unary_unary)
-        return grpc.unary_unary_rpc_method_handler(call, *codec)
+            stream = self._streaming(method, handler.unary_stream) if ours else self._readable(handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(stream, *codec)
+        call = self._unary(method, handler.unary_unary) if ours else self._readable(handler.unary_unary)
+        return grpc.stream_unary_rpc_method_handler(call, *codec)
 
     def _admit(self, called: grpc.HandlerCallDetails) -> None:
         """Raises RequestError: no key that is good for this call is shown."""
@@ -97,19 +104,49 @@ class CallInterceptor(ServerInterceptor):
         return call
 
     def _unary(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> Any:
+        async def call(requests: AsyncIterator[Any], context: Context) -> Any:
             async with self._watched(method, context):
-                return await behaviour(_message(request), context)
+                return await behaviour(await self._receive(requests), context)
 
         return call
 
     def _streaming(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
             async with self._watched(method, context):
-                async for response in behaviour(_message(request), context):
+                async for response in behaviour(await self._receive(requests), context):
                     yield response
 
         return call
+
+    def _readable(self, behaviour: Any) -> Any:
+        async def call(requests: AsyncIterator[Any], context: Context) -> Any:
+            try:
+                request = await self._receive(requests)
+            except InvalidRequest as error:
+                await _refuse(error, context)
+            return await behaviour(request, context)
+
+        return call
+
+    async def _receive(self, requests: AsyncIterator[Any]) -> Any:
+        """The message of a call that has one. Raises InvalidRequest: it is none, or did not come."""
+        limit = asyncio.timeout(MESSAGE_SECONDS)
+        try:
+            async with limit:
+                self._received[limit] = None
+                if len(self._received) > MOST_RECEIVED:
+                    oldest = next(iter(self._received))
+                    del self._received[oldest]
+                    oldest.reschedule(0.0)
+                request = await anext(requests, None)
+        except TimeoutError as error:
+            problem = f"did not come within {MESSAGE_SECONDS:g} s, or while {MOST_RECEIVED} others were coming"
+            raise InvalidRequest("message", problem) from error
+        finally:
+            self._received.pop(limit, None)
+        if request is None:
+            raise InvalidRequest("message", "is missing; expected a whole one before the call's end")
+        return _message(request)
 
     def _exchanging(self, method: str, behaviour: Any) -> Any:
         async def messages(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -187,23 +224,15 @@ def _message(request: Any) -> Any:
     return request
 
 
-async def _refuse_garbage(request: Any, context: Context) -> None:
-    if isinstance(request, InvalidRequest):
-        await context.abort_with_status(grpc_status(status_of(describe_failure(request)), ""))
-
-
-def _readable(behaviour: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        await _refuse_garbage(request, context)
-        return await behaviour(request, context)
-
-    return call
+async def _refuse(error: InvalidRequest, context: Context) -> None:
+    await context.abort_with_status(grpc_status(status_of(describe_failure(error)), ""))
 
 
 def _all_readable(behaviour: Any) -> Any:
     async def messages(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         async for request in requests:
-            await _refuse_garbage(request, context)
+            if isinstance(request, InvalidRequest):
+                await _refuse(request, context)
             yield request
 
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:

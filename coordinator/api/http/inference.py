@@ -95,10 +95,11 @@ class Inference:
         return _told_in(dialect, answer)
 
     async def _receive(self, request: Request) -> bytes:
-        """The body of a call that has a place."""
+        """The body of a call that has a place; it takes it once all is there, so that who sends nothing holds none."""
         try:
+            body = await receive_body(request, BODY_BYTES, BODY_SECONDS, lambda: self._long_places.take(LONG_BODIES))
             self._places.take(CALLS)
-            return await receive_body(request, BODY_BYTES, BODY_SECONDS, lambda: self._long_places.take(LONG_BODIES))
+            return body
         except QueueFull:
             self._source().engine.counts.note_rejected()
             raise

@@ -30,7 +30,7 @@ from numoe.v1.generation_pb2_grpc import GenerationServiceStub
 from numoe.v1.placement_pb2 import GetPlacementRequest, RebalanceRequest
 from numoe.v1.placement_pb2_grpc import PlacementServiceStub
 from tests.coordinator.api.grpc.grpc_serving import info_of
-from tests.coordinator.api.grpc.unread import call_unread
+from tests.coordinator.api.grpc.odd_calls import call_oddly, framed
 
 ALPHABETS = ("a", " ", "7", "\n", "漢", "\U0001f600", "a b", "<|im_end|>", "\u0301", "\x00\x1b]0;owned\x07", "é!")
 ENDLESS = 4000  # tokens: more than an attack waits for
@@ -284,7 +284,22 @@ async def leaving_no_room(attacker: Attacker) -> Outcome:
     writers = []
     with suppress(OSError):
         for path, message in asked:
-            writers.append((await call_unread(attacker.address, path, message))[1])
+            writers.append((await call_oddly(attacker.address, path, framed(message), room=0))[1])
+    await asyncio.sleep(SLOW_SECONDS)
+    for writer in writers:
+        writer.transport.abort()
+    return "held"
+
+
+@attack("held")
+async def sending_halves(attacker: Attacker) -> Outcome:
+    """Calls whose message never comes, or not to its end."""
+    methods = ("grpc.health.v1.Health/Check", "numoe.v1.GenerationService/Generate", "numoe.v1.ModelService/GetModel")
+    half, writers = framed(bytes(100_000))[:50_000], []
+    with suppress(OSError):
+        for path in [f"/{method}" for method in methods] * 70:
+            data = attacker.random.choice((half, half[:3], b""))
+            writers.append((await call_oddly(attacker.address, path, data, ends=attacker.random.random() < 0.2))[1])
     await asyncio.sleep(SLOW_SECONDS)
     for writer in writers:
         writer.transport.abort()

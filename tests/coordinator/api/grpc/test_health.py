@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from numoe.coordinator.api.grpc.server import SERVICE_NAMES
 from tests.coordinator.api.grpc.grpc_serving import PATIENCE_SECONDS, Running, health_of, running_server
-from tests.coordinator.api.grpc.unread import call_unread
+from tests.coordinator.api.grpc.odd_calls import call_oddly, framed
 
 States = health_pb2.HealthCheckResponse
 WATCH = health_pb2.HealthCheckRequest()
@@ -18,7 +18,7 @@ WATCH = health_pb2.HealthCheckRequest()
 
 async def open_unread(running: Running) -> asyncio.StreamWriter:
     """Returns once the service has begun to answer."""
-    reader, writer = await call_unread(running.ready.address, "/grpc.health.v1.Health/Watch")
+    reader, writer = await call_oddly(running.ready.address, "/grpc.health.v1.Health/Watch", framed(b""), room=0)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await reader.readuntil(b"application/grpc")
     return writer

@@ -32,6 +32,7 @@ from tests.coordinator.api.grpc.grpc_serving import (
     running_server,
     until,
 )
+from tests.coordinator.api.grpc.odd_calls import call_oddly, framed
 from tests.coordinator.engine.serving import Gate
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -139,6 +140,41 @@ async def code_of(running: Running) -> grpc.StatusCode:
         async for _ in call:
             pass
     return await call.code()
+
+
+@pytest.mark.parametrize(
+    "method", ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", "numoe.v1.GenerationService/Generate"]
+)
+async def test_a_message_that_does_not_come_whole_is_told_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself gRPC would wait for ever, and leave unanswered what ends without any."""
+    monkeypatch.setattr(calls, "MESSAGE_SECONDS", 0.2)
+    half = framed(bytes(1000))[:500]
+    async with running_server() as running:
+        for data, ends, told in (
+            (half, False, b"message: did not come within 0.2 s"),
+            (b"", False, b"message: did not come within 0.2 s"),
+            (half, True, b"message: is missing; expected a whole one"),
+            (b"", True, b"message: is missing; expected a whole one"),
+        ):
+            reader, writer = await call_oddly(running.ready.address, f"/{method}", data, ends=ends)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await reader.readuntil(b"grpc-status\x013")
+                await reader.readuntil(told)
+            writer.close()
+        assert await health_of(running.channel) == "SERVING"
+
+
+async def test_messages_that_do_not_come_give_way_to_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_RECEIVED", 3)
+    async with running_server() as running:
+        address = running.ready.address
+        held = [await call_oddly(address, "/grpc.health.v1.Health/Check", ends=False) for _ in range(6)]
+        assert await health_of(running.channel) == "SERVING"
+        for reader, _ in held[:3]:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await reader.readuntil(b"or while 3 others were coming")
+        for _, writer in held:
+            writer.close()
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

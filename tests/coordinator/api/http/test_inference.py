@@ -152,6 +152,17 @@ async def test_calls_are_bounded_and_one_more_is_told_when_to_come_back(monkeypa
         assert (await first).status == 200
 
 
+async def test_who_does_not_send_what_it_asks_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "CALLS", 1)
+    async with running_server() as running:
+        host, _, port = running.ready.http.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: {running.ready.http}\r\ncontent-length: 9\r\n\r\n{{".encode())
+        for _ in range(20):  # until the other has certainly been read
+            assert (await post(running.ready.http, CHAT, {"messages": HELLO, "max_tokens": 1})).status == 200
+        writer.close()
+
+
 async def test_a_queue_that_has_no_room_for_all_choices_takes_none() -> None:
     gate = Gate(number=1)
     async with running_server(small_workers(before_collect=gate), settings_of(queue_length=2)) as running:
