@@ -3,7 +3,8 @@
 The line never holds what was asked or answered. Of generating calls the log tells as requests, see docs/log.md; of
 others at most so many lines a second, with the number of those left out. Bytes that are no message reach a call as the
 error that says so: gRPC itself would answer UNKNOWN, and log a traceback for each. It logs one, too, for an answer to a
-call whose end it hears of only then: nobody waits for that answer, and the traceback is left out.
+call whose end it hears of only then: nobody waits for that answer, and the traceback is left out; so is the one for a
+header that is no UTF-8, with the header in it, which may be a key.
 
 Whoever asks shows his key before anything of his is read (roles.py); what is refused is logged as a call, whatever it
 would have been. A message then has MESSAGE_SECONDS to come, and gives way to others where more than MOST_RECEIVED come
@@ -58,7 +59,7 @@ class CallInterceptor(ServerInterceptor):
         self._keys = keys
         self._ration = Ration()
         self._received: dict[asyncio.Timeout, None] = {}  # of messages that are coming, the oldest first
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_answer)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_clients_fault)
 
     async def intercept_service(
         self,
@@ -202,8 +203,8 @@ def _of_every_service(handler: Any, refuse: Any) -> Any:
     return handler._replace(**{kind: call})
 
 
-def _is_no_late_answer(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+def _is_no_clients_fault(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError | UnicodeDecodeError))
 
 
 def _reading(deserialize: Any) -> Any:

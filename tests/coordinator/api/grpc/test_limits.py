@@ -164,6 +164,16 @@ async def test_a_message_that_does_not_come_whole_is_told_so(method: str, monkey
         assert await health_of(running.channel) == "SERVING"
 
 
+async def test_a_header_that_is_no_utf_8_stands_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_server() as running:
+        path = "/grpc.health.v1.Health/Check"
+        reader, writer = await call_oddly(running.ready.address, path, framed(b""), authorization="Bearer secr\xe9t")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await reader.readuntil(b"grpc-status\x010")
+        writer.close()
+    assert not caplog.records, "gRPC logged what a client sent"
+
+
 async def test_messages_that_do_not_come_give_way_to_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MOST_RECEIVED", 3)
     async with running_server() as running:
