@@ -40,9 +40,12 @@ def constraint_of(
     """What the answer must be behind its thought: calls where they are required, else what is asked for; None: all.
 
     Where tools may be called, an answer that is to be JSON may also call some. Calls that are no JSON are not made to
-    come. Raises InvalidRequest.
+    come. Raises InvalidRequest, also where a call is required and nobody knows how this model writes one.
     """
     form = formats.calls
+    if form is None and conversation.choice not in (ToolChoice.AUTO, ToolChoice.NONE):
+        problem = "requires a call, but this model's template has none of the known formats of calls: leave it out"
+        raise InvalidRequest("tool_choice", problem)
     if not conversation.shown_tools or not isinstance(form, JsonCalls):
         return asked
     tools, layout = {tool.name: tool.parameters for tool in conversation.tools}, _layout(form, tokenizer)

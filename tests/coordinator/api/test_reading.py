@@ -35,6 +35,13 @@ def constraint(form: Any, asked: Constraint | None = None, **fields: Any) -> Con
     return constraint_of(conversation(**fields), Formats(calls=form), TOKENIZER, asked)
 
 
+@pytest.mark.parametrize("choice", [ToolChoice.REQUIRED, "f"])
+def test_a_call_that_nobody_knows_how_to_write_cannot_be_required(choice: ToolChoice | str) -> None:
+    with pytest.raises(InvalidRequest, match="tool_choice: requires a call, but this model's template has none"):
+        constraint(None, choice=choice)
+    assert constraint(None, choice=ToolChoice.AUTO) is None
+
+
 @pytest.mark.parametrize("form", [HERMES, LLAMA, CONTROLLED])
 def test_calls_that_must_come_are_a_grammar_of_those_that_may(form: JsonCalls) -> None:
     for choice, names in ((ToolChoice.REQUIRED, ("f", "g")), ("g", ("g",))):
@@ -58,7 +65,6 @@ def test_calls_that_may_come_stand_beside_a_schema_and_leave_other_forms_alone()
         (HERMES, any_json_object(), {"choice": ToolChoice.NONE}),
         (HERMES, any_json_object(), {"tools": ()}),
         (TaggedCalls(), any_json_object(), {"choice": ToolChoice.REQUIRED}),
-        (None, None, {"choice": "f"}),
     ):
         assert constraint(form, asked, **fields) is asked
 
