@@ -72,7 +72,8 @@ class Engine:
         self._report: Report = report_to_nobody
         self._executor, self._tokenizer, self._settings = executor, tokenizer, settings
         context_tokens = min(step.context_tokens, step.kv_blocks * step.block_positions)
-        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, experts is not None, step.sequences)
+        most, waiting = step.sequences, settings.queue_length
+        self.limits = RequestLimits(tokenizer.vocabulary, context_tokens, experts is not None, most, waiting)
         self._experts, self._reduction = experts, expert_reduction(settings)
         self._thread = threading.Thread(target=self._main, name="numoe-engine", daemon=True)
         self._drained = Latch()

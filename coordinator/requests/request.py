@@ -74,6 +74,7 @@ class RequestLimits:
     context_tokens: int  # prompt and drawn tokens of one request; at most what the pool of KV blocks can hold
     has_experts: bool = True  # whether a router chooses
     slots: int = 1  # requests at work at once
+    queued: int = 0  # that may wait beside them
 
 
 def token_budget(request: GenerationRequest, limits: RequestLimits) -> int:

@@ -176,6 +176,10 @@ class _Telling:
 
 async def _submit(call: Call, asker: Asker, served: ServedModel) -> Sequence[Answered]:
     """All requests of a call, or none."""
+    asked_for, most = len(call.questions) * call.choices, served.limits.slots + served.limits.queued
+    if asked_for > most:  # who came back would be told the same
+        field = "n" if call.choices > 1 else "prompt"
+        raise InvalidRequest(field, f"asks for {asked_for} answers at once; this service works at and queues {most}")
     answers: list[Answered] = []
     try:
         for question in call.questions:

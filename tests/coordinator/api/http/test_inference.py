@@ -176,6 +176,14 @@ async def test_a_queue_that_has_no_room_for_all_choices_takes_none() -> None:
         assert (await first).status == 200
 
 
+async def test_more_answers_than_could_ever_be_queued_are_no_matter_of_time() -> None:
+    async with running_server(small_workers(), settings_of(queue_length=2)) as running:
+        for body, field in (({"n": 4}, "n"), ({"prompt": ["a"] * 4}, "prompt")):
+            refused = await post(running.ready.http, "/v1/completions", {"prompt": "a", "max_tokens": 1} | body)
+            assert (refused.status, refused.json["error"]["param"]) == (400, field)
+        assert (await post(running.ready.http, CHAT, {"messages": HELLO, "max_tokens": 1, "n": 3})).status == 200
+
+
 async def test_bodies_are_bounded_in_length_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "BODY_BYTES", 1000)
     monkeypatch.setattr(inference, "BODY_SECONDS", 0.1)
