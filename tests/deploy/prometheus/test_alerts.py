@@ -19,9 +19,14 @@ SELECTOR = re.compile(r"(?<![:\w])numoe_\w+(?:\{[^}]*\})?")
 
 
 def test_the_service_is_scraped_without_a_fault(watched: Watched) -> None:
-    [target] = watched.prometheus.get("/api/v1/targets")["activeTargets"]
-    assert (target["health"], target["lastError"]) == ("up", "")
-    assert (target["labels"]["job"], target["labels"]["instance"]) == ("numoe", watched.server.http)
+    def target() -> Any:
+        [only] = watched.prometheus.get("/api/v1/targets")["activeTargets"]
+        return only
+
+    labels = target()["labels"]
+    assert (labels["job"], labels["instance"]) == ("numoe", watched.server.http)
+    # Hurried, it gives each look a second, which a busy machine may need now and then.
+    watched.prometheus.until(lambda: (target()["health"], target()["lastError"]) == ("up", ""), target)
 
 
 def test_promtool_finds_no_fault_with_what_the_service_tells(watched: Watched) -> None:

@@ -114,7 +114,7 @@ async def test_a_host_that_is_gone_for_good_is_done_without_until_it_is_back(
     """The last test of those of a file that share the hosts."""
     campaign = Campaign(server, client, scale=SCALE)
     await campaign.learn(expected)
-    await campaign.lose(HARMS["gone"](hosts))
+    await campaign.lose(HARMS["gone"](hosts), at_work=True)
     assert campaign.report.resumed > 0
     assert [worker.host for worker in (await client.placement()).workers] == ["", ""]
     hosts.start(THERE)

@@ -151,11 +151,12 @@ class Campaign:
             while 0 in await self._client.workers() or (self._rested and not _has_spares(self._server)):
                 await asyncio.sleep(0.05)
 
-    async def lose(self, harm: Harm) -> None:
-        """One round, with `harm` at a random moment."""
+    async def lose(self, harm: Harm, *, at_work: bool = False) -> None:
+        """One round, with `harm` at a random moment; `at_work`: when streams are certainly at work."""
         await self.rest()
         reading = asyncio.create_task(self._round())
-        await asyncio.sleep(self._random.uniform(0.0, 0.8 * self._seconds))
+        first, last = (0.2, 0.5) if at_work else (0.0, 0.8)
+        await asyncio.sleep(self._random.uniform(first, last) * self._seconds)
         harmed = time.monotonic()
         await harm(self._server, self._client, self._random)
         streams = await reading
