@@ -44,6 +44,16 @@ def meant_sampling(given: dict[str, Any]) -> dict[str, Any]:
     return meant
 
 
+def schema_text(schema: msgspec.Raw) -> str:
+    """The JSON of a schema, which may have been given as a string that holds it; "": there is none."""
+    try:
+        text = bytes(schema).decode()
+        text = msgspec.json.decode(text, type=str) if text.startswith('"') else text
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest("body", f"is no JSON: {error}") from error
+    return "" if text == "null" else text
+
+
 def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
     if kind not in _DECODERS:
         _DECODERS[kind] = msgspec.json.Decoder(kind)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from numoe.coordinator.api.bodies import schema_text
 from numoe.coordinator.api.conversation import Conversation, Tool, ToolCall, ToolChoice, Turn
 from numoe.coordinator.requests.constraint import Constraint, schema_of
 from numoe.protos.errors import InvalidRequest
@@ -121,9 +122,10 @@ def constraint_of(body: MessageBody) -> Constraint | None:
         return None
     if wanted.type != "json_schema":
         raise InvalidRequest("output_config.format.type", f"is {wanted.type!r:.40}; expected 'json_schema'")
-    if not bytes(wanted.schema):
+    schema = schema_text(wanted.schema)
+    if not schema:
         raise InvalidRequest("output_config.format.schema", "is missing; expected a JSON schema")
-    return schema_of(bytes(wanted.schema).decode(), strict=True)
+    return schema_of(schema, strict=True)
 
 
 def _turns_of(message: Message, where: str, named: dict[str, str]) -> Iterator[Turn]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from numoe.coordinator.api.bodies import schema_text
 from numoe.coordinator.requests.constraint import Constraint, Grammar, any_json_object, one_of, schema_of
 from numoe.protos.errors import InvalidRequest
 
@@ -70,7 +71,7 @@ def _constraints(form: Form) -> Iterator[tuple[str, Constraint]]:
         ("guided_json", form.guided_json),
         ("json_schema", form.json_schema),
     ):
-        if text := _text(schema):
+        if text := schema_text(schema):
             yield field, schema_of(text, strict=False)
     for field, regex in (("structured_outputs.regex", outputs.regex), ("guided_regex", form.guided_regex)):
         if regex is not None:
@@ -89,7 +90,7 @@ def _constraints(form: Form) -> Iterator[tuple[str, Constraint]]:
 
 def _of_format(wanted: ResponseFormat) -> Constraint:
     named = wanted.json_schema or NamedSchema()
-    schema = _text(named.schema) or _text(wanted.schema)
+    schema = schema_text(named.schema) or schema_text(wanted.schema)
     match wanted.type:
         case "json_object" | "json_schema" if schema:
             return schema_of(schema, strict=bool(named.strict))
@@ -112,13 +113,3 @@ def _of_grammar(field: str, grammar: str) -> Constraint:
     if _GBNF in grammar:
         raise InvalidRequest(field, "is GBNF; expected Lark, whose rules are written as name: ..., the first one start")
     return Constraint(Grammar.LARK, grammar.removeprefix("%llguidance {}").lstrip())  # llama-server's sign of Lark
-
-
-def _text(schema: msgspec.Raw) -> str:
-    """The JSON of a schema, which may have been given as a string that holds it; "": there is none."""
-    try:
-        text = bytes(schema).decode()
-        text = msgspec.json.decode(text, type=str) if text.startswith('"') else text
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest("body", f"is no JSON: {error}") from error
-    return "" if text == "null" else text

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from numoe.coordinator.api.anthropic.bodies import MessageBody, constraint_of
 from numoe.coordinator.api.bodies import meant_sampling, read_body
 from numoe.coordinator.requests.request import TEMPERATURE_RANGE, check_sampling
 from numoe.protos.errors import InvalidRequest
@@ -49,6 +50,13 @@ def test_what_is_not_known_is_left_aside() -> None:
     assert read_body(b'{"messages": [{"role": "a", "x": 1}], "bias": null, "y": [2]}', Outer) == Outer(
         messages=[Inner(role="a")]
     )
+
+
+@pytest.mark.parametrize("schema", [b'{"a": "\xff"}', b"null"])
+def test_a_form_of_anthropics_that_holds_no_schema_is_a_fault_of_the_body(schema: bytes) -> None:
+    wanted = b'{"messages": [], "max_tokens": 1, "output_config": {"format": {"type": "json_schema", "schema": %b}}}'
+    with pytest.raises(InvalidRequest, match=r"^(body: is no JSON|output_config\.format\.schema: is missing)"):
+        constraint_of(read_body(wanted % schema, MessageBody))
 
 
 def test_settings_that_other_services_take_are_drawn_by_as_they_are_meant() -> None:
