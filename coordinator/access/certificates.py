@@ -16,7 +16,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from numoe.coordinator.access.contexts import serving_context
+from numoe.coordinator.access.contexts import load_chain
 from numoe.coordinator.settings import ListenSettings
 from numoe.protos.errors import SetupError
 
@@ -85,6 +85,18 @@ class FollowedCertificates:
             return found
 
 
+def serving_context(pem: Pem) -> ssl.SSLContext:
+    """How a service of HTTP shows it. Raises ssl.SSLError: OpenSSL does not take it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    load_chain(context, pem.key, pem.certificate)
+    if pem.client_authority is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=pem.client_authority.decode("ascii", "ignore"))
+    return context
+
+
 def _bytes_of(files: CertificateFiles) -> Pem:
     authority = None if files.client_authority is None else _read(files.client_authority)
     return Pem(_read(files.certificate), _read(files.key), authority)
@@ -103,7 +115,7 @@ def _check(files: CertificateFiles, pem: Pem) -> None:
     if files.client_authority is not None and pem.client_authority is not None:
         _certificates(files.client_authority, pem.client_authority)
     try:
-        serving_context(pem.key, pem.certificate, pem.client_authority)
+        serving_context(pem)
     except ssl.SSLError as error:  # of a key that is too weak, of a certificate that is cut off behind the first
         raise SetupError(f"OpenSSL does not take {files.certificate} and {files.key}: {_said(error)}") from error
 

@@ -1,4 +1,4 @@
-"""How a service shows its certificate: what Python's ssl takes from files only, handed to it in memory.
+"""What Python's ssl takes from files only, handed to it in memory.
 
 Files that change meanwhile are so never mixed: what was read and checked together is used together.
 """
@@ -18,15 +18,3 @@ def load_chain(context: ssl.SSLContext, key: bytes, certificate: bytes) -> None:
         context.load_cert_chain(f"/proc/self/fd/{file}")
     finally:
         os.close(file)
-
-
-def serving_context(key: bytes, certificate: bytes, client_authority: bytes | None) -> ssl.SSLContext:
-    """A context of a service of HTTP, all in PEM. Raises ssl.SSLError: OpenSSL does not take it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    load_chain(context, key, certificate)
-    if client_authority is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=client_authority.decode("ascii", "ignore"))
-    return context

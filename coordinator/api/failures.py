@@ -121,10 +121,9 @@ def describe_failure(error: Exception, request_id: str = "") -> Failure:
         return _internal(error, request_id)
     failure = Failure(kind, error.reason, _shortened(str(error)), request_id=request_id)
     match error:
-        case PromptTooLong():
-            failure = replace(failure, prompt_tokens=error.tokens, context_tokens=error.context_tokens)
-            return replace(failure, field=error.field, problem=_shortened(error.problem))
         case InvalidRequest():
+            if isinstance(error, PromptTooLong):
+                failure = replace(failure, prompt_tokens=error.tokens, context_tokens=error.context_tokens)
             return replace(failure, field=error.field, problem=_shortened(error.problem))
         case QueueFull():
             return replace(failure, retry_seconds=error.retry_seconds)

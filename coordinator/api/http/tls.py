@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ssl
 
-from numoe.coordinator.access.certificates import FollowedCertificates, Pem
-from numoe.coordinator.access.contexts import serving_context
+from numoe.coordinator.access.certificates import FollowedCertificates, serving_context
 
 
 def follow(certificates: FollowedCertificates) -> ssl.SSLContext:
     """A context by which each new connection is encrypted as the files are then."""
-    first = _context(certificates.pem)
+    first = serving_context(certificates.pem)
     now = first
 
     def look(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
@@ -18,12 +17,8 @@ def follow(certificates: FollowedCertificates) -> ssl.SSLContext:
         nonlocal now
         found = certificates.news()
         if found is not None:
-            now = _context(found)
+            now = serving_context(found)
         connection.context = now
 
     first.sni_callback = look
     return first
-
-
-def _context(pem: Pem) -> ssl.SSLContext:
-    return serving_context(pem.key, pem.certificate, pem.client_authority)
