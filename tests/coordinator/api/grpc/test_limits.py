@@ -176,6 +176,7 @@ async def test_a_header_that_is_no_utf_8_stands_in_no_log(caplog: pytest.LogCapt
 
 async def test_messages_that_do_not_come_give_way_to_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MOST_RECEIVED", 3)
+    monkeypatch.setattr(calls, "MESSAGE_SECONDS", 2 * PATIENCE_SECONDS)  # so that nothing else ends them
     async with running_server() as running:
         address = running.ready.address
         held = [await call_oddly(address, "/grpc.health.v1.Health/Check", ends=False) for _ in range(6)]
